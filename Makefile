@@ -1,0 +1,99 @@
+# Every command of this repository; CI runs the same ones.
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+
+BIN := .venv/bin
+CODE := plugins dags agent tests scripts include
+TYPED := plugins/touchstone agent/src
+FAST_TESTS := $(wildcard tests/unit tests/contract tests/dags agent/tests)
+PYTEST := $(BIN)/pytest -q -ra
+ARGS ?=
+EXPORT = "$$(scripts/find-uv.sh)" export --quiet --frozen --no-emit-local --no-header
+# What the images of the team deployment install.
+EXPORT_CONTROL = $(EXPORT) --no-dev --extra compose
+EXPORT_MINISTACK = $(EXPORT) --only-group emulator
+
+.PHONY: requirements help setup demo up down status test test-fast test-integration test-system test-placement test-placement-full test-campaigns \
+        test-trainer test-compose \
+        lint format types check bench docs clean
+
+help: ## This list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+setup: ## Install everything (Python 3.11 or 3.12 and git are enough); does nothing when up to date
+	@scripts/setup.sh
+
+demo: setup ## Start a stack, train on the example, show the results, stop (KEEP=1 leaves it running)
+	@$(BIN)/touchstone demo $(ARGS)
+
+up: setup ## Start Touchstone on this machine
+	@$(BIN)/touchstone up $(ARGS)
+
+down: ## Stop it; the data stay (ARGS=--delete-data removes them)
+	@$(BIN)/touchstone down $(ARGS)
+
+status: ## Tell how each part is
+	@$(BIN)/touchstone status $(ARGS)
+
+test-fast: ## Unit and contract tests: no sockets, no containers
+	$(PYTEST) $(FAST_TESTS) $(ARGS)
+
+test: setup test-fast ## All tests; what cannot run here is listed as skipped
+	@# Both of these wait more than they work, and share nothing.
+	$(MAKE) --jobs=2 --output-sync=target test-trainer test-integration
+	$(MAKE) test-system
+	$(MAKE) test-placement
+
+test-integration: ## Agents, engine and queues, for real
+	$(PYTEST) --numprocesses=4 tests/integration $(ARGS)
+
+test-campaigns: ## Every case of the long campaigns, of which CI runs a seeded sample
+	TOUCHSTONE_CAMPAIGNS=full $(PYTEST) --numprocesses=3 -m campaign tests $(ARGS)
+
+test-placement-full: ## Two schedulers, two dispatchers that are killed, 200 tasks: over and over
+	PLACEMENT_SEEDS="$(or $(SEEDS),1 2 3 4 5 6)" $(PYTEST) tests/integration/airflow/test_two_of_each.py $(ARGS)
+
+test-system: ## The tests with a whole stack
+	$(PYTEST) tests/system $(ARGS)
+
+test-placement: ## The tests with several servers and a trainer that does as it is told
+	$(PYTEST) tests/placement $(ARGS)
+
+test-trainer: ## The trainer's own tests, in its own environment
+	@uv="$$(scripts/find-uv.sh)" && "$$uv" run --frozen --project include/elnigma \
+	  pytest -q -ra include/elnigma/tests
+
+test-compose: setup ## The team deployment: built, up, one training, down (docker-compose and an engine)
+	$(PYTEST) tests/compose $(ARGS)
+
+lint: ## Style, formatting, and which package may import which
+	$(BIN)/ruff check $(wildcard $(CODE))
+	$(BIN)/ruff format --check $(wildcard $(CODE))
+	$(BIN)/lint-imports
+	@$(EXPORT_CONTROL) | diff - requirements.txt > /dev/null && \
+	  $(EXPORT_MINISTACK) | diff - deploy/ministack/requirements.txt > /dev/null || \
+	  { echo "requirements.txt is not that of uv.lock: run make requirements"; exit 1; }
+
+requirements: ## Export what the images install from the lock file
+	$(EXPORT_CONTROL) > requirements.txt
+	$(EXPORT_MINISTACK) > deploy/ministack/requirements.txt
+
+format: ## Format, and fix what can be fixed
+	$(BIN)/ruff check --fix $(wildcard $(CODE))
+	$(BIN)/ruff format $(wildcard $(CODE))
+
+types: ## Static types
+	$(BIN)/mypy $(TYPED)
+
+check: setup lint types docs test ## All that CI runs
+
+bench: ## Measure; prints ratios beside a peer's run (not part of CI)
+	@for script in tests/bench/bench_*.py; do \
+	  if [ -e "$$script" ]; then PYTHONPATH=tests $(BIN)/python "$$script" $(ARGS) || exit 1; fi; done
+
+docs: ## Check that every link in the documentation leads somewhere
+	@$(BIN)/python scripts/check_docs.py README.md CONTRIBUTING.md $(wildcard docs)
+
+clean: ## Remove environments and caches; a stack's data stay
+	rm -rf .venv .venv-emulator include/elnigma/.venv .tools
+	rm -rf .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
