@@ -1,0 +1,1 @@
+"""The daemon that runs Touchstone attempts on an on-prem server, and the protocol it speaks."""

@@ -1,0 +1,396 @@
+"""
+The bodies of all messages, version 1.
+
+Control plane to agent: :class:`Start` on the request queue; :class:`Cancel`, :class:`Grants`,
+:class:`Acknowledge` and :class:`Sync` on the control queue, so that a cancel never stands behind
+a start. Agent to control plane, on the event queue: everything else.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+from enum import StrEnum
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from touchstone_agent.protocol.names import build_container_name
+
+PROTOCOL_VERSION = 1
+
+
+class Wire(BaseModel):
+    """Base of everything on a queue: immutable, and tolerant of fields added by a newer peer."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+
+class SlotClass(StrEnum):
+    """Which of a server's slots an attempt takes; trainings never take a validation slot."""
+
+    TRAINING = "training"
+    VALIDATION = "validation"
+
+
+class AttemptRef(Wire):
+    """
+    The identity of one attempt.
+
+    :param submission_id: The submission.
+    :param task_id: ``validation``, or ``i<interval>``; unique within the submission.
+    :param attempt: Airflow's try number, from 1.
+    :param fence: Number of this attempt among all of the task; a higher one outranks a lower.
+    """
+
+    submission_id: str
+    task_id: str
+    attempt: int = Field(ge=1)
+    fence: int = Field(ge=1)
+
+    @property
+    def task_key(self) -> str:
+        """Identify the task across its attempts; the message group of everything about it."""
+        return f"{self.submission_id}/{self.task_id}"
+
+    def container_name(self, env: str) -> str:
+        """Return the name of this attempt's container in environment ``env``."""
+        return build_container_name(env, self.submission_id, self.task_id, self.attempt, self.fence)
+
+
+class Grant(Wire):
+    """
+    Leave to move one object: a presigned request, and nothing more.
+
+    :param method: ``GET`` or ``PUT``.
+    :param url: The presigned URL; a secret until it expires.
+    :param headers: Headers that were signed and must be sent as they are.
+    :param expires_at: When the store will stop honouring it.
+    """
+
+    method: Literal["GET", "PUT"]
+    url: str
+    headers: dict[str, str] = Field(default_factory=dict)
+    expires_at: datetime
+
+
+class Input(Wire):
+    """
+    One file that the agent fetches before the container starts.
+
+    :param path: Where it goes below the attempt's input folder. With ``unpack``, the folder that
+        receives the archive's members.
+    :param sha256: Hex digest that the fetched bytes must have.
+    :param size: Size in bytes.
+    :param unpack: Whether the file is a ``.tar.gz`` to be unpacked (members outside the folder,
+        links and devices are refused).
+    """
+
+    path: str
+    grant: Grant
+    sha256: str
+    size: int = Field(ge=0)
+    unpack: bool = False
+
+
+class Limits(Wire):
+    """
+    What an attempt may use; exceeding one ends it with that reason.
+
+    :param cpus: CPUs, may be a fraction.
+    :param memory_mib: Memory of all its processes together, MiB.
+    :param pids: Processes and threads at once.
+    :param wall_seconds: Seconds from container start.
+    :param cpu_seconds: CPU seconds of all its processes; ``None`` for no limit.
+    :param console_bytes: Bytes of console kept; the middle of anything longer is dropped and
+        counted.
+    :param output_bytes: Bytes of all output files together.
+    """
+
+    cpus: float = Field(default=1.0, gt=0)
+    memory_mib: int = Field(default=4096, ge=64)
+    pids: int = Field(default=512, ge=16)
+    wall_seconds: int = Field(default=86_400, ge=1)
+    cpu_seconds: int | None = Field(default=None, ge=1)
+    console_bytes: int = Field(default=8 * 1024**2, ge=4096)
+    output_bytes: int = Field(default=1024**3, ge=4096)
+
+
+# --- control plane to agent -------------------------------------------------------------------
+
+
+class Start(Wire):
+    """
+    Run one attempt.
+
+    :param ref: Which attempt. A START for a fence at or below one already seen for the task is
+        refused; one above it ends the older attempt.
+    :param slot_class: The kind of slot it takes.
+    :param image: Container image, by tag or digest.
+    :param argv: Arguments to the image's entry point; ``{in}`` and ``{out}`` stand for the input
+        and output folders, whatever they are called where it runs.
+    :param environment: Environment variables; never a credential.
+    :param inputs: Files to fetch first.
+    :param limits: What it may use.
+    :param network: Whether the container may use the network (only for installing a trainer
+        branch; never for a validation).
+    :param gpus: GPUs to hand over.
+    """
+
+    kind: Literal["start"] = "start"
+    ref: AttemptRef
+    slot_class: SlotClass
+    image: str
+    argv: tuple[str, ...]
+    environment: dict[str, str] = Field(default_factory=dict)
+    inputs: tuple[Input, ...] = ()
+    limits: Limits = Field(default_factory=Limits)
+    network: bool = False
+    gpus: int = Field(default=0, ge=0)
+
+
+class Cancel(Wire):
+    """
+    End one attempt, and every older one of the task; not started yet, it never starts.
+
+    :param ref: The newest attempt that must end.
+    :param reason: Who asked and why, for the log.
+    """
+
+    kind: Literal["cancel"] = "cancel"
+    ref: AttemptRef
+    reason: str
+
+
+class Grants(Wire):
+    """
+    Answer to :class:`GrantsWanted`.
+
+    :param ref: The attempt that asked.
+    :param purpose: As asked.
+    :param grants: A grant by path, as asked.
+    :param refused: Reason by path, for those that are not given (for example: a newer fence).
+    """
+
+    kind: Literal["grants"] = "grants"
+    ref: AttemptRef
+    purpose: GrantPurpose
+    grants: dict[str, Grant] = Field(default_factory=dict)
+    refused: dict[str, str] = Field(default_factory=dict)
+
+
+class Acknowledge(Wire):
+    """
+    The attempt's end is on record; the agent may forget it and remove its files.
+
+    :param ref: The attempt.
+    """
+
+    kind: Literal["acknowledge"] = "acknowledge"
+    ref: AttemptRef
+
+
+class Sync(Wire):
+    """
+    Answer to :class:`Hello`: what the control plane believes this server runs.
+
+    The agent ends what it runs and is not in the list (quarantine first), and reports as
+    ``lost`` what is in the list and it does not have.
+
+    :param expected: Attempts believed to be on this server and not ended.
+    """
+
+    kind: Literal["sync"] = "sync"
+    expected: tuple[AttemptRef, ...] = ()
+
+
+# --- agent to control plane -------------------------------------------------------------------
+
+
+class AttemptPhase(StrEnum):
+    """
+    Where an attempt is, as its agent tells it::
+
+        accepted -> preparing -> running -> exited -> uploaded
+            any of the first three -> cancelled | lost
+        rejected
+
+    ``exited`` frees the slot. ``uploaded``, ``rejected``, ``cancelled`` and ``lost`` are final.
+    """
+
+    ACCEPTED = "accepted"
+    REJECTED = "rejected"
+    PREPARING = "preparing"
+    RUNNING = "running"
+    EXITED = "exited"
+    UPLOADED = "uploaded"
+    CANCELLED = "cancelled"
+    LOST = "lost"
+
+
+FINAL_PHASES = frozenset(
+    {AttemptPhase.REJECTED, AttemptPhase.UPLOADED, AttemptPhase.CANCELLED, AttemptPhase.LOST}
+)
+
+
+class GrantPurpose(StrEnum):
+    """What a grant is for; decides the bucket and the key."""
+
+    INPUT = "input"
+    OUTPUT = "output"
+    CONSOLE = "console"
+
+
+class UploadedFile(Wire):
+    """
+    One output file.
+
+    :param path: Path below the output folder, ``/`` between parts.
+    :param sha256: Hex digest.
+    :param size: Size in bytes.
+    """
+
+    path: str
+    sha256: str
+    size: int = Field(ge=0)
+
+
+class PhaseChanged(Wire):
+    """
+    An attempt went on to another phase.
+
+    :param ref: The attempt.
+    :param phase: The phase it is in now.
+    :param at: When, by the agent's clock, UTC.
+    :param reason: One line: why it was rejected, cancelled or lost; ``None`` otherwise.
+    :param details: Facts of the phase. ``preparing``: ``image``, ``image_digest``. ``running``:
+        ``container``, ``runtime``. ``exited``: ``exit_code``, ``oom_killed``, ``verdict`` (the
+        runner's verdict.json, or ``None``), ``files`` (list of :class:`UploadedFile`).
+        ``uploaded``: those of ``exited`` again, ``uploaded`` (paths), ``failed`` (reason by path).
+    """
+
+    kind: Literal["phase"] = "phase"
+    ref: AttemptRef
+    phase: AttemptPhase
+    at: datetime
+    reason: str | None = None
+    details: dict[str, Any] = Field(default_factory=dict)
+
+
+class Progress(Wire):
+    """
+    The trainer's latest progress line, relayed at most every few seconds.
+
+    :param ref: The attempt.
+    :param at: When, UTC.
+    :param phase: What the trainer is doing, in its own words.
+    :param percent: 0 to 100.
+    :param eta_seconds: Seconds it expects to need still; ``None`` if it cannot tell.
+    :param metrics: Intermediate figures by name.
+    :param console_bytes: Bytes of console written so far.
+    """
+
+    kind: Literal["progress"] = "progress"
+    ref: AttemptRef
+    at: datetime
+    phase: str
+    percent: float = Field(ge=0, le=100)
+    eta_seconds: float | None = None
+    metrics: dict[str, float] = Field(default_factory=dict)
+    console_bytes: int = 0
+
+
+class Want(Wire):
+    """
+    One object an agent wants to move.
+
+    :param path: Output path, input path, or for the console the zero-padded byte offset.
+    :param sha256: Hex digest of the bytes to be uploaded; empty for an input.
+    :param size: Size in bytes.
+    """
+
+    path: str
+    sha256: str = ""
+    size: int = 0
+
+
+class GrantsWanted(Wire):
+    """
+    Ask for presigned requests; the answer is :class:`Grants`.
+
+    :param ref: The attempt.
+    :param purpose: What they are for.
+    :param wants: The objects.
+    """
+
+    kind: Literal["grants_wanted"] = "grants_wanted"
+    ref: AttemptRef
+    purpose: GrantPurpose
+    wants: tuple[Want, ...]
+
+
+class Inventory(Wire):
+    """
+    What a server is and runs.
+
+    :param slots: Training slots.
+    :param validation_slots: Validation slots.
+    :param runtime: ``docker`` or ``process``.
+    :param agent_version: Version of the agent.
+    :param cpus: CPUs detected.
+    :param memory_mib: Memory detected, MiB.
+    :param gpus: GPUs detected: name and ``memory_mib`` each.
+    :param running: Attempts that have not reached a final phase, with that phase.
+    """
+
+    slots: int
+    validation_slots: int
+    runtime: str
+    agent_version: str
+    cpus: int
+    memory_mib: int
+    gpus: tuple[dict[str, Any], ...] = ()
+    running: tuple[tuple[AttemptRef, AttemptPhase], ...] = ()
+
+
+class Hello(Wire):
+    """
+    The agent has started; answered by :class:`Sync`.
+
+    :param inventory: What it is and runs.
+    """
+
+    kind: Literal["hello"] = "hello"
+    inventory: Inventory
+
+
+class Heartbeat(Wire):
+    """
+    This server is alive, with its inventory.
+
+    :param inventory: What it is and runs.
+    """
+
+    kind: Literal["heartbeat"] = "heartbeat"
+    inventory: Inventory
+
+
+class Poison(Wire):
+    """
+    A message on this agent's queue could not be used and was dropped.
+
+    :param reason: Why, in one line.
+    :param message_id: The queue's id of it.
+    """
+
+    kind: Literal["poison"] = "poison"
+    reason: str
+    message_id: str
+
+
+Command = Annotated[Start | Cancel | Grants | Acknowledge | Sync, Field(discriminator="kind")]
+Event = Annotated[
+    PhaseChanged | Progress | GrantsWanted | Hello | Heartbeat | Poison,
+    Field(discriminator="kind"),
+]
+
+Grants.model_rebuild()
