@@ -1,0 +1,1 @@
+"""Everything that touches the world: queues, disks, engines, the network."""

@@ -1,0 +1,286 @@
+"""Attempts as Docker containers."""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+# The SDK imports its SSH transport when paramiko is there, at 11 MB of memory; the agent only
+# ever speaks to the local socket.
+_paramiko = sys.modules.get("paramiko", False)
+if _paramiko is False:
+    sys.modules["paramiko"] = None  # type: ignore[assignment]
+import docker  # noqa: E402
+from docker.errors import APIError, DockerException, ImageNotFound, NotFound  # noqa: E402
+from docker.types import DeviceRequest, LogConfig  # noqa: E402
+
+if _paramiko is False:
+    del sys.modules["paramiko"]
+
+import requests  # noqa: E402
+
+from touchstone_agent.core.ports import Exit, LaunchSpec  # noqa: E402
+from touchstone_agent.logs import Log  # noqa: E402
+from touchstone_agent.protocol.errors import PermanentError, TransientError  # noqa: E402
+from touchstone_agent.protocol.names import build_prefix  # noqa: E402
+from touchstone_agent.settings import DockerSettings  # noqa: E402
+
+IN, OUT, CACHE = "/in", "/out", "/cache"
+TMP = "/tmp"  # noqa: S108 - inside a container it is that attempt's alone
+NOBODY = 65534
+ENGINE_TIMEOUT_SECONDS = 60
+LOG_TAIL_LINES = 200
+LOG_TAIL_BYTES = 64 * 1024
+
+log = Log("docker")
+
+
+class DockerRuntime:
+    """
+    Runs each attempt in one container that has nothing but its input and output folders.
+
+    :param settings: How to reach the engine.
+    :param env: Environment; containers of another one are not seen.
+    :param server: This server; containers with another label are not seen.
+    """
+
+    name = "docker"
+
+    def __init__(self, settings: DockerSettings, *, env: str, server: str) -> None:
+        self._settings = settings
+        self._env = env
+        self._server = server
+        self._lock = threading.Lock()
+        self._connected: Any = None
+
+    def check(self) -> str:
+        """Return the engine's version and what it can hand containers to."""
+        with _translated("engine"):
+            facts = self._client().info()
+        runtimes = ", ".join(sorted(facts.get("Runtimes") or {}))
+        return f"Docker Engine {facts['ServerVersion']}, runtimes {runtimes}"
+
+    def resolve_image(self, image: str, *, is_cancelled: Callable[[], bool]) -> str:
+        """Return the digest of an image, pulled first if that is allowed and needed."""
+        with _translated(f"image {image}"):
+            found = self._find_image(image)
+            if found is None and self._settings.pull:
+                self._pull(image, is_cancelled)
+                found = self._find_image(image)
+        if found is None:
+            raise PermanentError(f"image {image} is not on this server; build or pull it there")
+        return found
+
+    def launch(self, spec: LaunchSpec) -> None:
+        """Create and start the container, or adopt the one that has its name."""
+        with _translated(spec.name):
+            try:
+                self._create(spec)
+            except APIError as error:
+                if error.status_code != 409:
+                    raise
+                log.info("container.adopted", container=spec.name)
+            state = self._find_state(spec.name)
+            if state is not None and state["Status"] == "created":
+                self._start(spec.name)
+
+    def exists(self, name: str) -> bool:
+        """Tell whether there is a container of that name that was started."""
+        with _translated(name):
+            state = self._find_state(name)
+        return state is not None and state["Status"] != "created"
+
+    def wait(self, name: str) -> Exit | None:
+        """Block until the container has ended."""
+        with _translated(name):
+            client = self._client()
+            while True:
+                try:
+                    client.wait(name, timeout=None)
+                except NotFound:
+                    return None
+                state = self._find_state(name)
+                if state is None:
+                    return None
+                if state["Status"] in ("exited", "dead"):
+                    return Exit(exit_code=state["ExitCode"], oom_killed=bool(state["OOMKilled"]))
+
+    def stop(self, name: str, *, grace_seconds: float) -> None:
+        """Send SIGTERM, and SIGKILL after the grace."""
+        with _translated(name):
+            try:
+                self._client().stop(name, timeout=int(grace_seconds))
+            except NotFound:
+                return
+
+    def read_output(self, name: str) -> bytes:
+        """Return the tail of the container's own log."""
+        with _translated(name):
+            try:
+                text: bytes = self._client().logs(
+                    name, stdout=True, stderr=True, tail=LOG_TAIL_LINES
+                )
+            except NotFound:
+                return b""
+        return text[-LOG_TAIL_BYTES:]
+
+    def remove(self, name: str) -> None:
+        """Remove the container by force, and look that it is gone."""
+        with _translated(name):
+            try:
+                self._client().remove_container(name, force=True, v=True)
+            except NotFound:
+                return
+            except APIError as error:
+                if error.status_code != 409:  # a removal is under way already
+                    raise
+            if self._find_state(name) is not None:
+                raise TransientError(f"container {name} is still being removed", retry_after=0.5)
+
+    def list_labels(self) -> Mapping[str, Mapping[str, str]]:
+        """Return the labels of each container of this environment and server."""
+        labels = [f"touchstone.env={self._env}", f"touchstone.server={self._server}"]
+        with _translated("containers"):
+            found = self._client().containers(all=True, filters={"label": labels})
+        prefix = build_prefix(self._env)
+        return {
+            name: dict(item["Labels"])
+            for item in found
+            for name in (str(item["Names"][0]).lstrip("/"),)
+            if name.startswith(prefix)
+        }
+
+    def _client(self) -> Any:
+        """Connect on first use, so that an agent starts before its engine does."""
+        with self._lock:
+            if self._connected is None:
+                self._connected = docker.APIClient(
+                    base_url=self._settings.url, version="auto", timeout=ENGINE_TIMEOUT_SECONDS
+                )
+            return self._connected
+
+    def _find_state(self, name: str) -> dict[str, Any] | None:
+        try:
+            state: dict[str, Any] = self._client().inspect_container(name)["State"]
+        except NotFound:
+            return None
+        return state
+
+    def _find_image(self, image: str) -> str | None:
+        try:
+            found = self._client().inspect_image(image)
+        except ImageNotFound:
+            return None
+        digests = found.get("RepoDigests") or ()
+        return str(digests[0] if digests else found["Id"])
+
+    def _pull(self, image: str, is_cancelled: Callable[[], bool]) -> None:
+        has_tag = "@" in image or ":" in image.rsplit("/", 1)[-1]
+        log.info("image.pull", image=image)
+        # Without a tag the engine would pull every tag there is.
+        for line in self._client().pull(
+            image if has_tag else f"{image}:latest", stream=True, decode=True
+        ):
+            if is_cancelled():
+                raise TransientError(f"pull of {image} cancelled")
+            if "error" in line:
+                log.warning("image.pull_failed", image=image, problem=line["error"])
+                return
+
+    def _create(self, spec: LaunchSpec) -> None:
+        client = self._client()
+        uid, gid = os.getuid(), os.getgid()
+        if uid == 0:
+            uid = gid = NOBODY
+            for folder in filter(None, (spec.folder / "out", spec.cache)):
+                os.chown(folder, uid, gid)
+        client.create_container(
+            image=spec.image,
+            name=spec.name,
+            command=[a.replace("{in}", IN).replace("{out}", OUT) for a in spec.argv],
+            user=f"{uid}:{gid}",
+            labels=dict(spec.labels),
+            environment=self._build_environment(spec),
+            host_config=client.create_host_config(**self._build_host_config(spec)),
+        )
+
+    def _build_environment(self, spec: LaunchSpec) -> dict[str, str]:
+        return {
+            **spec.environment,
+            "TOUCHSTONE_OUT": OUT,
+            "TOUCHSTONE_PROGRESS_FILE": f"{OUT}/progress.jsonl",
+            "HOME": TMP,
+            **({"TOUCHSTONE_CACHE": CACHE} if spec.cache else {}),
+        }
+
+    def _build_host_config(self, spec: LaunchSpec) -> dict[str, Any]:
+        def bind(folder: Path, target: str, mode: str) -> str:
+            return f"{folder}:{target}:{mode}"
+
+        limits = spec.limits
+        binds = [bind(spec.folder / "in", IN, "ro"), bind(spec.folder / "out", OUT, "rw")]
+        if spec.cache is not None:
+            binds.append(bind(spec.cache, CACHE, "rw"))
+        tmp_mib = min(self._settings.tmp_mib, max(16, limits.memory_mib // 2))
+        return {
+            "binds": binds,
+            "init": True,
+            "network_mode": self._settings.network if spec.network else "none",
+            "read_only": True,
+            "tmpfs": {TMP: f"rw,exec,nosuid,nodev,mode=1777,size={tmp_mib}m"},
+            "cap_drop": ["ALL"],
+            "security_opt": ["no-new-privileges"],
+            "mem_limit": f"{limits.memory_mib}m",
+            "memswap_limit": f"{limits.memory_mib}m",
+            "pids_limit": limits.pids,
+            "nano_cpus": int(limits.cpus * 1e9),
+            "log_config": LogConfig(
+                type=LogConfig.types.JSON, config={"max-size": "1m", "max-file": "2"}
+            ),
+            # Never auto_remove: a container that ended while no agent ran must still be there.
+            "auto_remove": False,
+            "device_requests": [
+                DeviceRequest(device_ids=[str(gpu) for gpu in spec.gpu_ids], capabilities=[["gpu"]])
+            ]
+            if spec.gpu_ids
+            else None,
+        }
+
+    def _start(self, name: str) -> None:
+        try:
+            self._client().start(name)
+        except APIError as error:
+            # The engine sometimes answers with an error and has started it all the same.
+            state = self._find_state(name)
+            if state is not None and not str(state["StartedAt"]).startswith("0001-"):
+                log.warning("container.started_with_error", container=name)
+                return
+            self._client().remove_container(name, force=True, v=True)
+            raise PermanentError(
+                f"container {name} could not be started: {_explain(error)}"
+            ) from error
+
+
+def _explain(error: APIError) -> str:
+    return str(error.explanation or error).strip().replace("\n", " ")[:500]
+
+
+@contextmanager
+def _translated(what: str) -> Iterator[None]:
+    try:
+        yield
+    except NotFound as error:
+        raise PermanentError(f"{what}: {_explain(error)}") from error
+    except APIError as error:
+        if error.status_code is not None and 400 <= error.status_code < 500:
+            raise PermanentError(f"{what}: {_explain(error)}") from error
+        raise TransientError(f"{what}: {_explain(error)}") from error
+    except (DockerException, requests.RequestException, OSError) as error:
+        raise TransientError(
+            f"{what}: the engine does not answer: {type(error).__name__}"
+        ) from error

@@ -1,0 +1,135 @@
+"""Sends a console to the store while it is being written."""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+from collections.abc import Callable
+from dataclasses import replace
+
+from touchstone_agent.adapters.files import open_below, read_below, size_below
+from touchstone_agent.adapters.transfer import Transfer, TransferCancelled
+from touchstone_agent.cell import AttemptCell
+from touchstone_agent.core.backoff import Backoff
+from touchstone_agent.core.cursor import Chunk, plan_spans
+from touchstone_agent.grants import AskingEnded, GrantDesk
+from touchstone_agent.logs import Log
+from touchstone_agent.protocol.errors import PermanentError, TransientError
+from touchstone_agent.protocol.messages import GrantPurpose, Want
+
+CONSOLE = "console.log"
+SLACK_BYTES = 256 * 1024
+"""The runner's notes about what it left out come on top of the limit."""
+
+log = Log("console")
+
+
+class ConsoleUploader:
+    """
+    Uploads what is behind the cursor, again and again, until the file is complete.
+
+    :param cell: The attempt.
+    :param desk: Where grants are asked.
+    :param transfer: Moves the bytes.
+    :param flush_seconds: Between two looks at the file.
+    :param is_stopping: Whether the agent is about to leave; the next one goes on at the cursor.
+    """
+
+    def __init__(
+        self,
+        cell: AttemptCell,
+        *,
+        desk: GrantDesk,
+        transfer: Transfer,
+        flush_seconds: float,
+        is_stopping: Callable[[], bool],
+    ) -> None:
+        self._cell = cell
+        self._desk = desk
+        self._transfer = transfer
+        self._flush_seconds = flush_seconds
+        self._is_stopping = is_stopping
+        self._out = cell.folder / "out"
+        self._complete = threading.Event()
+        self._backoff = Backoff(first_seconds=1, cap_seconds=60)
+
+    def complete(self) -> None:
+        """Say that the file will not grow any more."""
+        self._complete.set()
+
+    def run(self) -> None:
+        """Upload until the complete file is uploaded, refused, or not wanted any more."""
+        failures = 0
+        while not self._is_ended():
+            complete = self._complete.is_set()  # looked at before the size, or the end is lost
+            try:
+                pending = self._upload_pending()
+            except (AskingEnded, TransferCancelled):
+                return
+            except TransientError as error:
+                failures += 1
+                wait = self._backoff.after(failures)
+                log.warning("console.delayed", attempt=self._cell.name, problem=str(error))
+                self._cell.dropped.wait(wait)
+                continue
+            except (FileNotFoundError, PermanentError) as error:
+                log.error("console.unreadable", attempt=self._cell.name, problem=str(error))
+                self._cell.update(lambda a: replace(a, chunks=(), console_closed=True))
+            failures = 0
+            if self._cell.attempt.console_closed:
+                return
+            if not pending and complete:
+                self._cell.update(lambda a: replace(a, console_closed=True))
+                return
+            if not pending:
+                self._complete.wait(self._flush_seconds)
+
+    def _is_ended(self) -> bool:
+        return self._is_stopping() or self._cell.dropped.is_set()
+
+    def _upload_pending(self) -> bool:
+        """Upload one round of chunks; tell whether there was any."""
+        if not self._cell.attempt.chunks:
+            self._plan()
+        chunks = self._cell.attempt.chunks
+        if chunks:
+            self._upload(chunks)
+        return bool(chunks)
+
+    def _plan(self) -> None:
+        attempt = self._cell.attempt
+        # The runner keeps to the limit; submitted code that writes the file itself may not.
+        most = attempt.start.limits.console_bytes + SLACK_BYTES
+        spans = plan_spans(attempt.console_cursor, min(most, size_below(self._out, CONSOLE)))
+        chunks = []
+        for offset, size in spans:
+            data = read_below(self._out, CONSOLE, limit=size, offset=offset)
+            digest = hashlib.sha256(data).hexdigest()
+            chunks.append(Chunk(offset=offset, size=len(data), sha256=digest))
+        if chunks:
+            self._cell.update(lambda a: replace(a, chunks=tuple(chunks)))
+
+    def _upload(self, chunks: tuple[Chunk, ...]) -> None:
+        wants = [Want(path=c.path, sha256=c.sha256, size=c.size) for c in chunks]
+        answer = self._desk.ask(
+            self._cell.ref, GrantPurpose.CONSOLE, wants, is_ended=self._is_ended
+        )
+        if answer.refused:
+            reason = next(iter(answer.refused.values()))
+            log.warning("console.refused", attempt=self._cell.name, reason=reason)
+            self._cell.update(lambda a: replace(a, chunks=(), console_closed=True))
+            return
+        with open_below(self._out, CONSOLE) as file:
+            for chunk in chunks:
+                # An expired grant ends this round; the next asks again for what is left.
+                self._transfer.put(
+                    answer.grants[chunk.path],
+                    file,
+                    offset=chunk.offset,
+                    size=chunk.size,
+                    is_cancelled=self._is_ended,
+                )
+                self._pass(chunk)
+
+    def _pass(self, chunk: Chunk) -> None:
+        self._cell.update(lambda a: replace(a, console_cursor=chunk.end, chunks=a.chunks[1:]))

@@ -1,0 +1,115 @@
+"""What the daemon needs of the world; the adapters provide it, the tests replace it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+from typing import Protocol
+
+from touchstone_agent.protocol.messages import AttemptRef, Limits
+
+
+class Clock(Protocol):
+    """Two clocks: one to tell the time, one to measure durations."""
+
+    def now(self) -> datetime:
+        """Return the time, UTC."""
+        ...
+
+    def monotonic(self) -> float:
+        """Return seconds of a clock that never jumps."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Exit:
+    """
+    How a container ended.
+
+    :param exit_code: Its exit code; ``None`` when nobody knows it any more.
+    :param oom_killed: Whether it ran out of memory.
+    """
+
+    exit_code: int | None
+    oom_killed: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class LaunchSpec:
+    """
+    Everything a runtime needs to run one attempt.
+
+    :param ref: The attempt.
+    :param name: Name of the container or process group, derived from the attempt.
+    :param labels: Facts by which it is found again.
+    :param image: Container image.
+    :param argv: Arguments; ``{in}`` and ``{out}`` are still in place.
+    :param environment: Environment, without what depends on the runtime.
+    :param folder: The attempt's folder, with ``in``, ``out`` and ``tmp``.
+    :param cache: Folder of the cache of trainer branches; ``None`` unless it may use the network.
+    :param limits: What it may use.
+    :param network: Whether it may use the network.
+    :param gpu_ids: GPUs to hand over.
+    """
+
+    ref: AttemptRef
+    name: str
+    labels: Mapping[str, str]
+    image: str
+    argv: tuple[str, ...]
+    environment: Mapping[str, str]
+    folder: Path
+    cache: Path | None = None
+    limits: Limits = field(default_factory=Limits)
+    network: bool = False
+    gpu_ids: tuple[int, ...] = ()
+
+
+class Runtime(Protocol):
+    """
+    Where attempts run. Every method may be repeated; names identify, so nothing runs twice.
+
+    All raise :class:`~touchstone_agent.protocol.errors.TransientError` when the engine does not
+    answer, and :class:`~touchstone_agent.protocol.errors.PermanentError` when it never will do
+    what is asked.
+    """
+
+    name: str
+
+    def check(self) -> str:
+        """Return one line about the engine that shows it is usable."""
+        ...
+
+    def resolve_image(self, image: str, *, is_cancelled: Callable[[], bool]) -> str:
+        """Make sure an image is on this machine and return its digest."""
+        ...
+
+    def launch(self, spec: LaunchSpec) -> None:
+        """Run the attempt, unless it runs or has run already under this name."""
+        ...
+
+    def exists(self, name: str) -> bool:
+        """Tell whether it runs, or has run and was not removed."""
+        ...
+
+    def wait(self, name: str) -> Exit | None:
+        """Block until it has ended; ``None`` if there is none of that name."""
+        ...
+
+    def stop(self, name: str, *, grace_seconds: float) -> None:
+        """Ask it to end, then force it; returns when it has ended. Gone already is success."""
+        ...
+
+    def read_output(self, name: str) -> bytes:
+        """Return the tail of what it wrote itself, beside the console file."""
+        ...
+
+    def remove(self, name: str) -> None:
+        """Remove what is left of it; returns when it is verified gone."""
+        ...
+
+    def list_labels(self) -> Mapping[str, Mapping[str, str]]:
+        """Return the labels of each container of this environment and server, by name."""
+        ...

@@ -1,0 +1,87 @@
+"""Fetches what an attempt needs before its container starts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from touchstone_agent.adapters.files import make_attempt_folder, remove_tree, split_path
+from touchstone_agent.adapters.transfer import GrantExpired, unpack
+from touchstone_agent.cell import AttemptCell
+from touchstone_agent.logs import Log
+from touchstone_agent.protocol.errors import PermanentError, TransientError
+from touchstone_agent.protocol.messages import Grant, GrantPurpose, Input, Want
+from touchstone_agent.workshop import Workshop
+
+UNPACKED_BYTES = 2 * 1024**3
+MAX_GRANTS = 4
+
+log = Log("inputs")
+
+
+class InputStager:
+    """
+    Puts the inputs of one attempt into its input folder.
+
+    :param cell: The attempt.
+    :param shop: What it works with.
+    :param is_ending: Whether the attempt is to end, or the agent to leave.
+    """
+
+    def __init__(self, cell: AttemptCell, shop: Workshop, *, is_ending: Callable[[], bool]) -> None:
+        self._cell = cell
+        self._shop = shop
+        self._is_ending = is_ending
+
+    def stage(self) -> None:
+        """
+        Fetch all inputs anew, whatever an earlier try had got.
+
+        :raises UnsafeArchive: If one of them can never be unpacked.
+        :raises PermanentError: If one of them is refused or is not what was promised.
+        :raises TransientError: If the store cannot be used now.
+        """
+        folder = self._cell.folder
+        remove_tree(folder / "in")
+        make_attempt_folder(folder)
+        left = UNPACKED_BYTES
+        for item in self._cell.attempt.start.inputs:
+            target = (folder / "in").joinpath(*split_path(item.path))
+            if item.unpack:
+                archive = folder / "tmp" / "input.tar.gz"
+                self._fetch(item, archive)
+                target.mkdir(mode=0o755, parents=True, exist_ok=True)
+                unpack(archive, target, max_bytes=left)
+                archive.unlink()
+            else:
+                target.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
+                self._fetch(item, target)
+
+    def _fetch(self, item: Input, target: Path) -> None:
+        grant = item.grant
+        for _ in range(MAX_GRANTS):
+            if grant.expires_at <= self._shop.clock.now():
+                grant = self._ask_input(item)
+            try:
+                self._shop.transfer.fetch(
+                    grant,
+                    target,
+                    sha256=item.sha256,
+                    size=item.size,
+                    is_cancelled=self._is_ending,
+                )
+            except GrantExpired:
+                log.info("grant.expired", attempt=self._cell.name, path=item.path)
+                grant = self._ask_input(item)
+            else:
+                return
+        raise TransientError(f"the store refused {MAX_GRANTS} grants for {item.path}")
+
+    def _ask_input(self, item: Input) -> Grant:
+        want = Want(path=item.path, sha256="", size=item.size)
+        answer = self._shop.desk.ask(
+            self._cell.ref, GrantPurpose.INPUT, [want], is_ended=self._is_ending
+        )
+        if item.path in answer.refused:
+            raise PermanentError(f"input {item.path} refused: {answer.refused[item.path]}")
+        return answer.grants[item.path]

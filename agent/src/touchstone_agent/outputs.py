@@ -1,0 +1,71 @@
+"""Stores what an attempt has left behind."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+from touchstone_agent.adapters.files import hash_file, open_below
+from touchstone_agent.cell import AttemptCell
+from touchstone_agent.logs import Log
+from touchstone_agent.protocol.errors import PermanentError
+from touchstone_agent.protocol.messages import Grant, GrantPurpose, UploadedFile, Want
+from touchstone_agent.workshop import Workshop
+
+log = Log("outputs")
+
+
+class OutputUploader:
+    """
+    Uploads the files that the verdict of one attempt lists.
+
+    :param cell: The attempt.
+    :param shop: What it works with.
+    :param is_ended: Whether nobody wants them any more, or the agent is to leave.
+    """
+
+    def __init__(self, cell: AttemptCell, shop: Workshop, *, is_ended: Callable[[], bool]) -> None:
+        self._cell = cell
+        self._shop = shop
+        self._is_ended = is_ended
+
+    def upload(self) -> None:
+        """
+        Upload every file of the verdict that is not uploaded yet.
+
+        A file that is refused, or is not what the verdict says, is noted as failed.
+
+        :raises TransientError: If the store cannot be used now, or a grant has expired.
+        """
+        attempt = self._cell.attempt
+        files = [UploadedFile.model_validate(f) for f in attempt.details.get("files", ())]
+        done = {*attempt.uploaded, *attempt.failed}
+        left = [file for file in files if file.path not in done]
+        if left:
+            wants = [Want(path=f.path, sha256=f.sha256, size=f.size) for f in left]
+            answer = self._shop.desk.ask(
+                self._cell.ref, GrantPurpose.OUTPUT, wants, is_ended=self._is_ended
+            )
+            for file in left:
+                if file.path in answer.refused:
+                    self._fail_file(file.path, f"refused: {answer.refused[file.path]}")
+                else:
+                    self._put(file, answer.grants[file.path])
+
+    def _put(self, file: UploadedFile, grant: Grant) -> None:
+        try:
+            with open_below(self._cell.folder / "out", file.path) as source:
+                found = hash_file(source)
+                if found != (file.sha256, file.size):
+                    raise PermanentError("is not the file that the verdict lists")
+                self._shop.transfer.put(
+                    grant, source, offset=0, size=file.size, is_cancelled=self._is_ended
+                )
+        except (FileNotFoundError, PermanentError) as error:
+            self._fail_file(file.path, str(error))
+        else:
+            self._cell.update(lambda a: replace(a, uploaded=(*a.uploaded, file.path)))
+
+    def _fail_file(self, path: str, reason: str) -> None:
+        log.warning("output.failed", attempt=self._cell.name, path=path, reason=reason)
+        self._cell.update(lambda a: replace(a, failed={**a.failed, path: reason}))

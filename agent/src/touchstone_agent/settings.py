@@ -1,0 +1,245 @@
+"""The agent's settings: one TOML file, checked before anything starts."""
+
+from __future__ import annotations
+
+import os
+import socket
+import stat
+import tomllib
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    StringConstraints,
+    ValidationError,
+    model_validator,
+)
+
+from touchstone_agent.protocol.envelope import load_private_key, load_public_key
+from touchstone_agent.protocol.errors import ConfigurationError
+from touchstone_agent.protocol.names import (
+    build_control_queue,
+    build_event_queue,
+    build_request_queue,
+)
+
+CONTROL_KID = "control"
+"""Name of the key that signs commands."""
+
+SERVER_VARIABLE = "TOUCHSTONE_SERVER"
+
+Environment = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9]{1,11}$")]
+ServerName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9-]{0,59}$")]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class SqsSettings(_Section):
+    """
+    How to reach the queues.
+
+    :param endpoint_url: Endpoint other than AWS's own, for an emulator.
+    :param region: AWS region.
+    :param credentials_file: AWS credentials file; ``None`` for the standard chain of AWS.
+    :param profile: Profile in that file or in the standard ones.
+    """
+
+    endpoint_url: str | None = None
+    region: str = "us-east-1"
+    credentials_file: Path | None = None
+    profile: str | None = None
+
+
+class DockerSettings(_Section):
+    """
+    The container engine.
+
+    :param url: Its socket; ``DOCKER_HOST`` if that is set.
+    :param network: Docker network of the attempts that may use one.
+    :param tmp_mib: Size of the in-memory ``/tmp`` of a container, MiB; counts as its memory.
+    :param pull: Whether an image that is not on this machine is pulled.
+    """
+
+    url: str = Field(
+        default_factory=lambda: os.environ.get("DOCKER_HOST", "unix:///var/run/docker.sock")
+    )
+    network: str = "bridge"
+    tmp_mib: int = Field(default=256, ge=16)
+    pull: bool = True
+
+
+class ProcessSettings(_Section):
+    """
+    The runtime without isolation, for machines without a container engine.
+
+    :param command: The runner's command, in place of an image's entry point.
+    :param environment: Added to the environment of every attempt.
+    """
+
+    command: tuple[str, ...] = Field(min_length=1)
+    environment: dict[str, str] = Field(default_factory=dict)
+
+
+class AgentSettings(_Section):
+    """
+    Everything an agent is told at its start.
+
+    :param env: Environment, part of every name.
+    :param server: Name of this server; default is the host's name, and the variable
+        ``TOUCHSTONE_SERVER`` outranks both.
+    :param state_dir: Where the journal and the attempts' folders are.
+    :param private_key_file: This server's signing key; readable by its owner alone.
+    :param control_public_key: The control plane's public key, or
+    :param control_public_key_file: the file that holds it.
+    :param runtime: ``docker``, or ``process`` (no isolation, must be asked for by name).
+    :param slots: Training slots; 0 takes no trainings.
+    :param validation_slots: Validation slots.
+    :param heartbeat_seconds: Between two heartbeats.
+    :param log_flush_seconds: Between two looks at a console.
+    :param keep_hours: How long an ended attempt is kept when nobody acknowledges it.
+    :param quarantine_seconds: How long an attempt that nobody expects may go on.
+    :param sync_grace_seconds: How long an expected attempt may take to arrive before it is lost.
+    :param min_free_mib: Free disk below which no START is taken, MiB.
+    :param images_allowed: Patterns of images that may run here.
+    :param gpu: ``auto`` detects NVIDIA GPUs, ``none`` hides them, a list names some by index.
+    """
+
+    env: Environment
+    server: ServerName
+    state_dir: Path
+    private_key_file: Path
+    control_public_key: str | None = None
+    control_public_key_file: Path | None = None
+    sqs: SqsSettings = Field(default_factory=SqsSettings)
+    runtime: Literal["docker", "process"] = "docker"
+    slots: int = Field(default=1, ge=0)
+    validation_slots: int = Field(default=1, ge=0)
+    docker: DockerSettings = Field(default_factory=DockerSettings)
+    process: ProcessSettings | None = None
+    heartbeat_seconds: float = Field(default=15, gt=0)
+    log_flush_seconds: float = Field(default=2, gt=0)
+    keep_hours: float = Field(default=48, gt=0)
+    quarantine_seconds: float = Field(default=600, ge=0)
+    sync_grace_seconds: float = Field(default=30, ge=0)
+    min_free_mib: int = Field(default=1024, ge=0)
+    images_allowed: tuple[str, ...] = ("*",)
+    gpu: Literal["auto", "none"] | tuple[int, ...] = "auto"
+
+    @model_validator(mode="after")
+    def _is_complete(self) -> AgentSettings:
+        if (self.control_public_key is None) == (self.control_public_key_file is None):
+            raise ValueError("set either control_public_key or control_public_key_file")
+        if self.runtime == "process" and self.process is None:
+            raise ValueError('runtime "process" needs process.command')
+        return self
+
+    def get_process(self) -> ProcessSettings:
+        """
+        Return the settings of the process runtime.
+
+        :raises ConfigurationError: If there are none.
+        """
+        if self.process is None:
+            raise ConfigurationError('runtime "process" needs process.command')
+        return self.process
+
+    @property
+    def request_queue(self) -> str:
+        """Return the queue of STARTs."""
+        return build_request_queue(self.server)
+
+    @property
+    def control_queue(self) -> str:
+        """Return the queue of everything else that comes in."""
+        return build_control_queue(self.server)
+
+    @property
+    def event_queue(self) -> str:
+        """Return the queue on which this agent reports."""
+        return build_event_queue(self.env)
+
+    @property
+    def attempts_dir(self) -> Path:
+        """Return the folder of the attempts' folders."""
+        return self.state_dir / "attempts"
+
+    @property
+    def journal_file(self) -> Path:
+        """Return the journal's file."""
+        return self.state_dir / "journal.db"
+
+    def read_private_key(self) -> Ed25519PrivateKey:
+        """
+        Read this server's signing key.
+
+        :raises ConfigurationError: If it cannot be read, is not a key, or others may read it.
+        """
+        text = _read(self.private_key_file)
+        mode = stat.S_IMODE(self.private_key_file.stat().st_mode)
+        if mode & 0o177:
+            raise ConfigurationError(
+                f"{self.private_key_file} has mode {mode:04o}: others could sign as this server; "
+                "chmod 600 it, and replace the key if the machine has other users"
+            )
+        return load_private_key(text)
+
+    def read_control_keys(self) -> dict[str, Ed25519PublicKey]:
+        """
+        Read the control plane's public key.
+
+        :raises ConfigurationError: If it cannot be read or is not a key.
+        """
+        if self.control_public_key is not None:
+            return {CONTROL_KID: load_public_key(self.control_public_key.strip())}
+        if self.control_public_key_file is None:
+            raise ConfigurationError("set either control_public_key or control_public_key_file")
+        return {CONTROL_KID: load_public_key(_read(self.control_public_key_file))}
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text(encoding="ascii").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigurationError(
+            f"cannot read the key in {path}: {type(error).__name__}"
+        ) from error
+
+
+def load_settings(path: Path, environ: dict[str, str] | None = None) -> AgentSettings:
+    """
+    Read and check a settings file; paths in it are relative to its folder.
+
+    :param path: The TOML file.
+    :param environ: Environment variables; ``None`` for this process's.
+    :raises ConfigurationError: If it cannot be read, or a value is missing, wrong or unknown.
+    """
+    try:
+        data: dict[str, Any] = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise ConfigurationError(f"cannot read settings {path}: {error}") from error
+    environ = dict(os.environ) if environ is None else environ
+    default = socket.gethostname().split(".")[0].lower()
+    data["server"] = environ.get(SERVER_VARIABLE) or data.get("server", default)
+    try:
+        settings = AgentSettings.model_validate(data)
+    except ValidationError as error:
+        lines = (f"{'.'.join(map(str, e['loc'])) or 'file'}: {e['msg']}" for e in error.errors())
+        raise ConfigurationError(f"settings {path}: {'; '.join(lines)}") from error
+    return _anchor(settings, path.resolve().parent)
+
+
+def _anchor(settings: AgentSettings, base: Path) -> AgentSettings:
+    names = ("state_dir", "private_key_file", "control_public_key_file")
+    update: dict[str, Any] = {
+        name: base / value for name in names if (value := getattr(settings, name)) is not None
+    }
+    if settings.sqs.credentials_file is not None:
+        anchored = base / settings.sqs.credentials_file
+        update["sqs"] = settings.sqs.model_copy(update={"credentials_file": anchored})
+    return settings.model_copy(update=update)

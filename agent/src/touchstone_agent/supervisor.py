@@ -1,0 +1,379 @@
+"""Takes one attempt from accepted to its end; each step can be repeated after a crash."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterable
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+from touchstone_agent.adapters.files import (
+    append_below,
+    remove_tree,
+    size_below,
+)
+from touchstone_agent.adapters.transfer import (
+    TransferCancelled,
+    UnsafeArchive,
+)
+from touchstone_agent.cell import AttemptCell
+from touchstone_agent.console import CONSOLE, ConsoleUploader
+from touchstone_agent.core.attempts import move
+from touchstone_agent.core.backoff import Backoff
+from touchstone_agent.core.ports import Exit
+from touchstone_agent.evidence import ProgressReader, Verdict, read_verdict
+from touchstone_agent.grants import AskingEnded
+from touchstone_agent.inputs import InputStager
+from touchstone_agent.logs import Log
+from touchstone_agent.outputs import OutputUploader
+from touchstone_agent.protocol.errors import PermanentError, TransientError
+from touchstone_agent.protocol.messages import (
+    AttemptPhase,
+)
+from touchstone_agent.workshop import Workshop, build_spec
+
+STOP_GRACE_SECONDS = 5
+WALL_SLACK_SECONDS = 60
+"""The runner ends what runs too long; this is for a runner that does not."""
+
+PREPARE_BUDGET = timedelta(minutes=15)
+CANCELLED_CONSOLE_SECONDS = 60
+PROGRESS_SECONDS = 2.0
+MAX_DEFECTS = 5
+EXIT_SUBMISSION = 3
+
+log = Log("supervisor")
+
+
+class Supervisor:
+    """
+    Works on one attempt in a thread of its own.
+
+    :param cell: The attempt.
+    :param shop: What it works with.
+    :param find_blockers: Older attempts of the task that still hold a slot.
+    :param on_done: Called when there is nothing left to do for the attempt here.
+    """
+
+    def __init__(
+        self,
+        cell: AttemptCell,
+        shop: Workshop,
+        *,
+        find_blockers: Callable[[], Iterable[AttemptCell]],
+        on_done: Callable[[AttemptCell], None],
+    ) -> None:
+        self._cell = cell
+        self._shop = shop
+        self._find_blockers = find_blockers
+        self._on_done = on_done
+        self._backoff = Backoff(first_seconds=1, cap_seconds=60)
+        self._console: tuple[ConsoleUploader, threading.Thread] | None = None
+        self._exit: Exit | None = None
+        self._has_ended = threading.Event()
+
+    def start(self) -> None:
+        """Begin, in the background."""
+        self._cell.is_supervised = True
+        threading.Thread(target=self.run, name=self._cell.name, daemon=True).start()
+
+    def run(self) -> None:
+        """Take step after step until the attempt has ended or the agent leaves."""
+        failures = defects = 0
+        while not self._is_done():
+            try:
+                self._step()
+            except (AskingEnded, TransferCancelled):
+                continue  # asked to end, or leaving: the loop looks which
+            except TransientError as error:
+                failures += 1
+                self._delay(error, failures)
+            except PermanentError as error:
+                failures += 1
+                self._lose(error, failures)
+            except Exception as error:
+                # The attempt's last line of defence: a defect must not leave it without an end.
+                defects += 1
+                log.exception("attempt.defect", attempt=self._cell.name)
+                if defects >= MAX_DEFECTS:
+                    self._give_up(f"the agent failed on it: {type(error).__name__}")
+                    return
+                self._sleep(self._backoff.after(defects))
+            else:
+                failures = defects = 0
+        self._finish_cancelled_console()
+        self._on_done(self._cell)
+
+    # --- steps ------------------------------------------------------------------------------
+
+    def _step(self) -> None:
+        attempt = self._cell.attempt
+        if attempt.holds_slot and attempt.cancel_reason is not None:
+            self._end()
+        elif attempt.phase is AttemptPhase.ACCEPTED:
+            self._prepare()
+        elif attempt.phase is AttemptPhase.PREPARING:
+            self._launch()
+        elif attempt.phase is AttemptPhase.RUNNING:
+            self._watch()
+        else:
+            self._deliver()
+
+    def _prepare(self) -> None:
+        for blocker in self._find_blockers():
+            while blocker.attempt.holds_slot:
+                if self._is_ending():
+                    return
+                self._sleep(0.1)
+        image = self._cell.attempt.start.image
+        digest = self._shop.runtime.resolve_image(image, is_cancelled=self._is_ending)
+        if not self._is_ending():
+            self._move(AttemptPhase.PREPARING, image=image, image_digest=digest)
+
+    def _launch(self) -> None:
+        runtime = self._shop.runtime
+        if not runtime.exists(self._cell.name):
+            try:
+                InputStager(self._cell, self._shop, is_ending=self._is_ending).stage()
+            except UnsafeArchive as error:
+                self._refuse_content(str(error))
+                return
+        if self._is_ending():
+            return
+        runtime.launch(build_spec(self._cell, self._shop))
+        self._move(AttemptPhase.RUNNING, container=self._cell.name, runtime=runtime.name)
+
+    def _watch(self) -> None:
+        if self._console is None:
+            self._console = self._start_console()
+            threading.Thread(
+                target=self._await_exit, name=f"{self._cell.name} exit", daemon=True
+            ).start()
+        progress = ProgressReader(self._cell.ref, self._out)
+        wall_ends = self._shop.clock.monotonic() + self._count_wall_seconds_left()
+        while not self._has_ended.is_set():
+            self._cell.woken.wait(PROGRESS_SECONDS)
+            self._cell.woken.clear()
+            if self._is_ending():
+                return
+            self._relay(progress)
+            if self._shop.clock.monotonic() > wall_ends:
+                log.warning("attempt.over_wall_time", attempt=self._cell.name)
+                self._shop.runtime.stop(self._cell.name, grace_seconds=STOP_GRACE_SECONDS)
+                self._has_ended.wait(STOP_GRACE_SECONDS)
+        self._relay(progress)
+        self._record_exit()
+
+    def _deliver(self) -> None:
+        """Everything after the exit: nothing here holds a slot."""
+        self._clean_up()
+        if self._console is None:
+            self._console = self._start_console()
+        self._join_console(*self._console)
+        if not self._is_gone():
+            OutputUploader(self._cell, self._shop, is_ended=self._is_gone).upload()
+            attempt = self._cell.attempt
+            # With the facts of the exit: this may be the first that the control plane hears of it.
+            delivered = {
+                "uploaded": list(attempt.uploaded),
+                "failed": dict(attempt.failed),
+                "console_bytes": attempt.console_cursor,
+            }
+            self._move(AttemptPhase.UPLOADED, **(dict(attempt.details) | delivered))
+
+    def _end(self) -> None:
+        """Stop it, look that it is gone, and only then say so."""
+        attempt = self._cell.attempt
+        self._shop.runtime.stop(self._cell.name, grace_seconds=STOP_GRACE_SECONDS)
+        self._shop.runtime.remove(self._cell.name)
+        if self._console is not None:
+            self._console[0].complete()
+        self._cell.update(
+            lambda a: move(
+                a, attempt.end_as, at=self._shop.clock.now(), reason=attempt.cancel_reason
+            )
+        )
+        remove_tree(self._cell.folder / "in")
+
+    # --- preparing --------------------------------------------------------------------------
+
+    def _refuse_content(self, reason: str) -> None:
+        """Content that can never be used is its author's business, not the server's."""
+        verdict = {
+            "contract": 1,
+            "exit_code": EXIT_SUBMISSION,
+            "outcome": "failed",
+            "class": "submission",
+            "reason": reason,
+            "files": [],
+        }
+        self._move(
+            AttemptPhase.EXITED,
+            exit_code=EXIT_SUBMISSION,
+            oom_killed=False,
+            verdict=verdict,
+            files=[],
+        )
+
+    # --- running ----------------------------------------------------------------------------
+
+    def _start_console(self) -> tuple[ConsoleUploader, threading.Thread]:
+        uploader = ConsoleUploader(
+            self._cell,
+            desk=self._shop.desk,
+            transfer=self._shop.transfer,
+            flush_seconds=self._shop.flush_seconds,
+            is_stopping=self._shop.stopping.is_set,
+        )
+        thread = threading.Thread(
+            target=uploader.run, name=f"{self._cell.name} console", daemon=True
+        )
+        thread.start()
+        return uploader, thread
+
+    def _await_exit(self) -> None:
+        """Sleep in the engine until the container ends; an engine that restarts is waited for."""
+        failures = 0
+        while not self._shop.stopping.is_set():
+            try:
+                self._exit = self._shop.runtime.wait(self._cell.name)
+            except (TransientError, PermanentError) as error:
+                failures += 1
+                log.warning("exit.not_seen", attempt=self._cell.name, problem=str(error))
+                self._shop.stopping.wait(self._backoff.after(failures))
+                continue
+            self._has_ended.set()
+            self._cell.woken.set()
+            return
+
+    def _count_wall_seconds_left(self) -> float:
+        attempt = self._cell.attempt
+        run = (self._shop.clock.now() - attempt.phase_at).total_seconds()
+        left: float = attempt.start.limits.wall_seconds + WALL_SLACK_SECONDS - max(0.0, run)
+        return left
+
+    def _relay(self, reader: ProgressReader) -> None:
+        news = reader.find_news(self._shop.clock.now(), size_below(self._out, CONSOLE))
+        if news is not None:
+            ref = self._cell.ref
+            key = f"progress {ref.task_key} {ref.fence}"
+            self._shop.outbox.tell(key, news, group=ref.task_key)
+
+    def _record_exit(self) -> None:
+        limits = self._cell.attempt.start.limits
+        ended = self._exit
+        exit_code = None if ended is None else ended.exit_code
+        found = read_verdict(
+            self._out,
+            output_bytes=limits.output_bytes + limits.console_bytes,
+            exit_code=exit_code,
+        )
+        verdict = found if isinstance(found, Verdict) else None
+        if exit_code is None and verdict is not None:
+            exit_code = int(verdict.content["exit_code"])
+        if exit_code is None:
+            raise PermanentError(
+                "its container is gone" if ended is None else "it ended without an exit status"
+            )
+        details: dict[str, Any] = {
+            "exit_code": exit_code,
+            "oom_killed": ended is not None and ended.oom_killed,
+            "verdict": None,
+            "files": [],
+        }
+        if verdict is not None:
+            details["verdict"] = dict(verdict.content)
+            details["files"] = [file.model_dump() for file in verdict.files]
+        else:
+            details["no_verdict"] = found
+            self._keep_runtime_output()
+        self._move(AttemptPhase.EXITED, **details)
+
+    def _keep_runtime_output(self) -> None:
+        """Without a console, what the engine has is the only trace of what went wrong."""
+        if size_below(self._out, CONSOLE) == 0:
+            text = self._shop.runtime.read_output(self._cell.name)
+            if text:
+                append_below(self._out, CONSOLE, text)
+
+    # --- after the exit ---------------------------------------------------------------------
+
+    def _clean_up(self) -> None:
+        try:
+            self._shop.runtime.remove(self._cell.name)
+        except (TransientError, PermanentError) as error:
+            # Housekeeping tries again; the results need not wait for it.
+            log.warning("container.not_removed", attempt=self._cell.name, problem=str(error))
+        remove_tree(self._cell.folder / "in")
+        remove_tree(self._cell.folder / "tmp")
+
+    def _join_console(self, uploader: ConsoleUploader, thread: threading.Thread) -> None:
+        uploader.complete()
+        while thread.is_alive():
+            thread.join(0.5)
+            if self._is_gone():
+                return
+
+    def _finish_cancelled_console(self) -> None:
+        """The last lines of what was cancelled are often why it was."""
+        if self._console is None or self._is_gone():
+            return
+        uploader, thread = self._console
+        uploader.complete()
+        thread.join(CANCELLED_CONSOLE_SECONDS)
+
+    # --- helpers ----------------------------------------------------------------------------
+
+    @property
+    def _out(self) -> Path:
+        return self._cell.folder / "out"
+
+    def _is_gone(self) -> bool:
+        return self._shop.stopping.is_set() or self._cell.dropped.is_set()
+
+    def _is_ending(self) -> bool:
+        return self._is_gone() or self._cell.attempt.cancel_reason is not None
+
+    def _is_done(self) -> bool:
+        return self._is_gone() or self._cell.attempt.is_final
+
+    def _move(self, phase: AttemptPhase, *, reason: str | None = None, **details: Any) -> None:
+        at = self._shop.clock.now()
+        self._cell.update(lambda a: move(a, phase, at=at, reason=reason, details=details))
+
+    def _lose(self, error: PermanentError, failures: int) -> None:
+        """It cannot go on here: whatever there is of it is removed before that is said."""
+        attempt = self._cell.attempt
+        if not attempt.holds_slot or attempt.cancel_reason is not None:
+            # Already ending, or past it: only what cannot be given up is left to do.
+            self._delay(TransientError(str(error)), failures)
+            return
+        log.warning("attempt.lost", attempt=self._cell.name, reason=str(error))
+        self._cell.end(str(error), as_phase=AttemptPhase.LOST)
+
+    def _give_up(self, reason: str) -> None:
+        if self._cell.attempt.holds_slot:
+            self._move(AttemptPhase.LOST, reason=reason)
+
+    def _delay(self, error: TransientError, failures: int) -> None:
+        attempt = self._cell.attempt
+        waited = self._shop.clock.now() - attempt.phase_at
+        starting = attempt.phase in (AttemptPhase.ACCEPTED, AttemptPhase.PREPARING)
+        if starting and attempt.cancel_reason is None and waited > PREPARE_BUDGET:
+            self._cell.end(
+                f"could not be started in {PREPARE_BUDGET}: {error}", as_phase=AttemptPhase.LOST
+            )
+            return
+        wait = error.retry_after or self._backoff.after(failures)
+        if attempt.cancel_reason is not None and attempt.holds_slot:
+            wait = min(wait, 1.0)  # somebody waits for its end
+        log.warning(
+            "attempt.delayed", attempt=self._cell.name, problem=str(error), retry_in_seconds=wait
+        )
+        self._sleep(wait)
+
+    def _sleep(self, seconds: float) -> None:
+        """Sleep, unless something happens to the attempt or the agent."""
+        self._cell.woken.wait(seconds)
+        self._cell.woken.clear()

@@ -1,0 +1,97 @@
+"""What all supervisors share, and how an attempt is put to the runtime."""
+
+from __future__ import annotations
+
+import json
+import threading
+from dataclasses import dataclass
+from pathlib import Path
+
+from touchstone_agent.adapters.transfer import Transfer
+from touchstone_agent.cell import AttemptCell
+from touchstone_agent.core.ports import Clock, LaunchSpec, Runtime
+from touchstone_agent.grants import GrantDesk
+from touchstone_agent.outbox import Outbox
+
+
+@dataclass(frozen=True, kw_only=True)
+class Workshop:
+    """
+    What all supervisors of an agent share.
+
+    :param runtime: Where attempts run.
+    :param desk: Where grants are asked.
+    :param transfer: Moves files.
+    :param outbox: Where progress is told.
+    :param clock: The clock.
+    :param env: Environment.
+    :param server: This server.
+    :param instance: Identity of this agent's state folder.
+    :param cache: Folder of the cache of trainer branches.
+    :param flush_seconds: Between two looks at a console.
+    :param stopping: Set when the agent is about to stop.
+    """
+
+    runtime: Runtime
+    desk: GrantDesk
+    transfer: Transfer
+    outbox: Outbox
+    clock: Clock
+    env: str
+    server: str
+    instance: str
+    cache: Path
+    flush_seconds: float
+    stopping: threading.Event
+
+
+def build_spec(cell: AttemptCell, shop: Workshop) -> LaunchSpec:
+    """Return everything the runtime needs to run an attempt."""
+    start = cell.attempt.start
+    limits = start.limits
+    cache = None
+    if start.network:
+        cache = shop.cache
+        cache.mkdir(mode=0o755, parents=True, exist_ok=True)
+    cpu = {} if limits.cpu_seconds is None else {"CPU_SECONDS": limits.cpu_seconds}
+    given = {
+        "WALL_SECONDS": limits.wall_seconds,
+        **cpu,
+        "MEMORY_MIB": limits.memory_mib,
+        "CONSOLE_BYTES": limits.console_bytes,
+        "OUTPUT_BYTES": limits.output_bytes,
+    }
+    return LaunchSpec(
+        ref=start.ref,
+        name=cell.name,
+        labels=build_labels(cell, shop),
+        image=start.image,
+        argv=start.argv,
+        environment={
+            **start.environment,
+            **{f"TOUCHSTONE_{name}": str(value) for name, value in given.items()},
+        },
+        folder=cell.folder,
+        cache=cache,
+        limits=limits,
+        network=start.network,
+        gpu_ids=cell.attempt.gpu_ids,
+    )
+
+
+def build_labels(cell: AttemptCell, shop: Workshop) -> dict[str, str]:
+    """Return the labels by which an attempt is found and, without a journal, adopted."""
+    ref = cell.ref
+    # Grants are secrets, and its inputs are in its folder already when it is found by this.
+    start = cell.attempt.start.model_copy(update={"inputs": ()})
+    return {
+        "touchstone.env": shop.env,
+        "touchstone.server": shop.server,
+        "touchstone.submission": ref.submission_id,
+        "touchstone.task": ref.task_id,
+        "touchstone.attempt": str(ref.attempt),
+        "touchstone.fence": str(ref.fence),
+        "touchstone.agent": shop.instance,
+        "touchstone.gpus": ",".join(map(str, cell.attempt.gpu_ids)),
+        "touchstone.start": json.dumps(start.model_dump(mode="json"), separators=(",", ":")),
+    }
