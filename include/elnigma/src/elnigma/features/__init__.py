@@ -1,0 +1,1 @@
+"""Feature sets that come with the trainer."""

@@ -1,0 +1,118 @@
+"""
+What submitted code must not do while it is validated, refused with a message that names it.
+
+An audit hook sees what goes through Python, not what native code does: it is here for good
+reasons in the verdict. The wall is the container (no network, read-only root, no capabilities).
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from elnigma.errors import SubmissionError
+
+_WRITE_FLAGS = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
+_NETWORK_EVENTS = frozenset(
+    {"socket.connect", "socket.sendto", "socket.sendmsg", "socket.bind", "socket.getaddrinfo",
+     "socket.gethostbyname", "socket.gethostbyaddr"}
+)  # fmt: skip
+_PROCESS_EVENTS = frozenset(
+    {"os.fork", "os.forkpty", "os.exec", "os.posix_spawn", "os.system", "subprocess.Popen",
+     "pty.spawn"}
+)  # fmt: skip
+# Events whose first argument is a path that changes.
+_PATH_EVENTS = frozenset(
+    {"os.mkdir", "os.remove", "os.rename", "os.rmdir", "os.link", "os.symlink", "os.truncate",
+     "os.chmod", "os.chown", "os.utime", "shutil.rmtree", "shutil.move", "shutil.copyfile"}
+)  # fmt: skip
+# Signals to others would end the very process that keeps the record.
+_SIGNAL_EVENTS = frozenset({"os.kill", "os.killpg", "signal.pthread_kill"})
+
+
+class GuardError(PermissionError):
+    """Submitted code tried something that a validation does not allow."""
+
+
+class Guard:
+    """
+    Watches one process while submitted code runs in it.
+
+    :param writable: Folders in which submitted code may write.
+    """
+
+    def __init__(self, *, writable: tuple[Path, ...]) -> None:
+        self._writable = tuple(os.path.realpath(path) for path in writable)
+        self._active = False
+        self._network_attempt: str | None = None
+
+    def install(self) -> None:
+        """Add the audit hook; it stays for the life of the process and acts inside :meth:`on`."""
+        sys.addaudithook(self._audit)
+
+    @contextmanager
+    def on(self) -> Iterator[None]:
+        """
+        Refuse what is not allowed, for as long as the block runs.
+
+        :raises SubmissionError: After the block, if it tried to reach the network and hid it:
+            such a module could work differently where there is a network.
+        """
+        self._active = True
+        try:
+            yield
+        finally:
+            self._active = False
+        if self._network_attempt is not None:
+            raise SubmissionError(self._network_attempt)
+
+    def _audit(self, event: str, arguments: tuple[Any, ...]) -> None:
+        if not self._active:
+            return
+        if event == "open":
+            self._check_open(*arguments)
+        elif event in _NETWORK_EVENTS:
+            self._refuse_network(event, arguments)
+        elif event in _PROCESS_EVENTS:
+            raise GuardError(f"starting processes is not allowed in a validation ({event})")
+        elif event in _PATH_EVENTS and arguments:
+            self._check_path(arguments[0])
+        elif event in _SIGNAL_EVENTS:
+            raise GuardError(f"sending signals is not allowed in a validation ({event})")
+
+    def _check_open(self, path: Any, _mode: Any, flags: Any) -> None:
+        if isinstance(flags, int) and flags & _WRITE_FLAGS:
+            self._check_path(path)
+
+    def _check_path(self, path: Any) -> None:
+        if isinstance(path, int):  # a descriptor that is open already
+            return
+        real = os.path.realpath(os.fsdecode(path))
+        if real == os.devnull or any(
+            real == folder or real.startswith(folder + os.sep) for folder in self._writable
+        ):
+            return
+        raise GuardError(f"writing outside the temporary folder is not allowed: {real}")
+
+    def _refuse_network(self, event: str, arguments: tuple[Any, ...]) -> None:
+        # Local sockets have a path for an address; they are refused, but are not the network.
+        address = arguments[1] if event in _SOCKET_EVENTS and len(arguments) > 1 else arguments
+        if isinstance(address, str | bytes):
+            raise GuardError("local sockets are not allowed in a validation")
+        target = ":".join(str(part) for part in address[:2]) if address else "?"
+        message = f"network access is not allowed in a validation (tried {target})"
+        self._network_attempt = self._network_attempt or message
+        raise GuardError(message)
+
+
+_SOCKET_EVENTS = frozenset({"socket.connect", "socket.sendto", "socket.sendmsg", "socket.bind"})
+
+
+def build_guard() -> Guard:
+    """Return a guard that lets submitted code write to the temporary folder alone."""
+    return Guard(writable=(Path(tempfile.gettempdir()),))

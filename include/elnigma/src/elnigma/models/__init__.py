@@ -1,0 +1,1 @@
+"""Model structures that come with the trainer."""

@@ -1,0 +1,68 @@
+"""Forward split into training, validation and test rows, with an embargo of one horizon."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from elnigma.config import Config
+from elnigma.errors import ConfigError
+
+MIN_TRAIN_ROWS = 500
+MIN_ROWS = 60
+
+
+@dataclass(frozen=True, kw_only=True)
+class Split:
+    """
+    Row numbers of each part, increasing.
+
+    :param train: Rows that are fitted.
+    :param validation: Rows that stop the training and scale the positions.
+    :param test: Rows that are scored.
+    """
+
+    train: np.ndarray
+    validation: np.ndarray
+    test: np.ndarray
+
+
+def build_split(target: pd.Series, usable: np.ndarray, horizon: int, config: Config) -> Split:
+    """
+    Split rows by day; the last ``horizon`` rows before each border are left out.
+
+    Their target reaches over the border: fitting them would read the next part's prices.
+
+    :param target: Return over the next ``horizon`` rows; NaN where it is not known yet.
+    :param usable: Whether a row's features are all there.
+    :param horizon: Rows that a target looks ahead.
+    :param config: Holds the borders.
+    :raises ConfigError: If a part has too few rows.
+    """
+    days = target.index
+    validation_from = days.searchsorted(pd.Timestamp(config["split.validation_from"], tz="UTC"))
+    test_from = days.searchsorted(pd.Timestamp(config["split.test_from"], tz="UTC"))
+    end = len(days)
+    if config["split.test_to"]:
+        last_day = pd.Timestamp(config["split.test_to"], tz="UTC")
+        end = int(days.searchsorted(last_day, side="right"))
+    rows = np.flatnonzero(usable & target.notna().to_numpy())
+    split = Split(
+        train=rows[rows < validation_from - horizon],
+        validation=rows[(rows >= validation_from) & (rows < test_from - horizon)],
+        test=rows[(rows >= test_from) & (rows < end)],
+    )
+    for name, part, least in (
+        ("training", split.train, MIN_TRAIN_ROWS),
+        ("validation", split.validation, MIN_ROWS),
+        ("test", split.test, MIN_ROWS),
+    ):
+        if len(part) < least:
+            raise ConfigError(
+                f"split: {len(part)} {name} rows, at least {least} are needed; data end on "
+                f"{days[-1].date()}, split.validation_from is {config['split.validation_from']}, "
+                f"split.test_from is {config['split.test_from']}"
+            )
+    return split

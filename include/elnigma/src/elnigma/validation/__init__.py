@@ -1,0 +1,1 @@
+"""Checks that a submitted module passes before anything is spent on it."""

@@ -1,0 +1,93 @@
+"""Validation of a model structure: builds, learns a little, predicts, and survives a round trip."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from elnigma.config import BY_KEY
+from elnigma.errors import SubmissionError
+from elnigma.guard import build_guard
+from elnigma.isolation import Reply, run_isolated
+from elnigma.progress import Progress
+
+if TYPE_CHECKING:
+    import keras
+
+    from elnigma.networks import Rows, Structure
+
+WIDTH = 16
+# Built as well: a structure that fits one width only fails when features come or go.
+OTHER_WIDTH = 5
+ROWS = 512
+EPOCHS = 2
+BATCH_SIZE = 64
+
+
+def check_model_structure(reference: str, progress: Progress, *, seed: int) -> dict[str, Any]:
+    """
+    Return what was checked.
+
+    :param reference: Folder or dotted name.
+    :param progress: Told how far it is.
+    :param seed: Of the made-up data and the model.
+    :raises SubmissionError: With the first thing that is wrong.
+    """
+    progress.tell("checking", 5)
+    return run_isolated(lambda: Reply(facts=_check(reference, seed))).facts
+
+
+def _check(reference: str, seed: int) -> dict[str, Any]:
+    # Imported in the child: the backend's threads would not survive a fork.
+    from elnigma import networks
+
+    guard = build_guard()
+    guard.install()
+    config = {key: param.default for key, param in BY_KEY.items()}
+    config |= {"training.epochs": EPOCHS, "training.batch_size": BATCH_SIZE}
+    rows = _make_rows(seed)
+    with guard.on():
+        structure = networks.Structure(reference, config)
+        networks.set_seed(seed)
+        other = structure.build(OTHER_WIDTH)
+        model = structure.build(WIDTH)
+        _check_learning(structure, model, rows)
+        _check_round_trip(structure, model, rows[0])
+    return {
+        "parameters": {
+            str(WIDTH): int(model.count_params()),
+            str(OTHER_WIDTH): int(other.count_params()),
+        },
+        "fitted_epochs": EPOCHS,
+        "h5_round_trip": True,
+    }
+
+
+def _make_rows(seed: int) -> Rows:
+    rng = np.random.default_rng(seed)
+    features = rng.standard_normal((ROWS, WIDTH)).astype("float32")
+    return features, (features[:, 0] + rng.standard_normal(ROWS) > 0).astype("float32")
+
+
+def _check_learning(structure: Structure, model: keras.Model, rows: Rows) -> None:
+    features, outcome = rows
+    half = ROWS // 2
+    before = [weight.copy() for weight in model.get_weights()]
+    train, validation = (features[:half], outcome[:half]), (features[half:], outcome[half:])
+    structure.fit(model, train, validation, lambda *_: None)
+    after = model.get_weights()
+    if all(np.array_equal(old, new) for old, new in zip(before, after, strict=True)):
+        raise SubmissionError("the model learns nothing: no weight changed in training")
+
+
+def _check_round_trip(structure: Structure, model: keras.Model, features: np.ndarray) -> None:
+    predictions = structure.predict(model, features)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "model.h5"
+        structure.save(model, path)
+        again = structure.load(path)
+    if not np.array_equal(predictions, structure.predict(again, features)):
+        raise SubmissionError("the model predicts otherwise after it is saved and loaded as .h5")

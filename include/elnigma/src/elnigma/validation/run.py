@@ -1,0 +1,51 @@
+"""The ``validate`` command: the checks of one module, and their record."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from elnigma.outputs import utc_now, write_json
+from elnigma.progress import Progress
+from elnigma.task import CONTRACT, read_task
+from elnigma.threads import limit_threads
+
+
+def validate(system: str, module: str, out: Path) -> None:
+    """
+    Check a module and write ``result.json``.
+
+    :param system: ``feature_set`` or ``model_structure``.
+    :param module: Folder or dotted name.
+    :param out: Output folder.
+    :raises SubmissionError: If the module does not pass.
+    """
+    task = read_task()
+    limit_threads(task.threads)
+    started_at = utc_now()
+    progress = Progress(task.progress_file)
+    seed = task.seed or 0
+    columns: list[str] = []
+    with progress.heartbeat():
+        if system == "feature_set":
+            from elnigma.validation.feature_set import FeatureSetCheck
+
+            columns, checks = FeatureSetCheck(module, seed=seed).run(progress)
+        else:
+            from elnigma.validation.model_structure import check_model_structure
+
+            checks = check_model_structure(module, progress, seed=seed)
+    progress.tell("done", 100)
+    write_json(
+        out / "result.json",
+        {
+            "contract": CONTRACT,
+            "validated": True,
+            "submission_id": task.submission_id,
+            "task_id": task.task_id,
+            "system": system,
+            "columns": columns,
+            "checks": checks,
+            "started_at": started_at,
+            "ended_at": utc_now(),
+        },
+    )

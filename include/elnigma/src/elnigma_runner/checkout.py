@@ -1,0 +1,188 @@
+"""
+A commit of el-nigma, fetched once and kept in the cache with what it needs beyond the image.
+
+Both kinds of folder are built under another name and renamed when complete, under a lock of their
+own: a second runner waits for the first and finds the work done; one that dies leaves nothing
+that could be taken for a whole.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import os
+import re
+import shutil
+import sys
+import tomllib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from elnigma_runner.console import Console
+from elnigma_runner.settings import Settings
+from elnigma_runner.trainer import PrepareError, PrepareStopped, Run, Trainer
+
+_COMMIT = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
+_GIT_URL = re.compile(r"(https?|ssh|git|file)://[^\s-]\S*|/\S+|[\w.]+@[\w.-]+:\S+")
+# Where the trainer's project may lie in its repository.
+_PROJECT_FOLDERS = (".", "include/elnigma")
+_REQUIREMENTS = "requirements.txt"
+# What git and pip say when asking again is of no use.
+_FINAL_ERRORS = re.compile(
+    r"not our ref|couldn't find remote ref|not appear to be a git repo|repository .*not found"
+    r"|not a tree|unadvertised object|unable to read tree|authentication failed|does not exist"
+    r"|do not match the hashes",
+    re.IGNORECASE,
+)
+_GIT_CONFIG = "[safe]\n\tdirectory = *\n[core]\n\thooksPath = /dev/null\n"
+
+
+class Checkout:
+    """
+    Makes the trainer of one commit ready.
+
+    :param settings: Names repository, commit and cache.
+    :param console: Where the work is told.
+    :param work: Folder for temporary files of this attempt.
+    :param run: Runs a command under the attempt's limits.
+    """
+
+    def __init__(self, settings: Settings, console: Console, work: Path, run: Run) -> None:
+        self._settings = settings
+        self._console = console
+        self._work = work
+        self._run = run
+        git_config = work / "gitconfig"
+        git_config.write_text(_GIT_CONFIG)
+        # These commands are the runner's own: they may need its proxy, index and CA settings.
+        self._environment = {
+            **os.environ,
+            "HOME": str(work),
+            "GIT_TERMINAL_PROMPT": "0",
+            "GIT_CONFIG_GLOBAL": str(git_config),
+            "GIT_ALLOW_PROTOCOL": "https:http:ssh:git:file",
+            "PIP_NO_INPUT": "1",
+            "PIP_DISABLE_PIP_VERSION_CHECK": "1",
+        }
+
+    def prepare(self) -> Trainer:
+        """
+        Return the commit's trainer.
+
+        :raises PrepareError: If it cannot be had.
+        :raises PrepareStopped: If a limit or an abort came first.
+        """
+        url, commit = self._settings.git, self._settings.commit
+        if not url or not _GIT_URL.fullmatch(url):
+            raise PrepareError(f"{url!r} is not a git URL", temporary=False)
+        if not commit or not _COMMIT.fullmatch(commit):
+            raise PrepareError(f"{commit!r} is not a full commit id", temporary=False)
+        with self._made_once("trainers", commit) as partial:
+            if partial is not None:
+                self._fetch(url, commit, partial)
+        project = self._find_project(self._settings.cache / "trainers" / commit)
+        python, sites = self._find_python(project)
+        source = project / "src" if (project / "src").is_dir() else project
+        return Trainer(
+            command=[python, "-P", "-m", "elnigma"],
+            source=f"el-nigma commit {commit}",
+            environment={"PYTHONPATH": str(source), "ELNIGMA_ROOT": str(project)},
+            sites=sites,
+        )
+
+    def _fetch(self, url: str, commit: str, folder: Path) -> None:
+        self._console.say(f"fetching el-nigma commit {commit}")
+        git = ["git", "-C", str(folder)]
+        self._check([*git, "init", "-q", "--template="], "git init failed")
+        fetch = [*git, "fetch", "-q", "--no-tags", "--no-recurse-submodules"]
+        if self._call([*fetch, "--depth", "1", "--", url, commit]) != 0:
+            # Some servers hand out branches and tags only.
+            refs = ["+refs/heads/*:refs/remotes/origin/*", "+refs/tags/*:refs/tags/*"]
+            self._check([*fetch, "--", url, *refs], "el-nigma cannot be fetched")
+        self._check([*git, "checkout", "-q", "--detach", commit], f"no commit {commit} there")
+        # History is of no use to a training, and nothing may be run from its settings later.
+        shutil.rmtree(folder / ".git")
+
+    def _find_project(self, checkout: Path) -> Path:
+        for name in _PROJECT_FOLDERS:
+            file = checkout / name / "pyproject.toml"
+            try:
+                project = tomllib.loads(file.read_text(encoding="utf-8")).get("project", {})
+            except (OSError, ValueError):
+                continue
+            if project.get("name") in ("elnigma", "el-nigma"):
+                return (checkout / name).resolve()
+        raise PrepareError("the commit holds no el-nigma project", temporary=False)
+
+    def _find_python(self, project: Path) -> tuple[str, tuple[str, ...]]:
+        own = _read_requirements(Path(__file__).resolve().parents[2] / _REQUIREMENTS)
+        wanted = _read_requirements(project / _REQUIREMENTS)
+        if not wanted or wanted == own:
+            self._console.say("requirements: the image's own")
+            return sys.executable, tuple(sys.path)
+        # What is missing depends on what the image has and on the interpreter.
+        lock = "\n".join([sys.version, sys.prefix, *sorted(own), "--", *sorted(wanted)])
+        key = hashlib.sha256(lock.encode()).hexdigest()
+        with self._made_once("environments", key) as partial:
+            if partial is not None:
+                self._install(project / _REQUIREMENTS, partial)
+        folder = self._settings.cache / "environments" / key
+        sites = tuple(str(site) for site in folder.glob("lib/python*/site-packages"))
+        return str(folder / "bin" / "python"), (*sites, *sys.path)
+
+    def _install(self, requirements: Path, folder: Path) -> None:
+        self._console.say("installing the requirements that the image lacks")
+        self._check([sys.executable, "-m", "venv", str(folder)], "python -m venv failed")
+        (site,) = folder.glob("lib/python*/site-packages")
+        # Behind the environment's own packages stand the image's: only what differs is installed.
+        images = [path for path in sys.path if path.endswith("site-packages")]
+        (site / "image.pth").write_text("\n".join(images) + "\n")
+        pip = [str(folder / "bin" / "python"), "-m", "pip", "install", "-q", "--no-cache-dir"]
+        self._check([*pip, "-r", str(requirements)], "the requirements cannot be installed")
+
+    @contextmanager
+    def _made_once(self, kind: str, key: str) -> Iterator[Path | None]:
+        """
+        Yield a folder to fill, or ``None`` if somebody has filled it already.
+
+        The folder takes its name when the block ends well.
+        """
+        parent = self._settings.cache / kind
+        parent.mkdir(parents=True, exist_ok=True)
+        target, partial = parent / key, parent / f".{key}.partial"
+        with (parent / f".{key}.lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if target.is_dir():
+                yield None
+                return
+            # Left by a runner that died: nobody else holds the lock.
+            shutil.rmtree(partial, ignore_errors=True)
+            partial.mkdir()
+            yield partial
+            partial.rename(target)
+
+    def _call(self, argv: list[str]) -> int:
+        ending = self._run(argv, self._environment, self._work)
+        if ending.stop is not None:
+            raise PrepareStopped(ending)
+        return ending.exit_code
+
+    def _check(self, argv: list[str], problem: str) -> None:
+        if self._call(argv) != 0:
+            # Git's advice comes after the error itself.
+            lines = self._console.last_lines(5)
+            line = next((line for line in lines if line.startswith(("fatal", "ERROR"))), "")
+            final = _FINAL_ERRORS.search("\n".join(lines)) or problem.startswith("no commit")
+            raise PrepareError(f"{problem}: {line or lines[-1]}", temporary=not final)
+
+
+def _read_requirements(path: Path) -> set[str]:
+    """Return the requirements without comments and hashes; empty if there is no such file."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except OSError:
+        return set()
+    text = re.sub(r"\\\n", " ", text)
+    lines = (re.sub(r"\s--hash=\S+", "", line.split("#")[0]) for line in text.splitlines())
+    return {" ".join(line.split()) for line in lines if line.strip()}

@@ -1,0 +1,188 @@
+"""The ``elnigma-run`` command: every argument is the trainer's."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import sys
+import tempfile
+import time
+import traceback
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from elnigma_runner import outputs
+from elnigma_runner.checkout import Checkout
+from elnigma_runner.console import Console
+from elnigma_runner.gpu import GpuMeter
+from elnigma_runner.processes import Family, become_subreaper
+from elnigma_runner.progress import ProgressRelay
+from elnigma_runner.settings import SettingsError, find_out, read_settings
+from elnigma_runner.supervise import Supervisor
+from elnigma_runner.trainer import (
+    PrepareError,
+    PrepareStopped,
+    Trainer,
+    find_own_trainer,
+    tell_versions,
+)
+from elnigma_runner.verdict import Decision, Ending, decide, write_verdict
+
+
+def main() -> int:
+    """Run one attempt and return the exit code of its verdict."""
+    argv = sys.argv[1:]
+    started_at = _utc_now()
+    try:
+        out = find_out(argv, os.environ)
+        out.mkdir(parents=True, exist_ok=True)
+    except (SettingsError, OSError) as error:
+        print(f"elnigma-run: config: {error}", file=sys.stderr)
+        return 2
+    try:
+        return Attempt(argv, out, started_at).run()
+    except Exception as error:  # the supervisor of an attempt: whatever happens, a verdict is left
+        traceback.print_exc()
+        is_config = isinstance(error, SettingsError)
+        decision = Decision(
+            exit_code=2 if is_config else 1,
+            error_class="config" if is_config else "unknown",
+            reason=f"{'config' if is_config else 'runner failed'}: {error}"[:500],
+        )
+        usage = {"wall_seconds": 0, "cpu_seconds": 0, "peak_memory_bytes": 0, "gpu": None}
+        console = {"lines": 0, "bytes": 0, "kept_bytes": 0, "truncated": False}
+        write_verdict(
+            out, decision, started_at=started_at, ended_at=_utc_now(), usage=usage,
+            console=console, files=outputs.list_files(out, only=frozenset({outputs.CONSOLE})),
+        )  # fmt: skip
+        return decision.exit_code
+
+
+class Attempt:
+    """
+    One attempt, from the first line of console to the verdict.
+
+    :param argv: Arguments of the trainer.
+    :param out: Output folder.
+    :param started_at: When it began, for the verdict.
+    """
+
+    def __init__(self, argv: list[str], out: Path, started_at: str) -> None:
+        outputs.clear_protocol_files(out)
+        self._argv = argv
+        self._started_at = started_at
+        self._started = time.monotonic()
+        self._settings = read_settings(out, os.environ)
+        self._work = Path(tempfile.mkdtemp(prefix="touchstone-"))
+        self._console = Console(out / outputs.CONSOLE, self._settings.console_bytes)
+        become_subreaper()
+        self._family = Family()
+        self._gpu = GpuMeter()
+        source = self._work / outputs.PROGRESS
+        self._progress = ProgressRelay(source, self._settings.progress_file)
+        self._supervisor = Supervisor(
+            self._settings, self._console, self._family, self._gpu, self._progress.relay
+        )
+        signal.signal(signal.SIGTERM, lambda *_: self._supervisor.abort())
+        signal.signal(signal.SIGINT, lambda *_: self._supervisor.abort())
+
+    def run(self) -> int:
+        """Run the trainer and leave the verdict; return its exit code."""
+        try:
+            decision = self._run_trainer()
+            self._progress.relay(final=True)
+            if decision.reason:
+                self._console.say(decision.reason)
+        finally:
+            self._family.kill()
+            self._console.close()
+            shutil.rmtree(self._work, ignore_errors=True)
+        self._leave_verdict(decision)
+        return decision.exit_code
+
+    def _run_trainer(self) -> Decision:
+        environment = self._build_environment()
+        try:
+            trainer = self._prepare_trainer()
+            tell_versions(trainer, self._console.say)
+            ending = self._supervisor.run(
+                [*trainer.command, *self._argv], environment | trainer.environment, Path.cwd()
+            )
+        except PrepareStopped as error:
+            return self._decide(error.ending)
+        except PrepareError as error:
+            return error.decision
+        except OSError as error:
+            reason = f"contract: the trainer cannot be started: {error}"
+            return Decision(exit_code=1, error_class="unknown", reason=reason)
+        if ending.stop is None and (stop := self._supervisor.find_output_stop()):
+            ending = Ending(exit_code=ending.exit_code, stop=stop)
+        return self._decide(ending)
+
+    def _prepare_trainer(self) -> Trainer:
+        settings = self._settings
+        if settings.git is None and settings.commit is None:
+            return find_own_trainer(settings)
+        self._progress.write(
+            {"t": time.time(), "phase": "preparing", "percent": 0.0, "eta_s": None, "metrics": {}}
+        )
+        return Checkout(settings, self._console, self._work, self._supervisor.run).prepare()
+
+    def _decide(self, ending: Ending) -> Decision:
+        settings = self._settings
+        problem = None
+        try:
+            command = self._argv[0] if self._argv else ""
+            outputs.check_result(settings.out, command, settings.submission_id, settings.task_id)
+        except outputs.ResultError as error:
+            problem = str(error)
+        return decide(
+            ending,
+            settings,
+            error=outputs.read_error(settings.out),
+            result_problem=problem,
+            last_line="".join(self._console.last_lines()),
+        )
+
+    def _build_environment(self) -> dict[str, str]:
+        temporary = self._work / "tmp"
+        temporary.mkdir()
+        return {
+            **self._settings.environment,
+            "TOUCHSTONE_OUT": str(self._settings.out),
+            "TOUCHSTONE_PROGRESS_FILE": str(self._work / outputs.PROGRESS),
+            "TMPDIR": str(temporary),
+            "HOME": str(temporary),
+            "MPLCONFIGDIR": str(temporary / "matplotlib"),
+            "PYTHONFAULTHANDLER": "1",
+            "PYTHONDONTWRITEBYTECODE": "1",
+        }
+
+    def _leave_verdict(self, decision: Decision) -> None:
+        settings = self._settings
+        self._family.include_largest()
+        cpu_seconds = self._family.cpu_seconds()
+        too_much = self._supervisor.find_output_stop() is not None
+        kept = frozenset({outputs.CONSOLE, outputs.ERROR}) if too_much else None
+        usage: dict[str, Any] = {
+            "wall_seconds": round(time.monotonic() - self._started, 3),
+            "cpu_seconds": round(cpu_seconds, 3),
+            "peak_memory_bytes": self._family.peak_memory_bytes,
+            "gpu": self._gpu.summary(),
+        }
+        console = {
+            "lines": self._console.lines,
+            "bytes": self._console.bytes,
+            "kept_bytes": self._console.kept_bytes,
+            "truncated": self._console.truncated,
+        }
+        write_verdict(
+            settings.out, decision, started_at=self._started_at, ended_at=_utc_now(), usage=usage,
+            console=console, files=outputs.list_files(settings.out, only=kept),
+        )  # fmt: skip
+
+
+def _utc_now() -> str:
+    return datetime.now(UTC).isoformat(timespec="milliseconds")

@@ -1,0 +1,218 @@
+"""The output folder, written by code nobody trusts: read with limits, links never followed."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+import stat
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+CONSOLE = "console.log"
+RESULT = "result.json"
+ERROR = "error.json"
+VERDICT = "verdict.json"
+PROGRESS = "progress.jsonl"
+MODELS = ("models/long.h5", "models/short.h5")
+
+MAX_FILES = 10_000
+_MAX_DEPTH = 16
+_MAX_JSON_BYTES = 4 * 1024**2
+_READ_BYTES = 1024**2
+# The runner's own; they do not count against the trainer.
+_OWN = frozenset({CONSOLE, VERDICT, PROGRESS})
+
+
+class ResultError(ValueError):
+    """``result.json`` is missing, or not what the contract asks for; the message says which."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class OutputSize:
+    """
+    How much the trainer has written.
+
+    :param files: Number of files and folders, the runner's own left out.
+    :param bytes: Their bytes together.
+    """
+
+    files: int
+    bytes: int
+
+
+def clear_protocol_files(out: Path) -> None:
+    """Remove what an earlier attempt in the same folder could be taken for."""
+    for name in (RESULT, ERROR, VERDICT, PROGRESS, CONSOLE):
+        (out / name).unlink(missing_ok=True)
+
+
+def measure(out: Path) -> OutputSize:
+    """Return the size of everything below ``out``; stops counting beyond the most files."""
+    files = size = 0
+    for path, facts in _walk(out):
+        if path in _OWN:
+            continue
+        files += 1
+        size += facts.st_blocks * 512 if stat.S_ISREG(facts.st_mode) else 0
+        if files > MAX_FILES:
+            break
+    return OutputSize(files=files, bytes=size)
+
+
+def list_files(out: Path, *, only: frozenset[str] | None = None) -> list[dict[str, Any]]:
+    """
+    Return path, SHA-256 and size of every regular file below ``out``, by path.
+
+    Links, devices and names that are not UTF-8 are left out; so are the verdict and the progress.
+
+    :param only: If given, the paths to restrict the list to.
+    """
+    files = []
+    for path, facts in _walk(out):
+        if path in (VERDICT, PROGRESS) or not stat.S_ISREG(facts.st_mode):
+            continue
+        if only is not None and path not in only:
+            continue
+        digest = _digest(out / path)
+        if digest is not None and _is_plain(path):
+            files.append({"path": path, "sha256": digest[0], "size": digest[1]})
+    return sorted(files, key=lambda file: file["path"])
+
+
+def read_error(out: Path) -> dict[str, str] | None:
+    """Return class and message of ``error.json``, or ``None`` if it is missing or unusable."""
+    try:
+        document = _read_json(out / ERROR)
+    except ResultError:
+        return None
+    if not isinstance(document, dict):
+        return None
+    facts = {name: document.get(name) for name in ("class", "message")}
+    if not all(isinstance(value, str) and value.strip() for value in facts.values()):
+        return None
+    return {name: str(value) for name, value in facts.items()}
+
+
+def check_result(out: Path, command: str, submission_id: str, task_id: str) -> dict[str, Any]:
+    """
+    Return ``result.json`` if it is what the contract asks for.
+
+    :param out: Output folder.
+    :param command: ``validate`` or ``train``; they leave different results.
+    :param submission_id: Must be named in the result, unless empty.
+    :param task_id: Likewise.
+    :raises ResultError: With what is wrong.
+    """
+    result = _read_json(out / RESULT)
+    if not isinstance(result, dict) or result.get("contract") != 1:
+        raise ResultError("result.json is not of contract 1")
+    for name, expected in (("submission_id", submission_id), ("task_id", task_id)):
+        if expected and result.get(name) != expected:
+            raise ResultError(f"result.json names another {name}")
+    if command == "validate":
+        if result.get("validated") is not True:
+            raise ResultError("result.json does not say validated")
+    elif command == "train":
+        _check_training(result, out)
+    return result
+
+
+def _check_training(result: dict[str, Any], out: Path) -> None:
+    metrics = result.get("metrics")
+    if not isinstance(metrics, dict) or not metrics:
+        raise ResultError("result.json has no metrics")
+    for name, value in metrics.items():
+        if value is not None and (isinstance(value, bool) or not isinstance(value, int | float)):
+            raise ResultError(f"result.json: metric {name[:100]!r} is neither a number nor null")
+    listed = result.get("files")
+    if not isinstance(listed, list) or not all(isinstance(file, dict) for file in listed):
+        raise ResultError("result.json lists no files")
+    by_path = {file.get("path"): file.get("sha256") for file in listed}
+    for path in (*MODELS, "predictions.csv"):
+        if path not in by_path:
+            raise ResultError(f"result.json does not list {path}")
+    wanted = frozenset(path for path in by_path if isinstance(path, str))
+    present = {file["path"]: file["sha256"] for file in list_files(out, only=wanted)}
+    for path, sha256 in by_path.items():
+        if present.get(path) != sha256:
+            raise ResultError(f"{str(path)[:200]} is missing or not what result.json says")
+
+
+def _read_json(path: Path) -> Any:
+    content = _read(path, _MAX_JSON_BYTES)
+    if content is None:
+        raise ResultError(f"{path.name} is missing")
+    if len(content) > _MAX_JSON_BYTES:
+        raise ResultError(f"{path.name} is larger than {_MAX_JSON_BYTES} bytes")
+    try:
+        return json.loads(content, parse_constant=_refuse_constant, parse_float=_finite)
+    except (ValueError, RecursionError) as error:
+        raise ResultError(f"{path.name} is not valid JSON: {error}") from error
+
+
+def _refuse_constant(name: str) -> Any:
+    raise ValueError(f"{name} is not JSON")
+
+
+def _finite(text: str) -> float:
+    value = float(text)
+    if not math.isfinite(value):
+        raise ValueError(f"{text[:40]} is out of range")
+    return value
+
+
+def _read(path: Path, limit: int) -> bytes | None:
+    """Return at most one byte more than ``limit``; ``None`` for anything but a regular file."""
+    descriptor = _open_regular(path)
+    if descriptor is None:
+        return None
+    with os.fdopen(descriptor, "rb") as file:
+        return file.read(limit + 1)
+
+
+def _digest(path: Path) -> tuple[str, int] | None:
+    descriptor = _open_regular(path)
+    if descriptor is None:
+        return None
+    digest, size = hashlib.sha256(), 0
+    with os.fdopen(descriptor, "rb") as file:
+        while block := file.read(_READ_BYTES):
+            digest.update(block)
+            size += len(block)
+    return digest.hexdigest(), size
+
+
+def _open_regular(path: Path) -> int | None:
+    # O_NONBLOCK: a named pipe would wait for a writer for ever.
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError:
+        return None
+    if stat.S_ISREG(os.fstat(descriptor).st_mode):
+        return descriptor
+    os.close(descriptor)
+    return None
+
+
+def _walk(out: Path, prefix: str = "", depth: int = 0) -> Iterator[tuple[str, os.stat_result]]:
+    try:
+        entries = list(os.scandir(out / prefix))
+    except OSError:
+        return  # gone while we looked, or a folder its owner closed to us
+    for entry in entries:
+        try:
+            facts = entry.stat(follow_symlinks=False)
+        except OSError:
+            continue
+        path = f"{prefix}{entry.name}"
+        yield path, facts
+        if stat.S_ISDIR(facts.st_mode) and depth < _MAX_DEPTH:
+            yield from _walk(out, f"{path}/", depth + 1)
+
+
+def _is_plain(path: str) -> bool:
+    return path.isprintable() and len(path) <= 500 and "\\" not in path

@@ -1,0 +1,188 @@
+"""How an attempt ended: one exit code, one class, one line that a submitter understands."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from signal import Signals
+from typing import Any
+
+from elnigma_runner.outputs import VERDICT
+from elnigma_runner.settings import CONTRACT, MIB, Settings
+
+MAX_REASON_CHARACTERS = 500
+
+
+class Stop(StrEnum):
+    """Why the runner itself ended the trainer."""
+
+    WALL = "wall"
+    CPU = "cpu"
+    MEMORY = "memory"
+    CONSOLE = "console"
+    OUTPUT = "output"
+    FILES = "files"
+    ABORT = "abort"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ending:
+    """
+    How the trainer's process ended.
+
+    :param exit_code: Its exit code; negative for a signal.
+    :param stop: Why the runner ended it, if it did.
+    :param oom_killed: Whether the kernel killed for memory meanwhile.
+    :param oom_bytes: The limit that the kernel kept, if it is known.
+    """
+
+    exit_code: int
+    stop: Stop | None = None
+    oom_killed: bool = False
+    oom_bytes: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Decision:
+    """
+    The part of the verdict that others act on.
+
+    :param exit_code: The runner's own exit code.
+    :param error_class: ``ok``, or the kind of failure.
+    :param reason: One line; ``None`` for success.
+    """
+
+    exit_code: int
+    error_class: str
+    reason: str | None
+
+
+# Exit codes of the contract that a trainer may give itself.
+_CLASSES = {
+    2: "config",
+    3: "submission",
+    4: "diverged",
+    10: "data",
+    75: "temporary",
+    137: "oom",
+    143: "aborted",
+}
+# Refinements of a submission's failure that error.json may name.
+_SUBMISSION_CLASSES = frozenset({"submission", "contract", "limit"})
+# These cost the submitter nothing and are tried again: a bare exit code is no proof.
+_NEEDS_PROOF = frozenset({10, 75, 137, 143})
+_FALLBACKS = {
+    2: "config: the trainer refused its arguments or configuration",
+    3: "submission: the module failed",
+    4: "diverged: the training produced no finite numbers",
+}
+
+
+def decide(
+    ending: Ending,
+    settings: Settings,
+    *,
+    error: Mapping[str, str] | None,
+    result_problem: str | None,
+    last_line: str,
+) -> Decision:
+    """
+    Decide what an ending means.
+
+    :param ending: How the process ended.
+    :param settings: The limits, for their figures.
+    :param error: ``error.json``, if it is usable.
+    :param result_problem: What is wrong with ``result.json``; ``None`` if nothing is.
+    :param last_line: Last line of the console, where nothing better is known.
+    """
+    if ending.stop is not None:
+        return _decide_stop(ending.stop, settings)
+    if ending.oom_killed and ending.exit_code != 0:
+        return _out_of_memory(ending.oom_bytes or settings.memory_bytes)
+    if ending.exit_code == 0:
+        if result_problem is None:
+            return Decision(exit_code=0, error_class="ok", reason=None)
+        reason = f"contract: exited 0 but wrote no valid result.json ({result_problem})"
+        return Decision(exit_code=3, error_class="contract", reason=reason)
+    return _decide_failure(ending.exit_code, error, last_line)
+
+
+def _decide_stop(stop: Stop, settings: Settings) -> Decision:
+    if stop is Stop.ABORT:
+        return Decision(exit_code=143, error_class="aborted", reason="aborted: SIGTERM received")
+    if stop is Stop.MEMORY:
+        return _out_of_memory(settings.memory_bytes)
+    reason = {
+        Stop.WALL: f"time limit: stopped after {settings.wall_seconds:g} s",
+        Stop.CPU: f"CPU limit: stopped after {settings.cpu_seconds or 0:g} CPU seconds",
+        Stop.CONSOLE: f"console limit: printed more than {_mib(settings.console_hard_bytes)}",
+        Stop.OUTPUT: f"output limit: wrote more than {_mib(settings.output_bytes)}",
+        Stop.FILES: "output limit: wrote more than 10000 files",
+    }[stop]
+    return Decision(exit_code=3, error_class="limit", reason=reason)
+
+
+def _out_of_memory(limit: int | None) -> Decision:
+    figure = f"more than {_mib(limit)}" if limit else "the machine has no more"
+    return Decision(exit_code=137, error_class="oom", reason=f"out of memory: {figure}")
+
+
+def _decide_failure(exit_code: int, error: Mapping[str, str] | None, last_line: str) -> Decision:
+    error_class = _CLASSES.get(exit_code)
+    claimed = error["class"] if error else None
+    if exit_code in _NEEDS_PROOF and claimed != error_class:
+        error_class = None
+    if exit_code == 3 and claimed in _SUBMISSION_CLASSES:
+        error_class = claimed
+    if error_class is None:
+        what = (
+            f"killed by {Signals(-exit_code).name}" if exit_code < 0 else f"exit code {exit_code}"
+        )
+        tail = f"; last line: {last_line}" if last_line else ""
+        return Decision(
+            exit_code=1, error_class="unknown", reason=_one_line(f"unknown: {what}{tail}")
+        )
+    message = error["message"] if error else last_line or _FALLBACKS[exit_code]
+    return Decision(exit_code=exit_code, error_class=error_class, reason=_one_line(message))
+
+
+def write_verdict(
+    out: Path,
+    decision: Decision,
+    *,
+    started_at: str,
+    ended_at: str,
+    usage: Mapping[str, Any],
+    console: Mapping[str, Any],
+    files: list[dict[str, Any]],
+) -> None:
+    """Write ``verdict.json`` whole, the last file of all."""
+    document = {
+        "contract": CONTRACT,
+        "exit_code": decision.exit_code,
+        "outcome": "succeeded" if decision.exit_code == 0 else "failed",
+        "class": decision.error_class,
+        "reason": decision.reason,
+        "started_at": started_at,
+        "ended_at": ended_at,
+        "usage": usage,
+        "console": console,
+        "files": files,
+    }
+    partial = out / f".{VERDICT}.partial"
+    partial.unlink(missing_ok=True)
+    partial.write_text(json.dumps(document, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+    partial.replace(out / VERDICT)
+
+
+def _one_line(text: str) -> str:
+    printable = "".join(c if c.isprintable() else " " for c in text)
+    line = " ".join(printable.split())
+    return line if len(line) <= MAX_REASON_CHARACTERS else line[: MAX_REASON_CHARACTERS - 1] + "…"
+
+
+def _mib(size: int) -> str:
+    return f"{size / MIB:g} MiB"

@@ -1,0 +1,94 @@
+"""Shared fixtures: folders, and attempts run by the real runner in processes of their own."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """What an attempt left behind."""
+
+    exit_code: int
+    out: Path
+    verdict: dict[str, Any]
+
+    @property
+    def console(self) -> str:
+        return (self.out / "console.log").read_text(errors="replace")
+
+    @property
+    def result(self) -> dict[str, Any]:
+        document: dict[str, Any] = json.loads((self.out / "result.json").read_text())
+        return document
+
+
+def build_environment(out: Path, **variables: str) -> dict[str, str]:
+    """Return the environment of a runner; ``variables`` are given without TOUCHSTONE_."""
+    return {
+        "PATH": os.environ["PATH"],
+        "HOME": str(out),
+        "LANG": "C.UTF-8",
+        "TOUCHSTONE_OUT": str(out),
+        **{f"TOUCHSTONE_{name}": value for name, value in variables.items()},
+    }
+
+
+@pytest.fixture
+def run_attempt(tmp_path: Path) -> Callable[..., Run]:
+    """Run the runner with arguments for the trainer, and return what it left."""
+
+    def run(*arguments: str, name: str = "out", **variables: str) -> Run:
+        out = tmp_path / name
+        out.mkdir()
+        finished = subprocess.run(
+            [
+                sys.executable,
+                "-P",
+                "-m",
+                "elnigma_runner",
+                arguments[0],
+                "--out",
+                str(out),
+                *arguments[1:],
+            ],
+            env=build_environment(out, **variables),
+            timeout=110,
+            check=False,
+        )
+        verdict = json.loads((out / "verdict.json").read_text())
+        return Run(exit_code=finished.returncode, out=out, verdict=verdict)
+
+    return run
+
+
+@pytest.fixture
+def run_script(tmp_path: Path, run_attempt: Callable[..., Run]) -> Callable[..., Run]:
+    """Run the runner with a Python script in the trainer's place."""
+
+    def run(source: str, *arguments: str, **variables: str) -> Run:
+        script = tmp_path / "trainer"
+        script.write_text(f"#!{sys.executable} -P\n{source}\n")
+        script.chmod(0o755)
+        return run_attempt(*(arguments or ("validate",)), TRAINER=str(script), **variables)
+
+    return run
+
+
+# A trainer that keeps the contract of ``validate``; scripts add to it.
+GOOD_VALIDATION = """
+import json, os, pathlib
+out = pathlib.Path(os.environ["TOUCHSTONE_OUT"])
+(out / "result.json").write_text(json.dumps({"contract": 1, "validated": True}))
+"""
