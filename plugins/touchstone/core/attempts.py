@@ -1,0 +1,434 @@
+"""
+How a task's record changes: by a new attempt, by what its agent says, by a wish to cancel.
+
+Every function takes the record as it is and returns the fields to set, or ``None`` when there is
+nothing to change: a late, repeated or outranked event is simply not one. The record is the
+truth; queues only deliver.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from datetime import datetime
+from enum import StrEnum
+from typing import Any
+
+from touchstone.core.outcomes import Outcome, judge_exit
+from touchstone.core.states import TASK_TERMINAL, TaskStatus, is_task_move
+from touchstone.core.tasks import TaskSpec
+from touchstone_agent.protocol.messages import (
+    FINAL_PHASES,
+    AttemptPhase,
+    AttemptRef,
+    PhaseChanged,
+    Progress,
+    SlotClass,
+)
+
+Record = dict[str, Any]
+
+_PER_ATTEMPT: dict[str, Any] = {
+    "phase": None,
+    "progress_phase": None,
+    "percent": 0,
+    "eta_seconds": None,
+    "metrics": {},
+    "console_bytes": 0,
+    "container": None,
+    "image_digest": None,
+    "intent_at": None,
+    "last_event_at": None,
+    "accepted_at": None,
+    "preparing_at": None,
+    "running_at": None,
+    "exited_at": None,
+    "uploaded_at": None,
+    "ended_at": None,
+    "exit_code": None,
+    "outcome": None,
+    "failure_class": None,
+    "is_retriable": None,
+    "reason": None,
+    "verdict": None,
+    "files": [],
+    "cancel": None,
+    "published": None,
+    "placement": None,
+}
+"""Fields that belong to the newest attempt, as they are before it has done anything."""
+
+_KEPT = (
+    "run_id",
+    "attempt",
+    "fence",
+    "server",
+    "container",
+    "phase",
+    "exit_code",
+    "outcome",
+    "failure_class",
+    "reason",
+    "intent_at",
+    "running_at",
+    "ended_at",
+    "console_bytes",
+    "placement",
+)
+"""What is remembered of an attempt when the next one takes its place."""
+
+OUT_OF_MEMORY = "oom"
+"""Class of a failure for which only more memory helps."""
+
+_ORDER = {
+    AttemptPhase.ACCEPTED: 1,
+    AttemptPhase.PREPARING: 2,
+    AttemptPhase.RUNNING: 3,
+    AttemptPhase.EXITED: 4,
+    AttemptPhase.UPLOADED: 5,
+    AttemptPhase.REJECTED: 6,
+    AttemptPhase.CANCELLED: 6,
+    AttemptPhase.LOST: 6,
+}
+"""An attempt only ever goes up here."""
+
+
+def new_task(spec: TaskSpec, *, run_id: str, map_index: int, now: datetime) -> Record:
+    """Return the record of a task that waits for its first attempt."""
+    return {
+        "submission_id": spec.submission_id,
+        "task_id": spec.task_id,
+        "kind": spec.kind.value,
+        "interval": spec.interval,
+        "model_group_id": spec.submission_id,
+        "run_id": run_id,
+        "map_index": map_index,
+        "status": TaskStatus.QUEUED.value,
+        "config": spec.model_dump(mode="json"),
+        "platform": None,
+        "server": None,
+        "fence": 0,
+        "attempt": 0,
+        "attempts": [],
+        "created_at": now.isoformat(),
+        **_PER_ATTEMPT,
+    }
+
+
+def renew_task(record: Record, spec: TaskSpec, *, run_id: str, map_index: int) -> Record:
+    """
+    Return what a task of an earlier run becomes when a new run wants it again.
+
+    The fence goes up: whatever carries the old one is outranked from now on, and an event of it
+    that comes late changes nothing.
+    """
+    return {
+        "fence": int(record.get("fence") or 0) + 1,
+        "run_id": run_id,
+        "map_index": map_index,
+        "config": spec.model_dump(mode="json"),
+        "status": TaskStatus.QUEUED.value,
+        "attempts": remember_attempt(record),
+        "attempt": 0,
+        **_PER_ATTEMPT,
+    }
+
+
+def remember_attempt(record: Record) -> list[Record]:
+    """Return the ended attempts, the newest one included if there was one."""
+    history = list(record.get("attempts") or [])
+    fence = record.get("fence") or 0
+    if fence and record.get("attempt") and all(item.get("fence") != fence for item in history):
+        history.append({key: record.get(key) for key in _KEPT})
+    return history
+
+
+def find_attempts_of_run(record: Record) -> list[Record]:
+    """Return the attempts that the task has had in its present run, the newest one included."""
+    return [
+        item for item in remember_attempt(record) if item.get("run_id") in {None, record["run_id"]}
+    ]
+
+
+def claim_attempt(
+    record: Record,
+    *,
+    attempt: int,
+    server: str,
+    container_of: Any,
+    now: datetime,
+    placement: Mapping[str, Any] | None = None,
+) -> Record:
+    """
+    Write down the intent to start an attempt, before anything is sent.
+
+    :param attempt: Airflow's try number.
+    :param server: The server it will go to.
+    :param container_of: Function from the attempt's reference to its container's name.
+    :param now: The time, UTC.
+    :param placement: Why it goes there, and what was expected of its wait.
+    :return: Fields to set; the new fence outranks every older attempt.
+    """
+    fence = int(record.get("fence") or 0) + 1
+    ref = AttemptRef(
+        submission_id=record["submission_id"],
+        task_id=record["task_id"],
+        attempt=attempt,
+        fence=fence,
+    )
+    return {
+        **_PER_ATTEMPT,
+        "attempts": remember_attempt(record),
+        "status": TaskStatus.QUEUED.value,
+        "attempt": attempt,
+        "fence": fence,
+        "server": server,
+        "platform": "on-prem",
+        "container": container_of(ref),
+        "intent_at": now.isoformat(),
+        "placement": dict(placement) if placement else None,
+    }
+
+
+def build_attempt_spec(record: Record) -> TaskSpec:
+    """
+    Return what the newest attempt runs: the task's spec, with more memory if it ran out of it.
+
+    Each attempt that was ended for memory doubles it for the next one, which therefore needs a
+    server that has as much.
+    """
+    spec = TaskSpec.model_validate(record["config"])
+    # The newest attempt itself is not over yet, or it is the one that this is for.
+    times = sum(
+        item.get("failure_class") == OUT_OF_MEMORY
+        for item in find_attempts_of_run(record)
+        if item.get("fence") != record["fence"]
+    )
+    if not times:
+        return spec
+    memory_mib = spec.limits.memory_mib * 2**times
+    return spec.model_copy(
+        update={"limits": spec.limits.model_copy(update={"memory_mib": memory_mib})}
+    )
+
+
+def get_ref(record: Record) -> AttemptRef:
+    """
+    Return the reference of a task's newest attempt.
+
+    :raises ValueError: If it never had one.
+    """
+    return AttemptRef(
+        submission_id=record["submission_id"],
+        task_id=record["task_id"],
+        attempt=record["attempt"],
+        fence=record["fence"],
+    )
+
+
+def is_ended(record: Record) -> bool:
+    """Tell whether the newest attempt has ended and only its files may still be moving."""
+    return TaskStatus(record["status"]) in TASK_TERMINAL
+
+
+def request_cancel(record: Record, *, by: str, reason: str, now: datetime) -> Record | None:
+    """
+    Write down that a task's newest attempt must end.
+
+    :return: Fields to set; ``None`` if it has ended, or the wish is on record already.
+    """
+    if is_ended(record):
+        return None
+    cancel = record.get("cancel")
+    if cancel and cancel["through_fence"] >= record["fence"]:
+        return None
+    changes: Record = {
+        "cancel": {
+            "through_fence": record["fence"],
+            "by": by,
+            "at": now.isoformat(),
+            "reason": reason,
+        }
+    }
+    if not record.get("attempt"):
+        # No attempt was ever sent, so no agent will report its end.
+        changes |= _ended(TaskStatus.CANCELLED, Outcome.CANCELLED, reason, now)
+    return changes
+
+
+def apply_phase(record: Record, event: PhaseChanged, *, now: datetime) -> Record | None:
+    """
+    Say what a task becomes by a phase its agent reports.
+
+    :return: Fields to set; ``None`` if the event is outranked, repeated or out of order.
+    """
+    if event.ref.fence != record.get("fence"):
+        return None
+    old = record.get("phase")
+    if old is not None and (
+        AttemptPhase(old) in FINAL_PHASES or _ORDER[event.phase] <= _ORDER[AttemptPhase(old)]
+    ):
+        return None
+    changes: Record = {"phase": event.phase.value, "last_event_at": now.isoformat()}
+    at, details = event.at.isoformat(), event.details
+    if event.phase is AttemptPhase.ACCEPTED:
+        changes |= {"accepted_at": at, "status": TaskStatus.PREPARING.value}
+    elif event.phase is AttemptPhase.PREPARING:
+        changes |= {
+            "preparing_at": at,
+            "status": TaskStatus.PREPARING.value,
+            "image_digest": details.get("image_digest"),
+        }
+    elif event.phase is AttemptPhase.RUNNING:
+        changes |= {"running_at": at, "status": TaskStatus.RUNNING.value}
+    elif event.phase is AttemptPhase.EXITED:
+        changes |= {"exited_at": at} | _apply_exit(record, details, event.at)
+    elif event.phase is AttemptPhase.UPLOADED:
+        changes |= {"uploaded_at": at}
+        if record.get("exited_at") is None:
+            # The report of the exit was lost on its way; this one repeats its facts.
+            changes |= {"exited_at": at} | _apply_exit(record, details, event.at)
+    elif event.phase is AttemptPhase.CANCELLED:
+        changes |= _ended(TaskStatus.CANCELLED, Outcome.CANCELLED, event.reason, event.at)
+    elif event.phase is AttemptPhase.REJECTED:
+        reason = f"server {record['server']} refused: {event.reason}"
+        changes |= _ended(TaskStatus.ERROR, Outcome.FAILED_INFRASTRUCTURE, reason, event.at)
+    else:
+        changes |= _ended(TaskStatus.LOST, Outcome.LOST, event.reason, event.at)
+    status = TaskStatus(changes["status"] if "status" in changes else record["status"])
+    if is_ended(record) or not is_task_move(TaskStatus(record["status"]), status):
+        # The end is on record already; a straggler's facts may be added, its status may not.
+        changes = {key: value for key, value in changes.items() if key in {"phase", "uploaded_at"}}
+    return changes
+
+
+def _apply_exit(record: Record, details: dict[str, Any], at: datetime) -> Record:
+    ending = judge_exit(
+        details.get("exit_code"),
+        oom_killed=bool(details.get("oom_killed")),
+        verdict=details.get("verdict"),
+    )
+    facts: Record = {
+        "exit_code": details.get("exit_code"),
+        "verdict": details.get("verdict"),
+        "files": details.get("files") or [],
+    }
+    if record.get("cancel") and ending.outcome is not Outcome.SUCCEEDED:
+        reason = record["cancel"]["reason"]
+        return facts | _ended(TaskStatus.CANCELLED, Outcome.CANCELLED, reason, at)
+    if record["kind"] == SlotClass.VALIDATION and ending.failure_class == OUT_OF_MEMORY:
+        # A training may fit a larger host; what validates has the same memory everywhere.
+        ending = replace(ending, outcome=Outcome.FAILED_USER, is_retriable=False)
+    facts |= {
+        "outcome": ending.outcome.value,
+        "failure_class": ending.failure_class,
+        "is_retriable": ending.is_retriable,
+        "reason": ending.reason,
+    }
+    if ending.outcome is not Outcome.SUCCEEDED:
+        return facts | {"status": TaskStatus.ERROR.value, "ended_at": at.isoformat()}
+    facts |= {"percent": 100, "eta_seconds": 0}
+    if record["kind"] == SlotClass.VALIDATION:
+        # The verdict came with the event: nothing has to be published.
+        return facts | {"status": TaskStatus.SUCCESS.value, "ended_at": at.isoformat()}
+    return facts | {"status": TaskStatus.UPLOADING.value}
+
+
+def _ended(status: TaskStatus, outcome: Outcome, reason: str | None, at: datetime) -> Record:
+    return {
+        "status": status.value,
+        "outcome": outcome.value,
+        "reason": reason,
+        "failure_class": outcome.value,
+        "is_retriable": outcome in {Outcome.LOST, Outcome.FAILED_INFRASTRUCTURE},
+        "ended_at": at.isoformat(),
+    }
+
+
+def apply_progress(record: Record, event: Progress, *, now: datetime) -> Record | None:
+    """Say what a task becomes by a progress report; only a running attempt has any."""
+    if event.ref.fence != record.get("fence") or record["status"] != TaskStatus.RUNNING:
+        return None
+    return {
+        "percent": event.percent,
+        "progress_phase": event.phase,
+        "eta_seconds": event.eta_seconds,
+        "metrics": {name: x for name, x in event.metrics.items() if is_storable(x)},
+        "console_bytes": event.console_bytes,
+        "last_event_at": now.isoformat(),
+    }
+
+
+def declare_lost(
+    record: Record, *, fence: int, reason: str, now: datetime, is_upload_lost: bool = False
+) -> Record | None:
+    """
+    Say what a task becomes when nothing will be heard of its attempt any more.
+
+    :param fence: The attempt that was judged; a newer one is left alone.
+    :param is_upload_lost: Whether that holds for the files of a container that has ended well,
+        too: usually they still come when the server is back.
+    """
+    if is_ended(record) or not record.get("attempt") or record["fence"] != fence:
+        return None
+    if record["status"] == TaskStatus.UPLOADING and not is_upload_lost:
+        return None
+    return {"phase": AttemptPhase.LOST.value} | _ended(TaskStatus.LOST, Outcome.LOST, reason, now)
+
+
+class WaitEnd(StrEnum):
+    """What a trigger does when its attempt has ended."""
+
+    SUCCEED = "succeed"
+    RETRY = "retry"
+    FAIL = "fail"
+
+
+MAX_USER_FAILURES = 3
+MAX_OUT_OF_MEMORY = 2
+"""Attempts that may fail by the user's code, and for memory; other hosts' faults never count."""
+
+
+def may_retry(record: Record) -> bool:
+    """Tell by the ledgers of its attempts whether a failed task gets another one."""
+    if not record.get("is_retriable"):
+        return False
+    ended = find_attempts_of_run(record)
+    by_user = sum(item.get("outcome") == Outcome.FAILED_USER for item in ended)
+    by_memory = sum(item.get("failure_class") == OUT_OF_MEMORY for item in ended)
+    return bool(by_user < MAX_USER_FAILURES and by_memory < MAX_OUT_OF_MEMORY)
+
+
+def find_end(record: Record, *, fence: int, run_id: str) -> WaitEnd | None:
+    """
+    Say how the Airflow task that waits for an attempt ends.
+
+    A validation succeeds as soon as there is a verdict, good or bad: ``accept`` reads it. A
+    training ends when its container has exited; its uploads go on behind it.
+
+    :param fence: The attempt that is waited for; it may be the next one, of a task on deck.
+    :param run_id: The DAG run that waits; what another run has taken over is not retried.
+    :return: ``None`` while there is something to wait for. ``RETRY`` for what another attempt
+        may mend, ``FAIL`` for what no attempt will.
+    """
+    if record["run_id"] != run_id:
+        return WaitEnd.FAIL
+    if record["fence"] > fence:
+        return WaitEnd.RETRY
+    if record["fence"] < fence:
+        return None
+    outcome = record.get("outcome")
+    if outcome is None:
+        return None
+    if outcome == Outcome.SUCCEEDED:
+        return WaitEnd.SUCCEED
+    if outcome == Outcome.CANCELLED:
+        return WaitEnd.FAIL
+    if outcome == Outcome.FAILED_USER and record["kind"] == SlotClass.VALIDATION:
+        return WaitEnd.SUCCEED
+    return WaitEnd.RETRY if may_retry(record) else WaitEnd.FAIL
+
+
+def is_storable(number: float) -> bool:
+    """Tell whether a number fits in a record: finite, and within DynamoDB's range."""
+    return bool(number == 0 or 1e-128 < abs(number) < 1e125)

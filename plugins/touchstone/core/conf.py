@@ -1,0 +1,330 @@
+"""What a run may carry: a new submission or an accepted one, with or without a schedule."""
+
+from __future__ import annotations
+
+import datetime as dt
+import re
+import shlex
+from enum import StrEnum
+from pathlib import PurePosixPath
+from typing import Annotated, Any, Self
+
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
+
+from touchstone.core.names import is_submission_id
+from touchstone_agent.protocol.errors import ConfigurationError
+
+MAX_INTERVALS = 50
+MAX_INTERVAL = 250
+"""Trading days that el-nigma looks ahead at most."""
+INTERVALS_PATTERN = r"^\s*[1-9]\d*(\s*,\s*[1-9]\d*)*\s*$"
+UPLOAD_SCHEME = "upload:"
+
+_INTERVALS = re.compile(INTERVALS_PATTERN)
+_UPLOAD = re.compile(r"upload:[0-9a-f]{64}")
+_OVERRIDE = re.compile(r"[A-Za-z_][\w-]*(\.[A-Za-z_][\w-]*)*=.*", re.DOTALL)
+_PASSWORD = re.compile(r"[a-z+]+://[^/@]*:[^/@]*@", re.IGNORECASE)
+_REF = re.compile(r"(?!-)[\w./@^~+-]{1,200}")
+
+
+class System(StrEnum):
+    """What kind of module a submission is."""
+
+    FEATURE_SET = "feature_set"
+    MODEL_STRUCTURE = "model_structure"
+
+
+class Platform(StrEnum):
+    """Where trainings may run; ``any`` prefers on-prem servers."""
+
+    ANY = "any"
+    ON_PREM = "on-prem"
+    RUNPOD = "runpod"
+
+
+def _parse_intervals(value: object) -> object:
+    if isinstance(value, str):
+        if not value.strip():
+            raise ValueError("is empty; give whole days, for example 1,5,20")
+        if not _INTERVALS.fullmatch(value):
+            raise ValueError(f"{value!r} is not a list of whole days such as 1,5,20")
+        return [int(part) for part in value.split(",")]
+    return value
+
+
+def _drop_blank(value: object) -> object:
+    """The trigger form sends a blank line for a trailing newline, and None for a cleared list."""
+    if value is None:
+        return []
+    if isinstance(value, (list, tuple)):
+        return [item for item in value if not (isinstance(item, str) and not item.strip())]
+    return value
+
+
+def _blank_is_none(value: object) -> object:
+    return None if isinstance(value, str) and not value.strip() else value
+
+
+def _check_relative(value: str) -> str:
+    path = PurePosixPath(value)
+    if path.is_absolute() or ".." in path.parts or value.startswith("-") or "\0" in value:
+        raise ValueError(f"{value!r} is not a path below the source's root")
+    return value
+
+
+Lines = Annotated[tuple[str, ...], BeforeValidator(_drop_blank)]
+Text = Annotated[str | None, BeforeValidator(_blank_is_none)]
+
+
+class Schedule(BaseModel):
+    """
+    How an accepted submission is to be trained; an engineer's decision.
+
+    :param intervals: Prediction intervals in days; one task each.
+    :param config_file: Path of the el-nigma configuration, relative to its configuration folder.
+    :param branch: Branch, tag or commit of el-nigma; ``None`` for the trainer image's own.
+    :param fetched_data_end_to: Last day of data to use; ``None`` for all there is.
+    :param platform: Where it may run.
+    :param overrides: ``key.path=value`` each, as for ``--config_override``.
+    :param passthrough: Further arguments for el-nigma, after ``--``.
+    :param seed: Seed of the training.
+    :param baseline: Submission to compare with; ``None`` for none.
+    :param priority: Higher is placed first; submitters share what is free inside a priority.
+    :param require_cuda: Run nowhere without a CUDA GPU.
+    :param prefer_cuda: Wait for a CUDA GPU for a while before anything lesser is taken.
+    :param min_vram_gib: Least memory of the GPU, GiB.
+    :param min_ram_gib: Least memory of the server, GiB.
+    :param allowed_hosts: Servers it may run on; empty for any.
+    :param job: Name of the job in its manifest, for servers' allow and deny lists.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=False)
+
+    intervals: Annotated[tuple[int, ...], BeforeValidator(_parse_intervals)] = Field(min_length=1)
+    config_file: str = "default.toml"
+    branch: Text = None
+    fetched_data_end_to: Annotated[dt.date | None, BeforeValidator(_blank_is_none)] = None
+    platform: Platform = Platform.ANY
+    overrides: Lines = ()
+    passthrough: Lines = ()
+    seed: int = Field(default=0, ge=0, lt=2**31)
+    baseline: Text = None
+    priority: int = Field(default=0, ge=-100, le=100)
+    require_cuda: bool = False
+    prefer_cuda: bool = False
+    min_vram_gib: float = Field(default=0, ge=0, le=1024)
+    min_ram_gib: float = Field(default=0, ge=0, le=65536)
+    allowed_hosts: Lines = ()
+    job: Text = Field(default=None, max_length=100)
+
+    @field_validator("intervals")
+    @classmethod
+    def _distinct(cls, value: tuple[int, ...]) -> tuple[int, ...]:
+        if any(item < 1 or item > MAX_INTERVAL for item in value):
+            raise ValueError(f"an interval is a whole number of days from 1 to {MAX_INTERVAL}")
+        distinct = tuple(dict.fromkeys(value))
+        if len(distinct) > MAX_INTERVALS:
+            raise ValueError(f"{len(distinct)} intervals; at most {MAX_INTERVALS} at once")
+        return distinct
+
+    @field_validator("config_file")
+    @classmethod
+    def _config_is_relative(cls, value: str) -> str:
+        return _check_relative(value)
+
+    @field_validator("branch")
+    @classmethod
+    def _branch_is_a_ref(cls, value: str | None) -> str | None:
+        if value is not None and not _REF.fullmatch(value):
+            raise ValueError(f"{value!r} is not a git branch, tag or commit")
+        return value
+
+    @field_validator("overrides")
+    @classmethod
+    def _overrides_are_pairs(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for item in value:
+            if not _OVERRIDE.fullmatch(item):
+                raise ValueError(f"{item!r} is not key.path=value")
+        return value
+
+    @field_validator("passthrough")
+    @classmethod
+    def _passthrough_can_be_split(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for item in value:
+            try:
+                shlex.split(item)
+            except ValueError as error:
+                raise ValueError(f"{item!r}: {error}") from error
+        return value
+
+    @property
+    def passthrough_argv(self) -> tuple[str, ...]:
+        """Return the passthrough lines as single arguments, split as a shell would."""
+        return tuple(word for line in self.passthrough for word in shlex.split(line))
+
+
+class Source(BaseModel):
+    """
+    Where a new submission's module is.
+
+    :param url: Git URL, or ``upload:<sha256>`` of an archive uploaded before.
+    :param ref: Branch, tag or commit; ``None`` for the default branch.
+    :param path: Folder of the module below the root; ``.`` for the root.
+    :param system: What kind of module it is.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    url: str = Field(min_length=1, max_length=2000)
+    ref: Text = None
+    path: str = "."
+    system: System = System.FEATURE_SET
+
+    @field_validator("url")
+    @classmethod
+    def _is_a_source(cls, value: str) -> str:
+        # Whether a local path is allowed depends on the installation: the git hook knows.
+        if value.startswith("-") or "\0" in value or value != value.strip():
+            raise ValueError(f"{value!r} is not a git URL")
+        if _PASSWORD.match(value):
+            raise ValueError("a password in a URL would be on record for everybody; use an ssh key")
+        if value.startswith(UPLOAD_SCHEME) and not _UPLOAD.fullmatch(value):
+            raise ValueError("an uploaded source is upload:<sha256 in 64 hex digits>")
+        return value
+
+    @field_validator("ref")
+    @classmethod
+    def _is_a_ref(cls, value: str | None) -> str | None:
+        if value is not None and not _REF.fullmatch(value):
+            raise ValueError(f"{value!r} is not a git branch, tag or commit")
+        return value
+
+    @field_validator("path")
+    @classmethod
+    def _path_is_relative(cls, value: str) -> str:
+        return _check_relative(value or ".")
+
+    @property
+    def upload_sha256(self) -> str | None:
+        """Return the digest of an uploaded archive; ``None`` for a git source."""
+        return self.url.removeprefix(UPLOAD_SCHEME) if self.url.startswith(UPLOAD_SCHEME) else None
+
+
+class RunConf(BaseModel):
+    """
+    A run's conf after checking.
+
+    :param source: A new submission, or ``None``.
+    :param submission_id: An accepted submission, or ``None``; exactly one of the two is given.
+    :param schedule: How to train it; ``None`` ends the run at ``accept``.
+    :param notes: Free text of the submitter.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    source: Source | None = None
+    submission_id: str | None = None
+    schedule: Schedule | None = None
+    notes: str = Field(default="", max_length=4000)
+
+    @model_validator(mode="after")
+    def _one_of_two(self) -> Self:
+        if (self.source is None) == (self.submission_id is None):
+            raise ValueError(
+                "source: give either a source (a new submission) "
+                "or a submission_id (an accepted one), not both"
+            )
+        if self.submission_id is not None:
+            if not is_submission_id(self.submission_id):
+                raise ValueError(f"submission_id: {self.submission_id!r} is not a submission's id")
+            if self.schedule is None:
+                raise ValueError("intervals: scheduling an accepted submission needs intervals")
+        return self
+
+
+SOURCE_KEYS = {"source": "url", "ref": "ref", "path": "path", "system": "system"}
+SCHEDULE_KEYS = {
+    "intervals": "intervals",
+    "config_file": "config_file",
+    "branch": "branch",
+    "fetched_data_end_to": "fetched_data_end_to",
+    "platform": "platform",
+    "config_overrides": "overrides",
+    "passthrough_args": "passthrough",
+    "seed": "seed",
+    "baseline": "baseline",
+    "priority": "priority",
+    "require_cuda": "require_cuda",
+    "prefer_cuda": "prefer_cuda",
+    "min_vram_gib": "min_vram_gib",
+    "min_ram_gib": "min_ram_gib",
+    "allowed_hosts": "allowed_hosts",
+    "job": "job",
+}
+PLACEMENT_KEYS = (
+    *("priority", "require_cuda", "prefer_cuda", "min_vram_gib", "min_ram_gib"),
+    *("allowed_hosts", "job"),
+)
+"""Those keys of a schedule that say what it needs of a server."""
+OTHER_KEYS = ("submission_id", "notes")
+CONF_KEYS = (*SOURCE_KEYS, *SCHEDULE_KEYS, *OTHER_KEYS)
+"""Every key of a run's conf, as the form, REST and CI send them: flat."""
+
+
+def parse_conf(conf: dict[str, Any]) -> RunConf:
+    """
+    Check a run's flat conf.
+
+    A run has a schedule exactly when ``intervals`` is given and not null; the form sends every
+    field, so other schedule fields alone do not make one.
+
+    :param conf: Keys of :data:`CONF_KEYS`; null means not given.
+    :raises ConfigurationError: Naming the first field that is unknown or wrong.
+    """
+    unknown = sorted(set(conf) - set(CONF_KEYS))
+    if unknown:
+        raise ConfigurationError(
+            f"{unknown[0]}: unknown field; known are {', '.join(sorted(CONF_KEYS))}"
+        )
+    given = {key: value for key, value in conf.items() if value is not None}
+    nested: dict[str, Any] = {key: given[key] for key in OTHER_KEYS if key in given}
+    if nested.get("submission_id") == "":
+        del nested["submission_id"]
+    if given.get("source"):
+        nested["source"] = {new: given[old] for old, new in SOURCE_KEYS.items() if old in given}
+    if "intervals" in given:
+        nested["schedule"] = {new: given[old] for old, new in SCHEDULE_KEYS.items() if old in given}
+    try:
+        return RunConf.model_validate(nested)
+    except ValidationError as error:
+        raise ConfigurationError(_explain(error)) from error
+
+
+def _explain(error: ValidationError) -> str:
+    """Say the first error in the words of the flat conf."""
+    item = error.errors()[0]
+    names = {new: old for old, new in (SOURCE_KEYS | SCHEDULE_KEYS).items()}
+    parts = [str(part) for part in item["loc"] if part not in {"source", "schedule"}]
+    message = item["msg"].removeprefix("Value error, ")
+    if not parts:
+        return message
+    parts[0] = names.get(parts[0], parts[0])
+    return f"{'.'.join(parts)}: {message}"
+
+
+def build_conf(conf: RunConf) -> dict[str, Any]:
+    """Return the flat, canonical form of a checked conf; parsing it again gives the same."""
+    data = conf.model_dump(mode="json", exclude_none=True)
+    flat: dict[str, Any] = {key: data[key] for key in OTHER_KEYS if key in data}
+    source, schedule = data.get("source", {}), data.get("schedule", {})
+    flat |= {old: source[new] for old, new in SOURCE_KEYS.items() if new in source}
+    flat |= {old: schedule[new] for old, new in SCHEDULE_KEYS.items() if new in schedule}
+    return flat

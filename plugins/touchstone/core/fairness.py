@@ -1,0 +1,137 @@
+"""The order of the queue: priority, then fair share between submitters, then age."""
+
+from __future__ import annotations
+
+import contextlib
+import datetime as dt
+import heapq
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from touchstone.core.durations import Duration
+from touchstone.core.eligibility import Needs
+
+Key = tuple[str, str]
+"""A task: the submission's id and the task's."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Waiting:
+    """
+    A task that waits for a slot.
+
+    :param key: The task.
+    :param needs: What it asks of a machine.
+    :param priority: Higher goes first, whatever the shares.
+    :param since: When it entered the queue.
+    :param order: Its place among those that entered together: the map index.
+    :param submitter: Who shares.
+    :param avoid: Servers where an earlier attempt failed for infrastructure.
+    :param failed_at: When the last of those failed; ``None`` counts from ``since``.
+    :param expected: How long it will hold a slot, if anything is known.
+    """
+
+    key: Key
+    needs: Needs
+    since: dt.datetime
+    priority: int = 0
+    order: int = 0
+    submitter: str = ""
+    avoid: frozenset[str] = frozenset()
+    failed_at: dt.datetime | None = None
+    expected: Duration | None = None
+
+    @property
+    def avoid_since(self) -> dt.datetime:
+        """Return from when on it waits for another server than those where it failed."""
+        return self.failed_at or self.since
+
+
+class Shares:
+    """
+    What each submitter has, in slots, weighed.
+
+    :param usage: Slots' worth each has in use, or used lately.
+    :param weights: How much more than others each may have; 1 unless given.
+    """
+
+    def __init__(self, usage: Mapping[str, float], weights: Mapping[str, float]) -> None:
+        self._usage = dict(usage)
+        self._weights = weights
+
+    def get(self, submitter: str) -> float:
+        """Return a submitter's weighed share; a submitter without weight comes last."""
+        weight = self._weights.get(submitter, 1.0)
+        return self._usage.get(submitter, 0.0) / weight if weight > 0 else float("inf")
+
+    def add(self, submitter: str) -> None:
+        """Count one more slot of a submitter."""
+        self._usage[submitter] = self._usage.get(submitter, 0.0) + 1
+
+    def copy(self) -> Shares:
+        """Return shares that can be counted on without changing these."""
+        return Shares(self._usage, self._weights)
+
+
+def sort_by_age(waiting: Iterable[Waiting]) -> list[Waiting]:
+    """Return tasks by when they entered the queue; ties by order, then by key."""
+    return sorted(waiting, key=lambda task: (task.since, task.order, task.key))
+
+
+class NoneFree(Exception):
+    """There is nothing left to take; raised by whoever is offered tasks, to end the offer."""
+
+
+def offer_fairly(
+    waiting: Sequence[Waiting], shares: Shares, take: Callable[[Waiting], bool]
+) -> None:
+    """
+    Offer tasks in the order of the queue, and count those taken in their submitter's share.
+
+    The next to be offered is, in the highest priority, the oldest task of whoever has the
+    smallest share. A task that is not taken costs its submitter nothing: whoever waits for one
+    scarce machine must not lose a turn on the others.
+
+    :param waiting: The tasks, in any order.
+    :param shares: Counted on for each task taken.
+    :param take: Whether the task offered was taken; raises :class:`NoneFree` to end the offer.
+    """
+    levels: dict[int, list[Waiting]] = defaultdict(list)
+    for task in waiting:
+        levels[task.priority].append(task)
+    with contextlib.suppress(NoneFree):
+        for priority in sorted(levels, reverse=True):
+            _offer_level(sort_by_age(levels[priority]), shares, take)
+
+
+def _offer_level(tasks: list[Waiting], shares: Shares, take: Callable[[Waiting], bool]) -> None:
+    # Ages are compared as ranks: a whole number is compared faster than a date and a key.
+    lanes: dict[str, list[int]] = defaultdict(list)
+    for rank, task in enumerate(tasks):
+        lanes[task.submitter].append(rank)
+    nexts = {submitter: iter(lane) for submitter, lane in lanes.items()}
+    heap = [(shares.get(submitter), next(lane), submitter) for submitter, lane in nexts.items()]
+    heapq.heapify(heap)
+    while heap:
+        share, rank, submitter = heap[0]
+        if take(tasks[rank]):
+            shares.add(submitter)
+            share = shares.get(submitter)
+        following = next(nexts[submitter], None)
+        if following is None:
+            heapq.heappop(heap)
+        else:
+            heapq.heapreplace(heap, (share, following, submitter))
+
+
+def order_fairly(waiting: Sequence[Waiting], shares: Shares) -> list[Waiting]:
+    """Return tasks in the order in which they would be taken if any slot fitted any task."""
+    ordered: list[Waiting] = []
+
+    def take(task: Waiting) -> bool:
+        ordered.append(task)
+        return True
+
+    offer_fairly(waiting, shares.copy(), take)
+    return ordered

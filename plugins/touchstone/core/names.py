@@ -1,0 +1,73 @@
+"""Identifiers and object keys, derived and never made up twice."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+
+from touchstone_agent.protocol.messages import AttemptRef
+
+VALIDATION_TASK_ID = "validation"
+
+_SUBMISSION_ID = re.compile(r"[a-z0-9][a-z0-9-]{1,46}[a-z0-9]")
+_RUN_SUFFIX = re.compile(r"--\d+$")
+
+
+def is_submission_id(text: str) -> bool:
+    """Tell whether ``text`` can be a submission's id: 3 to 48 of ``a-z 0-9 -``."""
+    return _SUBMISSION_ID.fullmatch(text) is not None and "--" not in text
+
+
+def build_submission_id(run_id: str) -> str:
+    """
+    Derive a submission's id from the run that brought it.
+
+    A run id that can be one is taken as it is. Airflow's own (``manual__2026-...``) becomes a
+    readable start and ten hex digits of its hash, so that the same run always means the same
+    submission.
+    """
+    if is_submission_id(run_id):
+        return run_id
+    readable = re.sub(r"[^a-z0-9]+", "-", run_id.lower()).strip("-")[:24].strip("-")
+    digest = hashlib.sha256(run_id.encode()).hexdigest()[:10]
+    return f"{readable}-{digest}" if readable else f"run-{digest}"
+
+
+def build_run_id(submission_id: str, number: int) -> str:
+    """Return the run id of a submission's run, counted from 1: the id, then ``<id>--2``."""
+    return submission_id if number == 1 else f"{submission_id}--{number}"
+
+
+def find_submission_of_run(run_id: str) -> str:
+    """Return the submission a run id stands for: ``<id>--2`` belongs to ``<id>``."""
+    return build_submission_id(_RUN_SUFFIX.sub("", run_id))
+
+
+def build_task_id(interval: int) -> str:
+    """Return the task id of a prediction interval."""
+    return f"i{interval}"
+
+
+def build_content_key(sha256: str) -> str:
+    """Return the key of submitted content in the content bucket."""
+    return f"content/{sha256}.tar.gz"
+
+
+def build_attempt_prefix(ref: AttemptRef) -> str:
+    """Return what all object keys of an attempt begin with, ``/`` at the end."""
+    return f"{ref.submission_id}/{ref.task_id}/{ref.attempt}-{ref.fence}/"
+
+
+def build_output_key(ref: AttemptRef, path: str) -> str:
+    """Return the key of an attempt's raw output in the content bucket."""
+    return f"attempts/{build_attempt_prefix(ref)}{path}"
+
+
+def build_console_key(ref: AttemptRef, offset: int) -> str:
+    """Return the key of the console chunk that begins at byte ``offset``, in the logs bucket."""
+    return f"{build_attempt_prefix(ref)}{offset:012d}.log"
+
+
+def build_model_key(ref: AttemptRef, strategy: str) -> str:
+    """Return the key of a published model in the models bucket."""
+    return f"{build_attempt_prefix(ref)}{strategy}.h5"

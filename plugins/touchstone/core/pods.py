@@ -1,0 +1,386 @@
+"""Pods and GPU offers of RunPod as Touchstone sees them, and the choice of what to rent."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from decimal import Decimal
+from enum import StrEnum
+from typing import Final
+
+SSH_PORT: Final = "22/tcp"
+
+
+class Cloud(StrEnum):
+    """Whose machine it is: RunPod's own data centre, or a vetted host's."""
+
+    SECURE = "SECURE"
+    COMMUNITY = "COMMUNITY"
+
+
+class Stock(StrEnum):
+    """The catalogue's word for how many are free; ``UNKNOWN`` for a word not known yet."""
+
+    NONE = "NONE"
+    LOW = "LOW"
+    MEDIUM = "MEDIUM"
+    HIGH = "HIGH"
+    UNKNOWN = "UNKNOWN"
+
+
+class PodStatus(StrEnum):
+    """What RunPod has seen of a pod; ``UNKNOWN`` for a word not known yet."""
+
+    PROVISIONING = "PROVISIONING"
+    STARTING = "STARTING"
+    RUNNING = "RUNNING"
+    EXITED = "EXITED"
+    ERROR = "ERROR"
+    TERMINATED = "TERMINATED"
+    UNKNOWN = "UNKNOWN"
+
+
+@dataclass(frozen=True, kw_only=True)
+class SshAddress:
+    """Where a pod's own sshd is reached; changes with every start of its container."""
+
+    host: str
+    port: int
+    username: str = "root"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pod:
+    """
+    A pod as the API shows it.
+
+    :param status: Seen, not desired.
+    :param price_per_hour: USD while it has its machine; 0 when it is stopped.
+    :param ssh: ``None`` until port 22 is mapped to a public address.
+    :param uptime_seconds: Since its container started; ``None`` while none runs.
+    """
+
+    id: str
+    name: str
+    status: PodStatus
+    image: str
+    gpu: str | None
+    gpu_count: int
+    cloud: Cloud | None
+    data_center: str | None
+    price_per_hour: Decimal
+    env: Mapping[str, str] = field(default_factory=dict, repr=False)
+    ssh: SshAddress | None = None
+    uptime_seconds: int | None = None
+    created_at: datetime | None = None
+    started_at: datetime | None = None
+    cuda_version: str | None = None
+
+    @property
+    def is_running(self) -> bool:
+        """Return whether its container runs."""
+        return self.status is PodStatus.RUNNING
+
+
+@dataclass(frozen=True, kw_only=True)
+class PodOrder:
+    """
+    What to rent: exactly one of ``gpu`` and ``cpu``.
+
+    :param name: Unique, because RunPod takes a name twice and knows no idempotency key.
+    :param image: The pod *is* a container of this image; there is no Docker inside.
+    :param gpu: GPU model id of the catalogue.
+    :param cpu: CPU flavor id of the catalogue.
+    :param data_center: ``None`` lets RunPod choose.
+    :param disk_gb: Container disk, wiped with the container.
+    :param entrypoint: Instead of the image's; empty keeps the image's.
+    :param cmd: Instead of the image's; empty keeps the image's.
+    :param registry_id: RunPod's id of the credentials for a private image.
+    :param min_cuda: Lowest CUDA version of the host, as ``12.4``.
+    """
+
+    name: str
+    image: str
+    gpu: str | None = None
+    gpu_count: int = 1
+    cpu: str | None = None
+    vcpus: int = 4
+    cloud: Cloud = Cloud.SECURE
+    data_center: str | None = None
+    disk_gb: int = 20
+    ports: tuple[str, ...] = (SSH_PORT,)
+    env: Mapping[str, str] = field(default_factory=dict, repr=False)
+    entrypoint: tuple[str, ...] = ()
+    cmd: tuple[str, ...] = ()
+    registry_id: str | None = None
+    min_cuda: str | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse an order of nothing or of both."""
+        if (self.gpu is None) == (self.cpu is None):
+            raise ValueError("a pod has either a GPU or a CPU")
+
+
+@dataclass(frozen=True, kw_only=True)
+class GpuOffer:
+    """
+    One GPU model in one cloud, as the live catalogue has it.
+
+    :param price_per_hour: USD for one GPU.
+    :param stock: Over all data centres.
+    :param data_centers: Stock of each data centre that offers it.
+    """
+
+    gpu: str
+    name: str
+    memory_gb: int
+    cloud: Cloud
+    price_per_hour: Decimal
+    stock: Stock
+    data_centers: Mapping[str, Stock] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Balance:
+    """The account's money, in USD; ``spend_per_hour`` is of all pods, ours or not."""
+
+    usd: Decimal
+    spend_per_hour: Decimal
+    spend_limit: Decimal | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Bill:
+    """What RunPod says a pod has cost so far, in USD; lags behind by up to an hour."""
+
+    pod_id: str
+    usd: Decimal
+
+
+@dataclass(frozen=True, kw_only=True)
+class Wish:
+    """
+    What somebody wants to rent, best first.
+
+    :param gpus: Model ids or names; empty for any model, cheapest first.
+    :param clouds: Clouds to try for each model.
+    :param data_centers: Data centres to try for each cloud; empty lets RunPod choose.
+    :param max_price: Most USD per hour; ``None`` for no ceiling.
+    :param max_price_of: Ceilings of single models, instead of ``max_price``.
+    :param min_memory_gb: GPU memory needed.
+    """
+
+    gpus: tuple[str, ...] = ()
+    clouds: tuple[Cloud, ...] = (Cloud.SECURE, Cloud.COMMUNITY)
+    data_centers: tuple[str, ...] = ()
+    max_price: Decimal | None = None
+    max_price_of: Mapping[str, Decimal] = field(default_factory=dict)
+    min_memory_gb: float = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Candidate:
+    """One thing to order; the catalogue says it is there, only the order itself can tell."""
+
+    gpu: str
+    cloud: Cloud
+    data_center: str | None
+    price_per_hour: Decimal
+    memory_gb: int
+
+
+class Obstacle(StrEnum):
+    """Why an offer is no candidate."""
+
+    UNKNOWN_GPU = "unknown_gpu"
+    NOT_OFFERED = "not_offered"
+    TOO_SMALL = "too_small"
+    OVER_CEILING = "over_ceiling"
+    OUT_OF_STOCK = "out_of_stock"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Refusal:
+    """An obstacle, and the line that tells an engineer."""
+
+    obstacle: Obstacle
+    text: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Choice:
+    """
+    What to order, best first.
+
+    :param refusals: Why the rest is no candidate.
+    """
+
+    candidates: tuple[Candidate, ...]
+    refusals: tuple[Refusal, ...]
+
+    @property
+    def may_wait(self) -> bool:
+        """Return whether time alone could bring a candidate: something is only out of stock."""
+        return any(each.obstacle is Obstacle.OUT_OF_STOCK for each in self.refusals)
+
+    @property
+    def reason(self) -> str:
+        """Return one line about why there is no better candidate."""
+        return "; ".join(each.text for each in self.refusals)
+
+
+def choose(offers: Iterable[GpuOffer], wish: Wish) -> Choice:
+    """
+    Return what to order, in the order of the wish.
+
+    Every model is tried in all its clouds, and there in all data centres, before the next model:
+    who names a model first would rather have it elsewhere than have another one.
+
+    :param offers: The live catalogue.
+    :param wish: What is wanted, and what it may cost.
+    """
+    known = list(offers)
+    candidates: list[Candidate] = []
+    refusals: list[Refusal] = []
+    for wanted in wish.gpus or _list_models(known):
+        of_model = [offer for offer in known if is_model(offer, wanted)]
+        if not of_model:
+            refusals.append(_refuse_unknown(wanted, known))
+            continue
+        for cloud in wish.clouds:
+            offer = next((each for each in of_model if each.cloud is cloud), None)
+            refusal = _find_obstacle(wanted, offer, cloud, wish)
+            if refusal is not None:
+                refusals.append(refusal)
+            elif offer is not None:
+                found = _list_candidates(offer, wish)
+                candidates.extend(found)
+                if not found:
+                    refusals.append(_refuse_stock(offer, wish))
+    return Choice(candidates=tuple(candidates), refusals=tuple(refusals))
+
+
+def is_model(offer: GpuOffer, wanted: str) -> bool:
+    """Return whether an offer is of a model that people call so, by id or by short name."""
+    return wanted.casefold() in (offer.gpu.casefold(), offer.name.casefold())
+
+
+def _list_models(offers: Iterable[GpuOffer]) -> list[str]:
+    cheapest: dict[str, Decimal] = {}
+    for offer in offers:
+        cheapest[offer.gpu] = min(
+            offer.price_per_hour, cheapest.get(offer.gpu, offer.price_per_hour)
+        )
+    return sorted(cheapest, key=lambda gpu: (cheapest[gpu], gpu))
+
+
+def _find_obstacle(wanted: str, offer: GpuOffer | None, cloud: Cloud, wish: Wish) -> Refusal | None:
+    if offer is None:
+        text = f"{wanted} is not offered in {cloud} cloud"
+        return Refusal(obstacle=Obstacle.NOT_OFFERED, text=text)
+    if offer.memory_gb < wish.min_memory_gb:
+        text = f"{offer.name} has {offer.memory_gb} GB, {wish.min_memory_gb:g} GB are needed"
+        return Refusal(obstacle=Obstacle.TOO_SMALL, text=text)
+    ceiling = next(
+        (limit for model, limit in wish.max_price_of.items() if is_model(offer, model)),
+        wish.max_price,
+    )
+    if ceiling is not None and offer.price_per_hour > ceiling:
+        text = (
+            f"{offer.name} costs ${offer.price_per_hour}/h in {cloud} cloud, "
+            f"over the ceiling of ${ceiling}/h"
+        )
+        return Refusal(obstacle=Obstacle.OVER_CEILING, text=text)
+    return _refuse_stock(offer, wish) if offer.stock is Stock.NONE else None
+
+
+def _list_candidates(offer: GpuOffer, wish: Wish) -> list[Candidate]:
+    """Return one candidate per data centre that has some; an unlisted one has none."""
+    places: list[str | None] = [None]
+    if wish.data_centers:
+        places = [
+            place
+            for place in wish.data_centers
+            if offer.data_centers.get(place, Stock.NONE) is not Stock.NONE
+        ]
+    return [
+        Candidate(
+            gpu=offer.gpu,
+            cloud=offer.cloud,
+            data_center=place,
+            price_per_hour=offer.price_per_hour,
+            memory_gb=offer.memory_gb,
+        )
+        for place in places
+    ]
+
+
+def _refuse_stock(offer: GpuOffer, wish: Wish) -> Refusal:
+    where = f" in {', '.join(wish.data_centers)}" if wish.data_centers else ""
+    text = f"{offer.name} is out of stock in {offer.cloud} cloud{where}"
+    return Refusal(obstacle=Obstacle.OUT_OF_STOCK, text=text)
+
+
+def _refuse_unknown(wanted: str, offers: Iterable[GpuOffer]) -> Refusal:
+    names = ", ".join(sorted({offer.name for offer in offers})) or "none"
+    text = f"GPU {wanted!r} is unknown to RunPod; there are {names}"
+    return Refusal(obstacle=Obstacle.UNKNOWN_GPU, text=text)
+
+
+@dataclass(frozen=True, kw_only=True)
+class GpuRow:
+    """
+    A GPU model in a list for people; a price of ``None`` means the cloud does not offer it.
+
+    :param checked_at: When the catalogue was read.
+    """
+
+    gpu: str
+    name: str
+    memory_gb: int
+    secure_price: Decimal | None
+    community_price: Decimal | None
+    secure_stock: Stock
+    community_stock: Stock
+    checked_at: datetime
+
+    @property
+    def lowest_price(self) -> Decimal:
+        """Return the lower price per hour."""
+        return min(p for p in (self.secure_price, self.community_price) if p is not None)
+
+    @property
+    def is_available(self) -> bool:
+        """Return whether the catalogue has one now, in some cloud."""
+        return {self.secure_stock, self.community_stock} != {Stock.NONE}
+
+
+def build_gpu_rows(offers: Iterable[GpuOffer], checked_at: datetime) -> tuple[GpuRow, ...]:
+    """Return one row per model, cheapest first."""
+    by_model: dict[str, dict[Cloud, GpuOffer]] = {}
+    for offer in offers:
+        by_model.setdefault(offer.gpu, {})[offer.cloud] = offer
+    rows = []
+    for clouds in by_model.values():
+        secure, community = clouds.get(Cloud.SECURE), clouds.get(Cloud.COMMUNITY)
+        any_offer = next(iter(clouds.values()))
+        rows.append(
+            GpuRow(
+                gpu=any_offer.gpu,
+                name=any_offer.name,
+                memory_gb=any_offer.memory_gb,
+                secure_price=secure.price_per_hour if secure else None,
+                community_price=community.price_per_hour if community else None,
+                secure_stock=secure.stock if secure else Stock.NONE,
+                community_stock=community.stock if community else Stock.NONE,
+                checked_at=checked_at,
+            )
+        )
+    return tuple(sorted(rows, key=lambda row: (row.lowest_price, row.gpu)))
+
+
+def compute_cost(price_per_hour: Decimal, seconds: float) -> Decimal:
+    """Return USD for a time: RunPod bills whole seconds, begun ones count."""
+    return price_per_hour * math.ceil(max(0.0, seconds)) / 3600

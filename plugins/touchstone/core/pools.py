@@ -1,0 +1,31 @@
+"""Names of the Airflow pools, whose slots are the one truth about what may run where."""
+
+from __future__ import annotations
+
+from typing import Final
+
+QUEUE_POOL: Final = "touchstone_queue"
+"""The waiting room: it has no slots, so nothing starts before the dispatcher has placed it."""
+
+DECK_POOL: Final = "touchstone_deck"
+"""Unlimited: the next few trainings wait here, deferred and bound to nothing, for a slot."""
+
+FINISH_POOL: Final = "touchstone_finish"
+"""Unlimited: what must run on a worker after a container has ended."""
+
+RUNPOD_POOL: Final = "runpod"
+"""Pods at a time."""
+
+UNLIMITED: Final = -1
+
+_VALIDATION_SUFFIX = "_validation"
+
+
+def build_validation_pool(server: str) -> str:
+    """Return the pool of a server's validations, which trainings never take."""
+    return server + _VALIDATION_SUFFIX
+
+
+def build_pool(server: str, *, is_validation: bool) -> str:
+    """Return the pool of one kind of work on a server; ``runpod`` has but one."""
+    return build_validation_pool(server) if is_validation else server

@@ -1,0 +1,120 @@
+"""Why a task still waits, in one line for its engineer."""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Sequence
+
+from touchstone.core.eligibility import Resource, describe_needs, find_impossible, find_unfit
+from touchstone.core.fairness import Waiting
+from touchstone.core.shapes import Graces, Shape, Shapes
+from touchstone_agent.protocol.messages import SlotClass
+
+PAUSED = "placements are paused"
+_NAMES = 3
+"""So many resources are told by name; more are counted."""
+
+
+class Reasons:
+    """
+    The reasons of waiting tasks of one kind; one is worked out once for all tasks it holds for.
+
+    :param kind: Which slots they wait for.
+    :param shapes: What may go where.
+    :param graces: How long tasks wait for something better.
+    :param is_paused: Whether nothing is placed at all.
+    """
+
+    def __init__(self, kind: SlotClass, shapes: Shapes, graces: Graces, *, is_paused: bool) -> None:
+        self._kind = kind
+        self._shapes = shapes
+        self._graces = graces
+        self._is_paused = is_paused
+        self._told: dict[Shape, str] = {}
+
+    def explain(self, task: Waiting) -> str:
+        """Return why a task waits."""
+        if self._is_paused:
+            return PAUSED
+        shape = self._shapes.get(task)
+        reason = self._told.get(shape)
+        if reason is None:
+            reason = self._told[shape] = self._explain_shape(shape)
+        now = self._graces.now
+        if not shape.takes_any:
+            until = tell_time(task.since + self._graces.cuda, now)
+            reason = f"prefers CUDA: waits for it until {until}; {reason}"
+        if not shape.takes_avoided and not task.avoid.intersection(
+            resource.name for resource in shape.usable
+        ):
+            until = tell_time(task.since + self._graces.avoid, now)
+            failed = ", ".join(sorted(task.avoid))
+            reason = f"failed on {failed}: waits for another server until {until}; {reason}"
+        return reason
+
+    def _explain_shape(self, shape: Shape) -> str:
+        fits = [item for item in self._shapes.all if find_unfit(shape.needs, item) is None]
+        if not fits:
+            return find_impossible(shape.needs, self._shapes.all) or ""
+        if not shape.takes_any:
+            fits = [item for item in fits if item.capability.cuda]
+        closed = [item for item in fits if not item.is_open(self._kind)]
+        needs = describe_needs(shape.needs)
+        if shape.usable:
+            parts = [needs] if needs else []
+            parts.append(self._tell_full(shape.usable))
+            if len(closed) < _NAMES:
+                parts += (self._tell_closed(item) for item in closed)
+            return "; ".join(parts)
+        why = ", ".join(self._tell_closed(item) for item in closed[:_NAMES])
+        if len(closed) > _NAMES:
+            why += f", and {len(closed) - _NAMES} more"
+        what = "no server with CUDA" if not shape.takes_any else "nothing"
+        if not needs:
+            return f"{what} is ready: {why}" if why else f"{what} is known"
+        return f"{needs}; {what} that fits is ready: {why}"
+
+    def _tell_full(self, usable: Sequence[Resource]) -> str:
+        names = [resource.name for resource in usable]
+        if len(names) == 1:
+            told = f"{names[0]} is full"
+        elif len(names) <= _NAMES:
+            told = f"{', '.join(names[:-1])} and {names[-1]} are full"
+        else:
+            told = f"all {len(names)} that fit are full"
+        ends = [
+            (end, resource.name)
+            for resource in usable
+            if (end := self._find_next_end(resource)) is not None
+        ]
+        if not ends:
+            return told
+        end, name = min(ends)
+        where = f" ({name})" if len(names) > 1 else ""
+        if end <= self._graces.now:
+            return f"{told}, next free any minute{where}"
+        return f"{told}, next free about {tell_time(end, self._graces.now)}{where}"
+
+    def _find_next_end(self, resource: Resource) -> dt.datetime | None:
+        ends = sorted(running.ends_p50 for running in resource.get_running(self._kind))
+        # Where an admin took slots away, the first to end free nothing.
+        excess = max(0, len(ends) - resource.get_slots(self._kind))
+        return ends[excess] if len(ends) > excess else None
+
+    def _tell_closed(self, resource: Resource) -> str:
+        if resource.get_slots(self._kind) <= 0:
+            return f"{resource.name} has no slots"
+        if not resource.is_alive:
+            if resource.silent_since is None:
+                return f"{resource.name} is not online"
+            since = tell_time(resource.silent_since, self._graces.now)
+            return f"{resource.name} is silent since {since}"
+        return f"{resource.name}: {resource.block}"
+
+
+def tell_time(moment: dt.datetime, now: dt.datetime) -> str:
+    """Return a time as an engineer says it; with the day unless it is today's."""
+    moment = moment.astimezone(dt.UTC)
+    if moment.date() == now.astimezone(dt.UTC).date():
+        return f"{moment:%H:%M} UTC"
+    return f"{moment:%d %b %H:%M} UTC"

@@ -1,0 +1,158 @@
+"""Tasks of one shape may use the same resources now: what fits is worked out once for all."""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+
+from touchstone.core.conf import Platform
+from touchstone.core.eligibility import Needs, Resource, find_unfit, is_labelled
+from touchstone.core.fairness import Waiting
+from touchstone_agent.protocol.messages import SlotClass
+
+_Reduced = tuple[object, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Graces:
+    """
+    How long a task waits for something better.
+
+    :param now: The time.
+    :param cuda: For CUDA, if it prefers that.
+    :param avoid: For another server than those where it failed.
+    """
+
+    now: dt.datetime
+    cuda: dt.timedelta
+    avoid: dt.timedelta
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Shape:
+    """
+    What decides where a task may go; there is one object of each, compared by identity.
+
+    :param needs: The needs of one of its tasks; those of the others match the same patterns.
+    :param avoid: Where it failed.
+    :param takes_any: It may go without the CUDA it prefers.
+    :param takes_avoided: It may go back to where it failed.
+    :param tiers: The open resources it may use, best first; those of one tier are equally good.
+    """
+
+    needs: Needs
+    avoid: frozenset[str]
+    takes_any: bool
+    takes_avoided: bool
+    tiers: tuple[tuple[Resource, ...], ...]
+
+    @property
+    def usable(self) -> tuple[Resource, ...]:
+        """Return the open resources it may use, best first."""
+        return tuple(resource for tier in self.tiers for resource in tier)
+
+
+class Shapes:
+    """
+    The shapes of waiting tasks of one kind.
+
+    :param kind: Which slots.
+    :param resources: Every resource.
+    :param graces: How long tasks wait for something better.
+    """
+
+    def __init__(self, kind: SlotClass, resources: Sequence[Resource], graces: Graces) -> None:
+        self.all = sorted(resources, key=lambda resource: resource.name)
+        self.open = [resource for resource in self.all if resource.is_open(kind)]
+        self._graces = graces
+        patterns = {pattern for item in self.all for pattern in (*item.allow, *item.deny)}
+        self._globs = sorted(pattern for pattern in patterns if set(pattern) & set("*?["))
+        self._words = patterns.difference(self._globs)
+        self._shapes: dict[tuple[_Reduced, frozenset[str], bool, bool], Shape] = {}
+        # Callers mostly share one object among equal needs, and even hashing them would take longer
+        # than all else here. The tasks outlive these shapes, so no id is used twice.
+        self._plain: dict[int, Shape] = {}
+        self._reduced: dict[int, _Reduced] = {}
+
+    def get(self, task: Waiting) -> Shape:
+        """Return a task's shape now."""
+        needs = task.needs
+        if not needs.prefer_cuda and not task.avoid:
+            shape = self._plain.get(id(needs))
+            if shape is None:
+                shape = self._plain[id(needs)] = self._intern(needs, task.avoid, True, True)
+            return shape
+        waited = self._graces.now - task.since
+        failed = self._graces.now - task.avoid_since
+        takes_any = not needs.prefer_cuda or waited >= self._graces.cuda
+        takes_avoided = not task.avoid or failed >= self._graces.avoid
+        return self._intern(needs, task.avoid, takes_any, takes_avoided)
+
+    def find_after_graces(self, task: Waiting) -> tuple[tuple[dt.datetime, Shape], ...]:
+        """Return the shapes a task will have when its graces are over, and from when on."""
+        needs, now = task.needs, self._graces.now
+        ends = {
+            "cuda": task.since + self._graces.cuda if needs.prefer_cuda else now,
+            "avoid": task.avoid_since + self._graces.avoid if task.avoid else now,
+        }
+        return tuple(
+            (end, self._intern(needs, task.avoid, ends["cuda"] <= end, ends["avoid"] <= end))
+            for end in sorted({moment for moment in ends.values() if moment > now})
+        )
+
+    def _intern(
+        self, needs: Needs, avoid: frozenset[str], takes_any: bool, takes_avoided: bool
+    ) -> Shape:
+        key = (self._reduce(needs), avoid, takes_any, takes_avoided)
+        shape = self._shapes.get(key)
+        if shape is None:
+            tiers = self._rank(needs, avoid, takes_any, takes_avoided)
+            shape = Shape(needs, avoid, takes_any, takes_avoided, tiers)
+            self._shapes[key] = shape
+        return shape
+
+    def _reduce(self, needs: Needs) -> _Reduced:
+        """Put the patterns in place of the labels that match them: most labels matter nowhere."""
+        reduced = self._reduced.get(id(needs))
+        if reduced is None:
+            matched = needs.labels & self._words
+            if self._globs:
+                matched |= {glob for glob in self._globs if is_labelled(needs.labels, (glob,))}
+            reduced = self._reduced[id(needs)] = (
+                *(needs.platform, needs.require_cuda, needs.prefer_cuda),
+                *(needs.min_vram_gib, needs.min_ram_gib, needs.allowed_hosts),
+                matched,
+            )
+        return reduced
+
+    def _rank(
+        self, needs: Needs, avoid: frozenset[str], takes_any: bool, takes_avoided: bool
+    ) -> tuple[tuple[Resource, ...], ...]:
+        fits = [
+            resource
+            for resource in self.open
+            if (takes_any or resource.capability.cuda) and find_unfit(needs, resource) is None
+        ]
+        if not takes_avoided:
+            fits = [resource for resource in fits if resource.name not in avoid] or fits
+        return _rank(fits, needs, avoid)
+
+
+def _rank(
+    fits: Iterable[Resource], needs: Needs, avoid: frozenset[str]
+) -> tuple[tuple[Resource, ...], ...]:
+    def rate(resource: Resource) -> tuple[bool, bool, bool, int, bool, float, float]:
+        has = resource.capability
+        return (
+            resource.platform is Platform.RUNPOD,
+            resource.name in avoid,
+            needs.prefer_cuda and not has.cuda,
+            -resource.priority,
+            has.cuda,
+            has.vram_gib,
+            has.ram_gib,
+        )
+
+    return tuple(tuple(tier) for _, tier in groupby(sorted(fits, key=rate), key=rate))

@@ -1,0 +1,222 @@
+"""What a task runs: its specification, and the START command built from it."""
+
+from __future__ import annotations
+
+import datetime as dt
+
+from pydantic import BaseModel, ConfigDict
+
+from touchstone.core.conf import Platform, Schedule, System
+from touchstone.core.names import VALIDATION_TASK_ID, build_task_id
+from touchstone_agent.protocol.messages import (
+    AttemptRef,
+    Grant,
+    Input,
+    Limits,
+    SlotClass,
+    Start,
+)
+
+CONTRACT_VERSION = "1"
+CONTENT_FOLDER = "content"
+REFERENCE_FEATURE_SET = "elnigma.features.reference"
+"""What a model structure is trained on: the trainer's own features, by dotted name."""
+
+
+class TaskSpec(BaseModel):
+    """
+    Everything that decides what a task computes; shown as the task's configuration.
+
+    :param submission_id: The submission.
+    :param task_id: ``validation`` or ``i<interval>``.
+    :param kind: Which slots it takes, and which of el-nigma's commands it runs.
+    :param system: What the content is.
+    :param image: Container image of the trainer.
+    :param content_sha256: Digest of the content archive.
+    :param content_size: Its size in bytes.
+    :param limits: What an attempt may use.
+    :param interval: Prediction interval in days; ``None`` for a validation.
+    :param config_file: El-nigma configuration.
+    :param overrides: ``key.path=value`` each.
+    :param passthrough: Further arguments, already split.
+    :param fetched_data_end_to: Last day of data.
+    :param elnigma_git: Git URL of el-nigma, with ``elnigma_commit``.
+    :param elnigma_commit: Commit to check out; ``None`` for the image's own el-nigma.
+    :param seed: Seed of the training.
+    :param platform: Where the schedule lets it run.
+    :param submitted_by: Whose it is: submitters share what is free.
+    :param priority: Higher is placed first.
+    :param require_cuda: Run nowhere without a CUDA GPU.
+    :param prefer_cuda: Wait for a CUDA GPU for a while.
+    :param min_vram_gib: Least memory of the GPU, GiB.
+    :param min_ram_gib: Least memory of the server, GiB.
+    :param allowed_hosts: Servers it may run on; empty for any.
+    :param job: Name of its job, for servers' allow and deny lists.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    submission_id: str
+    task_id: str
+    kind: SlotClass
+    system: System
+    image: str
+    content_sha256: str
+    content_size: int
+    limits: Limits
+    interval: int | None = None
+    config_file: str | None = None
+    overrides: tuple[str, ...] = ()
+    passthrough: tuple[str, ...] = ()
+    fetched_data_end_to: dt.date | None = None
+    elnigma_git: str | None = None
+    elnigma_commit: str | None = None
+    seed: int = 0
+    platform: str = "any"
+    submitted_by: str = "unknown"
+    priority: int = 0
+    require_cuda: bool = False
+    prefer_cuda: bool = False
+    min_vram_gib: float = 0
+    min_ram_gib: float = 0
+    allowed_hosts: tuple[str, ...] = ()
+    job: str | None = None
+
+
+def build_validation_spec(
+    submission_id: str,
+    *,
+    system: System,
+    image: str,
+    content_sha256: str,
+    content_size: int,
+    limits: Limits,
+    submitted_by: str = "unknown",
+) -> TaskSpec:
+    """Return the validation of a submission's content."""
+    return TaskSpec(
+        submission_id=submission_id,
+        task_id=VALIDATION_TASK_ID,
+        kind=SlotClass.VALIDATION,
+        system=system,
+        image=image,
+        content_sha256=content_sha256,
+        content_size=content_size,
+        limits=limits,
+        submitted_by=submitted_by,
+        # A pod is billed by the minute, and boots longer than a validation takes.
+        platform=Platform.ON_PREM.value,
+    )
+
+
+def build_training_specs(
+    validation: TaskSpec,
+    schedule: Schedule,
+    *,
+    limits: Limits,
+    elnigma_git: str | None,
+    elnigma_commit: str | None,
+) -> list[TaskSpec]:
+    """
+    Return one training per prediction interval, of the content that was validated.
+
+    :param validation: The submission's validation; names content, system and image.
+    :param schedule: The engineer's decision.
+    :param limits: What each attempt may use.
+    :param elnigma_git: Git URL of el-nigma, if the schedule names a branch.
+    :param elnigma_commit: The commit that branch stood at.
+    """
+    return [
+        validation.model_copy(
+            update={
+                "task_id": build_task_id(interval),
+                "kind": SlotClass.TRAINING,
+                "interval": interval,
+                "limits": limits,
+                "config_file": schedule.config_file,
+                "overrides": schedule.overrides,
+                "passthrough": schedule.passthrough_argv,
+                "fetched_data_end_to": schedule.fetched_data_end_to,
+                "elnigma_git": elnigma_git if elnigma_commit else None,
+                "elnigma_commit": elnigma_commit,
+                "seed": schedule.seed,
+                "platform": schedule.platform.value,
+                "priority": schedule.priority,
+                "require_cuda": schedule.require_cuda,
+                "prefer_cuda": schedule.prefer_cuda,
+                "min_vram_gib": schedule.min_vram_gib,
+                "min_ram_gib": schedule.min_ram_gib,
+                "allowed_hosts": schedule.allowed_hosts,
+                "job": schedule.job,
+            }
+        )
+        for interval in schedule.intervals
+    ]
+
+
+def build_argv(spec: TaskSpec) -> tuple[str, ...]:
+    """Return the arguments for el-nigma, every value of the schedule verbatim."""
+    content = f"{{in}}/{CONTENT_FOLDER}"
+    if spec.kind is SlotClass.VALIDATION:
+        return ("validate", "--system", spec.system, "--module", content, "--out", "{out}")
+    is_feature_set = spec.system is System.FEATURE_SET
+    argv = ["train", "--config", spec.config_file or "default.toml"]
+    argv += ["--feature-set", content if is_feature_set else REFERENCE_FEATURE_SET]
+    if not is_feature_set:
+        argv += ["--model-structure", content]
+    argv += ["--prediction-interval", str(spec.interval)]
+    if spec.fetched_data_end_to is not None:
+        argv += ["--fetched-data-end-to", spec.fetched_data_end_to.isoformat()]
+    argv += ["--out", "{out}"]
+    for override in spec.overrides:
+        argv += ["--config_override", override]
+    if spec.passthrough:
+        argv += ["--", *spec.passthrough]
+    return tuple(argv)
+
+
+def build_environment(spec: TaskSpec, ref: AttemptRef) -> dict[str, str]:
+    """Return the contract's environment variables; no credential is ever among them."""
+    environment = {
+        "TOUCHSTONE_CONTRACT": CONTRACT_VERSION,
+        "TOUCHSTONE_SUBMISSION_ID": spec.submission_id,
+        "TOUCHSTONE_TASK_ID": spec.task_id,
+        "TOUCHSTONE_ATTEMPT": f"{ref.attempt}-{ref.fence}",
+        "TOUCHSTONE_MODEL_GROUP_ID": spec.submission_id,
+        "TOUCHSTONE_SEED": str(spec.seed),
+        "TOUCHSTONE_THREADS": str(max(1, int(spec.limits.cpus))),
+    }
+    if spec.elnigma_commit and spec.elnigma_git:
+        environment["TOUCHSTONE_ELNIGMA_GIT"] = spec.elnigma_git
+        environment["TOUCHSTONE_ELNIGMA_COMMIT"] = spec.elnigma_commit
+    return environment
+
+
+def build_start(spec: TaskSpec, ref: AttemptRef, content: Grant, *, gpus: int = 0) -> Start:
+    """
+    Return the command that starts an attempt.
+
+    The network is on only where a trainer branch has to be installed, and so never for a
+    validation.
+
+    :param gpus: GPUs to hand over.
+    """
+    return Start(
+        ref=ref,
+        slot_class=spec.kind,
+        image=spec.image,
+        argv=build_argv(spec),
+        environment=build_environment(spec, ref),
+        inputs=(
+            Input(
+                path=CONTENT_FOLDER,
+                grant=content,
+                sha256=spec.content_sha256,
+                size=spec.content_size,
+                unpack=True,
+            ),
+        ),
+        limits=spec.limits,
+        network=spec.elnigma_commit is not None,
+        gpus=gpus,
+    )

@@ -1,0 +1,346 @@
+"""How a task's record changes, event by event."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from touchstone.core import attempts
+from touchstone.core.attempts import WaitEnd
+from touchstone.core.states import TASK_TERMINAL, TaskStatus
+from touchstone.core.tasks import TaskSpec
+from touchstone_agent.protocol.messages import (
+    AttemptPhase,
+    AttemptRef,
+    Limits,
+    PhaseChanged,
+    Progress,
+)
+
+NOW = datetime(2026, 11, 22, 12, 0, tzinfo=UTC)
+GOOD = {"outcome": "succeeded", "class": "ok", "exit_code": 0}
+
+
+def make_spec(kind="training", **changes):
+    fields = {
+        "submission_id": "s-1",
+        "task_id": "i5",
+        "kind": kind,
+        "system": "feature_set",
+        "image": "trainer",
+        "content_sha256": "0" * 64,
+        "content_size": 10,
+        "limits": Limits(),
+        "interval": 5,
+    }
+    return TaskSpec(**(fields | changes))
+
+
+def make_task(kind="training", *, attempt=1, **changes):
+    record = attempts.new_task(make_spec(kind), run_id="s-1", map_index=0, now=NOW)
+    for number in range(1, attempt + 1):
+        record |= claim(record, number)
+    return record | changes
+
+
+def claim(record, attempt):
+    return attempts.claim_attempt(
+        record,
+        attempt=attempt,
+        server="local",
+        container_of=lambda ref: ref.container_name("dev"),
+        now=NOW,
+    )
+
+
+def make_ref(fence=1, attempt=1):
+    return AttemptRef(submission_id="s-1", task_id="i5", attempt=attempt, fence=fence)
+
+
+def find_end(record, fence=1, run_id="s-1"):
+    return attempts.find_end(record, fence=fence, run_id=run_id)
+
+
+def phase(name, fence=1, reason=None, **details):
+    return PhaseChanged(
+        ref=make_ref(fence), phase=AttemptPhase(name), at=NOW, reason=reason, details=details
+    )
+
+
+def tell(record, *events):
+    for event in events:
+        record = record | (attempts.apply_phase(record, event, now=NOW) or {})
+    return record
+
+
+def exited(exit_code=0, verdict=None, **details):
+    return phase("exited", exit_code=exit_code, verdict=verdict or GOOD, files=[], **details)
+
+
+def failed(exit_code, failure_class, reason):
+    return exited(exit_code, {"outcome": "failed", "class": failure_class, "reason": reason})
+
+
+def test_a_claim_names_the_container_before_anything_is_sent():
+    task = make_task()
+
+    assert task["container"] == "touchstone-dev-s-1-i5-1-1"
+    assert task["intent_at"] == NOW.isoformat()
+    assert task["status"] == TaskStatus.QUEUED
+
+
+def test_each_claim_outranks_the_last_and_remembers_it():
+    task = make_task()
+    task = tell(task, phase("accepted"), phase("lost", reason="gone"))
+    task |= claim(task, 2)
+
+    assert task["fence"] == 2
+    assert task["reason"] is None
+    assert [(item["fence"], item["reason"]) for item in task["attempts"]] == [(1, "gone")]
+
+
+def test_a_training_that_exits_well_is_uploading_and_its_wait_is_over():
+    task = tell(make_task(), phase("accepted"), phase("preparing"), phase("running"))
+    assert find_end(task) is None
+
+    task = tell(task, exited())
+
+    assert task["status"] == TaskStatus.UPLOADING
+    assert find_end(task) is WaitEnd.SUCCEED
+
+
+def test_a_validation_has_its_verdict_when_the_container_has_exited():
+    task = tell(make_task("validation"), phase("running"), exited())
+
+    assert task["status"] == TaskStatus.SUCCESS
+    assert find_end(task) is WaitEnd.SUCCEED
+
+
+def test_a_validation_that_finds_a_fault_ends_well_for_airflow():
+    task = tell(make_task("validation"), failed(3, "submission", "no build_features"))
+
+    assert task["status"] == TaskStatus.ERROR
+    assert task["reason"] == "no build_features"
+    assert find_end(task) is WaitEnd.SUCCEED
+
+
+def test_a_validation_that_needs_too_much_memory_is_the_submitters_fault():
+    task = tell(make_task("validation"), failed(137, "oom", "out of memory"))
+
+    assert task["outcome"] == "failed(user)"
+    assert find_end(task) is WaitEnd.SUCCEED
+
+
+@pytest.mark.parametrize(
+    ("event", "end"),
+    [
+        (failed(2, "config", "bad key"), WaitEnd.FAIL),
+        (failed(3, "submission", "bad shape"), WaitEnd.FAIL),
+        (failed(4, "diverged", "NaN loss"), WaitEnd.FAIL),
+        (failed(10, "data", "no data"), WaitEnd.RETRY),
+        (failed(75, "temporary", "busy"), WaitEnd.RETRY),
+        (failed(137, "oom", "out of memory"), WaitEnd.RETRY),
+        (failed(1, "unknown", "boom"), WaitEnd.RETRY),
+        (exited(None, {"outcome": "failed"}), WaitEnd.RETRY),
+        (exited(0, {"outcome": "failed", "class": "contract"}), WaitEnd.FAIL),
+        (phase("rejected", reason="full"), WaitEnd.RETRY),
+        (phase("lost", reason="gone"), WaitEnd.RETRY),
+        (phase("cancelled", reason="asked"), WaitEnd.FAIL),
+    ],
+)
+def test_a_training_ends_by_whether_another_attempt_may_mend_it(event, end):
+    task = tell(make_task(), event)
+
+    assert find_end(task) is end
+    assert TaskStatus(task["status"]) in TASK_TERMINAL
+
+
+def test_an_event_of_an_outranked_attempt_changes_nothing():
+    task = make_task(attempt=2)
+
+    assert attempts.apply_phase(task, phase("exited", fence=1), now=NOW) is None
+    assert find_end(task) is WaitEnd.RETRY
+
+
+def test_a_repeated_or_late_event_changes_nothing():
+    task = tell(make_task(), phase("running"))
+
+    assert attempts.apply_phase(task, phase("running"), now=NOW) is None
+    assert attempts.apply_phase(task, phase("preparing"), now=NOW) is None
+
+
+def test_uploads_may_be_reported_after_the_task_has_failed():
+    task = tell(make_task(), failed(3, "submission", "bad"), phase("uploaded"))
+
+    assert task["uploaded_at"] == NOW.isoformat()
+    assert task["status"] == TaskStatus.ERROR
+
+
+def test_a_cancel_before_the_first_attempt_ends_the_task_at_once():
+    task = make_task(attempt=0)
+    task |= attempts.request_cancel(task, by="ann", reason="enough", now=NOW)
+
+    assert task["status"] == TaskStatus.CANCELLED
+
+
+def test_a_cancel_of_a_running_attempt_is_an_intent_until_the_agent_answers():
+    task = tell(make_task(), phase("running"))
+    task |= attempts.request_cancel(task, by="ann", reason="enough", now=NOW)
+    assert task["status"] == TaskStatus.RUNNING
+    assert attempts.request_cancel(task, by="bob", reason="too", now=NOW) is None
+
+    task = tell(task, phase("cancelled", reason="enough"))
+
+    assert task["status"] == TaskStatus.CANCELLED
+    assert attempts.request_cancel(task, by="ann", reason="again", now=NOW) is None
+
+
+def test_a_container_that_was_stopped_by_a_cancel_counts_as_cancelled():
+    task = tell(make_task(), phase("running"))
+    task |= attempts.request_cancel(task, by="ann", reason="enough", now=NOW)
+
+    task = tell(task, failed(143, "aborted", "aborted"))
+
+    assert task["status"] == TaskStatus.CANCELLED
+    assert find_end(task) is WaitEnd.FAIL
+
+
+def test_a_cancel_that_came_too_late_leaves_the_result():
+    task = tell(make_task(), phase("running"))
+    task |= attempts.request_cancel(task, by="ann", reason="enough", now=NOW)
+
+    assert tell(task, exited())["status"] == TaskStatus.UPLOADING
+
+
+def test_a_new_attempt_is_not_touched_by_an_older_cancel():
+    task = tell(make_task(), phase("running"))
+    task |= attempts.request_cancel(task, by="ann", reason="enough", now=NOW)
+    task |= claim(task, 2)
+
+    assert task["cancel"] is None
+
+
+def test_a_silent_server_loses_what_it_ran_but_not_what_it_only_uploads():
+    running = tell(make_task(), phase("running"))
+    uploading = tell(running, exited())
+
+    def lose(record, **changes):
+        return attempts.declare_lost(
+            record, **({"fence": 1, "reason": "silent", "now": NOW} | changes)
+        )
+
+    assert lose(running)["status"] == TaskStatus.LOST
+    assert lose(uploading) is None
+    assert lose(uploading, is_upload_lost=True)["status"] == TaskStatus.LOST
+    assert lose(running, fence=2) is None
+
+
+def test_only_a_running_attempt_makes_progress():
+    event = Progress(ref=make_ref(), at=NOW, phase="fit", percent=40, eta_seconds=9)
+    running = tell(make_task(), phase("running"))
+
+    assert attempts.apply_progress(make_task(), event, now=NOW) is None
+    assert attempts.apply_progress(running, event, now=NOW)["percent"] == 40
+
+
+def test_a_later_run_takes_a_task_over_with_its_fence():
+    task = tell(make_task(), exited())
+    task |= attempts.renew_task(task, make_spec(), run_id="s-1--2", map_index=1)
+
+    assert (task["run_id"], task["attempt"], task["fence"]) == ("s-1--2", 0, 2)
+    assert claim(task, 1)["fence"] == 3
+    assert attempts.apply_phase(task, phase("cancelled"), now=NOW) is None
+    assert find_end(task) is WaitEnd.FAIL
+
+
+def test_an_exit_that_was_never_heard_of_is_told_again_with_the_uploads():
+    task = tell(make_task(), phase("running"))
+    task = tell(task, phase("uploaded", exit_code=0, verdict=GOOD, files=[{"path": "x"}]))
+
+    assert task["status"] == TaskStatus.UPLOADING
+    assert task["files"] == [{"path": "x"}]
+    assert find_end(task) is WaitEnd.SUCCEED
+
+
+def test_what_is_uploaded_cannot_be_lost_any_more():
+    task = tell(make_task(), exited(), phase("uploaded"), phase("lost", reason="forgotten"))
+
+    assert task["status"] == TaskStatus.UPLOADING
+
+
+def attempt_until_it_stops(event, limit=10):
+    task, number = make_task(), 1
+    while number < limit:
+        task = tell(
+            task, phase(event.phase.value, fence=number, reason=event.reason, **event.details)
+        )
+        if find_end(task, fence=number) is not WaitEnd.RETRY:
+            return number
+        number += 1
+        task |= claim(task, number)
+    return number
+
+
+def test_users_failures_stop_at_the_third_and_memory_at_the_second():
+    assert attempt_until_it_stops(failed(1, "unknown", "boom")) == 3
+    assert attempt_until_it_stops(failed(137, "oom", "out of memory")) == 2
+
+
+def test_what_the_user_cannot_help_never_counts():
+    assert attempt_until_it_stops(phase("rejected", reason="full")) == 10
+    assert attempt_until_it_stops(phase("lost", reason="gone")) == 10
+
+
+@pytest.mark.parametrize("number", [1e200, 3e-180, float("inf"), float("nan"), 10**130])
+def test_a_number_that_no_record_can_hold_is_left_out_of_the_progress(number):
+    event = Progress(
+        ref=make_ref(), at=NOW, phase="fit", percent=1, metrics={"bad": number, "good": 0.5}
+    )
+    running = tell(make_task(), phase("running"))
+
+    assert attempts.apply_progress(running, event, now=NOW)["metrics"] == {"good": 0.5}
+
+
+EVENTS = st.lists(
+    st.sampled_from(
+        [
+            phase("accepted"),
+            phase("preparing"),
+            phase("running"),
+            exited(),
+            failed(3, "submission", "bad"),
+            failed(143, "aborted", "stopped"),
+            phase("uploaded"),
+            phase("cancelled", reason="asked"),
+            phase("rejected", reason="full"),
+            phase("lost", reason="gone"),
+            phase("running", fence=2),
+        ]
+    ),
+    max_size=12,
+)
+
+
+@given(EVENTS)
+def test_whatever_arrives_in_whatever_order_an_end_stays_an_end(events):
+    task, ended = make_task(), None
+    for event in events:
+        task = tell(task, event)
+        end = (task["status"], task["outcome"], task["reason"])
+        assert ended in {None, end}
+        ended = end if attempts.is_ended(task) else None
+
+
+def test_files_that_were_cancelled_on_their_way_are_no_result():
+    task = tell(make_task(), exited(), phase("cancelled", reason="asked"))
+
+    assert task["status"] == TaskStatus.CANCELLED
+
+
+def test_times_are_the_agents_own():
+    later = PhaseChanged(ref=make_ref(), phase=AttemptPhase.RUNNING, at=NOW + timedelta(seconds=3))
+
+    assert tell(make_task(), later)["running_at"] == (NOW + timedelta(seconds=3)).isoformat()

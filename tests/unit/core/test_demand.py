@@ -1,0 +1,278 @@
+"""What a task asks for, and what a server offers, as placement sees them."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from touchstone.core import attempts
+from touchstone.core.conf import Platform, Schedule
+from touchstone.core.demand import (
+    build_needs,
+    build_resource,
+    build_schedule_needs,
+    find_avoided,
+    find_detected,
+    find_duration,
+)
+from touchstone.core.eligibility import Running
+from touchstone.core.tasks import TaskSpec, build_training_specs, build_validation_spec
+from touchstone_agent.protocol.messages import Limits, SlotClass
+
+NOW = datetime(2026, 11, 22, 12, 0, tzinfo=UTC)
+SILENCE = timedelta(seconds=60)
+
+
+def make_spec(**fields):
+    return TaskSpec(
+        **{
+            "submission_id": "s-1",
+            "task_id": "i5",
+            "kind": "training",
+            "system": "feature_set",
+            "image": "trainer",
+            "content_sha256": "c" * 64,
+            "content_size": 10,
+            "limits": Limits(memory_mib=4096),
+            "interval": 5,
+            "submitted_by": "ann",
+            **fields,
+        }
+    )
+
+
+def make_task(**fields):
+    return attempts.new_task(make_spec(**fields), run_id="s-1", map_index=0, now=NOW)
+
+
+def end_attempt(record, *, server="rio", run_id=None, **facts):
+    """Return a task after one more attempt, which ended so."""
+    claimed = attempts.claim_attempt(
+        record,
+        attempt=record["attempt"] + 1,
+        server=server,
+        container_of=lambda _: "c",
+        now=NOW,
+    )
+    return {**record, **claimed, **facts, "run_id": run_id or record["run_id"]}
+
+
+def out_of_memory(record, **facts):
+    return end_attempt(record, outcome="failed(infrastructure)", failure_class="oom", **facts)
+
+
+# --- what a task asks for -----------------------------------------------------------------------
+
+
+def test_every_wish_of_the_schedule_is_asked_for():
+    needs = build_needs(
+        make_task(
+            platform="on-prem",
+            require_cuda=True,
+            prefer_cuda=True,
+            min_vram_gib=24,
+            min_ram_gib=32,
+            allowed_hosts=("rio", "lima"),
+            job="nightly",
+        )
+    )
+
+    assert needs.kind is SlotClass.TRAINING
+    assert needs.platform is Platform.ON_PREM
+    assert needs.require_cuda
+    assert needs.prefer_cuda
+    assert (needs.min_vram_gib, needs.min_ram_gib) == (24, 32)
+    assert needs.allowed_hosts == {"rio", "lima"}
+    assert needs.labels == {"feature_set", "user:ann", "nightly"}
+
+
+def test_a_task_asks_for_no_memory_unless_told_to():
+    """Its limit is a ceiling: on a smaller server it may fit all the same."""
+    assert build_needs(make_task()).min_ram_gib == 0
+
+
+def test_each_end_for_memory_doubles_what_the_next_attempt_asks_for():
+    task = make_task()
+    asked = []
+    for _ in range(2):
+        task = out_of_memory(task)
+        asked.append(build_needs(task).min_ram_gib)
+
+    assert asked == [8, 16]
+
+
+def test_a_larger_wish_is_not_made_smaller():
+    assert build_needs(out_of_memory(make_task(min_ram_gib=100))).min_ram_gib == 100
+
+
+def test_memory_that_ran_out_in_an_earlier_run_is_forgotten():
+    task = out_of_memory(make_task())
+    again = {**task, **attempts.renew_task(task, make_spec(), run_id="s-1--2", map_index=0)}
+
+    assert build_needs(again).min_ram_gib == 0
+    assert find_avoided(again) == frozenset()
+
+
+def test_a_schedule_asks_for_what_its_trainings_will():
+    """Otherwise a task that no server can run would be found out only when it waits."""
+    schedule = Schedule(
+        intervals="5",
+        platform="runpod",
+        require_cuda=True,
+        min_vram_gib=24,
+        min_ram_gib=32,
+        allowed_hosts=["rio"],
+        job="nightly",
+    )
+    validation = build_validation_spec(
+        "s-1",
+        system="feature_set",
+        image="trainer",
+        content_sha256="c" * 64,
+        content_size=10,
+        limits=Limits(),
+        submitted_by="ann",
+    )
+    (spec,) = build_training_specs(
+        validation, schedule, limits=Limits(), elnigma_git=None, elnigma_commit=None
+    )
+    task = attempts.new_task(spec, run_id="s-1", map_index=0, now=NOW)
+
+    assert build_needs(task) == build_schedule_needs(
+        schedule, system="feature_set", submitted_by="ann"
+    )
+
+
+# --- where it failed ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("facts", "is_avoided"),
+    [
+        ({"outcome": "failed(infrastructure)", "failure_class": "temporary"}, True),
+        ({"outcome": "lost"}, True),
+        ({"outcome": "failed(infrastructure)", "failure_class": "oom"}, False),
+        ({"outcome": "failed(infrastructure)", "phase": "rejected"}, False),
+        ({"outcome": "failed(user)"}, False),
+        ({"outcome": "cancelled"}, False),
+        ({"outcome": None}, False),
+    ],
+    ids=str,
+)
+def test_only_what_was_the_servers_fault_makes_it_avoided(facts, is_avoided):
+    task = end_attempt(make_task(), server="rio", **facts)
+
+    assert find_avoided(task) == (frozenset({"rio"}) if is_avoided else frozenset())
+
+
+def test_every_server_on_which_it_failed_in_this_run_is_avoided():
+    task = make_task()
+    for server in ("rio", "lima"):
+        task = end_attempt(task, server=server, outcome="lost")
+    task = end_attempt(task, server="oslo", outcome=None)
+
+    assert find_avoided(task) == {"rio", "lima"}
+
+
+# --- how long it took ---------------------------------------------------------------------------
+
+
+def test_the_duration_is_that_of_the_container():
+    ended = {
+        "running_at": NOW.isoformat(),
+        "exited_at": (NOW + timedelta(seconds=90)).isoformat(),
+        "outcome": "succeeded",
+    }
+
+    assert find_duration(ended) == 90
+    assert find_duration({**ended, "outcome": "failed(user)"}) is None
+    assert find_duration({**ended, "running_at": None}) is None
+    assert find_duration({**ended, "exited_at": None}) is None
+
+
+def test_clocks_that_disagree_make_no_negative_duration():
+    ended = {
+        "running_at": NOW.isoformat(),
+        "exited_at": (NOW - timedelta(seconds=2)).isoformat(),
+        "outcome": "succeeded",
+    }
+
+    assert find_duration(ended) == 0
+
+
+# --- what a server offers -----------------------------------------------------------------------
+
+
+def make_server(**fields):
+    return {
+        "server": "rio",
+        "heartbeat_at": NOW.isoformat(),
+        "inventory": {
+            "memory_mib": 64 * 1024,
+            "gpus": [{"name": "a", "memory_mib": 24576}, {"name": "b", "memory_mib": 8192}],
+        },
+        **fields,
+    }
+
+
+def offer(server, **fields):
+    pools = {"slots": 2, "free": 1, "validation_slots": 1, "validation_free": 1}
+    return build_resource(server, **{**pools, "now": NOW, "silence": SILENCE, **fields})
+
+
+def test_a_server_offers_its_smallest_gpu_for_one_task_gets_any_of_them():
+    has = offer(make_server()).capability
+
+    assert (has.cuda, has.vram_gib, has.ram_gib) == (True, 8, 64)
+
+
+def test_the_stricter_of_declared_and_detected_counts():
+    declared = {"cuda": True, "vram_gib": 24, "ram_gib": 32}
+
+    has = offer(make_server(declared=declared)).capability
+
+    assert (has.vram_gib, has.ram_gib) == (8, 32)
+    assert not offer(make_server(declared={"cuda": False})).capability.cuda
+
+
+def test_a_server_without_gpus_has_no_cuda_whatever_it_declares():
+    server = make_server(inventory={"memory_mib": 1024, "gpus": []}, declared={"cuda": True})
+
+    assert not offer(server).capability.cuda
+
+
+def test_nothing_was_detected_before_the_first_word():
+    assert find_detected({"server": "rio"}) is None
+
+
+def test_policies_come_from_the_fleet_file():
+    server = make_server(declared={"priority": 3, "allow": ["nightly"], "deny": ["user:bob"]})
+
+    resource = offer(server)
+
+    assert resource.priority == 3
+    assert (resource.allow, resource.deny) == (("nightly",), ("user:bob",))
+
+
+@pytest.mark.parametrize(
+    ("seconds", "is_alive"), [(0, True), (60, True), (61, False), (None, False)]
+)
+def test_a_server_is_alive_as_long_as_it_is_heard_of(seconds, is_alive):
+    heard = None if seconds is None else NOW - timedelta(seconds=seconds)
+
+    resource = offer(make_server(heartbeat_at=heard and heard.isoformat()))
+
+    assert resource.is_alive == is_alive
+    assert resource.silent_since == heard
+
+
+def test_slots_and_what_holds_them_are_those_of_the_pools():
+    ends = Running(ends_p50=NOW, ends_p90=NOW)
+
+    resource = offer(make_server(), slots=4, free=-1, running=[ends])
+
+    assert (resource.slots, resource.free) == (4, -1)
+    assert resource.get_free(SlotClass.TRAINING) == 0
+    assert resource.get_running(SlotClass.TRAINING) == (ends,)
+    assert resource.get_free(SlotClass.VALIDATION) == 1

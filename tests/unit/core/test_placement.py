@@ -1,0 +1,560 @@
+"""Where a task goes, why it waits, and who goes first."""
+
+from __future__ import annotations
+
+import datetime as dt
+import random
+from dataclasses import replace
+
+import pytest
+
+from touchstone.core.conf import Platform
+from touchstone.core.placement import (
+    Capability,
+    Declared,
+    Needs,
+    Resource,
+    Running,
+    Waiting,
+    find_impossible,
+    find_unfit,
+    intersect,
+    plan,
+)
+from touchstone_agent.protocol.messages import SlotClass
+
+NOW = dt.datetime(2026, 3, 2, 14, 0, tzinfo=dt.UTC)
+TRAINING = Needs(kind=SlotClass.TRAINING)
+VALIDATION = Needs(kind=SlotClass.VALIDATION)
+GPU = Capability(cuda=True, vram_gib=24, ram_gib=64)
+SMALL_GPU = Capability(cuda=True, vram_gib=8, ram_gib=64)
+CPU = Capability(ram_gib=64)
+
+
+def before(seconds):
+    return NOW - dt.timedelta(seconds=seconds)
+
+
+def make_server(name="rio1", **overrides):
+    fields = {"slots": 1, "free": 1, "validation_slots": 1, "validation_free": 1}
+    return Resource(**{"name": name, "capability": CPU} | fields | overrides)
+
+
+def make_full(name="rio1", *, minutes=20, **overrides):
+    ends = NOW + dt.timedelta(minutes=minutes)
+    running = (Running(ends_p50=ends, ends_p90=ends),)
+    return make_server(name, **{"free": 0, "running": running} | overrides)
+
+
+def make_runpod(**overrides):
+    return make_server(
+        "runpod",
+        **{"platform": Platform.RUNPOD, "capability": GPU, "validation_slots": 0} | overrides,
+    )
+
+
+def make_waiting(task_id="i1", *, waited=0, **overrides):
+    fields = {"needs": TRAINING, "since": before(waited), "submitter": "ada"}
+    return Waiting(**{"key": ("s-1", task_id)} | fields | overrides)
+
+
+def needs(**overrides):
+    return replace(TRAINING, **overrides)
+
+
+def place(waiting, *resources, **facts):
+    """Return where each task goes, by its task id."""
+    tasks = waiting if isinstance(waiting, list) else [waiting]
+    decided = plan(tasks, resources, now=NOW, **facts)
+    return {placement.key[1]: placement.resource for placement in decided.placements}
+
+
+def explain(task, *resources, **facts):
+    """Return why a task waits."""
+    decided = plan([task], resources, now=NOW, **facts)
+    assert not decided.placements
+    return decided.waits[0].reason
+
+
+# --- each constraint alone --------------------------------------------------------------------
+
+CONSTRAINTS = [
+    (needs(platform=Platform.RUNPOD), {}, "rio1 is on-prem, it must run runpod"),
+    (needs(require_cuda=True), {}, "rio1 has no CUDA"),
+    (needs(min_vram_gib=24), {"capability": SMALL_GPU}, "rio1 has 8 GiB VRAM, it needs 24"),
+    (needs(min_ram_gib=65), {}, "rio1 has 64 GiB RAM, it needs 65"),
+    (
+        needs(allowed_hosts=frozenset({"rio2", "rio3"})),
+        {},
+        "rio1 is not one of its allowed hosts (rio2, rio3)",
+    ),
+    (needs(labels=frozenset({"user:bob"})), {"deny": ("user:b*",)}, "rio1 denies user:b*"),
+    (
+        needs(labels=frozenset({"model_structure"})),
+        {"allow": ("feature_set", "nightly-*")},
+        "rio1 allows only feature_set, nightly-*",
+    ),
+]
+
+
+@pytest.mark.parametrize(("asked", "has", "reason"), CONSTRAINTS)
+def test_each_constraint_alone_keeps_a_task_away_with_its_reason(asked, has, reason):
+    server = make_server(**has)
+
+    assert find_unfit(asked, server) == reason
+    assert reason in explain(make_waiting(needs=asked), server)
+    assert place(make_waiting(), make_server()) == {"i1": "rio1"}
+
+
+@pytest.mark.parametrize(("asked", "has", "reason"), CONSTRAINTS)
+def test_a_task_that_nobody_can_ever_run_is_named_impossible(asked, has, reason):
+    server = make_server(**has)
+
+    told = find_impossible(asked, [server])
+
+    assert told is not None
+    assert told.startswith("no resource can run it")
+    assert reason in told
+
+
+def test_what_is_drained_silent_or_full_is_not_impossible():
+    server = make_server(slots=0, free=0, is_alive=False, block="closed", capability=GPU)
+
+    assert find_impossible(needs(require_cuda=True), [make_server("rio2"), server]) is None
+
+
+def test_constraints_that_no_single_server_meets_together_are_impossible():
+    fleet = [
+        make_server("large", capability=Capability(ram_gib=256)),
+        make_server("gpu", capability=GPU),
+    ]
+
+    told = find_impossible(needs(require_cuda=True, min_ram_gib=128), fleet)
+
+    assert told == (
+        "no resource can run it (needs CUDA, 128 GiB RAM): "
+        "gpu has 64 GiB RAM, it needs 128; large has no CUDA"
+    )
+
+
+def test_of_a_large_fleet_that_cannot_run_it_some_are_told():
+    told = find_impossible(needs(require_cuda=True), [make_server(f"rio{n}") for n in range(9)])
+
+    assert told is not None
+    assert told.endswith("rio2 has no CUDA; 6 more neither")
+
+
+def test_without_servers_everything_is_impossible():
+    assert find_impossible(TRAINING, []) == "there are no servers"
+    assert explain(make_waiting()) == "there are no servers"
+
+
+def test_a_card_sold_with_24_gib_is_one_although_it_reports_a_little_less():
+    card = Capability(cuda=True, vram_gib=24564 / 1024)
+
+    assert find_unfit(needs(min_vram_gib=24), make_server(capability=card)) is None
+    assert find_unfit(needs(min_vram_gib=25), make_server(capability=card)) is not None
+
+
+# --- allow and deny ---------------------------------------------------------------------------
+
+
+def test_deny_wins_over_allow():
+    server = make_server(allow=("user:ada",), deny=("feature_set",))
+
+    assert place(make_waiting(needs=needs(labels=frozenset({"user:ada"}))), server) == {
+        "i1": "rio1"
+    }
+    labels = frozenset({"user:ada", "feature_set"})
+    assert explain(make_waiting(needs=needs(labels=labels)), server).endswith("denies feature_set")
+
+
+def test_an_empty_allow_lets_everything_in():
+    assert place(make_waiting(needs=needs(labels=frozenset({"anything"}))), make_server()) == {
+        "i1": "rio1"
+    }
+    assert place(make_waiting(), make_server()) == {"i1": "rio1"}
+
+
+def test_tasks_whose_labels_differ_only_where_nobody_looks_are_told_the_same():
+    tasks = [
+        make_waiting(f"i{n}", needs=needs(labels=frozenset({f"user:u{n}", "model_structure"})))
+        for n in range(3)
+    ]
+
+    decided = plan(tasks, [make_server(deny=("model_*",))], now=NOW)
+
+    assert {wait.reason for wait in decided.waits} == {
+        "no resource can run it: rio1 denies model_*"
+    }
+
+
+# --- declared and detected --------------------------------------------------------------------
+
+
+def test_the_stricter_of_declared_and_detected_wins():
+    declared = Declared(cuda=True, vram_gib=16, ram_gib=128)
+
+    assert intersect(declared, GPU) == Capability(cuda=True, vram_gib=16, ram_gib=64)
+
+
+def test_a_cpu_server_that_claims_cuda_is_a_cpu_server():
+    assert intersect(Declared(cuda=True, vram_gib=24), CPU) == CPU
+
+
+def test_a_server_declared_without_cuda_offers_no_vram_either():
+    assert intersect(Declared(cuda=False), GPU) == CPU
+
+
+def test_what_is_not_declared_is_as_detected():
+    assert intersect(None, GPU) == GPU
+    assert intersect(Declared(), GPU) == GPU
+
+
+def test_a_server_that_was_never_heard_of_is_known_by_its_declaration():
+    assert intersect(Declared(cuda=True, vram_gib=24, ram_gib=64), None) == GPU
+    assert intersect(None, None) == Capability()
+
+
+# --- prefer_cuda ------------------------------------------------------------------------------
+
+
+def test_a_task_that_prefers_cuda_leaves_a_lesser_server_alone_for_299_s():
+    task = make_waiting(needs=needs(prefer_cuda=True), waited=299)
+
+    assert place(task, make_server()) == {}
+
+
+def test_a_task_that_prefers_cuda_takes_a_lesser_server_after_301_s():
+    task = make_waiting(needs=needs(prefer_cuda=True), waited=301)
+
+    decided = plan([task], [make_server()], now=NOW)
+
+    assert [placement.resource for placement in decided.placements] == ["rio1"]
+    assert decided.placements[0].reason.endswith("it prefers CUDA but waited its time for it")
+
+
+def test_the_grace_for_cuda_is_configurable():
+    task = make_waiting(needs=needs(prefer_cuda=True), waited=11)
+
+    assert place(task, make_server(), cuda_grace=dt.timedelta(seconds=10)) == {"i1": "rio1"}
+
+
+def test_a_task_that_prefers_cuda_takes_it_at_once_and_still_after_its_grace():
+    fleet = [make_server("fast", priority=9), make_server("gpu", capability=GPU)]
+
+    for waited in (0, 301):
+        task = make_waiting(needs=needs(prefer_cuda=True), waited=waited)
+        assert place(task, *fleet) == {"i1": "gpu"}
+
+
+def test_a_task_in_its_grace_does_not_hold_up_the_next():
+    tasks = [make_waiting("i1", needs=needs(prefer_cuda=True), waited=60), make_waiting("i2")]
+
+    assert place(tasks, make_server()) == {"i2": "rio1"}
+
+
+def test_what_must_have_cuda_never_runs_without():
+    task = make_waiting(needs=needs(require_cuda=True, prefer_cuda=True), waited=9000)
+
+    assert place(task, make_server()) == {}
+
+
+# --- the choice of a server -------------------------------------------------------------------
+
+
+def test_on_prem_goes_before_runpod_whatever_their_priorities():
+    assert place(make_waiting(), make_runpod(priority=9), make_server()) == {"i1": "rio1"}
+
+
+def test_runpod_takes_what_finds_no_slot_on_prem():
+    decided = plan([make_waiting()], [make_runpod(), make_full()], now=NOW)
+
+    assert decided.placements[0].resource == "runpod"
+    assert decided.placements[0].reason == "a slot of runpod is free, and none on-prem that fits"
+
+
+def test_a_platform_that_was_asked_for_is_kept_to():
+    on_prem = make_waiting("i1", needs=needs(platform=Platform.ON_PREM))
+    runpod = make_waiting("i2", needs=needs(platform=Platform.RUNPOD))
+
+    assert place(on_prem, make_runpod(), make_full()) == {}
+    assert place(runpod, make_runpod(), make_server()) == {"i2": "runpod"}
+
+
+def test_the_server_of_higher_priority_is_filled_first():
+    fleet = [make_server("rio1"), make_server("rio2", priority=3, capability=GPU)]
+
+    assert place(make_waiting(), *fleet) == {"i1": "rio2"}
+
+
+def test_a_gpu_is_not_taken_by_what_needs_none():
+    fleet = [make_server("a-gpu", capability=GPU, slots=4, free=4), make_server("z-cpu")]
+
+    assert place(make_waiting(), *fleet) == {"i1": "z-cpu"}
+
+
+def test_the_smallest_gpu_that_fits_is_taken():
+    fleet = [make_server("a-large", capability=GPU), make_server("b-small", capability=SMALL_GPU)]
+
+    assert place(make_waiting(needs=needs(require_cuda=True)), *fleet) == {"i1": "b-small"}
+
+
+def test_of_equal_servers_the_one_with_most_free_slots_is_taken_then_the_first_by_name():
+    fleet = [make_server(name, slots=3, free=free) for name, free in (("c", 2), ("b", 2), ("a", 1))]
+
+    assert place([make_waiting(f"i{n}") for n in range(4)], *fleet) == {
+        "i0": "b",
+        "i1": "c",
+        "i2": "a",
+        "i3": "b",
+    }
+
+
+# --- servers where it failed ------------------------------------------------------------------
+
+
+def test_a_retry_goes_to_another_server_than_the_one_that_failed_it():
+    fleet = [make_server("rio1", slots=4, free=4), make_server("rio2")]
+
+    assert place(make_waiting(avoid=frozenset({"rio1"})), *fleet) == {"i1": "rio2"}
+
+
+def test_a_retry_waits_its_grace_for_another_server_then_goes_back():
+    task = make_waiting(avoid=frozenset({"rio1"}), waited=299)
+    fleet = [make_server("rio1"), make_full("rio2")]
+
+    assert "failed on rio1: waits for another server until 14:00 UTC" in explain(task, *fleet)
+    assert place(replace(task, since=before(301)), *fleet) == {"i1": "rio1"}
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        make_server("rio2", is_alive=False),
+        make_server("rio2", slots=0, free=0),
+        make_server("rio2", deny=("user:ada",)),
+        make_runpod(block="out of stock"),
+    ],
+    ids=["silent", "drained", "denying", "blocked"],
+)
+def test_a_retry_goes_back_at_once_if_no_other_server_could_take_it(other):
+    labels = frozenset({"user:ada"})
+    task = make_waiting(avoid=frozenset({"rio1"}), needs=needs(labels=labels))
+
+    decided = plan([task], [make_server("rio1"), other], now=NOW)
+
+    assert [placement.resource for placement in decided.placements] == ["rio1"]
+    assert "failed there before" in decided.placements[0].reason
+
+
+# --- slots ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "server",
+    [
+        make_server(is_alive=False),
+        make_server(slots=0),
+        make_server(free=0),
+        make_server(free=-2),
+        make_server(block="out of stock"),
+    ],
+    ids=["silent", "drained", "full", "over-full", "blocked"],
+)
+def test_nothing_is_placed_where_nothing_may_go(server):
+    assert place(make_waiting(), server) == {}
+
+
+def test_validations_and_trainings_take_slots_of_their_own():
+    tasks = [make_waiting("validation", needs=VALIDATION), make_waiting("i1"), make_waiting("i2")]
+
+    assert place(tasks, make_server()) == {"validation": "rio1", "i1": "rio1"}
+
+
+def test_no_more_is_placed_than_an_admin_left_slots():
+    tasks = [make_waiting(f"i{n}") for n in range(5)]
+
+    assert len(place(tasks, make_server(slots=2, free=4))) == 2
+
+
+def test_nothing_is_placed_while_placements_are_paused():
+    assert explain(make_waiting(), make_server(), is_paused=True) == "placements are paused"
+
+
+# --- who goes first ---------------------------------------------------------------------------
+
+
+def test_the_highest_priority_goes_first_then_the_oldest_then_the_map_index():
+    tasks = [
+        make_waiting("young", waited=1),
+        make_waiting("second", waited=9, order=2),
+        make_waiting("first", waited=9, order=1),
+        make_waiting("urgent", priority=1),
+    ]
+
+    decided = plan(tasks, [make_full()], now=NOW)
+
+    assert [(wait.key[1], wait.position) for wait in decided.waits] == [
+        ("urgent", 1),
+        ("first", 2),
+        ("second", 3),
+        ("young", 4),
+    ]
+
+
+def test_what_is_urgent_but_fits_nowhere_does_not_hold_up_the_rest():
+    urgent = make_waiting("urgent", priority=9, needs=needs(require_cuda=True))
+
+    assert place([urgent, make_waiting("i1")], make_server()) == {"i1": "rio1"}
+
+
+def test_five_hundred_tasks_of_one_submitter_do_not_delay_the_first_of_another():
+    many = [make_waiting(f"i{n:03}", waited=900) for n in range(500)]
+    one = make_waiting("newcomer", submitter="bob")
+
+    assert place([*many, one], make_server(), usage={"ada": 1}) == {"newcomer": "rio1"}
+
+
+def test_five_hundred_trainings_do_not_delay_the_first_validation_of_anybody():
+    many = [make_waiting(f"i{n:03}", waited=900) for n in range(500)]
+    one = make_waiting("validation", needs=VALIDATION)
+
+    assert place([*many, one], make_server(), usage={"ada": 1})["validation"] == "rio1"
+
+
+def test_who_trains_much_does_not_wait_longer_for_a_validation():
+    tasks = [
+        make_waiting("of ada", needs=VALIDATION, waited=9),
+        make_waiting("of bob", needs=VALIDATION, submitter="bob"),
+    ]
+
+    assert place(tasks, make_server(), usage={"ada": 50}) == {"of ada": "rio1"}
+    assert place(tasks, make_server(), validation_usage={"ada": 1}) == {"of bob": "rio1"}
+
+
+def test_slots_are_shared_by_weight():
+    tasks = [
+        make_waiting(f"{name}{n:02}", submitter=name) for name in ("ada", "bob") for n in range(20)
+    ]
+
+    placed = place(tasks, make_server(slots=8, free=8), weights={"ada": 3})
+
+    assert sum(task_id.startswith("ada") for task_id in placed) == 6
+
+
+def test_who_has_no_weight_comes_last():
+    tasks = [make_waiting("of ada", waited=99), make_waiting("of bob", submitter="bob")]
+
+    assert place(tasks, make_server(), weights={"ada": 0}) == {"of bob": "rio1"}
+    assert place(tasks[:1], make_server(), weights={"ada": 0}) == {"of ada": "rio1"}
+
+
+def test_waiting_for_a_scarce_machine_costs_no_turn_on_the_others():
+    """Counting what could not be placed would put ada's last task behind all of bob's."""
+    scarce = [make_waiting(f"gpu{n}", needs=needs(require_cuda=True), waited=99) for n in range(9)]
+    plain = make_waiting("plain", waited=50)
+    others = [make_waiting(f"bob{n}", submitter="bob") for n in range(9)]
+    full = make_full("gpu", capability=GPU)
+
+    assert "plain" in place([*scarce, plain, *others], full, make_server(slots=2, free=2))
+
+
+def test_equal_inputs_give_equal_plans_in_whatever_order_they_come():
+    source = random.Random(3)
+    tasks = [
+        make_waiting(f"i{n}", waited=n % 3, submitter=source.choice("abc"), order=n % 2)
+        for n in range(50)
+    ]
+    fleet = [make_server(f"rio{n}", slots=3, free=3, priority=n % 2) for n in range(4)]
+    expected = plan(tasks, fleet, now=NOW)
+
+    for _ in range(10):
+        source.shuffle(tasks)
+        source.shuffle(fleet)
+        assert plan(tasks, fleet, now=NOW) == expected
+
+
+# --- reasons ----------------------------------------------------------------------------------
+
+
+def test_a_full_server_tells_what_is_needed_and_when_it_is_free():
+    task = make_waiting(needs=needs(min_vram_gib=24))
+
+    assert explain(task, make_full("rio3090", capability=GPU), make_server("zeus")) == (
+        "needs 24 GiB VRAM; rio3090 is full, next free about 14:20 UTC"
+    )
+
+
+def test_of_several_full_servers_the_first_to_be_free_is_named():
+    fleet = [make_full("rio1", minutes=30), make_full("rio2", minutes=5)]
+
+    assert explain(make_waiting(), *fleet) == (
+        "rio1 and rio2 are full, next free about 14:05 UTC (rio2)"
+    )
+    assert explain(make_waiting(), *fleet, make_full("rio3"), make_full("rio4")).startswith(
+        "all 4 that fit are full"
+    )
+
+
+def test_an_end_on_another_day_is_told_with_its_day():
+    assert explain(make_waiting(), make_full(minutes=60 * 24)).endswith("about 03 Mar 14:00 UTC")
+
+
+def test_an_end_that_is_overdue_is_not_told_as_a_time_gone_by():
+    assert explain(make_waiting(), make_full(minutes=-1)) == "rio1 is full, next free any minute"
+
+
+def test_where_an_admin_took_slots_away_the_first_end_frees_nothing():
+    ends = [NOW + dt.timedelta(minutes=minutes) for minutes in (10, 20)]
+    running = tuple(Running(ends_p50=end, ends_p90=end) for end in ends)
+
+    told = explain(make_waiting(), make_server(slots=1, free=-1, running=running))
+
+    assert told == "rio1 is full, next free about 14:20 UTC"
+
+
+def test_a_silent_server_is_named_with_the_time_it_was_last_heard_of():
+    silent = make_server("rio3090", capability=GPU, is_alive=False, silent_since=before(3480))
+
+    assert explain(make_waiting(needs=needs(require_cuda=True)), silent, make_server("zeus")) == (
+        "needs CUDA; nothing that fits is ready: rio3090 is silent since 13:02 UTC"
+    )
+
+
+def test_drained_and_blocked_resources_are_named_with_what_blocks_them():
+    runpod = make_runpod(block="balance is $3, under the $5 of one task")
+
+    assert explain(make_waiting(), make_server(slots=0, free=0), runpod) == (
+        "nothing is ready: rio1 has no slots, runpod: balance is $3, under the $5 of one task"
+    )
+
+
+def test_beside_a_full_server_the_others_that_would_do_are_told_too():
+    told = explain(make_waiting(), make_full("rio1"), make_server("rio2", is_alive=False))
+
+    assert told == "rio1 is full, next free about 14:20 UTC; rio2 is not online"
+
+
+def test_a_task_in_its_grace_is_told_until_when_it_waits_for_cuda():
+    task = make_waiting(needs=needs(prefer_cuda=True), waited=60)
+
+    assert explain(task, make_full("gpu", capability=GPU), make_server("zeus")) == (
+        "prefers CUDA: waits for it until 14:04 UTC; gpu is full, next free about 14:20 UTC"
+    )
+    assert explain(task, make_server("zeus")).startswith("prefers CUDA: waits for it until 14:04")
+
+
+def test_validations_are_told_of_validation_slots():
+    task = make_waiting(needs=VALIDATION)
+
+    assert explain(task, make_server(validation_slots=0)) == "nothing is ready: rio1 has no slots"
+
+
+def test_a_task_that_failed_after_hours_still_goes_elsewhere_first():
+    """The wait for another server begins with the failure, not with the first wait."""
+    fleet = (make_server("rio1"), make_full("rio2"))
+    task = make_waiting(avoid=frozenset({"rio1"}), waited=10_800, failed_at=before(10))
+
+    assert place(task, *fleet) == {}
+    assert place(replace(task, failed_at=before(300)), *fleet) == {"i1": "rio1"}

@@ -1,0 +1,102 @@
+"""The command that an attempt runs."""
+
+from __future__ import annotations
+
+import datetime as dt
+from datetime import UTC, datetime
+
+import pytest
+
+from touchstone.core.conf import Schedule, System
+from touchstone.core.tasks import (
+    build_argv,
+    build_environment,
+    build_start,
+    build_training_specs,
+    build_validation_spec,
+)
+from touchstone_agent.protocol.messages import AttemptRef, Grant, Limits, SlotClass
+
+GRANT = Grant(method="GET", url="http://store/x", expires_at=datetime(2026, 1, 1, tzinfo=UTC))
+
+
+def make_validation(system=System.FEATURE_SET):
+    return build_validation_spec(
+        "s-1",
+        system=system,
+        image="trainer:1",
+        content_sha256="a" * 64,
+        content_size=9,
+        limits=Limits(),
+    )
+
+
+def make_trainings(system=System.FEATURE_SET, *, commit=None, **schedule):
+    return build_training_specs(
+        make_validation(system),
+        Schedule(**({"intervals": "1,5"} | schedule)),
+        limits=Limits(cpus=2),
+        elnigma_git="https://example.org/elnigma.git",
+        elnigma_commit=commit,
+    )
+
+
+def make_ref(task_id):
+    return AttemptRef(submission_id="s-1", task_id=task_id, attempt=1, fence=4)
+
+
+def test_one_training_per_interval():
+    specs = make_trainings()
+
+    assert [(spec.task_id, spec.interval) for spec in specs] == [("i1", 1), ("i5", 5)]
+
+
+def test_every_field_of_the_schedule_arrives_verbatim_in_the_arguments():
+    spec = make_trainings(
+        config_file="deep/fast.toml",
+        fetched_data_end_to=dt.date(2018, 6, 30),
+        overrides=("model.units=8",),
+        passthrough=("--epochs 3", "--note 'two words'"),
+    )[1]
+
+    assert build_argv(spec) == (
+        *("train", "--config", "deep/fast.toml", "--feature-set", "{in}/content"),
+        *("--prediction-interval", "5", "--fetched-data-end-to", "2018-06-30"),
+        *("--out", "{out}", "--config_override", "model.units=8"),
+        *("--", "--epochs", "3", "--note", "two words"),
+    )
+
+
+def test_a_model_structure_is_trained_on_the_reference_features():
+    argv = build_argv(make_trainings(System.MODEL_STRUCTURE)[0])
+
+    assert argv[3:7] == (
+        *("--feature-set", "elnigma.features.reference"),
+        *("--model-structure", "{in}/content"),
+    )
+
+
+@pytest.mark.parametrize("system", list(System))
+def test_a_validation_has_neither_network_nor_schedule(system):
+    start = build_start(make_validation(system), make_ref("validation"), GRANT)
+
+    assert start.slot_class is SlotClass.VALIDATION
+    assert not start.network
+    assert start.argv[:3] == ("validate", "--system", system.value)
+
+
+def test_only_a_trainer_branch_needs_the_network():
+    plain, branch = make_trainings()[0], make_trainings(commit="c" * 40)[0]
+
+    assert not build_start(plain, make_ref("i1"), GRANT).network
+    assert build_start(branch, make_ref("i1"), GRANT).network
+    assert build_environment(branch, make_ref("i1"))["TOUCHSTONE_ELNIGMA_COMMIT"] == "c" * 40
+
+
+def test_the_environment_names_the_attempt_and_holds_no_grant():
+    start = build_start(make_trainings(seed=3)[0], make_ref("i1"), GRANT)
+
+    assert start.environment["TOUCHSTONE_ATTEMPT"] == "1-4"
+    assert start.environment["TOUCHSTONE_SEED"] == "3"
+    assert start.environment["TOUCHSTONE_THREADS"] == "2"
+    assert not any("http" in value for value in start.environment.values())
