@@ -1,0 +1,1 @@
+"""The only code of the Airflow side that opens connections."""

@@ -1,0 +1,198 @@
+"""Objects in S3: content, outputs, models, console logs."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any, Self
+
+from botocore.config import Config
+from botocore.exceptions import ClientError
+
+from touchstone.hooks.aws import (
+    NOT_FOUND_CODES,
+    build_client,
+    get_error_code,
+    translated_errors,
+)
+from touchstone.settings import Settings
+from touchstone_agent.protocol.errors import PermanentError
+from touchstone_agent.protocol.messages import Grant
+
+GRANT_SECONDS = 3600
+"""Life of a presigned URL: role credentials cap it, so a longer one would lie."""
+
+
+class ObjectNotFound(PermanentError):
+    """There is no object of that key."""
+
+
+class ObjectCorrupt(PermanentError):
+    """An object's bytes do not have the digest on record."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class StoredObject:
+    """
+    An object in a listing.
+
+    :param key: Its key.
+    :param size: Its size in bytes.
+    """
+
+    key: str
+    size: int
+
+
+class ObjectStore:
+    """
+    Reads, writes and signs for objects.
+
+    :param client: An S3 client.
+    :param clock: The time, UTC.
+    """
+
+    def __init__(
+        self, client: Any, clock: Callable[[], datetime] = lambda: datetime.now(UTC)
+    ) -> None:
+        self._client = client
+        self._clock = clock
+
+    @classmethod
+    def connect(cls, settings: Settings) -> Self:
+        """Return a store that uses the installation's AWS connection."""
+        config = Config(signature_version="s3v4", s3={"addressing_style": "path"})
+        return cls(build_client("s3", settings.aws_conn_id, config))
+
+    def get(self, bucket: str, key: str, *, sha256: str | None = None) -> bytes:
+        """
+        Return an object's bytes.
+
+        :param sha256: Hex digest they must have; ``None`` to take what is there.
+        :raises ObjectNotFound: If there is none.
+        :raises ObjectCorrupt: If the digest differs.
+        """
+        try:
+            with translated_errors(f"reading s3://{bucket}/{key}"):
+                body: bytes = self._client.get_object(Bucket=bucket, Key=key)["Body"].read()
+        except PermanentError as error:
+            if _is_not_found(error):
+                raise ObjectNotFound(f"there is no s3://{bucket}/{key}") from error
+            raise
+        if sha256 is not None and hashlib.sha256(body).hexdigest() != sha256:
+            raise ObjectCorrupt(f"s3://{bucket}/{key} does not have sha256 {sha256}")
+        return body
+
+    def has(self, bucket: str, key: str) -> bool:
+        """Tell whether there is an object of that key."""
+        try:
+            with translated_errors(f"looking for s3://{bucket}/{key}"):
+                self._client.head_object(Bucket=bucket, Key=key)
+        except PermanentError as error:
+            if _is_not_found(error):
+                return False
+            raise
+        return True
+
+    def get_size(self, bucket: str, key: str) -> int:
+        """
+        Return an object's size in bytes.
+
+        :raises ObjectNotFound: If there is none.
+        """
+        try:
+            with translated_errors(f"looking at s3://{bucket}/{key}"):
+                return int(self._client.head_object(Bucket=bucket, Key=key)["ContentLength"])
+        except PermanentError as error:
+            if _is_not_found(error):
+                raise ObjectNotFound(f"there is no s3://{bucket}/{key}") from error
+            raise
+
+    def put_new(
+        self, bucket: str, key: str, body: bytes, *, content_type: str = "application/octet-stream"
+    ) -> bool:
+        """
+        Write an object unless its key is taken; nothing is ever overwritten.
+
+        :return: Whether it was written; ``False`` if there was one already.
+        """
+        try:
+            with translated_errors(f"writing s3://{bucket}/{key}"):
+                self._client.put_object(
+                    Bucket=bucket, Key=key, Body=body, ContentType=content_type, IfNoneMatch="*"
+                )
+        except PermanentError as error:
+            cause = error.__cause__
+            if isinstance(cause, ClientError) and get_error_code(cause) in {
+                "412",
+                "PreconditionFailed",
+            }:
+                return False
+            raise
+        return True
+
+    def put(
+        self, bucket: str, key: str, body: bytes, *, content_type: str = "application/octet-stream"
+    ) -> None:
+        """Write an object whose key has but a newest state; nothing of an attempt is such."""
+        with translated_errors(f"writing s3://{bucket}/{key}"):
+            self._client.put_object(Bucket=bucket, Key=key, Body=body, ContentType=content_type)
+
+    def list(self, bucket: str, prefix: str) -> list[StoredObject]:
+        """Return the objects whose keys begin with ``prefix``, by key."""
+        with translated_errors(f"listing s3://{bucket}/{prefix}"):
+            pages = self._client.get_paginator("list_objects_v2").paginate(
+                Bucket=bucket, Prefix=prefix
+            )
+            return [
+                StoredObject(key=item["Key"], size=int(item["Size"]))
+                for page in pages
+                for item in page.get("Contents", ())
+            ]
+
+    def grant_get(self, bucket: str, key: str) -> Grant:
+        """Return leave to read one object, for :data:`GRANT_SECONDS`."""
+        url = self._client.generate_presigned_url(
+            "get_object", Params={"Bucket": bucket, "Key": key}, ExpiresIn=GRANT_SECONDS
+        )
+        return Grant(method="GET", url=url, expires_at=self._expiry())
+
+    def grant_put(self, bucket: str, key: str, *, sha256: str, size: int) -> Grant:
+        """
+        Return leave to write one object that is not there yet, with exactly these bytes.
+
+        The store itself checks the digest, and ``If-None-Match`` keeps an attempt that was
+        fenced off from writing over a newer one's.
+        """
+        try:
+            checksum = base64.b64encode(bytes.fromhex(sha256)).decode()
+        except ValueError as error:
+            raise PermanentError(f"{key}: {sha256[:80]!r} is no sha256") from error
+        url = self._client.generate_presigned_url(
+            "put_object",
+            Params={
+                "Bucket": bucket,
+                "Key": key,
+                "IfNoneMatch": "*",
+                "ChecksumSHA256": checksum,
+                "ContentLength": size,
+            },
+            ExpiresIn=GRANT_SECONDS,
+        )
+        headers = {
+            "If-None-Match": "*",
+            "x-amz-checksum-sha256": checksum,
+            "Content-Length": str(size),
+        }
+        return Grant(method="PUT", url=url, headers=headers, expires_at=self._expiry())
+
+    def _expiry(self) -> datetime:
+        return self._clock() + timedelta(seconds=GRANT_SECONDS)
+
+
+def _is_not_found(error: PermanentError) -> bool:
+    cause = error.__cause__
+    return isinstance(cause, ClientError) and get_error_code(cause) in NOT_FOUND_CODES

@@ -1,0 +1,348 @@
+"""The records of submissions, tasks, evaluations and servers, in DynamoDB."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from decimal import Decimal
+from typing import Any, Self
+
+from boto3.dynamodb.types import TypeDeserializer, TypeSerializer
+from botocore.exceptions import ClientError
+
+from touchstone.hooks.aws import build_client, get_error_code, translated_errors
+from touchstone.settings import Settings
+from touchstone_agent.protocol.errors import PermanentError, TransientError
+
+Record = dict[str, Any]
+"""A record as plain JSON values: numbers are int or float, times ISO 8601 in UTC."""
+
+VERSION = "version"
+_ATTEMPTS_AT_A_WRITE = 8
+_BATCH_GET_LIMIT = 100
+
+_serializer = TypeSerializer()
+_deserializer = TypeDeserializer()
+
+
+class RecordNotFound(PermanentError):
+    """There is no record with that id."""
+
+
+class RecordUnfit(PermanentError):
+    """A value cannot be stored: not JSON, not finite, or a number beyond DynamoDB's range."""
+
+
+class RecordExists(PermanentError):
+    """A record with that id exists already; it was not touched."""
+
+
+def _to_item(record: Mapping[str, Any]) -> dict[str, Any]:
+    # Through JSON text, so that a float becomes the Decimal of its shortest form: reading it
+    # back gives the same float, and the same number stands in result.json.
+    try:
+        plain = json.loads(json.dumps(record, allow_nan=False), parse_float=Decimal)
+        return {key: _serializer.serialize(value) for key, value in plain.items()}
+    except (ArithmeticError, TypeError, ValueError) as error:
+        raise RecordUnfit(f"a value does not fit in a record: {error!r}") from error
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Decimal):
+        # A metric of exactly 1.0 comes back as the int 1, which JSON and == do not tell apart.
+        return int(value) if value == value.to_integral_value() else float(value)
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, (list, set)):
+        return [_plain(item) for item in value]
+    return value
+
+
+def _from_item(item: Mapping[str, Any]) -> Record:
+    return {key: _plain(_deserializer.deserialize(value)) for key, value in item.items()}
+
+
+class RecordStore:
+    """
+    Reads and writes records.
+
+    Every write that depends on what was read carries the version it read, so that two writers
+    never overwrite each other: the later one reads again and decides again.
+
+    :param client: A DynamoDB client.
+    :param settings: Names of the tables.
+    """
+
+    def __init__(self, client: Any, settings: Settings) -> None:
+        self._client = client
+        self._settings = settings
+
+    @classmethod
+    def connect(cls, settings: Settings) -> Self:
+        """Return a store that uses the installation's AWS connection."""
+        return cls(build_client("dynamodb", settings.aws_conn_id), settings)
+
+    # --- submissions ---------------------------------------------------------------------
+
+    def get_submission(self, submission_id: str) -> Record:
+        """
+        Return a submission.
+
+        :raises RecordNotFound: If there is none of that id.
+        """
+        record = self.find_submission(submission_id)
+        if record is None:
+            raise RecordNotFound(f"there is no submission {submission_id!r}")
+        return record
+
+    def find_submission(self, submission_id: str) -> Record | None:
+        """Return a submission, or ``None``."""
+        return self._find(self._settings.submissions_table, {"submission_id": submission_id})
+
+    def create_submission(self, record: Record) -> None:
+        """
+        Write a new submission.
+
+        :raises RecordExists: If the id is taken.
+        """
+        self._create(self._settings.submissions_table, "submission_id", record)
+
+    def change_submission(
+        self, submission_id: str, decide: Callable[[Record], Record | None]
+    ) -> Record:
+        """
+        Read a submission, let ``decide`` say what changes, and write that.
+
+        :param decide: Gets the record; returns the fields to set, or ``None`` for no change. May
+            be called more than once, so it must not do anything but decide.
+        :return: The record as it is afterwards.
+        :raises RecordNotFound: If there is none of that id.
+        """
+        table = self._settings.submissions_table
+        return self._change(table, {"submission_id": submission_id}, decide)
+
+    def list_submissions(self) -> list[Record]:
+        """Return all submissions, newest first."""
+        return sorted(
+            self._scan(self._settings.submissions_table),
+            key=lambda record: str(record.get("created_at", "")),
+            reverse=True,
+        )
+
+    # --- tasks ---------------------------------------------------------------------------
+
+    def get_task(self, submission_id: str, task_id: str) -> Record:
+        """
+        Return a task.
+
+        :raises RecordNotFound: If there is none of that id.
+        """
+        record = self.find_task(submission_id, task_id)
+        if record is None:
+            raise RecordNotFound(f"submission {submission_id!r} has no task {task_id!r}")
+        return record
+
+    def find_task(self, submission_id: str, task_id: str) -> Record | None:
+        """Return a task, or ``None``."""
+        key = {"submission_id": submission_id, "task_id": task_id}
+        return self._find(self._settings.tasks_table, key)
+
+    def find_tasks(self, keys: Iterable[tuple[str, str]]) -> dict[tuple[str, str], Record]:
+        """
+        Return many tasks in as few requests as possible.
+
+        :param keys: Submission id and task id of each.
+        :return: Those that exist, by the same keys.
+        """
+        table = self._settings.tasks_table
+        wanted = [
+            {"submission_id": {"S": submission}, "task_id": {"S": task}}
+            for submission, task in dict.fromkeys(keys)
+        ]
+        found: dict[tuple[str, str], Record] = {}
+        while wanted:
+            batch, wanted = wanted[:_BATCH_GET_LIMIT], wanted[_BATCH_GET_LIMIT:]
+            with translated_errors(f"reading {len(batch)} tasks"):
+                answer = self._client.batch_get_item(
+                    RequestItems={table: {"Keys": batch, "ConsistentRead": True}}
+                )
+            for item in answer["Responses"].get(table, ()):
+                record = _from_item(item)
+                found[record["submission_id"], record["task_id"]] = record
+            wanted += answer.get("UnprocessedKeys", {}).get(table, {}).get("Keys", [])
+        return found
+
+    def create_task(self, record: Record) -> None:
+        """
+        Write a new task.
+
+        :raises RecordExists: If the submission has one of that id.
+        """
+        self._create(self._settings.tasks_table, "task_id", record)
+
+    def change_task(
+        self, submission_id: str, task_id: str, decide: Callable[[Record], Record | None]
+    ) -> Record:
+        """
+        Read a task, let ``decide`` say what changes, and write that.
+
+        :param decide: As for :meth:`change_submission`.
+        :return: The record as it is afterwards.
+        :raises RecordNotFound: If there is none of that id.
+        """
+        key = {"submission_id": submission_id, "task_id": task_id}
+        return self._change(self._settings.tasks_table, key, decide)
+
+    def list_tasks(self, submission_id: str) -> list[Record]:
+        """Return a submission's tasks: its validation first, then by interval."""
+        records = self._query(self._settings.tasks_table, "submission_id", submission_id)
+        return sorted(records, key=lambda record: record.get("interval") or 0)
+
+    def list_all_tasks(self) -> list[Record]:
+        """Return every task there is; for the reconciler and the operators' pages."""
+        return self._scan(self._settings.tasks_table)
+
+    # --- evaluations -----------------------------------------------------------------------
+
+    def put_evaluation(self, record: Record) -> bool:
+        """
+        Write the evaluation of one model, unless a newer attempt has written its own.
+
+        :param record: With ``model_id``, ``model_group_id`` and ``fence``.
+        :return: Whether it was written.
+        """
+        try:
+            with translated_errors(f"writing evaluation {record['model_id']}"):
+                self._client.put_item(
+                    TableName=self._settings.evaluations_table,
+                    Item=_to_item(record),
+                    ConditionExpression="attribute_not_exists(fence) OR fence <= :fence",
+                    ExpressionAttributeValues={":fence": {"N": str(record["fence"])}},
+                )
+        except PermanentError as error:
+            if _is_condition_failure(error):
+                return False
+            raise
+        return True
+
+    def list_evaluations(self, model_group_id: str) -> list[Record]:
+        """Return the evaluations of all models of a group, by model id."""
+        records = self._query(
+            self._settings.evaluations_table, "model_group_id", model_group_id, index="model_group"
+        )
+        return sorted(records, key=lambda record: str(record["model_id"]))
+
+    # --- servers ---------------------------------------------------------------------------
+
+    def list_servers(self) -> list[Record]:
+        """Return all servers by name; what begins with ``#`` is not a server's record."""
+        servers = [
+            record
+            for record in self._scan(self._settings.servers_table)
+            if not str(record["server"]).startswith("#")
+        ]
+        return sorted(servers, key=lambda record: str(record["server"]))
+
+    def find_server(self, server: str) -> Record | None:
+        """Return a server, or ``None``."""
+        return self._find(self._settings.servers_table, {"server": server})
+
+    def create_server(self, record: Record) -> None:
+        """
+        Register a server.
+
+        :raises RecordExists: If it is registered already.
+        """
+        self._create(self._settings.servers_table, "server", record)
+
+    def change_server(self, server: str, decide: Callable[[Record], Record | None]) -> Record:
+        """
+        Read a server, let ``decide`` say what changes, and write that.
+
+        :param decide: As for :meth:`change_submission`.
+        :raises RecordNotFound: If it is not registered.
+        """
+        return self._change(self._settings.servers_table, {"server": server}, decide)
+
+    # --- the one way in and out ------------------------------------------------------------
+
+    def _find(self, table: str, key: Mapping[str, str]) -> Record | None:
+        with translated_errors(f"reading {_name(key)} from {table}"):
+            answer = self._client.get_item(TableName=table, Key=_to_item(key), ConsistentRead=True)
+        item = answer.get("Item")
+        return None if item is None else _from_item(item)
+
+    def _create(self, table: str, key: str, record: Record) -> None:
+        try:
+            with translated_errors(f"creating {record[key]} in {table}"):
+                self._client.put_item(
+                    TableName=table,
+                    Item=_to_item({**record, VERSION: 1}),
+                    ConditionExpression="attribute_not_exists(#key)",
+                    ExpressionAttributeNames={"#key": key},
+                )
+        except PermanentError as error:
+            if _is_condition_failure(error):
+                raise RecordExists(f"{record[key]!r} exists already in {table}") from error
+            raise
+
+    def _change(
+        self, table: str, key: Mapping[str, str], decide: Callable[[Record], Record | None]
+    ) -> Record:
+        for _ in range(_ATTEMPTS_AT_A_WRITE):
+            record = self._find(table, key)
+            if record is None:
+                raise RecordNotFound(f"there is no {_name(key)} in {table}")
+            changes = decide(dict(record))
+            if not changes:
+                return record
+            version = int(record.get(VERSION, 0))
+            changed = {**record, **changes, VERSION: version + 1}
+            try:
+                with translated_errors(f"writing {_name(key)} to {table}"):
+                    self._client.put_item(
+                        TableName=table,
+                        Item=_to_item(changed),
+                        ConditionExpression="#version = :version",
+                        ExpressionAttributeNames={"#version": VERSION},
+                        ExpressionAttributeValues={":version": {"N": str(version)}},
+                    )
+            except PermanentError as error:
+                if _is_condition_failure(error):
+                    continue
+                raise
+            return changed
+        raise TransientError(
+            f"{_name(key)} in {table} was changed by others {_ATTEMPTS_AT_A_WRITE} times in a row"
+        )
+
+    def _scan(self, table: str) -> list[Record]:
+        with translated_errors(f"listing {table}"):
+            pages = self._client.get_paginator("scan").paginate(TableName=table)
+            return [_from_item(item) for page in pages for item in page["Items"]]
+
+    def _query(
+        self, table: str, key: str, value: str, index: str | None = None
+    ) -> Sequence[Record]:
+        more = {"IndexName": index} if index else {"ConsistentRead": True}
+        with translated_errors(f"listing {table} of {value}"):
+            pages = self._client.get_paginator("query").paginate(
+                TableName=table,
+                KeyConditionExpression="#key = :value",
+                ExpressionAttributeNames={"#key": key},
+                ExpressionAttributeValues={":value": {"S": value}},
+                **more,
+            )
+            return [_from_item(item) for page in pages for item in page["Items"]]
+
+
+def _name(key: Mapping[str, str]) -> str:
+    return "/".join(key.values())
+
+
+def _is_condition_failure(error: PermanentError) -> bool:
+    cause = error.__cause__
+    return (
+        isinstance(cause, ClientError)
+        and get_error_code(cause) == "ConditionalCheckFailedException"
+    )

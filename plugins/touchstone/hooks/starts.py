@@ -1,0 +1,147 @@
+"""Begins attempts: the intent on record first, then the command to the server."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+from touchstone.core import attempts
+from touchstone.core.names import build_content_key
+from touchstone.core.tasks import TaskSpec, build_start
+from touchstone.hooks.agent import AgentHook
+from touchstone.hooks.objects import ObjectStore
+from touchstone.hooks.records import Record, RecordExists, RecordStore
+from touchstone.settings import Settings
+
+
+def prepare_task(
+    records: RecordStore,
+    spec: TaskSpec,
+    *,
+    run_id: str,
+    map_index: int,
+    now: datetime,
+    is_new: bool = False,
+) -> Record:
+    """
+    Put a task that a run is going to work on on record.
+
+    :param map_index: Index of the task instance that waits for it; -1 for a single one.
+    :param is_new: Whether it was planned just now, so that what this run has on record of it
+        is of an older plan.
+    :return: The task's record.
+    """
+    try:
+        records.create_task(attempts.new_task(spec, run_id=run_id, map_index=map_index, now=now))
+    except RecordExists:
+        return records.change_task(
+            spec.submission_id,
+            spec.task_id,
+            lambda record: (
+                None
+                if record["run_id"] == run_id and not is_new
+                else attempts.renew_task(record, spec, run_id=run_id, map_index=map_index)
+            ),
+        )
+    return records.get_task(spec.submission_id, spec.task_id)
+
+
+@dataclass(frozen=True, kw_only=True)
+class StartOrder:
+    """
+    A decision to start one try of a task somewhere.
+
+    :param run_id: The DAG run that wants it.
+    :param attempt: Airflow's try number.
+    :param server: Where it goes.
+    :param gpus: GPUs to hand over.
+    :param placement: Why there, and what was expected of the wait; kept with the attempt.
+    """
+
+    submission_id: str
+    task_id: str
+    run_id: str
+    attempt: int
+    server: str
+    gpus: int = 0
+    placement: Mapping[str, Any] | None = None
+
+
+class Starter:
+    """
+    Starts attempts on servers.
+
+    :param records: The records.
+    :param objects: Signs for the content.
+    :param agent: Speaks to agents.
+    :param settings: Names of the installation.
+    """
+
+    def __init__(
+        self,
+        *,
+        records: RecordStore,
+        objects: ObjectStore,
+        agent: AgentHook,
+        settings: Settings,
+    ) -> None:
+        self._records = records
+        self._objects = objects
+        self._agent = agent
+        self._settings = settings
+
+    @classmethod
+    def connect(cls, settings: Settings) -> Starter:
+        """Return a starter on the installation's connections."""
+        return cls(
+            records=RecordStore.connect(settings),
+            objects=ObjectStore.connect(settings),
+            agent=AgentHook(settings=settings),
+            settings=settings,
+        )
+
+    def start(self, order: StartOrder) -> Record:
+        """
+        Claim the attempt and send START.
+
+        Doing it again for the same try claims nothing again: the command is sent again, which
+        its server recognises, unless the server has answered or the task was taken over.
+
+        :return: The task's record; its ``run_id`` is another one if the task was taken over.
+        :raises TransientError: If a store or queue cannot be reached. What was claimed is on
+            record by then, and calling again goes on from there.
+        """
+
+        def decide(record: Record) -> Record | None:
+            if record["run_id"] != order.run_id or record["attempt"] == order.attempt:
+                return None
+            return attempts.claim_attempt(
+                record,
+                attempt=order.attempt,
+                server=order.server,
+                container_of=lambda ref: ref.container_name(self._settings.env),
+                now=datetime.now(UTC),
+                placement=order.placement,
+            )
+
+        record = self._records.change_task(order.submission_id, order.task_id, decide)
+        if (
+            record["run_id"] == order.run_id
+            and record["attempt"] == order.attempt
+            and record.get("phase") is None
+            and not record.get("cancel")
+            and not attempts.is_ended(record)
+        ):
+            self._send(record, order)
+        return record
+
+    def _send(self, record: Record, order: StartOrder) -> None:
+        spec = attempts.build_attempt_spec(record)
+        content = self._objects.grant_get(
+            self._settings.content_bucket, build_content_key(spec.content_sha256)
+        )
+        # Whoever claimed it chose the server; a second caller may have another one in mind.
+        start = build_start(spec, attempts.get_ref(record), content, gpus=order.gpus)
+        self._agent.send(record["server"], start)

@@ -1,0 +1,113 @@
+"""Every name and limit of an installation, in one typed object."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import Field, StringConstraints
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+Environment = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9]{1,11}$")]
+
+
+class Settings(BaseSettings):
+    """
+    Settings of the Airflow side, from ``TOUCHSTONE_*`` environment variables.
+
+    Holds no secret: those are Airflow connections.
+
+    :param env: Environment, part of every name; ``prod`` is the one whose buckets have no suffix.
+    :param aws_conn_id: Airflow connection for SQS, S3 and DynamoDB.
+    :param agent_conn_id: Airflow connection whose password is the control plane's signing key.
+    :param mlflow_conn_id: Airflow connection of the MLflow server.
+    :param mlflow_public_url: Where people reach that server; ``None`` if as the connection says.
+    :param mlflow_experiment: MLflow experiment of all trainings.
+    :param trainer_image: Image of the trainer for submissions that name no other.
+    :param elnigma_git: Git URL of el-nigma, for runs that name a branch; ``None`` refuses those.
+    :param allow_local_sources: Whether a source may be a path on the Airflow host (one-machine
+        installations and tests only: it lets submitters read what Airflow can read).
+    :param max_active_runs: DAG runs at a time; Airflow's own run queue holds the rest.
+    :param training_cpus: CPUs of one training.
+    :param training_memory_mib: Memory of one training, MiB.
+    :param training_wall_seconds: Longest training, seconds.
+    :param validation_memory_mib: Memory of one validation, MiB.
+    :param validation_wall_seconds: Longest validation, seconds; long enough for a model structure
+        on a machine that is busy with trainings.
+    :param validation_cpu_seconds: CPU seconds of one validation, which end a loop early.
+    :param console_bytes: Bytes of console kept per attempt.
+    :param admins: Airflow users who may schedule what others have submitted (JSON list).
+    :param silence_seconds: Seconds without a word from a server after which nothing new is sent
+        to it; what it has goes on until the lease is over.
+    :param cuda_grace_seconds: How long a task that prefers CUDA waits for it.
+    :param deck_size: Most trainings that stand ready for the next free slot.
+    :param warm_runs: DAG runs that wait for slots and stay active in Airflow; the others wait as
+        queued runs do, which cost its scheduler nothing.
+    :param fleet_file: Servers and policies; ``None`` for none.
+    :param dispatcher_port: Loopback port of the dispatcher's health; 0 for none.
+    :param lease_seconds: Seconds without a word from a server after which its attempts are lost.
+    :param content_bytes: Largest source after packing, bytes.
+    :param state_dir: Where a one-machine installation keeps everything.
+    """
+
+    model_config = SettingsConfigDict(env_prefix="TOUCHSTONE_", frozen=True, extra="ignore")
+
+    env: Environment = "dev"
+    aws_conn_id: str = "touchstone_aws"
+    agent_conn_id: str = "touchstone_agent"
+    mlflow_conn_id: str = "touchstone_mlflow"
+    mlflow_public_url: str | None = None
+    mlflow_experiment: str = "touchstone_service"
+    trainer_image: str = "touchstone-elnigma:local"
+    elnigma_git: str | None = None
+    allow_local_sources: bool = False
+    max_active_runs: int = Field(default=64, ge=1)
+    training_cpus: float = Field(default=1.0, gt=0)
+    training_memory_mib: int = Field(default=4096, ge=64)
+    training_wall_seconds: int = Field(default=86_400, ge=1)
+    validation_memory_mib: int = Field(default=2048, ge=64)
+    validation_wall_seconds: int = Field(default=120, ge=1)
+    validation_cpu_seconds: int = Field(default=40, ge=1)
+    console_bytes: int = Field(default=8 * 1024**2, ge=4096)
+    admins: frozenset[str] = frozenset({"admin"})
+    silence_seconds: int = Field(default=60, ge=5)
+    cuda_grace_seconds: int = Field(default=300, ge=0)
+    deck_size: int = Field(default=32, ge=0)
+    warm_runs: int = Field(default=16, ge=0)
+    fleet_file: Path | None = None
+    dispatcher_port: int = Field(default=0, ge=0, le=65535)
+    lease_seconds: int = Field(default=900, ge=10)
+    content_bytes: int = Field(default=64 * 1024**2, ge=1024)
+    state_dir: Path = Path(".touchstone")
+
+    submissions_table: str = "TouchstoneSubmissions"
+    tasks_table: str = "TouchstoneTasks"
+    evaluations_table: str = "ModelPostTrainEvaluation"
+    servers_table: str = "TouchstoneServers"
+
+    @property
+    def bucket_suffix(self) -> str:
+        """Return what keeps this environment's buckets apart from production's."""
+        return "" if self.env == "prod" else f"-{self.env}"
+
+    @property
+    def models_bucket(self) -> str:
+        """Return the bucket of published models."""
+        return f"eonlabs-touchstone-models{self.bucket_suffix}"
+
+    @property
+    def content_bucket(self) -> str:
+        """Return the bucket of submitted content and of attempts' raw outputs."""
+        return f"eonlabs-touchstone-content{self.bucket_suffix}"
+
+    @property
+    def logs_bucket(self) -> str:
+        """Return the bucket of console logs."""
+        return f"eonlabs-touchstone-logs{self.bucket_suffix}"
+
+
+@lru_cache(maxsize=1)
+def get_settings() -> Settings:
+    """Return the settings of this process, read once."""
+    return Settings()
