@@ -1,0 +1,1 @@
+"""Operators of the DAG ``touchstone``: the only code that knows Airflow's exceptions."""

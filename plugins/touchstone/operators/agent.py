@@ -1,0 +1,138 @@
+"""Runs one attempt on an on-prem server."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Any
+
+from airflow.sdk import BaseOperator
+from airflow.sdk.exceptions import (
+    AirflowFailException,
+    AirflowRescheduleException,
+    AirflowSkipException,
+)
+
+from touchstone.core.attempts import get_ref
+from touchstone.core.tasks import TaskSpec
+from touchstone.settings import get_settings
+
+if TYPE_CHECKING:
+    from airflow.sdk import Context
+
+    from touchstone_agent.protocol.messages import AttemptRef
+
+
+RESCHEDULE_SECONDS = 10
+"""How long a try that was placed nowhere stays away; the dispatcher places it meanwhile."""
+
+
+class AgentOperator(BaseOperator):
+    """
+    Runs one task of a submission as an attempt on a server, deferred while it runs.
+
+    Which server, the dispatcher has decided before this runs. The intent is on record before
+    anything is sent, so whoever dies in between leaves a record that says what to look for; a
+    retry gets a higher fence, which outranks what was started.
+
+    :param spec: (templated) What to run: a :class:`~touchstone.core.tasks.TaskSpec` as a
+        dictionary, usually an upstream task's output. An empty one skips the task.
+    :param interval: Prediction interval, for the label in the grid.
+    """
+
+    template_fields: Sequence[str] = ("spec",)
+    ui_color = "#e8f0fe"
+
+    def __init__(self, *, spec: Any, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.spec = spec
+        self._started: AttemptRef | None = None
+
+    def execute(self, context: Context) -> None:
+        """
+        Start the attempt where it was placed, or stand ready on deck; defer.
+
+        :raises AirflowSkipException: If there is nothing to run.
+        :raises AirflowRescheduleException: If this try was placed nowhere: it came here by a
+            retry that was faster than the dispatcher, and goes back to wait.
+        """
+        from touchstone.hooks.records import RecordStore
+        from touchstone.hooks.starts import Starter, StartOrder, prepare_task
+        from touchstone.triggers.agent import AgentTrigger
+
+        if not self.spec:
+            raise AirflowSkipException("nothing to run")
+        spec, settings, ti = TaskSpec.model_validate(self.spec), get_settings(), context["ti"]
+        now, run_id = datetime.now(UTC), str(ti.run_id)
+        placement: Any = context["task_state_store"].get("placement")
+        if not placement or placement["try"] != ti.try_number:
+            self.log.warning("try %s was placed nowhere: back to the waiting room", ti.try_number)
+            again_at = now + timedelta(seconds=RESCHEDULE_SECONDS)
+            raise AirflowRescheduleException(again_at)  # type: ignore[no-untyped-call]
+        map_index = int(ti.map_index if ti.map_index is not None else -1)
+        record = prepare_task(
+            RecordStore.connect(settings), spec, run_id=run_id, map_index=map_index, now=now
+        )
+        if placement["is_on_deck"]:
+            fence = int(record["fence"]) + 1
+            self.log.info("%s/%s stands ready for a slot", spec.submission_id, spec.task_id)
+        else:
+            record = Starter.connect(settings).start(
+                StartOrder(
+                    submission_id=spec.submission_id,
+                    task_id=spec.task_id,
+                    run_id=run_id,
+                    attempt=ti.try_number,
+                    server=placement["server"],
+                    gpus=placement["gpus"],
+                    placement=placement,
+                )
+            )
+            self._started = ref = get_ref(record)
+            fence = ref.fence
+            self.log.info(
+                "%s attempt %s (fence %s) sent to server %s as %s: %s",
+                ref.task_key,
+                ref.attempt,
+                ref.fence,
+                record["server"],
+                record["container"],
+                placement["reason"],
+            )
+        self.defer(
+            trigger=AgentTrigger(spec.submission_id, spec.task_id, fence, run_id),
+            method_name="raise_failure",
+        )
+
+    def raise_failure(
+        self,
+        context: Context,  # noqa: ARG002 - Airflow's signature
+        event: dict[str, Any] | None = None,
+    ) -> None:
+        """
+        End an attempt that no retry can mend.
+
+        :raises AirflowFailException: Always; its message is the reason.
+        """
+        said = event or {}
+        raise AirflowFailException(
+            f"{said.get('outcome')}: {said.get('reason') or said.get('failure_class')}"
+        )
+
+    def on_kill(self) -> None:
+        """Cancel what was started, if the task is killed before it is deferred."""
+        if self._started is None:
+            return
+        from touchstone.hooks.agent import AgentHook, cancel_task
+        from touchstone.hooks.records import RecordStore
+
+        settings = get_settings()
+        cancel_task(
+            RecordStore.connect(settings),
+            AgentHook(settings=settings),
+            submission_id=self._started.submission_id,
+            task_id=self._started.task_id,
+            by="airflow",
+            reason="its Airflow task was killed while it started",
+            only_fence=self._started.fence,
+        )

@@ -1,0 +1,105 @@
+"""What ``register`` refuses before anything is spent; each error begins with the field's name."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING
+
+from touchstone.core.conf import Platform, RunConf, Schedule
+from touchstone.core.states import SubmissionStatus
+from touchstone.settings import Settings, get_settings
+from touchstone_agent.protocol.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from touchstone.core.eligibility import Needs
+    from touchstone.hooks.records import Record, RecordStore
+
+
+def check_platform(conf: RunConf) -> None:
+    """Refuse a platform that this installation does not have, rather than run somewhere else."""
+    if conf.schedule and conf.schedule.platform is Platform.RUNPOD:
+        raise ConfigurationError(
+            "platform: this installation is not connected to RunPod; use any or on-prem"
+        )
+
+
+def may_schedule(submission: Record, user: str) -> bool:
+    """Tell whether a user may spend machines on a submission: its owner may, and admins."""
+    return user == submission.get("submitted_by") or user in get_settings().admins
+
+
+def check_baseline(records: RecordStore, conf: RunConf, user: str) -> None:
+    """Refuse a baseline that could never be compared with, before anything is trained."""
+    baseline = conf.schedule.baseline if conf.schedule else None
+    if baseline is None:
+        return
+    found = records.find_submission(baseline)
+    if found is not None and not may_schedule(found, user):
+        found = None
+    if found is None or found["status"] != SubmissionStatus.SUCCESS:
+        state = "there is none" if found is None else f"it is {found['status']}"
+        raise ConfigurationError(f"baseline: {baseline!r} is no successful submission: {state}")
+
+
+def check_placeable(records: RecordStore, conf: RunConf, user: str) -> None:
+    """Refuse what no server there is could ever run: nobody would tell for days of waiting."""
+    from touchstone.core.demand import build_resource, build_schedule_needs
+    from touchstone.core.eligibility import find_impossible
+
+    servers = records.list_servers()
+    if conf.schedule is None or not servers:
+        return
+    unknown = set(conf.schedule.allowed_hosts) - {str(server["server"]) for server in servers}
+    if unknown:
+        known = ", ".join(sorted(str(server["server"]) for server in servers))
+        raise ConfigurationError(
+            f"allowed_hosts: there is no server {sorted(unknown)[0]!r}; there are {known}"
+        )
+    found = records.find_submission(conf.submission_id) if conf.submission_id else None
+    system = conf.source.system.value if conf.source else str((found or {}).get("system"))
+    owner = str((found or {}).get("submitted_by") or user)
+    needs = build_schedule_needs(conf.schedule, system=system, submitted_by=owner)
+    now, no_matter = datetime.now(UTC), timedelta(days=36500)
+    resources = [
+        build_resource(
+            server,
+            slots=1,
+            free=0,
+            validation_slots=1,
+            validation_free=0,
+            now=now,
+            silence=no_matter,
+        )
+        for server in servers
+        # Of one that was never heard of nobody knows what it has.
+        if server.get("inventory") or server.get("declared")
+    ]
+    reason = find_impossible(needs, resources) if resources else None
+    if reason is not None:
+        raise ConfigurationError(f"{_name_need(needs)}: {reason}")
+
+
+def _name_need(needs: Needs) -> str:
+    """Return the field of the form that most likely makes a schedule impossible."""
+    wishes = {
+        "min_vram_gib": needs.min_vram_gib,
+        "require_cuda": needs.require_cuda,
+        "min_ram_gib": needs.min_ram_gib,
+        "allowed_hosts": needs.allowed_hosts,
+        "platform": True,
+    }
+    return next(name for name, wish in wishes.items() if wish)
+
+
+def resolve_branch(settings: Settings, schedule: Schedule) -> str | None:
+    """Return the commit of the schedule's el-nigma branch; ``None`` if it names none."""
+    if schedule.branch is None:
+        return None
+    if settings.elnigma_git is None:
+        raise ConfigurationError(
+            "branch: this installation has no el-nigma repository (setting TOUCHSTONE_ELNIGMA_GIT)"
+        )
+    from touchstone.hooks.git import GitSource
+
+    git = GitSource(allow_local=True, max_bytes=settings.content_bytes)
+    return git.resolve(settings.elnigma_git, schedule.branch, field="branch")

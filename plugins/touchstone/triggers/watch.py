@@ -1,0 +1,93 @@
+"""One poll of the task records for all triggers of a process."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from functools import lru_cache
+
+from touchstone.hooks.records import Record, RecordStore
+from touchstone.settings import get_settings
+from touchstone_agent.protocol.errors import TouchstoneError
+
+log = logging.getLogger(__name__)
+
+TaskKey = tuple[str, str]
+Fetch = Callable[[Iterable[TaskKey]], Mapping[TaskKey, Record]]
+
+POLL_SECONDS = 1.0
+_BACK_OFF_SECONDS = 5.0
+
+
+class TaskWatcher:
+    """
+    Tells many waiters of changed task records, with one batch of reads per poll.
+
+    A store that cannot be reached ends no task: the watcher waits and asks again.
+
+    :param fetch: Reads records by key; called in a thread.
+    :param poll_seconds: Seconds between two polls while anybody waits.
+    """
+
+    def __init__(self, fetch: Fetch, *, poll_seconds: float = POLL_SECONDS) -> None:
+        self._fetch = fetch
+        self._poll_seconds = poll_seconds
+        self._waiters: dict[TaskKey, set[asyncio.Queue[Record]]] = {}
+        self._poller: asyncio.Task[None] | None = None
+
+    async def changes(self, key: TaskKey) -> AsyncIterator[Record]:
+        """Yield the task's record as it is, and then each time it has changed."""
+        queue: asyncio.Queue[Record] = asyncio.Queue()
+        self._waiters.setdefault(key, set()).add(queue)
+        if self._poller is None or self._poller.done():
+            self._poller = asyncio.create_task(self._poll())
+        seen: object = None
+        try:
+            while True:
+                record = await queue.get()
+                if record.get("version") != seen:
+                    seen = record.get("version")
+                    yield record
+        finally:
+            waiters = self._waiters[key]
+            waiters.discard(queue)
+            if not waiters:
+                del self._waiters[key]
+
+    async def _poll(self) -> None:
+        while self._waiters:
+            pause = self._poll_seconds
+            try:
+                records = await asyncio.to_thread(self._fetch, tuple(self._waiters))
+            except TouchstoneError as error:
+                log.warning("task records cannot be read, trying again: %s", error)
+                pause = _BACK_OFF_SECONDS
+            except Exception:
+                # Whoever waits here would wait for ever if the poll ended.
+                log.exception("reading task records failed, trying again")
+                pause = _BACK_OFF_SECONDS
+            else:
+                for key, record in records.items():
+                    for queue in self._waiters.get(key, ()):
+                        queue.put_nowait(record)
+            await asyncio.sleep(pause)
+
+
+@lru_cache(maxsize=1)
+def get_records() -> RecordStore:
+    """Return this process's one connection to the records; its client may be shared by threads."""
+    return RecordStore.connect(get_settings())
+
+
+_watchers: dict[asyncio.AbstractEventLoop, TaskWatcher] = {}
+
+
+async def get_watcher() -> TaskWatcher:
+    """Return the watcher of the running event loop, connected on first use."""
+    loop = asyncio.get_running_loop()
+    if loop not in _watchers:
+        records = await asyncio.to_thread(get_records)
+        # Another trigger may have connected meanwhile; one watcher is the point.
+        _watchers.setdefault(loop, TaskWatcher(records.find_tasks))
+    return _watchers[loop]

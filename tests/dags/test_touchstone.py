@@ -1,0 +1,84 @@
+"""The DAG file: imports, wiring, and a form that agrees with what runs accept."""
+
+from __future__ import annotations
+
+import inspect
+import runpy
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from airflow.sdk.definitions.context import Context
+
+from touchstone.core.conf import CONF_KEYS, parse_conf
+from touchstone.core.pools import FINISH_POOL, QUEUE_POOL
+
+DAG_FILE = Path(__file__).parents[2] / "dags" / "touchstone.py"
+KNOWN_CONTEXT_KEYS = set(Context.__annotations__)
+HEAVY = {"boto3", "botocore", "docker", "keras", "mlflow", "numpy", "pandas", "runpod"}
+
+
+@pytest.fixture(scope="module")
+def dag():
+    return runpy.run_path(str(DAG_FILE), run_name="dag_file")["dag"]
+
+
+def test_the_steps_are_those_of_the_design(dag):
+    assert set(dag.task_ids) == {
+        *("register", "validate", "accept", "plan", "train", "collect", "evaluate"),
+    }
+    assert dag.get_task("collect").upstream_task_ids >= {"train"}
+    assert dag.get_task("evaluate").trigger_rule == "all_done"
+
+
+def test_every_task_has_owner_tags_and_retries(dag):
+    assert dag.tags
+    for task in dag.tasks:
+        assert task.owner == "touchstone"
+        assert task.retries >= 1
+
+
+def test_no_callable_has_a_parameter_that_airflow_keeps_for_itself(dag):
+    """`run_id` as a parameter made `evaluate` fail before its first line."""
+    for task_id in ("accept", "evaluate"):
+        names = set(inspect.signature(dag.get_task(task_id).python_callable).parameters)
+        assert not names & KNOWN_CONTEXT_KEYS
+
+
+def test_what_needs_a_server_waits_in_the_waiting_room(dag):
+    pools = {task.task_id: task.pool for task in dag.tasks}
+
+    assert pools["validate"] == QUEUE_POOL
+    assert pools["train"] == QUEUE_POOL
+    assert pools["collect"] == FINISH_POOL
+
+
+def test_the_form_offers_exactly_the_fields_that_runs_accept(dag):
+    assert set(dag.params) == set(CONF_KEYS)
+
+
+def test_every_field_says_what_it_is_for(dag):
+    for name, param in dag.params.items():
+        resolved = dag.params.get_param(name)
+        assert resolved.schema["title"], name
+        assert resolved.schema["section"], name
+        assert resolved.description or resolved.schema.get("description_md"), name
+        del param
+
+
+def test_a_form_with_only_a_source_filled_in_is_accepted(dag):
+    values = dict(dag.params) | {"source": "https://example.org/x.git"}
+
+    assert parse_conf(values).schedule is None
+
+
+def test_parsing_imports_nothing_heavy():
+    code = (
+        f"import runpy, sys; runpy.run_path({str(DAG_FILE)!r}, run_name='d'); print(*sys.modules)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=120
+    )
+
+    assert not HEAVY & set(done.stdout.split())

@@ -1,0 +1,101 @@
+"""What is refused before anything is spent, and by which field's name."""
+
+from __future__ import annotations
+
+import pytest
+
+from fakes.stores import FakeRecordStore
+from touchstone.core.conf import parse_conf
+from touchstone.operators.checks import check_baseline, check_placeable, check_platform
+from touchstone_agent.protocol.errors import ConfigurationError
+
+INVENTORY = {"slots": 2, "memory_mib": 16 * 1024, "gpus": []}
+GPU = {"name": "RTX 3090", "memory_mib": 24 * 1024}
+
+
+@pytest.fixture
+def records():
+    return FakeRecordStore()
+
+
+@pytest.fixture
+def enrol(records):
+    def make(name="cpu1", gpus=0, **fields):
+        inventory = INVENTORY | {"gpus": [GPU] * gpus}
+        records.create_server({"server": name, "inventory": inventory} | fields)
+
+    return make
+
+
+def conf(**schedule):
+    return parse_conf({"source": "https://example.org/x.git", "intervals": "5"} | schedule)
+
+
+@pytest.mark.parametrize(
+    ("wish", "words"),
+    [
+        ({"require_cuda": True}, "require_cuda: .*cpu1 has no CUDA"),
+        ({"min_vram_gib": 8}, "min_vram_gib: .*0 GiB VRAM"),
+        ({"min_ram_gib": 64}, "min_ram_gib: .*16 GiB RAM"),
+        ({"allowed_hosts": ["gone"]}, "allowed_hosts: there is no server 'gone'"),
+    ],
+)
+def test_what_no_server_could_ever_run_is_refused_by_its_field(records, enrol, wish, words):
+    enrol()
+
+    with pytest.raises(ConfigurationError, match=f"^{words}"):
+        check_placeable(records, conf(**wish), "ada")
+
+
+def test_one_server_that_fits_is_enough_also_when_it_is_silent(records, enrol):
+    enrol()
+    enrol("gpu1", gpus=1)
+
+    check_placeable(records, conf(require_cuda=True, min_vram_gib=24), "ada")
+
+
+def test_servers_may_deny_somebodys_tasks(records, enrol):
+    enrol(declared={"deny": ["user:ada"]})
+
+    with pytest.raises(ConfigurationError, match="denies user:ada"):
+        check_placeable(records, conf(), "ada")
+    check_placeable(records, conf(), "bob")
+
+
+def test_of_a_fleet_that_nobody_knows_yet_nothing_is_refused(records, enrol):
+    check_placeable(records, conf(require_cuda=True), "ada")
+    enrol(inventory=None)
+    check_placeable(records, conf(require_cuda=True), "ada")
+
+
+def test_an_accepted_submission_is_judged_by_its_own_kind(records, enrol):
+    enrol(declared={"allow": ["model_structure"]})
+    records.create_submission(
+        {"submission_id": "s-1", "system": "model_structure", "submitted_by": "ada"}
+    )
+    scheduled = parse_conf({"submission_id": "s-1", "intervals": "5"})
+
+    check_placeable(records, scheduled, "chief")
+    with pytest.raises(ConfigurationError, match="allows only model_structure"):
+        check_placeable(records, conf(), "chief")
+
+
+def test_a_platform_that_is_not_connected_is_refused():
+    with pytest.raises(ConfigurationError, match=r"^platform: "):
+        check_platform(conf(platform="runpod"))
+
+
+@pytest.mark.parametrize("status", [None, "error", "running"])
+def test_a_baseline_must_have_succeeded(records, status):
+    if status:
+        records.create_submission({"submission_id": "b-1", "status": status, "submitted_by": "ada"})
+
+    with pytest.raises(ConfigurationError, match=r"^baseline: 'b-1' is no successful"):
+        check_baseline(records, conf(baseline="b-1"), "ada")
+
+
+def test_somebody_elses_baseline_is_as_if_it_did_not_exist(records):
+    records.create_submission({"submission_id": "b-1", "status": "success", "submitted_by": "bob"})
+
+    with pytest.raises(ConfigurationError, match="there is none"):
+        check_baseline(records, conf(baseline="b-1"), "ada")

@@ -1,0 +1,84 @@
+"""How a run is closed, whatever became of its trainings."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+import pytest
+from airflow.sdk.exceptions import AirflowFailException
+
+from fakes.agents import FakeAgentHook
+from fakes.stores import FakeRecordStore
+from touchstone.core import attempts
+from touchstone.core.tasks import TaskSpec
+from touchstone.operators import submission as steps
+from touchstone_agent.protocol.messages import Cancel, Limits
+
+NOW = datetime(2026, 11, 22, 12, 0, tzinfo=UTC)
+SPEC = TaskSpec(
+    submission_id="s-1",
+    task_id="i5",
+    kind="training",
+    system="feature_set",
+    image="trainer:1",
+    content_sha256="a" * 64,
+    content_size=10,
+    interval=5,
+    limits=Limits(cpus=1, memory_mib=256, wall_seconds=60),
+)
+
+
+@pytest.fixture
+def records():
+    store = FakeRecordStore()
+    store.create_submission(
+        {
+            "submission_id": "s-1",
+            "status": "running",
+            "accepted_at": NOW.isoformat(),
+            "tasks": ["i5"],
+            "run_ids": ["s-1"],
+        }
+    )
+    store.create_task(attempts.new_task(SPEC, run_id="s-1", map_index=0, now=NOW))
+    store.change_task(
+        "s-1",
+        "i5",
+        lambda record: attempts.claim_attempt(
+            record,
+            attempt=1,
+            server="local",
+            container_of=lambda ref: ref.container_name("dev"),
+            now=NOW,
+        ),
+    )
+    return store
+
+
+@pytest.fixture
+def agent(monkeypatch, records):
+    hook = FakeAgentHook()
+    monkeypatch.setattr(steps, "_connect", lambda: records)
+    monkeypatch.setattr("touchstone.hooks.agent.AgentHook", lambda: hook)
+    return hook
+
+
+def test_an_attempt_that_outlives_its_airflow_task_is_cancelled_and_so_is_the_submission(
+    records, agent
+):
+    with pytest.raises(AirflowFailException, match="cancelled: i5"):
+        steps.evaluate_submission("s-1", "s-1")
+
+    assert records.get_submission("s-1")["status"] == "cancelled"
+    assert records.get_task("s-1", "i5")["cancel"]["by"] == "airflow"
+    assert len(agent.commands(Cancel)) == 1
+
+
+def test_what_another_run_has_taken_over_goes_on(records, agent):
+    records.change_task("s-1", "i5", lambda _: {"run_id": "s-1--2"})
+
+    with pytest.raises(AirflowFailException):
+        steps.evaluate_submission("s-1", "s-1")
+
+    assert records.get_task("s-1", "i5").get("cancel") is None
+    assert agent.sent == []

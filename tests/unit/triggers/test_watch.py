@@ -1,0 +1,72 @@
+"""One poll for many waiters."""
+
+from __future__ import annotations
+
+import asyncio
+
+from touchstone.triggers.watch import TaskWatcher
+from touchstone_agent.protocol.errors import TransientError
+
+
+class Store:
+    """Records by key; each read is counted."""
+
+    def __init__(self):
+        self.records = {}
+        self.reads = []
+        self.faults = 0
+
+    def fetch(self, keys):
+        self.reads.append(sorted(keys))
+        if self.faults:
+            self.faults -= 1
+            raise TransientError("down")
+        return {key: self.records[key] for key in keys if key in self.records}
+
+
+async def take(changes, count):
+    return [await anext(changes) for _ in range(count)]
+
+
+async def test_a_waiter_hears_the_record_as_it_is_and_then_only_of_changes():
+    store = Store()
+    store.records["s", "i1"] = {"version": 1}
+    changes = TaskWatcher(store.fetch, poll_seconds=0).changes(("s", "i1"))
+
+    assert await anext(changes) == {"version": 1}
+    store.records["s", "i1"] = {"version": 2}
+    assert await anext(changes) == {"version": 2}
+
+
+async def test_many_waiters_share_one_read():
+    store = Store()
+    keys = [("s", f"i{number}") for number in range(50)]
+    store.records = {key: {"version": 1} for key in keys}
+    watcher = TaskWatcher(store.fetch, poll_seconds=0)
+
+    await asyncio.gather(*(take(watcher.changes(key), 1) for key in keys))
+
+    assert store.reads[0] == sorted(keys)
+
+
+async def test_a_store_that_is_down_ends_no_wait(monkeypatch):
+    monkeypatch.setattr("touchstone.triggers.watch._BACK_OFF_SECONDS", 0)
+    store = Store()
+    store.faults = 3
+    store.records["s", "i1"] = {"version": 1}
+
+    changes = TaskWatcher(store.fetch, poll_seconds=0).changes(("s", "i1"))
+
+    assert await anext(changes) == {"version": 1}
+    assert len(store.reads) == 4
+
+
+async def test_polling_stops_when_nobody_waits():
+    store = Store()
+    store.records["s", "i1"] = {"version": 1}
+    watcher = TaskWatcher(store.fetch, poll_seconds=0)
+    changes = watcher.changes(("s", "i1"))
+    await anext(changes)
+
+    await changes.aclose()
+    await asyncio.wait_for(watcher._poller, timeout=5)
