@@ -1,0 +1,1 @@
+"""The dispatcher: turns agents' events into task records and mends what nobody else will."""

@@ -1,0 +1,132 @@
+"""The task records behind Airflow's task instances, read once for each try."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import datetime
+
+from touchstone.core.demand import build_needs, find_avoided
+from touchstone.core.durations import Like, describe_task
+from touchstone.core.eligibility import Needs
+from touchstone.core.names import find_submission_of_run
+from touchstone.dispatcher.metadata import TRAINING, VALIDATION, Instance
+from touchstone.hooks.records import Record, RecordStore
+from touchstone_agent.protocol.messages import SlotClass
+
+Key = tuple[str, str, int]
+
+MANY_RUNS = 10
+"""From so many unknown runs on, reading all records at once is cheaper than one by one."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Demand:
+    """
+    What placement has to know of a task, for one try of it.
+
+    :param key: Submission id and task id.
+    :param like: What past durations it is compared with.
+    :param since: When it began to wait.
+    :param failed_at: When its last attempt ended; ``None`` before it had one.
+    """
+
+    key: tuple[str, str]
+    try_number: int
+    needs: Needs
+    priority: int
+    submitter: str
+    avoid: frozenset[str]
+    like: Like
+    since: datetime | None
+    failed_at: datetime | None
+
+
+class TaskBook:
+    """
+    Finds records by task instance, and keeps what placement needs of them.
+
+    :param records: The records.
+    """
+
+    def __init__(self, records: RecordStore) -> None:
+        self._records = records
+        self._tasks: dict[Key, Record] = {}
+        self._demands: dict[Key, Demand] = {}
+        self._needs: dict[Needs, Needs] = {}
+
+    @staticmethod
+    def build_key(record: Record) -> Key:
+        """Return the task instance that waits for a task: run id, Airflow's task id, index."""
+        if record["kind"] == SlotClass.VALIDATION:
+            return record["run_id"], VALIDATION, -1
+        return record["run_id"], TRAINING, int(record["map_index"])
+
+    def load(self, instances: Iterable[Instance]) -> None:
+        """Read the records of instances that are not known yet; forget those that are gone."""
+        present = {instance.key: instance for instance in instances}
+        self._tasks = {key: task for key, task in self._tasks.items() if key in present}
+        self._demands = {key: item for key, item in self._demands.items() if key in present}
+        missing = {key[0] for key, instance in present.items() if not self._is_known(instance)}
+        if not missing:
+            return
+        if len(missing) >= MANY_RUNS:
+            found = [r for r in self._records.list_all_tasks() if r["run_id"] in missing]
+        else:
+            found = [
+                record
+                for submission_id in {find_submission_of_run(run_id) for run_id in missing}
+                for record in self._records.list_tasks(submission_id)
+            ]
+        for record in found:
+            self.note(record)
+
+    def note(self, record: Record) -> None:
+        """Take in a record that somebody else has read or written anyway."""
+        self._tasks[self.build_key(record)] = record
+
+    def _is_known(self, instance: Instance) -> bool:
+        if instance.key not in self._tasks:
+            return False
+        demand = self._demands.get(instance.key)
+        # What an earlier try ran into decides where the next one may go.
+        return demand is None or demand.try_number == instance.try_number
+
+    def find(self, instance: Instance) -> Record | None:
+        """Return an instance's record as it was last read."""
+        return self._tasks.get(instance.key)
+
+    def read(self, instance: Instance) -> Record | None:
+        """Return an instance's record as it is."""
+        known = self._tasks.get(instance.key)
+        if known is None:
+            return None
+        record = self._records.find_task(known["submission_id"], known["task_id"])
+        if record is not None:
+            self.note(record)
+        return record
+
+    def get_demand(self, instance: Instance) -> Demand | None:
+        """Return what placement needs to know, or ``None`` while there is no record of it."""
+        known = self._demands.get(instance.key)
+        if known is not None and known.try_number == instance.try_number:
+            return known
+        record = self._tasks.get(instance.key)
+        if record is None:
+            return None
+        config, needs = record["config"], build_needs(record)
+        began = record.get("queued_at") or record["created_at"]
+        demand = Demand(
+            key=(record["submission_id"], record["task_id"]),
+            try_number=instance.try_number,
+            # One object for equal ones: planning tells them apart by identity first.
+            needs=self._needs.setdefault(needs, needs),
+            priority=int(config.get("priority") or 0),
+            submitter=str(config.get("submitted_by") or "unknown"),
+            avoid=find_avoided(record),
+            like=describe_task(record),
+            since=datetime.fromisoformat(began),
+            failed_at=datetime.fromisoformat(ended) if (ended := record.get("ended_at")) else None,
+        )
+        self._demands[instance.key] = demand
+        return demand

@@ -1,0 +1,269 @@
+"""The event loop: what agents report becomes task records, and grants for what they ask."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+from collections.abc import Callable, Mapping
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING, Any
+
+from touchstone.core import attempts
+from touchstone.core.names import build_console_key, build_content_key, build_output_key
+from touchstone.core.states import (
+    SUBMISSION_OPEN,
+    IllegalMove,
+    SubmissionStatus,
+    check_submission_move,
+)
+from touchstone.core.tasks import CONTENT_FOLDER
+from touchstone.hooks.agent import AgentHook
+from touchstone.hooks.objects import ObjectStore
+from touchstone.hooks.records import Record, RecordNotFound, RecordStore
+from touchstone.settings import Settings
+from touchstone_agent.protocol.envelope import EventMessage, load_public_key, open_event
+from touchstone_agent.protocol.errors import MessageRefused
+from touchstone_agent.protocol.messages import (
+    FINAL_PHASES,
+    Acknowledge,
+    AttemptPhase,
+    AttemptRef,
+    Grant,
+    GrantPurpose,
+    Grants,
+    GrantsWanted,
+    Heartbeat,
+    Hello,
+    PhaseChanged,
+    Poison,
+    Progress,
+    SlotClass,
+    Sync,
+    Want,
+)
+
+if TYPE_CHECKING:
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+
+log = logging.getLogger(__name__)
+
+KEYS_LIFE = timedelta(seconds=30)
+"""How long a key that was revoked may still be honoured."""
+
+
+class EventHandler:
+    """
+    Acts on one event at a time; acting on the same one twice changes nothing more.
+
+    :param records: The records.
+    :param objects: Signs for objects.
+    :param agent: Answers agents.
+    :param settings: Names of the installation.
+    :param clock: The time, UTC.
+    :param on_end: Told of a task whose container has ended, or that never had one.
+    """
+
+    def __init__(
+        self,
+        *,
+        records: RecordStore,
+        objects: ObjectStore,
+        agent: AgentHook,
+        settings: Settings,
+        clock: Callable[[], datetime],
+        on_end: Callable[[Record], None] = lambda _: None,
+    ) -> None:
+        self._on_end = on_end
+        self._records = records
+        self._objects = objects
+        self._agent = agent
+        self._settings = settings
+        self._clock = clock
+        self._keys: dict[str, Ed25519PublicKey] = {}
+        self._keys_read_at: datetime | None = None
+
+    def handle(self, text: str) -> str:
+        """
+        Check one message and act on it.
+
+        :return: What it was, for the log.
+        :raises MessageRefused: If it must be dropped: forged, expired, malformed, not ours.
+        :raises TransientError: If a store cannot be reached; the message comes again.
+        """
+        message = self._open(text)
+        body, server = message.body, message.header.server
+        if isinstance(body, PhaseChanged):
+            self._on_phase(server, body)
+        elif isinstance(body, Progress):
+            self._change(
+                server, body.ref, lambda r: attempts.apply_progress(r, body, now=self._clock())
+            )
+        elif isinstance(body, GrantsWanted):
+            self._on_grants_wanted(server, body, message.header.message_id)
+        elif isinstance(body, Hello):
+            self._on_alive(server, body, message)
+            self._on_hello(server, message.header.message_id)
+        elif isinstance(body, Heartbeat):
+            self._on_alive(server, body, message)
+        elif isinstance(body, Poison):
+            log.warning("server %s dropped message %s: %s", server, body.message_id, body.reason)
+        return f"{body.kind} from {server}"
+
+    def _open(self, text: str) -> EventMessage:
+        now = self._clock()
+        if self._keys_read_at is None or now - self._keys_read_at > KEYS_LIFE:
+            self._read_keys(now)
+        try:
+            return self._try_open(text)
+        except MessageRefused:
+            # A server enrolled since the last look has a key that is not known yet.
+            if not self._is_signed_by_unknown(text):
+                raise
+        self._read_keys(now)
+        return self._try_open(text)
+
+    def _read_keys(self, now: datetime) -> None:
+        self._keys = {
+            str(server["server"]): load_public_key(str(server["public_key"]))
+            for server in self._records.list_servers()
+            if server.get("public_key")
+        }
+        self._keys_read_at = now
+
+    def _try_open(self, text: str) -> EventMessage:
+        return open_event(text, keys=self._keys, env=self._settings.env, now=self._clock())
+
+    def _is_signed_by_unknown(self, text: str) -> bool:
+        try:
+            return json.loads(text)["kid"] not in self._keys
+        except (ValueError, KeyError, TypeError):
+            return False
+
+    def _change(
+        self, server: str, ref: AttemptRef, decide: Callable[[Record], Record | None]
+    ) -> Record | None:
+        """Change a task by a server's word; a server speaks only for tasks it was given."""
+
+        def decide_if_its_own(record: Record) -> Record | None:
+            if record.get("server") != server:
+                log.warning("server %s spoke for %s, which it does not have", server, ref.task_key)
+                return None
+            return decide(record)
+
+        try:
+            return self._records.change_task(ref.submission_id, ref.task_id, decide_if_its_own)
+        except RecordNotFound:
+            log.warning("server %s spoke for %s, which is unknown", server, ref.task_key)
+            return None
+
+    def _on_phase(self, server: str, event: PhaseChanged) -> None:
+        record = self._change(
+            server, event.ref, lambda r: attempts.apply_phase(r, event, now=self._clock())
+        )
+        is_newest = (
+            record is not None
+            and record["server"] == server
+            and record["fence"] == event.ref.fence
+            and record["phase"] == event.phase
+        )
+        if record is not None and is_newest:
+            if event.phase is AttemptPhase.RUNNING and record["kind"] == SlotClass.TRAINING:
+                self._mark_running(record["submission_id"])
+            if event.phase is AttemptPhase.EXITED or event.phase in FINAL_PHASES:
+                self._on_end(record)
+        if event.phase in FINAL_PHASES:
+            # Also for an outranked attempt: its agent must not keep its files for days.
+            self._agent.send(server, Acknowledge(ref=event.ref))
+
+    def _mark_running(self, submission_id: str) -> None:
+        def decide(found: Record) -> Record | None:
+            # Also from an end: a cleared task trains again.
+            if found["status"] == SubmissionStatus.RUNNING or not found.get("accepted_at"):
+                return None
+            check_submission_move(
+                submission_id, SubmissionStatus(found["status"]), SubmissionStatus.RUNNING
+            )
+            changes: Record = {"status": SubmissionStatus.RUNNING.value}
+            if found["status"] not in SUBMISSION_OPEN:
+                # It was cancelled once; that wish was fulfilled and says nothing of this attempt.
+                changes |= {"cancel": None, "ended_at": None, "reason": None}
+            return changes
+
+        with contextlib.suppress(IllegalMove):
+            self._records.change_submission(submission_id, decide)
+
+    def _on_grants_wanted(self, server: str, event: GrantsWanted, message_id: str) -> None:
+        ref = event.ref
+        record = self._records.find_task(ref.submission_id, ref.task_id)
+        refusal = self._find_refusal(record, server, event)
+        grants: dict[str, Grant] = {}
+        refused: dict[str, str] = {}
+        for want in event.wants:
+            if refusal is None and record is not None:
+                grants[want.path] = self._grant(record, ref, event.purpose, want)
+            else:
+                refused[want.path] = str(refusal)
+        answer = Grants(ref=ref, purpose=event.purpose, grants=grants, refused=refused)
+        self._agent.send(server, answer, correlation_id=message_id)
+
+    def _find_refusal(self, record: Record | None, server: str, event: GrantsWanted) -> str | None:
+        if record is None:
+            return "there is no such task"
+        known = [record, *record.get("attempts", [])]
+        if not any(
+            item.get("fence") == event.ref.fence and item.get("server") == server for item in known
+        ):
+            return "this server has no such attempt"
+        if record["fence"] != event.ref.fence and event.purpose is not GrantPurpose.CONSOLE:
+            return "a newer attempt has taken its place"
+        for want in event.wants:
+            if not _is_safe(want.path, event.purpose):
+                return f"{want.path!r} is not a path for {event.purpose}"
+        return None
+
+    def _grant(
+        self, record: Mapping[str, Any], ref: AttemptRef, purpose: GrantPurpose, want: Want
+    ) -> Grant:
+        settings = self._settings
+        if purpose is GrantPurpose.INPUT:
+            key = build_content_key(record["config"]["content_sha256"])
+            return self._objects.grant_get(settings.content_bucket, key)
+        if purpose is GrantPurpose.CONSOLE:
+            bucket, key = settings.logs_bucket, build_console_key(ref, int(want.path))
+        else:
+            bucket, key = settings.content_bucket, build_output_key(ref, want.path)
+        return self._objects.grant_put(bucket, key, sha256=want.sha256, size=want.size)
+
+    def _on_alive(self, server: str, event: Hello | Heartbeat, message: EventMessage) -> None:
+        facts = event.inventory.model_dump(mode="json", exclude={"running"})
+        seen = {
+            "heartbeat_at": self._clock().isoformat(),
+            "epoch": message.header.epoch,
+            "inventory": facts,
+            "running": [
+                [ref.model_dump(mode="json"), phase.value] for ref, phase in event.inventory.running
+            ],
+        }
+        self._records.change_server(server, lambda _: seen)
+
+    def _on_hello(self, server: str, message_id: str) -> None:
+        expected = tuple(
+            attempts.get_ref(task)
+            for task in self._records.list_all_tasks()
+            if task.get("server") == server
+            and task.get("attempt")
+            and not attempts.is_ended(task)
+            and task.get("phase") is not None
+            and task["phase"] not in FINAL_PHASES
+        )
+        self._agent.send(server, Sync(expected=expected), correlation_id=message_id)
+
+
+def _is_safe(path: str, purpose: GrantPurpose) -> bool:
+    if purpose is GrantPurpose.CONSOLE:
+        return path.isascii() and path.isdigit() and len(path) == 12
+    if purpose is GrantPurpose.INPUT:
+        return path == CONTENT_FOLDER
+    parts = path.split("/")
+    return 0 < len(path) <= 512 and not any(part in {"", ".", ".."} for part in parts)

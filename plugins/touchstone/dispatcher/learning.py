@@ -1,0 +1,57 @@
+"""What the dispatcher learns from records: how long tasks take, and how good estimates were."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from datetime import datetime
+from typing import Any
+
+from touchstone.core.demand import find_duration
+from touchstone.core.durations import ErrorLog, History, describe_task
+from touchstone.hooks.records import Record
+
+
+class Learner:
+    """
+    Takes in records as they change; the same attempt counts once.
+
+    :param history: Durations by likeness.
+    :param errors: Estimates against real starts.
+    """
+
+    def __init__(self, *, history: History, errors: ErrorLog) -> None:
+        self._history = history
+        self._errors = errors
+        self._seen: set[tuple[str, str, int, str]] = set()
+
+    def learn_all(self, records: Iterable[Record]) -> None:
+        """Take in what is on record, oldest first, so that the newest is what is kept."""
+        for record in sorted(records, key=lambda item: str(item.get("running_at") or "")):
+            self.learn(record)
+
+    def learn(self, record: Record) -> None:
+        """Take in one record."""
+        seconds = find_duration(record)
+        if seconds is not None and self._is_new(record, "end"):
+            self._history.add(describe_task(record), seconds)
+        note = (record.get("placement") or {}).get("estimate")
+        if note and record.get("running_at") and self._is_new(record, "start"):
+            self._check(note, datetime.fromisoformat(record["running_at"]))
+
+    def _check(self, note: dict[str, Any], started: datetime) -> None:
+        made, p50, p90 = (datetime.fromisoformat(note[key]) for key in ("made_at", "p50", "p90"))
+        self._errors.add(
+            waited_seconds=(started - made).total_seconds(),
+            p50_seconds=(p50 - made).total_seconds(),
+            p90_seconds=(p90 - made).total_seconds(),
+            stretch=float(note.get("stretch") or 1.0),
+        )
+
+    def _is_new(self, record: Record, what: str) -> bool:
+        mark = (record["submission_id"], record["task_id"], int(record["fence"]), what)
+        if mark in self._seen:
+            return False
+        if len(self._seen) > 100_000:
+            self._seen.clear()  # counting an old one twice does less harm than growing for ever
+        self._seen.add(mark)
+        return True

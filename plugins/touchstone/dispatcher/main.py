@@ -1,0 +1,248 @@
+"""The process ``touchstone dispatcher``: composition root and loops."""
+
+from __future__ import annotations
+
+import logging
+import signal
+import threading
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime
+from functools import partial
+from types import FrameType
+from typing import Any
+
+from touchstone.core.durations import ErrorLog, History
+from touchstone.dispatcher import metadata
+from touchstone.dispatcher.book import TaskBook
+from touchstone.dispatcher.cache import Cached
+from touchstone.dispatcher.control import read_control
+from touchstone.dispatcher.events import EventHandler
+from touchstone.dispatcher.fleet import FleetKeeper, find_fleet_file, load_fleet
+from touchstone.dispatcher.health import serve_health
+from touchstone.dispatcher.hearing import EventLoop
+from touchstone.dispatcher.learning import Learner
+from touchstone.dispatcher.placing import Placer
+from touchstone.dispatcher.publishing import PUBLISH_SECONDS, Publisher
+from touchstone.dispatcher.reconcile import Reconciler
+from touchstone.hooks.agent import AgentHook
+from touchstone.hooks.aws import build_client
+from touchstone.hooks.objects import ObjectStore
+from touchstone.hooks.records import Record, RecordStore
+from touchstone.hooks.starts import Starter
+from touchstone.settings import Settings, get_settings
+from touchstone_agent.protocol.errors import TouchstoneError
+from touchstone_agent.protocol.names import build_event_queue
+
+log = logging.getLogger(__name__)
+
+RECONCILE_SECONDS = 5.0
+TICK_SECONDS = 0.5
+"""Between two rounds of placement when nothing happens; events wake it at once."""
+BUSY_SECONDS = 0.05
+"""After which the pools are asked for again when a scheduler holds them."""
+FACTS_SECONDS = 1.0
+"""How old heartbeats and pauses may be that placement goes by."""
+FLEET_SECONDS = 30.0
+"""Between two looks for servers that were enrolled meanwhile and have no pools yet."""
+STUCK_SECONDS = 60.0
+"""Without a round of placement for so long, the process is not well."""
+
+
+class Dispatcher:
+    """
+    The loops of one process: events, placement, publishing, reconciling.
+
+    Each runs in a thread of its own, because each waits for something else; what one of them
+    leaves undone in a fault is done in its next round.
+
+    :param settings: Names and limits of the installation.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self.stopping = threading.Event()
+        self._wake = threading.Event()
+        self._ticked_at = time.monotonic()
+        self._tick_seconds = 0.0
+        records, agent = RecordStore.connect(settings), AgentHook(settings=settings)
+        objects = ObjectStore.connect(settings)
+        history, errors = History(), ErrorLog()
+        self._records = records
+        self._learner = Learner(history=history, errors=errors)
+        self._placer = Placer(
+            airflow=metadata,
+            book=TaskBook(records),
+            servers=Cached(records.list_servers, seconds=FACTS_SECONDS),
+            control=Cached(partial(read_control, records), seconds=FACTS_SECONDS),
+            starter=Starter(records=records, objects=objects, agent=agent, settings=settings),
+            history=history,
+            settings=settings,
+            clock=_now,
+        )
+        self._publisher = Publisher(
+            placer=self._placer, objects=objects, settings=settings, errors=errors, clock=_now
+        )
+        self._events = EventLoop(
+            build_client("sqs", settings.aws_conn_id),
+            build_event_queue(settings.env),
+            EventHandler(
+                records=records,
+                objects=objects,
+                agent=agent,
+                settings=settings,
+                clock=_now,
+                on_end=self._on_end,
+            ),
+            self.stopping,
+        )
+        self._reconciler = Reconciler(
+            records=records,
+            agent=agent,
+            settings=settings,
+            airflow=metadata,
+            clock=_now,
+            is_hearing=lambda: self._events.is_hearing,
+        )
+        self._keeper = FleetKeeper(records=records, pools=metadata, settings=settings, clock=_now)
+
+    def run(self) -> None:
+        """
+        Work until told to stop.
+
+        :raises SystemExit: If one of the loops has ended by itself: the supervisor restarts a
+            process that ends, while half a dispatcher would go unnoticed.
+        """
+        self.load_fleet()
+        threads = [
+            threading.Thread(target=target, name=name, daemon=True)
+            for name, target in (
+                ("events", self._events.run),
+                ("placing", self._place),
+                ("publishing", partial(self._repeat, self._publish, PUBLISH_SECONDS)),
+                ("reconciling", partial(self._repeat, self._reconciler.run, RECONCILE_SECONDS)),
+                ("fleet", partial(self._repeat, self._welcome, FLEET_SECONDS)),
+                ("learning", self._learn),
+            )
+        ]
+        for thread in threads:
+            thread.start()
+        log.info("dispatcher of environment %s is at work", self._settings.env)
+        loops = [thread for thread in threads if thread.name != "learning"]
+        while not self.stopping.wait(1.0):
+            ended = [thread.name for thread in loops if not thread.is_alive()]
+            if ended:
+                raise SystemExit(f"the loop {ended[0]!r} has ended")
+
+    def load_fleet(self) -> None:
+        """Apply the fleet file, if there is one; a wrong one is told and changes nothing."""
+        path = find_fleet_file(self._settings)
+        try:
+            if path is None:
+                return
+            report = self._keeper.apply_fleet(load_fleet(path), by="dispatcher")
+        except TouchstoneError as error:
+            log.error("fleet file %s is not applied: %s", path, error)
+            return
+        for line in (*report.refused, *report.differences):
+            log.warning("fleet file %s: %s", path, line)
+        log.info("fleet file %s is applied; pools created: %s", path, len(report.created))
+
+    def _welcome(self) -> None:
+        """Give servers of the fleet file that have spoken for the first time their pools."""
+        path = find_fleet_file(self._settings)
+        if path is None:
+            return
+        fleet = load_fleet(path)
+        if self._keeper.check_fleet(fleet).created:
+            report = self._keeper.apply_fleet(fleet, by="dispatcher")
+            log.info("fleet file %s: pools created: %s", path, ", ".join(report.created))
+
+    def report_health(self) -> tuple[bool, dict[str, Any]]:
+        """Tell whether events are heard and placements made, and since when not."""
+        silent = time.monotonic() - self._ticked_at
+        is_well = silent < STUCK_SECONDS and self._events.is_hearing
+        return is_well, {
+            "env": self._settings.env,
+            "is_hearing": self._events.is_hearing,
+            "seconds_since_tick": round(silent, 1),
+            "tick_seconds": round(self._tick_seconds, 4),
+            "is_paused": self._placer.view.is_paused,
+            "waiting": len(self._placer.view.waiting),
+        }
+
+    def _on_end(self, record: Record) -> None:
+        """A container has ended, or an attempt: its slot may be had."""
+        self._learner.learn(record)
+        self._placer.note_exit(record)
+        self._wake.set()
+
+    def _place(self) -> None:
+        while not self.stopping.is_set():
+            pause = TICK_SECONDS
+            started = time.monotonic()
+            try:
+                self._placer.tick()
+                self._ticked_at = time.monotonic()
+                self._tick_seconds = self._ticked_at - started
+            except metadata.PoolsBusy as error:
+                log.debug("%s", error)
+                pause = BUSY_SECONDS
+            except TouchstoneError as error:
+                log.warning("placing failed, trying again: %s", error)
+            except Exception:
+                # One odd record must not keep everything from being placed for ever unseen.
+                log.exception("placing failed, trying again")
+            self._wake.wait(pause)
+            self._wake.clear()
+
+    def _publish(self) -> None:
+        self._publisher.publish(tick_seconds=self._tick_seconds)
+
+    def _learn(self) -> None:
+        self._learner.learn_all(self._records.list_all_tasks())
+
+    def _repeat(self, work: Callable[[], object], seconds: float) -> None:
+        while not self.stopping.is_set():
+            started = time.monotonic()
+            try:
+                work()
+            except TouchstoneError as error:
+                log.warning("%s failed, trying again: %s", threading.current_thread().name, error)
+            except Exception:
+                log.exception("%s failed, trying again", threading.current_thread().name)
+            self.stopping.wait(max(0.5, seconds - (time.monotonic() - started)))
+
+
+def _now() -> datetime:
+    return datetime.now(UTC)
+
+
+def run() -> None:
+    """Run until SIGTERM or SIGINT; SIGHUP reads the fleet file again."""
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
+    # Airflow configures logging by itself when it is imported, and quietens ours.
+    logging.getLogger("touchstone").setLevel(logging.INFO)
+    settings = get_settings()
+    dispatcher = Dispatcher(settings)
+
+    def stop(_signal: int, _frame: FrameType | None) -> None:
+        dispatcher.stopping.set()
+
+    def reload(_signal: int, _frame: FrameType | None) -> None:
+        # Not in the handler itself, which would interrupt whatever the main thread is at.
+        threading.Thread(target=dispatcher.load_fleet, name="reload", daemon=True).start()
+
+    signal.signal(signal.SIGTERM, stop)
+    signal.signal(signal.SIGINT, stop)
+    signal.signal(signal.SIGHUP, reload)
+    health = (
+        serve_health(settings.dispatcher_port, dispatcher.report_health)
+        if settings.dispatcher_port
+        else None
+    )
+    try:
+        dispatcher.run()
+    finally:
+        if health is not None:
+            health.shutdown()

@@ -1,0 +1,482 @@
+"""The only module that knows Airflow's tables; its tests fail when a new Airflow differs."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+from airflow.api.common.mark_tasks import set_dag_run_state_to_failed
+from airflow.models.dagbag import DBDagBag
+from airflow.models.dagrun import DagRun
+from airflow.models.pool import Pool
+from airflow.models.task_state_store import TaskStateStoreModel
+from airflow.models.taskinstance import TaskInstance
+from airflow.utils.session import create_session
+from airflow.utils.state import DagRunState, State, TaskInstanceState
+from sqlalchemy import and_, exists, func, not_, or_, select, update
+from sqlalchemy.exc import IntegrityError, OperationalError
+from sqlalchemy.orm import Session
+
+from touchstone.core.pools import DECK_POOL, QUEUE_POOL
+from touchstone_agent.protocol.errors import PermanentError, TransientError
+
+DAG_ID = "touchstone"
+TRAINING = "train"
+VALIDATION = "validate"
+PLACEMENT_KEY = "placement"
+"""Key in Airflow's task state store under which a task instance finds where it goes."""
+
+PARKED_UNTIL = datetime(9000, 1, 1, tzinfo=UTC)
+"""When a parked run is to be started: never by Airflow itself."""
+
+_PLACED_STATES = (
+    TaskInstanceState.SCHEDULED,
+    TaskInstanceState.QUEUED,
+    TaskInstanceState.RUNNING,
+    TaskInstanceState.DEFERRED,
+    TaskInstanceState.UP_FOR_RETRY,
+    TaskInstanceState.UP_FOR_RESCHEDULE,
+)
+ENDED_RUN_STATES = frozenset({DagRunState.SUCCESS.value, DagRunState.FAILED.value})
+
+
+def find_run_states(run_ids: Iterable[str]) -> dict[str, str]:
+    """Return the state of each of the DAG's runs that exist, by run id."""
+    wanted = list(dict.fromkeys(run_ids))
+    if not wanted:
+        return {}
+    with create_session() as session:
+        rows = session.execute(
+            select(DagRun.run_id, DagRun.state).where(
+                DagRun.dag_id == DAG_ID, DagRun.run_id.in_(wanted)
+            )
+        ).all()
+    return {run_id: str(getattr(state, "value", state)) for run_id, state in rows}
+
+
+def find_ended_instances(run_ids: Iterable[str]) -> set[tuple[str, str, int]]:
+    """
+    Return the task instances of runs that have ended: run id, task id, map index.
+
+    Cleared ones wait again and are not among them.
+    """
+    wanted = list(dict.fromkeys(run_ids))
+    if not wanted:
+        return set()
+    with create_session() as session:
+        rows = session.execute(
+            select(TaskInstance.run_id, TaskInstance.task_id, TaskInstance.map_index).where(
+                TaskInstance.dag_id == DAG_ID,
+                TaskInstance.run_id.in_(wanted),
+                TaskInstance.state.in_(list(State.finished)),
+            )
+        ).all()
+    return {(run_id, task_id, map_index) for run_id, task_id, map_index in rows}
+
+
+def fail_runs(run_ids: Iterable[str]) -> list[str]:
+    """
+    End runs the way the UI's "mark as failed" does; runs that have ended are left alone.
+
+    Running and deferred task instances become failed, which makes the triggerer call their
+    triggers' ``on_kill``; those that have not started never will.
+
+    :return: The runs that were ended.
+    """
+    ended = []
+    with create_session() as session:
+        bag = DBDagBag()
+        for run_id in dict.fromkeys(run_ids):
+            run = session.scalar(
+                select(DagRun).where(DagRun.dag_id == DAG_ID, DagRun.run_id == run_id)
+            )
+            if run is None or str(run.state) in ENDED_RUN_STATES:
+                continue
+            dag = bag.get_dag_for_run(run, session=session)
+            if dag is None:
+                continue
+            set_dag_run_state_to_failed(dag=dag, run_id=run_id, commit=True, session=session)
+            ended.append(run_id)
+    return ended
+
+
+# --- pools and placements ---------------------------------------------------------------------
+
+
+_ASKED_FOR_AT = func.coalesce(DagRun.queued_at, DagRun.start_date, func.now())
+_IS_WAITING_TRAINING = and_(
+    TaskInstance.state.is_not(None),
+    TaskInstance.state == TaskInstanceState.SCHEDULED,
+    TaskInstance.pool == QUEUE_POOL,
+)
+
+
+class PoolsBusy(TransientError):
+    """A scheduler, or another dispatcher, holds the pools right now; ask again in a moment."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PoolFacts:
+    """
+    A pool, and what it holds.
+
+    :param slots: What admins have set; -1 for unlimited.
+    :param open: Slots nobody holds; negative if the pool was made smaller than what it holds.
+    :param scheduled: Task instances that will take a slot next.
+    """
+
+    slots: int
+    open: float
+    running: int
+    queued: int
+    deferred: int
+    scheduled: int
+    include_deferred: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class Instance:
+    """
+    A task instance that waits for a server, or has one.
+
+    :param id: Airflow's id of it.
+    :param state: Airflow's state.
+    :param is_resuming: Whether it goes on with something, rather than start.
+    :param ready_at: When it could have started, as far as Airflow is concerned.
+    :param placement: What was decided last, for whichever try.
+    :param is_parked: Whether its run costs the scheduler nothing while it waits.
+    """
+
+    id: Any
+    dag_run_pk: int
+    run_id: str
+    task_id: str
+    map_index: int
+    try_number: int
+    state: str
+    pool: str
+    is_resuming: bool
+    ready_at: datetime | None
+    placement: Mapping[str, Any] | None
+    is_parked: bool = False
+
+    @property
+    def key(self) -> tuple[str, str, int]:
+        """Identify the instance across its tries: run id, task id, map index."""
+        return self.run_id, self.task_id, self.map_index
+
+    @property
+    def is_placed(self) -> bool:
+        """Tell whether the placement is of this try."""
+        return self.placement is not None and self.placement.get("try") == self.try_number
+
+    @property
+    def is_waiting(self) -> bool:
+        """Tell whether it stands in the waiting room, or on deck, or is about to go there."""
+        is_scheduled = self.state == TaskInstanceState.SCHEDULED and not self.is_resuming
+        return (is_scheduled and self.pool in {QUEUE_POOL, DECK_POOL}) or self.is_on_deck
+
+    @property
+    def is_on_deck(self) -> bool:
+        """Tell whether it is deferred and bound to nothing, ready to be started at once."""
+        return self.pool == DECK_POOL and self.state == TaskInstanceState.DEFERRED
+
+
+def read_instances() -> list[Instance]:
+    """Return all task instances that wait for a server, or hold or held one and go on."""
+    columns = (
+        TaskInstance.id,
+        DagRun.id,
+        TaskInstance.run_id,
+        TaskInstance.task_id,
+        TaskInstance.map_index,
+        TaskInstance.try_number,
+        TaskInstance.state,
+        TaskInstance.pool,
+        TaskInstance.next_method,
+        TaskInstance.scheduled_dttm,
+        TaskStateStoreModel.value,
+        DagRun.run_after,
+    )
+    with create_session() as session:
+        rows = session.execute(
+            select(*columns)
+            .join(
+                DagRun,
+                and_(
+                    DagRun.dag_id == TaskInstance.dag_id,
+                    DagRun.run_id == TaskInstance.run_id,
+                ),
+            )
+            .outerjoin(
+                TaskStateStoreModel,
+                and_(
+                    TaskStateStoreModel.dag_run_id == DagRun.id,
+                    TaskStateStoreModel.task_id == TaskInstance.task_id,
+                    TaskStateStoreModel.map_index == TaskInstance.map_index,
+                    TaskStateStoreModel.key == PLACEMENT_KEY,
+                ),
+            )
+            .where(
+                TaskInstance.dag_id == DAG_ID,
+                TaskInstance.task_id.in_([TRAINING, VALIDATION]),
+                TaskInstance.state.in_(_PLACED_STATES),
+            )
+        ).all()
+    return [
+        Instance(
+            id=row[0],
+            dag_run_pk=row[1],
+            run_id=row[2],
+            task_id=row[3],
+            map_index=row[4],
+            try_number=row[5],
+            state=str(getattr(row[6], "value", row[6])),
+            pool=row[7],
+            # A deferred instance has the method that it will resume with, too.
+            is_resuming=row[8] is not None and row[6] != TaskInstanceState.DEFERRED,
+            ready_at=row[9],
+            placement=json.loads(row[10]) if row[10] else None,
+            is_parked=row[11] == PARKED_UNTIL,
+        )
+        for row in rows
+    ]
+
+
+def read_pools() -> dict[str, PoolFacts]:
+    """Return all pools of this Airflow by name."""
+    with create_session() as session:
+        return _read_pools(session, lock=False)
+
+
+def _read_pools(session: Session, *, lock: bool) -> dict[str, PoolFacts]:
+    stats = Pool.slots_stats(lock_rows=lock, session=session)
+    kept = session.execute(select(Pool.pool, Pool.slots, Pool.include_deferred)).all()
+    return {
+        name: PoolFacts(
+            slots=slots,
+            open=stats[name]["open"],
+            running=stats[name]["running"],
+            queued=stats[name]["queued"],
+            deferred=stats[name]["deferred"],
+            scheduled=stats[name]["scheduled"],
+            include_deferred=include_deferred,
+        )
+        for name, slots, include_deferred in kept
+        if name in stats
+    }
+
+
+class LockedPools:
+    """
+    The pools while no scheduler and no other dispatcher can fill them.
+
+    Every change names what it expects to find, so that an instance that somebody marked,
+    cleared or moved meanwhile is left alone.
+
+    :param session: The transaction that holds the lock.
+    """
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+        self.pools = _read_pools(session, lock=True)
+
+    def move(self, instance: Instance, pool: str) -> bool:
+        """Put an instance into another pool; return whether it still was as it was read."""
+        changed = self._session.execute(
+            update(TaskInstance)
+            .where(
+                TaskInstance.id == instance.id,
+                TaskInstance.state == instance.state,
+                TaskInstance.pool == instance.pool,
+                TaskInstance.try_number == instance.try_number,
+            )
+            .values(pool=pool)
+            .execution_options(synchronize_session=False)
+        )
+        return bool(changed.rowcount)  # type: ignore[attr-defined]
+
+    def place(self, instance: Instance, pool: str, placement: Mapping[str, Any]) -> bool:
+        """
+        Put an instance into a pool, with what its operator has to know.
+
+        :param placement: Stored with the instance's try.
+        :return: Whether it still was as it was read; nothing is stored otherwise.
+        """
+        if not self.move(instance, pool):
+            return False
+        if instance.pool == QUEUE_POOL:
+            # Whether or not it was parked when it was read: another dispatcher may have done it.
+            self.unpark([instance.dag_run_pk])
+        value = json.dumps({**placement, "try": instance.try_number})
+        now = datetime.now(UTC)
+        changed = self._session.execute(
+            update(TaskStateStoreModel)
+            .where(
+                TaskStateStoreModel.dag_run_id == instance.dag_run_pk,
+                TaskStateStoreModel.task_id == instance.task_id,
+                TaskStateStoreModel.map_index == instance.map_index,
+                TaskStateStoreModel.key == PLACEMENT_KEY,
+            )
+            .values(value=value, updated_at=now)
+            .execution_options(synchronize_session=False)
+        )
+        if not changed.rowcount:  # type: ignore[attr-defined]
+            self._session.add(
+                TaskStateStoreModel(
+                    dag_run_id=instance.dag_run_pk,
+                    dag_id=DAG_ID,
+                    run_id=instance.run_id,
+                    task_id=instance.task_id,
+                    map_index=instance.map_index,
+                    key=PLACEMENT_KEY,
+                    value=value,
+                    updated_at=now,
+                )
+            )
+        return True
+
+    def park(self, run_pks: Sequence[int]) -> int:
+        """
+        Let runs wait as Airflow's queued runs do, which cost its scheduler nothing.
+
+        A run that waits costs the scheduler some thirty milliseconds in every pass, for
+        everybody. Only runs are parked whose trainings all wait and have never begun, so that
+        nothing in them is for the scheduler to do; they are started again with the first
+        placement of one of them.
+
+        :return: How many were parked.
+        """
+        of_run = (TaskInstance.dag_id == DagRun.dag_id, TaskInstance.run_id == DagRun.run_id)
+        has_begun = exists().where(
+            *of_run, TaskInstance.task_id == TRAINING, not_(_IS_WAITING_TRAINING)
+        )
+        has_others = exists().where(
+            *of_run,
+            TaskInstance.task_id != TRAINING,
+            TaskInstance.state.in_(list(State.unfinished - {None})),
+        )
+        idle = self._session.scalars(
+            select(DagRun.id)
+            .where(
+                DagRun.id.in_(run_pks),
+                DagRun.state == DagRunState.RUNNING,
+                ~has_begun,
+                ~has_others,
+            )
+            # Those that a scheduler looks at right now can wait; the pools cannot.
+            .with_for_update(skip_locked=True, key_share=True)
+        ).all()
+        if idle:
+            self._session.execute(
+                update(DagRun)
+                .where(DagRun.id.in_(idle))
+                .values(state=DagRunState.QUEUED, run_after=PARKED_UNTIL)
+                .execution_options(synchronize_session=False)
+            )
+        return len(idle)
+
+    def unpark(self, run_pks: Sequence[int]) -> None:
+        """Let parked runs go on at once."""
+        self._session.execute(
+            update(DagRun)
+            .where(
+                DagRun.id.in_(run_pks),
+                DagRun.state == DagRunState.QUEUED,
+                DagRun.run_after == PARKED_UNTIL,
+            )
+            .values(state=DagRunState.RUNNING, run_after=_ASKED_FOR_AT)
+            .execution_options(synchronize_session=False)
+        )
+
+
+def release_parked() -> int:
+    """
+    Let Airflow have runs back that somebody has cleared or marked while they were parked.
+
+    :return: How many.
+    """
+    trainings = exists().where(
+        TaskInstance.dag_id == DagRun.dag_id,
+        TaskInstance.run_id == DagRun.run_id,
+        TaskInstance.task_id == TRAINING,
+    )
+    with create_session() as session:
+        changed = session.execute(
+            update(DagRun)
+            .where(
+                DagRun.dag_id == DAG_ID,
+                DagRun.run_after == PARKED_UNTIL,
+                or_(
+                    DagRun.state != DagRunState.QUEUED,
+                    ~trainings.where(_IS_WAITING_TRAINING),
+                    trainings.where(not_(_IS_WAITING_TRAINING)),
+                ),
+            )
+            .values(run_after=_ASKED_FOR_AT)
+            .execution_options(synchronize_session=False)
+        )
+        return int(changed.rowcount)  # type: ignore[attr-defined]
+
+
+@contextmanager
+def lock_pools() -> Iterator[LockedPools]:
+    """
+    Hold the lock that the scheduler's own critical section takes, until the block ends.
+
+    :raises PoolsBusy: If somebody else holds it; nothing was changed.
+    """
+    try:
+        # Not the thread's own session: whatever else opens and closes that one would let go.
+        with create_session(scoped=False) as session:
+            if session.get_bind().dialect.name == "sqlite":
+                # SQLite locks no rows: a writing transaction from the start keeps others out.
+                session.execute(
+                    update(Pool)
+                    .where(Pool.id == -1)
+                    .values(slots=Pool.slots)
+                    .execution_options(synchronize_session=False)
+                )
+            yield LockedPools(session)
+    except OperationalError as error:
+        raise PoolsBusy(f"Airflow's pools are locked: {error.orig}") from error
+    except IntegrityError as error:
+        raise PoolsBusy(f"two placements at once: {error.orig}") from error
+
+
+def create_pool(name: str, slots: int, description: str) -> bool:
+    """
+    Create a pool in which what is deferred holds its slot; return whether it was missing.
+
+    :param slots: -1 for unlimited.
+    """
+    try:
+        with create_session() as session:
+            if session.scalar(select(Pool.id).where(Pool.pool == name)) is not None:
+                return False
+            session.add(
+                Pool(pool=name, slots=slots, description=description, include_deferred=True)
+            )
+    except IntegrityError:
+        return False  # another dispatcher was faster
+    return True
+
+
+def set_slots(name: str, slots: int) -> int:
+    """
+    Change a pool's slots, and see to it that what is deferred counts.
+
+    :return: The slots it had.
+    :raises PermanentError: If there is no such pool.
+    """
+    with create_session() as session:
+        pool = session.scalar(select(Pool).where(Pool.pool == name).with_for_update())
+        if pool is None:
+            raise PermanentError(f"there is no pool {name!r}")
+        old = int(pool.slots)
+        pool.slots, pool.include_deferred = slots, True
+        return old

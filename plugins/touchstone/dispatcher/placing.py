@@ -1,0 +1,391 @@
+"""The placement loop: waiting task instances get a server as soon as a slot is really free."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from typing import Any, Protocol
+
+from touchstone.core.attempts import is_ended
+from touchstone.core.conf import Platform
+from touchstone.core.demand import build_resource
+from touchstone.core.durations import History, describe_task
+from touchstone.core.eligibility import Needs, Resource, Running, find_unfit
+from touchstone.core.placement import Placement, Plan, Waiting, plan
+from touchstone.core.pools import (
+    DECK_POOL,
+    FINISH_POOL,
+    build_pool,
+    build_validation_pool,
+)
+from touchstone.dispatcher.book import Key, TaskBook
+from touchstone.dispatcher.control import Control
+from touchstone.dispatcher.metadata import TRAINING, Instance, LockedPools
+from touchstone.dispatcher.tally import Tally
+from touchstone.hooks.records import Record
+from touchstone.hooks.starts import Starter, StartOrder
+from touchstone.settings import Settings
+from touchstone_agent.protocol.errors import TouchstoneError
+
+log = logging.getLogger(__name__)
+
+RECOVER_AFTER = timedelta(seconds=15)
+"""How long a start that was decided may be under way before somebody looks whether it happened."""
+
+
+class Airflow(Protocol):
+    """What placing needs of Airflow."""
+
+    def read_instances(self) -> list[Instance]:
+        """Return the task instances that wait for a server, or have one."""
+
+    def lock_pools(self) -> AbstractContextManager[LockedPools]:
+        """Hold the pools for one round of decisions."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class View:
+    """
+    What one tick saw and decided; estimates and the published queue are made from it.
+
+    :param waiting: What waits, in no order.
+    :param resources: What there is.
+    :param plan: What was decided.
+    :param usage: Training slots that each submitter holds.
+    :param validation_usage: Validation slots that each submitter holds.
+    :param weights: Share of each submitter.
+    """
+
+    at: datetime
+    waiting: Sequence[Waiting] = ()
+    resources: Sequence[Resource] = ()
+    plan: Plan = field(default_factory=Plan)
+    usage: Mapping[str, float] = field(default_factory=dict)
+    validation_usage: Mapping[str, float] = field(default_factory=dict)
+    weights: Mapping[str, float] = field(default_factory=dict)
+    is_paused: bool = False
+
+
+class Placer:
+    """
+    Decides, and starts what stands on deck.
+
+    Stateless but for caches: whatever it forgets is read again, and several may run.
+
+    :param airflow: Airflow's instances and pools.
+    :param book: The task records behind the instances.
+    :param servers: Returns the server records.
+    :param control: Returns what people have decided.
+    :param starter: Starts what is on deck.
+    :param history: How long tasks take.
+    :param settings: Limits of the installation.
+    :param clock: The time, UTC.
+    """
+
+    def __init__(
+        self,
+        *,
+        airflow: Airflow,
+        book: TaskBook,
+        servers: Callable[[], Iterable[Record]],
+        control: Callable[[], Control],
+        starter: Starter,
+        history: History,
+        settings: Settings,
+        clock: Callable[[], datetime],
+    ) -> None:
+        self._airflow = airflow
+        self._book = book
+        self._servers = servers
+        self._control = control
+        self._starter = starter
+        self._history = history
+        self._settings = settings
+        self._clock = clock
+        self._exited: set[tuple[Key, int]] = set()
+        self._exited_lock = threading.Lock()
+        self._started: set[tuple[Key, int]] = set()
+        self.estimates: Mapping[tuple[str, str], Mapping[str, Any]] = {}
+        self.view = View(at=clock())
+
+    def note_exit(self, record: Record) -> None:
+        """Remember that a task's container has ended: its slot is free before Airflow knows."""
+        with self._exited_lock:
+            self._exited.add((self._book.build_key(record), int(record["attempt"])))
+
+    def tick(self) -> None:
+        """
+        Make one round of decisions.
+
+        :raises PoolsBusy: If a scheduler holds the pools; try again at once.
+        :raises TransientError: If a store cannot be reached.
+        """
+        now, control = self._clock(), self._control()
+        with self._exited_lock:
+            exited = frozenset(self._exited)
+        instances = self._airflow.read_instances()
+        self._book.load(instances)
+        servers = [server for server in self._servers() if server.get("public_key")]
+        placed: list[tuple[Instance, Mapping[str, Any]]] = []
+        with self._airflow.lock_pools() as locked:
+            tally = Tally(locked, instances, exited)
+            tally.return_to_queue(self._find_dead(servers, now))
+            tally.release()
+            self._pass_on(locked, tally)
+            resources = self._build_resources(servers, tally, now)
+            waiting, by_key = self._build_waiting(tally.waiting, now)
+            usage, validation_usage = self._count_usage(tally.held)
+            decided = plan(
+                waiting,
+                resources,
+                now=now,
+                usage=usage,
+                validation_usage=validation_usage,
+                weights=control.weights,
+                cuda_grace=timedelta(seconds=self._settings.cuda_grace_seconds),
+                is_paused=control.is_paused,
+            )
+            by_name = {resource.name: resource for resource in resources}
+            for placement in decided.placements:
+                instance = by_key[placement.key]
+                resource = by_name[placement.resource]
+                note = self._describe(instance, placement, resource, now)
+                is_validation = instance.task_id != TRAINING
+                if locked.place(
+                    instance, build_pool(resource.name, is_validation=is_validation), note
+                ):
+                    placed.append((instance, note))
+            if not control.is_paused:
+                self._fill_deck(locked, decided, by_key, resources, tally, now)
+            self._park(locked, decided, by_key)
+        with self._exited_lock:
+            self._exited -= tally.find_settled(exited)
+        self.view = View(
+            at=now,
+            waiting=waiting,
+            resources=resources,
+            plan=decided,
+            usage=usage,
+            validation_usage=validation_usage,
+            weights=control.weights,
+            is_paused=control.is_paused,
+        )
+        fresh = {instance.key for instance, _ in placed}
+        for instance, decision in placed:
+            if instance.is_on_deck:
+                self._start(instance, self._build_order(instance, decision))
+        self._recover(tally.held, now)
+        held = {instance.key for instance in tally.held}
+        self._started = {m for m in self._started if m[0] in held or m[0] in fresh}
+
+    def _find_dead(self, servers: Iterable[Record], now: datetime) -> set[str]:
+        silence = timedelta(seconds=self._settings.silence_seconds)
+        return {
+            str(server["server"])
+            for server in servers
+            if not server.get("heartbeat_at")
+            or now - datetime.fromisoformat(server["heartbeat_at"]) > silence
+        }
+
+    # --- what placement sees ---------------------------------------------------------------
+
+    def _build_resources(
+        self, servers: Iterable[Record], tally: Tally, now: datetime
+    ) -> list[Resource]:
+        running: dict[str, list[Running]] = {}
+        for instance in tally.held:
+            running.setdefault(instance.pool, []).append(self._expect_end(instance, now))
+        silence = timedelta(seconds=self._settings.silence_seconds)
+        resources = []
+        for server in servers:
+            name = str(server["server"])
+            training, validation = name, build_validation_pool(name)
+            resources.append(
+                build_resource(
+                    server,
+                    slots=tally.slots(training),
+                    free=tally.free(training),
+                    validation_slots=tally.slots(validation),
+                    validation_free=tally.free(validation),
+                    running=running.get(training, ()),
+                    validation_running=running.get(validation, ()),
+                    now=now,
+                    silence=silence,
+                )
+            )
+        return resources
+
+    def _expect_end(self, instance: Instance, now: datetime) -> Running:
+        record = self._book.find(instance)
+        if record is None:
+            return Running(ends_p50=now, ends_p90=now)
+        began = (instance.placement or {}).get("at")
+        lasted = (now - datetime.fromisoformat(began)).total_seconds() if began else 0.0
+        left = self._history.expect(describe_task(record)).get_remaining(lasted)
+        return Running(
+            ends_p50=now + timedelta(seconds=left.p50_seconds),
+            ends_p90=now + timedelta(seconds=left.p90_seconds),
+        )
+
+    def _build_waiting(
+        self, instances: Iterable[Instance], now: datetime
+    ) -> tuple[list[Waiting], dict[tuple[str, str], Instance]]:
+        waiting, by_key = [], {}
+        for instance in instances:
+            demand = self._book.get_demand(instance)
+            if demand is None:
+                continue  # its record is being written, or it is of no run of ours
+            by_key[demand.key] = instance
+            waiting.append(
+                Waiting(
+                    key=demand.key,
+                    needs=demand.needs,
+                    priority=demand.priority,
+                    since=demand.since or instance.ready_at or now,
+                    order=instance.map_index,
+                    submitter=demand.submitter,
+                    avoid=demand.avoid,
+                    failed_at=demand.failed_at,
+                    expected=self._history.expect(demand.like),
+                )
+            )
+        return waiting, by_key
+
+    def _count_usage(
+        self, held: Iterable[Instance]
+    ) -> tuple[Mapping[str, float], Mapping[str, float]]:
+        """Return the slots that each submitter holds: for trainings, and for validations."""
+        trainings: Counter[str] = Counter()
+        validations: Counter[str] = Counter()
+        for instance in held:
+            demand = self._book.get_demand(instance)
+            if demand is not None:
+                usage = trainings if instance.task_id == TRAINING else validations
+                usage[demand.submitter] += 1
+        return trainings, validations
+
+    # --- acting ----------------------------------------------------------------------------
+
+    def _pass_on(self, locked: LockedPools, tally: Tally) -> None:
+        """
+        Let validations that need no server run at once, to be skipped.
+
+        What a run has to validate is on record before it waits. Without a record the submission
+        was accepted before, and only the operator can say so to Airflow.
+        """
+        for instance in tally.waiting:
+            if instance.task_id != TRAINING and self._book.get_demand(instance) is None:
+                locked.move(instance, FINISH_POOL)
+
+    def _describe(
+        self, instance: Instance, placement: Placement, resource: Resource, now: datetime
+    ) -> dict[str, Any]:
+        needs_gpu = instance.task_id == TRAINING and resource.capability.cuda
+        return {
+            "server": resource.name,
+            "is_on_deck": False,
+            "was_on_deck": instance.is_on_deck,
+            "gpus": int(needs_gpu),
+            "reason": placement.reason,
+            "at": now.isoformat(),
+            "estimate": dict(self.estimates.get(placement.key) or {}) or None,
+        }
+
+    def _fill_deck(
+        self,
+        locked: LockedPools,
+        decided: Plan,
+        by_key: Mapping[tuple[str, str], Instance],
+        resources: Sequence[Resource],
+        tally: Tally,
+        now: datetime,
+    ) -> None:
+        """Let the next trainings in order run ahead, so that a freed slot finds them ready."""
+        placed = {placement.key for placement in decided.placements}
+        on_deck = tally.count_deck() - sum(by_key[key].pool == DECK_POOL for key in placed)
+        servers = [
+            r for r in resources if r.platform is Platform.ON_PREM and r.is_alive and r.slots > 0
+        ]
+        fitting: dict[Needs, bool] = {}
+        room = min(sum(r.slots for r in servers), self._settings.deck_size) - on_deck
+        room = min(room, tally.free(DECK_POOL))
+        for wait in decided.waits:
+            if room <= 0:
+                return
+            instance = by_key[wait.key]
+            if instance.pool == DECK_POOL or instance.task_id != TRAINING:
+                continue
+            demand = self._book.get_demand(instance)
+            assert demand is not None  # noqa: S101 - it was planned by its demand
+            needs = demand.needs
+            if needs not in fitting:
+                fitting[needs] = any(find_unfit(needs, server) is None for server in servers)
+            if not fitting[needs]:
+                continue
+            note = {"is_on_deck": True, "at": now.isoformat()}
+            room -= locked.place(instance, DECK_POOL, note)
+
+    def _park(
+        self, locked: LockedPools, decided: Plan, by_key: Mapping[tuple[str, str], Instance]
+    ) -> None:
+        """Take runs from the scheduler's hands that nothing will happen to for a while."""
+        order = dict.fromkeys(by_key[wait.key].dag_run_pk for wait in decided.waits)
+        parked = {instance.dag_run_pk for instance in by_key.values() if instance.is_parked}
+        # Those next in order stay: they are about to be placed, which would unpark them again.
+        later = [run for run in order if run not in parked][self._settings.warm_runs :]
+        if later:
+            locked.park(later)
+
+    def _build_order(self, instance: Instance, note: Mapping[str, Any]) -> StartOrder:
+        demand = self._book.get_demand(instance)
+        assert demand is not None  # noqa: S101 - it was planned by its demand
+        return StartOrder(
+            submission_id=demand.key[0],
+            task_id=demand.key[1],
+            run_id=instance.run_id,
+            attempt=instance.try_number,
+            server=str(note["server"]),
+            gpus=int(note["gpus"]),
+            placement=note,
+        )
+
+    def _start(self, instance: Instance, order: StartOrder) -> None:
+        try:
+            self._starter.start(order)
+        except TouchstoneError as error:
+            # What was decided is in Airflow's database: the next look starts it.
+            log.warning("%s/%s not started yet: %s", order.submission_id, order.task_id, error)
+            return
+        self._started.add((instance.key, instance.try_number))
+        log.info("%s/%s from deck to %s", order.submission_id, order.task_id, order.server)
+
+    def _recover(self, held: Iterable[Instance], now: datetime) -> None:
+        """Start what was decided, here or by a dispatcher that has died since, and never was."""
+        for instance in held:
+            note = instance.placement or {}
+            mark = (instance.key, instance.try_number)
+            if instance.state != "deferred" or not note.get("was_on_deck"):
+                continue
+            if (
+                mark in self._started
+                or not instance.is_placed
+                or now - datetime.fromisoformat(note["at"]) < RECOVER_AFTER
+            ):
+                continue
+            record = self._book.read(instance)
+            if record is None or _is_begun(record, instance):
+                self._started.add(mark)
+                continue
+            self._start(instance, self._build_order(instance, note))
+
+
+def _is_begun(record: Record, instance: Instance) -> bool:
+    """Tell whether an agent has answered to this try of a task, or it is to have none."""
+    if 0 < record["attempt"] < instance.try_number:
+        return False  # it shows how the try before ended
+    return bool(record.get("phase")) or is_ended(record)

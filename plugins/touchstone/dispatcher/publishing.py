@@ -1,0 +1,159 @@
+"""Tells everybody else what the placement loop sees: positions, reasons, estimates, liveness."""
+
+from __future__ import annotations
+
+import logging
+import os
+import platform
+from collections import Counter
+from collections.abc import Callable, Mapping
+from datetime import datetime, timedelta
+from typing import Any
+
+from touchstone.core.durations import ErrorLog
+from touchstone.core.estimates import Estimate, estimate
+from touchstone.core.queue import QUEUE_KEY, EstimateError, PublishedServer, Queue, WaitingTask
+from touchstone.dispatcher.placing import Placer, View
+from touchstone.hooks.objects import ObjectStore
+from touchstone.settings import Settings
+
+log = logging.getLogger(__name__)
+
+PUBLISH_SECONDS = 2.0
+DISPATCHER_ID = f"{platform.node()}/{os.getpid()}"
+
+
+class Publisher:
+    """
+    Writes the queue where the API finds it, and keeps score of the estimates.
+
+    :param placer: Its view is published; it keeps the first estimates of what it places.
+    :param objects: Where it is written.
+    :param settings: Names the bucket.
+    :param errors: The score.
+    :param clock: The time, UTC.
+    """
+
+    def __init__(
+        self,
+        *,
+        placer: Placer,
+        objects: ObjectStore,
+        settings: Settings,
+        errors: ErrorLog,
+        clock: Callable[[], datetime],
+    ) -> None:
+        self._placer = placer
+        self._objects = objects
+        self._settings = settings
+        self._errors = errors
+        self._clock = clock
+        self._first: dict[tuple[str, str], dict[str, Any]] = {}
+
+    def publish(self, *, tick_seconds: float) -> Queue:
+        """Write the queue as of the last tick; return what was written."""
+        view = self._placer.view
+        estimates = self._estimate(view)
+        queue = build_queue(
+            view,
+            estimates,
+            dispatcher=DISPATCHER_ID,
+            tick_seconds=tick_seconds,
+            score=score(self._errors),
+            now=self._clock(),
+        )
+        self._objects.put(
+            self._settings.content_bucket,
+            QUEUE_KEY,
+            queue.model_dump_json(exclude_none=True).encode(),
+            content_type="application/json",
+        )
+        return queue
+
+    def _estimate(self, view: View) -> Mapping[tuple[str, str], Estimate]:
+        if not view.waiting:
+            self._first = {}
+            self._placer.estimates = {}
+            return {}
+        stretch = self._errors.stretch
+        found = estimate(
+            view.waiting,
+            view.resources,
+            now=view.at,
+            usage=view.usage,
+            validation_usage=view.validation_usage,
+            weights=view.weights,
+            cuda_grace=timedelta(seconds=self._settings.cuda_grace_seconds),
+            is_paused=view.is_paused,
+            stretch=stretch,
+        )
+        # The first estimate is the one that people plan by, and the one to be judged.
+        self._first = {
+            key: self._first.get(key)
+            or {
+                "made_at": view.at.isoformat(),
+                "p50": when.p50.isoformat(),
+                "p90": when.p90.isoformat(),
+                "stretch": stretch,
+            }
+            for key, when in found.items()
+        }
+        self._placer.estimates = self._first
+        return found
+
+
+def score(errors: ErrorLog) -> EstimateError:
+    """Return how good past estimates were, as it is published."""
+    summary = errors.summarise()
+    return EstimateError(
+        count=summary.count,
+        covered=summary.covered_p90,
+        median_error_seconds=summary.median_error_seconds,
+    )
+
+
+def build_queue(
+    view: View,
+    estimates: Mapping[tuple[str, str], Estimate],
+    *,
+    dispatcher: str,
+    tick_seconds: float,
+    score: EstimateError,
+    now: datetime,
+) -> Queue:
+    """Return what is published of a tick."""
+    waiting = {task.key: task for task in view.waiting}
+    totals = Counter(waiting[wait.key].needs.kind for wait in view.plan.waits)
+    return Queue(
+        at=now,
+        dispatcher=dispatcher,
+        is_paused=view.is_paused,
+        tick_seconds=round(tick_seconds, 4),
+        waiting=tuple(
+            WaitingTask(
+                submission_id=wait.key[0],
+                task_id=wait.key[1],
+                position=wait.position,
+                of=totals[waiting[wait.key].needs.kind],
+                reason=wait.reason,
+                since=waiting[wait.key].since,
+                p50=estimates[wait.key].p50 if wait.key in estimates else None,
+                p90=estimates[wait.key].p90 if wait.key in estimates else None,
+            )
+            for wait in view.plan.waits
+        ),
+        servers=tuple(
+            PublishedServer(
+                name=resource.name,
+                platform=resource.platform.value,
+                is_alive=resource.is_alive,
+                slots=resource.slots,
+                free=resource.free,
+                validation_slots=resource.validation_slots,
+                validation_free=resource.validation_free,
+                block=resource.block,
+            )
+            for resource in view.resources
+        ),
+        estimates=score,
+    )

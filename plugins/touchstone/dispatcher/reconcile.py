@@ -1,0 +1,233 @@
+"""The reconciler: what a crash or a lost message left undone is done here, again and again."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from datetime import datetime, timedelta
+from typing import Any, Protocol
+
+from touchstone.core import attempts
+from touchstone.core.outcomes import Outcome
+from touchstone.core.states import SUBMISSION_OPEN, SubmissionStatus, TaskStatus
+from touchstone.dispatcher.cancel import cancel_submission, close_cancelled
+from touchstone.hooks.agent import START_LIFE, AgentHook, cancel_task, cancel_tasks
+from touchstone.hooks.records import Record, RecordStore
+from touchstone.settings import Settings
+from touchstone_agent.protocol.envelope import CLOCK_TOLERANCE
+from touchstone_agent.protocol.messages import Cancel, SlotClass
+
+log = logging.getLogger(__name__)
+
+KILL_GRACE = timedelta(seconds=30)
+"""How long an Airflow task may have ended before an attempt of it that still runs is an orphan."""
+
+SILENCE_GRACE = timedelta(seconds=120)
+"""How long a server must have been silent while this process itself was listening; no longer
+than a lease."""
+
+UPLOAD_LIFE = timedelta(hours=6)
+"""How long the files of an ended container are waited for when their server is silent."""
+
+
+class Airflow(Protocol):
+    """What the reconciler needs of Airflow."""
+
+    def find_run_states(self, run_ids: Iterable[str]) -> Mapping[str, str]:
+        """Return the states of DAG runs by run id."""
+
+    def release_parked(self) -> int:
+        """Let Airflow have parked runs back that somebody has cleared or marked."""
+
+    def find_ended_instances(self, run_ids: Iterable[str]) -> set[tuple[str, str, int]]:
+        """Return the task instances of runs that have ended: run id, task id, map index."""
+
+    def fail_runs(self, run_ids: Iterable[str]) -> list[str]:
+        """End runs; return those that were ended."""
+
+
+class Reconciler:
+    """
+    Compares what is on record with what runs, and mends the difference.
+
+    :param records: The records.
+    :param agent: Speaks to agents.
+    :param settings: Names and limits of the installation.
+    :param airflow: Knows Airflow's runs and tasks.
+    :param clock: The time, UTC.
+    :param is_hearing: Tells whether this process receives agents' events at the moment; while it
+        does not, silence means nothing.
+    """
+
+    def __init__(
+        self,
+        *,
+        records: RecordStore,
+        agent: AgentHook,
+        settings: Settings,
+        airflow: Airflow,
+        clock: Callable[[], datetime],
+        is_hearing: Callable[[], bool],
+    ) -> None:
+        self._records = records
+        self._agent = agent
+        self._settings = settings
+        self._airflow = airflow
+        self._clock = clock
+        self._is_hearing = is_hearing
+        self._silent_since: dict[str, datetime] = {}
+
+    def run(self) -> None:
+        """Make one pass."""
+        tasks = [task for task in self._records.list_all_tasks() if not attempts.is_ended(task)]
+        self._airflow.release_parked()
+        self._repeat_cancels(tasks)
+        self._declare_lost(tasks)
+        self._end_orphans(tasks)
+        self._close_ended_runs()
+
+    def _repeat_cancels(self, tasks: Iterable[Record]) -> None:
+        for task in tasks:
+            cancel = task.get("cancel")
+            if cancel and task.get("attempt") and cancel["through_fence"] >= task["fence"]:
+                ref = attempts.get_ref(task)
+                log.info("cancel of %s has no answer yet: sent again", ref.task_key)
+                self._agent.send(task["server"], Cancel(ref=ref, reason=cancel["reason"]))
+
+    def _declare_lost(self, tasks: Sequence[Record]) -> None:
+        now = self._clock()
+        silent = self._find_silent(now)
+        for task in tasks:
+            reason = self._find_loss(task, silent, now)
+            if reason is None:
+                continue
+            log.warning("%s/%s is lost: %s", task["submission_id"], task["task_id"], reason)
+            self._records.change_task(
+                task["submission_id"],
+                task["task_id"],
+                lambda record, fence=task["fence"], why=reason: attempts.declare_lost(  # type: ignore[misc]
+                    record, fence=fence, reason=why, now=now, is_upload_lost=True
+                ),
+            )
+
+    def _find_silent(self, now: datetime) -> set[str]:
+        """
+        Return the servers that nothing was heard of for the lease, nor since we listen.
+
+        Heartbeats are only on record if this process took them in: after it was away itself it
+        must give the servers time to be heard.
+        """
+        if not self._is_hearing():
+            self._silent_since.clear()
+            return set()
+        lease = timedelta(seconds=self._settings.lease_seconds)
+        stale = {
+            str(server["server"])
+            for server in self._records.list_servers()
+            if server.get("heartbeat_at")
+            and now - datetime.fromisoformat(server["heartbeat_at"]) > lease
+        }
+        self._silent_since = {name: self._silent_since.get(name, now) for name in stale}
+        grace = min(SILENCE_GRACE, lease)
+        return {name for name, since in self._silent_since.items() if now - since > grace}
+
+    def _find_loss(self, task: Record, silent: set[str], now: datetime) -> str | None:
+        sent_at = task.get("intent_at")
+        if not sent_at or not task.get("attempt"):
+            return None
+        lease = timedelta(seconds=self._settings.lease_seconds)
+        age = now - datetime.fromisoformat(sent_at)
+        if task["phase"] is None and age > START_LIFE + 2 * CLOCK_TOLERANCE:
+            # No agent may act on that START any more, so no other attempt can run beside it.
+            return f"server {task['server']} never took its START"
+        if task["server"] not in silent or age < lease:
+            return None
+        exited_at = task.get("exited_at")
+        if task["status"] == TaskStatus.UPLOADING and (
+            exited_at is None or now - datetime.fromisoformat(exited_at) < UPLOAD_LIFE
+        ):
+            return None
+        return f"server {task['server']} has been silent for more than {lease}"
+
+    def _end_orphans(self, tasks: Iterable[Record]) -> None:
+        """
+        End attempts that no Airflow task waits for.
+
+        A task that is killed while it starts, or whose triggerer dies before it is told, leaves
+        its container behind, whatever became of the submission.
+        """
+        now = self._clock()
+        running = [
+            task
+            for task in tasks
+            if task.get("attempt")
+            and not task.get("cancel")
+            and task["status"] != TaskStatus.UPLOADING
+            and now - datetime.fromisoformat(task["intent_at"]) > KILL_GRACE
+        ]
+        ended = self._airflow.find_ended_instances(task["run_id"] for task in running)
+        for task in running:
+            if _instance_of(task) not in ended:
+                continue
+            cancel_task(
+                self._records,
+                self._agent,
+                submission_id=task["submission_id"],
+                task_id=task["task_id"],
+                by="airflow",
+                reason="its Airflow task has ended",
+                only_fence=task["fence"],
+            )
+
+    def _close_ended_runs(self) -> None:
+        """A run that somebody ended by hand never comes to ``evaluate``, which would close it."""
+        at_work = [
+            submission
+            for submission in self._records.list_submissions()
+            if submission["status"] in SUBMISSION_OPEN
+        ]
+        newest = {item["submission_id"]: item["run_ids"][-1] for item in at_work}
+        states = self._airflow.find_run_states(newest.values())
+        for submission in at_work:
+            submission_id = submission["submission_id"]
+            intent = submission.get("cancel")
+            if intent:
+                # Whoever wrote it down died before the rest was done.
+                cancel_submission(
+                    submission_id,
+                    by=intent["by"],
+                    records=self._records,
+                    agent=self._agent,
+                    end_runs=self._airflow.fail_runs,
+                )
+                continue
+            state = states.get(newest[submission_id])
+            if state not in {"failed", "success"}:
+                continue
+            reason = "its DAG run has ended"
+            cancel_tasks(self._records, self._agent, submission_id, by="airflow", reason=reason)
+            tasks = self._records.list_tasks(submission_id)
+            if any(not attempts.is_ended(task) for task in tasks):
+                continue
+            log.info("submission %s: its run is %s, closed", submission_id, state)
+            self._records.change_submission(submission_id, lambda f, t=tasks: _close(f, t))  # type: ignore[misc]
+
+
+def _instance_of(task: Record) -> tuple[str, str, int]:
+    """Return the Airflow task instance that waits for a task: run id, task id, map index."""
+    if task["kind"] == SlotClass.VALIDATION:
+        return task["run_id"], "validate", -1
+    return task["run_id"], "train", task["map_index"]
+
+
+def _close(found: Record, tasks: Iterable[Mapping[str, Any]]) -> Record | None:
+    broken = [
+        task
+        for task in tasks
+        if task.get("outcome") not in {None, Outcome.SUCCEEDED, Outcome.CANCELLED}
+    ]
+    if not broken:
+        cancel = found.get("cancel") or {}
+        return close_cancelled(found, str(cancel.get("reason") or "its DAG run was ended"))
+    changes = close_cancelled(found, f"{broken[0]['task_id']}: {broken[0].get('reason')}")
+    return changes and {**changes, "status": SubmissionStatus.ERROR.value}

@@ -1,0 +1,231 @@
+"""Which record is behind which task instance, and what is kept of it."""
+
+from __future__ import annotations
+
+from collections import Counter
+from datetime import timedelta
+
+import pytest
+
+from fakes.airflow_pools import FakeAirflow
+from touchstone.core import attempts
+from touchstone.core.tasks import TaskSpec
+from touchstone.dispatcher.book import MANY_RUNS, TaskBook
+from touchstone_agent.protocol.messages import Limits, SlotClass
+
+GIB = 1024
+
+
+@pytest.fixture
+def airflow(clock):
+    return FakeAirflow(clock)
+
+
+@pytest.fixture
+def book(records):
+    return TaskBook(records)
+
+
+@pytest.fixture
+def reads(records, monkeypatch):
+    """How often each way of reading tasks was used."""
+    counted = Counter()
+    for name in ("list_tasks", "list_all_tasks", "find_task"):
+        original = getattr(records, name)
+
+        def count(*args, name=name, original=original):
+            counted[name] += 1
+            return original(*args)
+
+        monkeypatch.setattr(records, name, count)
+    return counted
+
+
+@pytest.fixture
+def enter(airflow, records, clock):
+    """Let a task enter the waiting room: its record, and the instance that waits for it."""
+
+    def make(submission_id="s-1", interval=5, *, run_id=None, index=0, **fields):
+        is_validation = interval is None
+        spec = TaskSpec(
+            **{
+                "submission_id": submission_id,
+                "task_id": "validation" if is_validation else f"i{interval}",
+                "kind": "validation" if is_validation else "training",
+                "system": "feature_set",
+                "image": "trainer",
+                "content_sha256": "c" * 64,
+                "content_size": 10,
+                "limits": Limits(),
+                "interval": interval,
+                "submitted_by": "ann",
+                **fields,
+            }
+        )
+        run_id = run_id or submission_id
+        records.create_task(
+            attempts.new_task(
+                spec, run_id=run_id, map_index=-1 if is_validation else index, now=clock()
+            )
+        )
+        task_id, map_index = ("validate", -1) if is_validation else ("train", index)
+        return airflow.instances[airflow.add(run_id, task_id, map_index)]
+
+    return make
+
+
+def end_attempt(records, clock, task_id="i5", **facts):
+    def decide(record):
+        claimed = attempts.claim_attempt(
+            record,
+            attempt=record["attempt"] + 1,
+            server="rio",
+            container_of=lambda _: "c",
+            now=clock(),
+        )
+        return {**claimed, "status": "error", "ended_at": clock().isoformat(), **facts}
+
+    records.change_task("s-1", task_id, decide)
+
+
+def test_a_training_is_found_by_its_map_index_and_a_validation_by_its_run(book, airflow, enter):
+    first, second = enter(interval=1, index=0), enter(interval=5, index=1)
+    validation = enter(interval=None)
+
+    book.load(airflow.read_instances())
+
+    assert book.get_demand(first).key == ("s-1", "i1")
+    assert book.get_demand(second).key == ("s-1", "i5")
+    assert book.get_demand(validation).key == ("s-1", "validation")
+    assert book.get_demand(validation).needs.kind is SlotClass.VALIDATION
+
+
+def test_a_later_run_of_a_submission_is_found_by_its_own_id(book, airflow, enter):
+    instance = enter(run_id="s-1--2")
+
+    book.load(airflow.read_instances())
+
+    assert book.get_demand(instance).key == ("s-1", "i5")
+
+
+def test_an_instance_of_a_run_whose_task_a_newer_run_took_over_has_no_demand(
+    book, airflow, enter, records
+):
+    instance = enter()
+    records.change_task("s-1", "i5", lambda _: {"run_id": "s-1--2"})
+
+    book.load(airflow.read_instances())
+
+    assert book.get_demand(instance) is None
+
+
+def test_a_record_that_is_written_later_is_found_then(book, airflow, enter):
+    key = airflow.add("s-1", map_index=0)
+    book.load(airflow.read_instances())
+    assert book.get_demand(airflow.instances[key]) is None
+
+    enter()
+    book.load(airflow.read_instances())
+
+    assert book.get_demand(airflow.instances[key]) is not None
+
+
+def test_what_is_known_is_not_read_again(book, airflow, enter, reads):
+    instance = enter()
+    for _ in range(5):
+        book.load(airflow.read_instances())
+        book.get_demand(instance)
+
+    assert reads == {"list_tasks": 1}
+
+
+def test_many_unknown_runs_are_read_in_one_request(book, airflow, enter, reads):
+    for number in range(MANY_RUNS):
+        enter(f"s-{number}")
+
+    book.load(airflow.read_instances())
+
+    assert reads == {"list_all_tasks": 1}
+    assert all(book.get_demand(instance) for instance in airflow.read_instances())
+
+
+def test_a_new_try_is_read_again_for_what_the_last_one_ran_into(
+    book, airflow, enter, records, clock
+):
+    instance = enter()
+    book.load(airflow.read_instances())
+    assert book.get_demand(instance).avoid == frozenset()
+    clock.advance(seconds=100)
+    end_attempt(records, clock, outcome="failed(infrastructure)", failure_class="temporary")
+    airflow.change(instance.key, try_number=2)
+
+    again = airflow.instances[instance.key]
+    book.load(airflow.read_instances())
+
+    demand = book.get_demand(again)
+    assert demand.avoid == {"rio"}
+    assert demand.failed_at == clock()
+    assert demand.since == clock() - timedelta(seconds=100)  # it keeps its place in the queue
+
+
+def test_memory_that_ran_out_is_doubled_in_what_the_next_try_asks_for(
+    book, airflow, enter, records, clock
+):
+    instance = enter(limits=Limits(memory_mib=4 * GIB), min_ram_gib=2)
+    book.load(airflow.read_instances())
+    assert book.get_demand(instance).needs.min_ram_gib == 2
+    end_attempt(records, clock, outcome="failed(infrastructure)", failure_class="oom")
+    airflow.change(instance.key, try_number=2)
+
+    book.load(airflow.read_instances())
+
+    demand = book.get_demand(airflow.instances[instance.key])
+    assert demand.needs.min_ram_gib == 8
+    assert demand.avoid == frozenset()
+
+
+def test_equal_needs_are_one_object(book, airflow, enter):
+    """Planning tells needs apart by identity first; 5,000 equal ones must not cost 5,000 times."""
+    one, other, different = enter("s-1"), enter("s-2"), enter("s-3", require_cuda=True)
+
+    book.load(airflow.read_instances())
+
+    assert book.get_demand(one).needs is book.get_demand(other).needs
+    assert book.get_demand(one).needs != book.get_demand(different).needs
+
+
+def test_what_waits_no_more_is_forgotten(book, airflow, enter):
+    instance = enter()
+    book.load(airflow.read_instances())
+    airflow.end(instance.key)
+
+    book.load(airflow.read_instances())
+
+    assert book.find(instance) is None
+
+
+def test_a_record_is_read_as_it_is_when_that_matters(book, airflow, enter, records):
+    instance = enter()
+    book.load(airflow.read_instances())
+    records.change_task("s-1", "i5", lambda _: {"phase": "running"})
+
+    assert book.find(instance)["phase"] is None
+    assert book.read(instance)["phase"] == "running"
+    assert book.find(instance)["phase"] == "running"
+
+
+def test_an_instance_without_a_record_is_read_as_none(book, airflow):
+    key = airflow.add("s-1", map_index=0)
+
+    assert book.read(airflow.instances[key]) is None
+
+
+def test_priority_submitter_and_likeness_come_from_the_schedule(book, airflow, enter):
+    instance = enter(priority=7, submitted_by="bob", config_file="deep.toml", interval=20)
+
+    book.load(airflow.read_instances())
+
+    demand = book.get_demand(instance)
+    assert (demand.priority, demand.submitter) == (7, "bob")
+    assert (demand.like.config_file, demand.like.interval) == ("deep.toml", 20)
+    assert demand.needs.labels == {"feature_set", "user:bob"}

@@ -1,0 +1,242 @@
+"""What an agent says, and what becomes of it."""
+
+from __future__ import annotations
+
+import pytest
+
+from touchstone.dispatcher.events import EventHandler
+from touchstone_agent.protocol.envelope import generate_key, load_private_key
+from touchstone_agent.protocol.errors import MessageRefused
+from touchstone_agent.protocol.messages import (
+    Acknowledge,
+    AttemptPhase,
+    Grants,
+    GrantsWanted,
+    Heartbeat,
+    Hello,
+    Inventory,
+    PhaseChanged,
+    Progress,
+    Sync,
+    Want,
+)
+
+INVENTORY = Inventory(
+    slots=2,
+    validation_slots=1,
+    runtime="docker",
+    agent_version="0.1",
+    cpus=2,
+    memory_mib=4096,
+)
+
+
+@pytest.fixture
+def handler(records, objects, agent, settings, clock):
+    return EventHandler(
+        records=records, objects=objects, agent=agent, settings=settings, clock=clock
+    )
+
+
+def phase(ref, name, clock, **details):
+    return PhaseChanged(ref=ref, phase=AttemptPhase(name), at=clock(), details=details)
+
+
+def want(ref, purpose, path, sha256="a" * 64):
+    return GrantsWanted(ref=ref, purpose=purpose, wants=(Want(path=path, sha256=sha256, size=3),))
+
+
+def test_a_running_training_makes_its_submission_running(
+    handler, records, make_event, make_task, make_submission, clock
+):
+    make_submission(accepted_at="2026")
+    ref = make_task()
+
+    handler.handle(make_event(phase(ref, "running", clock)))
+
+    assert records.get_task("s-1", "i5")["status"] == "running"
+    assert records.get_submission("s-1")["status"] == "running"
+
+
+def test_a_cleared_task_makes_an_ended_submission_run_again(
+    handler, records, make_event, make_task, make_submission, clock
+):
+    make_submission("cancelled", accepted_at="2026", cancel={"by": "ann"})
+    ref = make_task()
+
+    handler.handle(make_event(phase(ref, "running", clock)))
+
+    assert records.get_submission("s-1")["status"] == "running"
+    assert records.get_submission("s-1")["cancel"] is None
+
+
+def test_a_key_that_was_replaced_is_soon_refused(handler, records, make_event, clock):
+    handler.handle(make_event(Heartbeat(inventory=INVENTORY)))
+    records.change_server("local", lambda _: {"public_key": generate_key()[1]})
+    clock.advance(seconds=31)
+
+    with pytest.raises(MessageRefused):
+        handler.handle(make_event(Heartbeat(inventory=INVENTORY)))
+
+
+def test_the_same_event_twice_changes_nothing_more(handler, records, make_event, make_task, clock):
+    ref = make_task(kind="validation")
+    event = make_event(phase(ref, "running", clock))
+
+    handler.handle(event)
+    first = records.get_task("s-1", "i5")
+    handler.handle(event)
+
+    assert records.get_task("s-1", "i5") == first
+
+
+def test_a_final_phase_is_acknowledged_even_when_it_is_outranked(
+    handler, records, agent, make_event, make_task, clock
+):
+    ref = make_task(attempt=2)
+    old = ref.model_copy(update={"fence": 1, "attempt": 1})
+
+    handler.handle(make_event(phase(old, "uploaded", clock)))
+
+    assert records.get_task("s-1", "i5")["uploaded_at"] is None
+    assert agent.commands(Acknowledge) == [Acknowledge(ref=old)]
+
+
+def test_a_server_cannot_speak_for_a_task_of_another(
+    handler, records, make_event, make_task, clock
+):
+    ref = make_task(server="other")
+
+    handler.handle(make_event(phase(ref, "running", clock)))
+
+    assert records.get_task("s-1", "i5")["status"] == "queued"
+
+
+def test_progress_reaches_the_record(handler, records, make_event, make_task, clock):
+    ref = make_task(kind="validation")
+    handler.handle(make_event(phase(ref, "running", clock)))
+
+    handler.handle(make_event(Progress(ref=ref, at=clock(), phase="fit", percent=50)))
+
+    assert records.get_task("s-1", "i5")["percent"] == 50
+
+
+def test_forged_foreign_and_expired_messages_are_refused(handler, make_event, make_task, clock):
+    ref = make_task()
+    body = phase(ref, "running", clock)
+    stranger = load_private_key(generate_key()[0])
+    old = make_event(body)
+    clock.advance(days=2)
+
+    for text in (
+        make_event(body, key=stranger),
+        make_event(body, kid="nobody"),
+        make_event(body, server="other"),
+        make_event(body, env="prod"),
+        old,
+        "not json",
+        "{}",
+    ):
+        with pytest.raises(MessageRefused):
+            handler.handle(text)
+
+
+def test_a_server_enrolled_later_is_heard_without_a_restart(
+    handler, records, make_event, make_task, clock
+):
+    handler.handle(make_event(Heartbeat(inventory=INVENTORY)))
+    private, public = generate_key()
+    records.create_server({"server": "new", "env": "dev", "public_key": public})
+    ref = make_task(server="new", kind="validation")
+
+    event = make_event(
+        phase(ref, "running", clock), server="new", kid="new", key=load_private_key(private)
+    )
+    handler.handle(event)
+
+    assert records.get_task("s-1", "i5")["status"] == "running"
+
+
+@pytest.mark.parametrize(
+    ("purpose", "path", "part"),
+    [
+        ("output", "models/long.h5", "attempts/s-1/i5/1-1/models/long.h5"),
+        ("console", "000000000042", "s-1/i5/1-1/000000000042.log"),
+        ("input", "content", "content/" + "c" * 64),
+    ],
+)
+def test_what_an_attempt_may_move_it_gets_leave_to(
+    handler, agent, make_event, make_task, purpose, path, part
+):
+    ref = make_task()
+
+    handler.handle(make_event(want(ref, purpose, path)))
+
+    [answer] = agent.commands(Grants)
+    assert part in answer.grants[path].url
+    assert agent.sent[-1][2] == "event-1"
+
+
+@pytest.mark.parametrize(
+    ("purpose", "path"),
+    [
+        ("output", "../../other/models/long.h5"),
+        ("output", "/etc/passwd"),
+        ("output", ""),
+        ("console", "1"),
+        ("console", "../00000000042"),
+        ("input", "secrets"),
+    ],
+)
+def test_a_path_out_of_the_attempt_is_refused(handler, agent, make_event, make_task, purpose, path):
+    ref = make_task()
+
+    handler.handle(make_event(want(ref, purpose, path)))
+
+    [answer] = agent.commands(Grants)
+    assert not answer.grants
+    assert path in answer.refused
+
+
+def test_an_outranked_attempt_may_finish_its_log_but_not_publish(
+    handler, agent, make_event, make_task
+):
+    ref = make_task(attempt=2)
+    old = ref.model_copy(update={"fence": 1, "attempt": 1})
+
+    handler.handle(make_event(want(old, "output", "models/long.h5")))
+    handler.handle(make_event(want(old, "console", "000000000000")))
+
+    refused, granted = agent.commands(Grants)
+    assert "newer attempt" in refused.refused["models/long.h5"]
+    assert granted.grants
+
+
+def test_nobody_gets_leave_for_an_attempt_that_was_never_sent(
+    handler, agent, make_event, make_task
+):
+    ref = make_task()
+
+    handler.handle(make_event(want(ref.model_copy(update={"fence": 9}), "output", "x")))
+    handler.handle(make_event(want(ref.model_copy(update={"task_id": "i9"}), "output", "x")))
+
+    assert all(not answer.grants for answer in agent.commands(Grants))
+
+
+def test_a_hello_is_answered_with_what_the_server_should_be_running(
+    handler, agent, records, make_event, make_task, make_submission, clock
+):
+    make_submission()
+    running = make_task("i1")
+    sent_only = make_task("i5")
+    ended = make_task("i20", status="success")
+    handler.handle(make_event(phase(running, "running", clock)))
+
+    handler.handle(make_event(Hello(inventory=INVENTORY)))
+
+    [sync] = agent.commands(Sync)
+    # What was only sent is still in the queue: the agent cannot know it, and has not lost it.
+    assert sync.expected == (running,)
+    assert sent_only not in sync.expected
+    assert ended not in sync.expected
+    assert records.find_server("local")["heartbeat_at"] == clock().isoformat()

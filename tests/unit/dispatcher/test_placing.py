@@ -1,0 +1,1031 @@
+"""The placement loop against Airflow, stores and agents in memory."""
+
+from __future__ import annotations
+
+import random
+from datetime import timedelta
+
+import pytest
+
+from fakes.placement_world import World
+from touchstone.core.attempts import renew_task
+from touchstone.core.pools import DECK_POOL, FINISH_POOL, QUEUE_POOL, UNLIMITED
+from touchstone.core.tasks import TaskSpec
+from touchstone.dispatcher.control import set_paused
+from touchstone.dispatcher.metadata import VALIDATION, PoolsBusy
+from touchstone.dispatcher.placing import RECOVER_AFTER
+from touchstone_agent.protocol.errors import TransientError
+from touchstone_agent.protocol.messages import AttemptPhase, Start
+
+
+class Killed(BaseException):
+    """The process was killed here."""
+
+
+class Interrupted:
+    """Starts nothing: dies, or finds its queue out of reach."""
+
+    def __init__(self, error):
+        self._error = error
+
+    def start(self, order):
+        raise self._error
+
+
+@pytest.fixture
+def make_world(monkeypatch):
+    def make(**settings):
+        return World(monkeypatch.setattr, **settings)
+
+    return make
+
+
+@pytest.fixture
+def world(make_world):
+    return make_world()
+
+
+def pools(world, keys):
+    return [world.pool(key) for key in keys]
+
+
+def wait_of(world, key):
+    record = world.record(key)
+    name = record["submission_id"], record["task_id"]
+    return next(wait for wait in world.dispatcher.view.plan.waits if wait.key == name)
+
+
+def put_on_deck(world, *intervals):
+    """A server of one slot that trains, and trainings that stand ready behind it."""
+    world.add_server("rio")
+    running, *rest = world.submit("s-1", *intervals)
+    world.settle()
+    assert world.pool(running) == "rio"
+    return running, *rest
+
+
+def begin_attempt(world, key):
+    """Let it be placed and its container run."""
+    world.settle()
+    world.report(key, AttemptPhase.RUNNING)
+
+
+# --- placing ------------------------------------------------------------------------------------
+
+
+def test_a_waiting_training_goes_to_a_free_slot_and_is_started_there(world):
+    world.add_server("rio", vram_gib=24)
+    (key,) = world.submit("s-1", 5)
+
+    world.tick()
+
+    assert world.pool(key) == "rio"
+    note = world.note(key)
+    assert (note["server"], note["try"], note["gpus"]) == ("rio", 1, 1)
+    assert note["reason"] == "a slot of rio is free"
+    assert world.starts() == []  # Airflow's scheduler has its say first
+
+    world.run_airflow()
+
+    assert world.state(key) == "deferred"
+    assert world.starts() == [("rio", 1)]
+    assert world.record(key)["placement"]["reason"] == note["reason"]
+
+
+def test_a_validation_takes_a_validation_slot_and_no_gpu(world):
+    world.add_server("rio", vram_gib=24)
+    key = world.validate("s-1")
+
+    world.tick()
+
+    assert world.pool(key) == "rio_validation"
+    assert world.note(key)["gpus"] == 0
+
+
+def test_nothing_is_bound_to_a_server_before_one_is_free(world):
+    """Of two full servers, the one that falls free first gets the task."""
+    world.add_server("lima")
+    world.add_server("rio")
+    first, second, third = world.submit("s-1", 1, 5, 20)
+    world.settle()
+    assert sorted(pools(world, [first, second])) == ["lima", "rio"]
+    assert "server" not in world.note(third)
+
+    on_rio = first if world.pool(first) == "rio" else second
+    world.dispatcher.note_exit(world.exit(on_rio))
+    world.tick()
+
+    assert world.pool(third) == "rio"
+
+
+def test_a_task_without_a_record_waits_without_holding_up_others(world):
+    world.add_server("rio")
+    world.airflow.add("unknown", map_index=0)
+    (key,) = world.submit("s-1", 5)
+
+    world.tick()
+
+    assert world.pool(key) == "rio"
+
+
+def test_a_server_that_is_declared_but_has_no_agent_gets_nothing(world):
+    world.records.create_server({"server": "rio", "declared": {"slots": 1}})
+    world.airflow.create_pool("rio", 1, "")
+    (key,) = world.submit("s-1", 5)
+
+    world.tick()
+
+    assert world.pool(key) == QUEUE_POOL
+
+
+def test_what_is_placed_but_not_begun_counts_as_its_submitters(world):
+    """Otherwise whoever came first would get every slot that falls free within a second."""
+    world.add_server("rio")
+    first, second = world.submit("s-1", 1, 5, submitted_by="ann")
+    world.advance(1)
+    (other,) = world.submit("s-2", 1, submitted_by="bob")
+    world.tick()
+    assert world.pool(first) == "rio"
+
+    world.airflow.set_slots("rio", 2)
+    world.tick()
+
+    assert pools(world, [second, other]) == [DECK_POOL, "rio"]
+
+
+# --- on deck ------------------------------------------------------------------------------------
+
+
+def test_the_next_trainings_stand_ready_on_deck_and_no_more_than_there_are_slots(world):
+    world.add_server("rio", slots=2)
+    keys = world.submit("s-1", *range(1, 8))
+
+    world.settle()
+
+    assert pools(world, keys) == ["rio"] * 2 + [DECK_POOL] * 2 + [QUEUE_POOL] * 3
+    assert [world.state(key) for key in keys[:4]] == ["deferred"] * 4
+    assert len(world.starts()) == 2
+
+
+def test_the_deck_is_never_larger_than_its_size(make_world):
+    world = make_world(deck_size=1)
+    world.add_server("rio", slots=3)
+    keys = world.submit("s-1", *range(1, 8))
+
+    world.settle()
+
+    assert pools(world, keys).count(DECK_POOL) == 1
+
+
+def test_a_task_that_no_live_server_fits_does_not_stand_on_deck(world):
+    world.add_server("rio", slots=1, ram_gib=8)
+    world.add_server("lima", slots=1, ram_gib=64)
+    world.silence("lima")
+    world.advance(600)
+    world.submit("s-0", 1)
+    large, small = (
+        world.submit("s-1", 1, min_ram_gib=32)[0],
+        world.submit("s-2", 1)[0],
+    )
+
+    world.settle()
+
+    assert pools(world, [large, small]) == [QUEUE_POOL, DECK_POOL]
+
+
+def test_validations_never_stand_on_deck(world):
+    world.add_server("rio")
+    keys = [world.validate(f"s-{number}") for number in range(4)]
+
+    world.settle()
+
+    assert pools(world, keys) == ["rio_validation"] + [QUEUE_POOL] * 3
+
+
+def test_an_admin_who_closes_the_deck_leaves_nothing_behind_in_it(world):
+    world.add_server("rio")
+    keys = world.submit("s-1", 1, 5)
+    world.tick()
+    assert pools(world, keys) == ["rio", DECK_POOL]
+
+    world.airflow.set_slots(DECK_POOL, 0)
+    world.settle()
+
+    assert pools(world, keys) == ["rio", QUEUE_POOL]
+
+
+def test_without_a_pool_for_the_deck_tasks_are_placed_all_the_same(world):
+    world.airflow.delete_pool(DECK_POOL)
+    world.add_server("rio")
+    first, second = world.submit("s-1", 1, 5)
+
+    world.settle()
+    assert world.pool(second) == QUEUE_POOL
+
+    world.airflow.end(first)
+    world.settle()
+    assert world.starts(second) == [("rio", 1)]
+
+
+def test_an_exit_starts_what_stands_on_deck_in_the_same_tick(world):
+    running, ready = put_on_deck(world, 1, 5)
+
+    world.dispatcher.note_exit(world.exit(running))
+    world.tick()
+
+    assert (world.pool(running), world.state(running)) == (FINISH_POOL, "deferred")
+    assert (world.pool(ready), world.state(ready)) == ("rio", "deferred")
+    assert world.starts(ready) == [("rio", 1)]
+    record = world.record(ready)
+    assert (record["server"], record["attempt"]) == ("rio", 1)
+    assert record["fence"] == world.fences[ready]  # what its trigger waits for
+    assert record["placement"]["was_on_deck"]
+
+
+def test_a_more_urgent_task_overtakes_the_deck(world):
+    running, ready = put_on_deck(world, 1, 5)
+    (urgent,) = world.submit("s-2", 1, priority=5)
+    world.settle()
+
+    world.dispatcher.note_exit(world.exit(running))
+    world.tick()
+
+    assert pools(world, [ready, urgent]) == [DECK_POOL, "rio"]
+
+
+def test_what_stands_on_deck_is_in_the_queue_with_its_position(world):
+    _, ready, behind = put_on_deck(world, 1, 5, 20)
+
+    assert [wait_of(world, key).position for key in (ready, behind)] == [1, 2]
+
+
+# --- crashes between decision and start ---------------------------------------------------------
+
+
+def test_the_decision_is_in_the_database_before_anything_is_started(world):
+    running, ready = put_on_deck(world, 1, 5)
+    dying = world.make_dispatcher(Interrupted(Killed()))
+    dying.note_exit(world.exit(running))
+
+    with pytest.raises(Killed):
+        world.tick(dying)
+
+    assert world.pool(ready) == "rio"
+    assert world.note(ready)["server"] == "rio"
+    assert world.starts(ready) == []
+
+
+def test_a_start_that_a_dead_dispatcher_owes_is_made_by_another_after_a_while(world):
+    running, ready = put_on_deck(world, 1, 5)
+    dying = world.make_dispatcher(Interrupted(Killed()))
+    dying.note_exit(world.exit(running))
+    with pytest.raises(Killed):
+        world.tick(dying)
+    world.airflow.end(running)
+
+    world.advance(RECOVER_AFTER.total_seconds() - 1)
+    world.tick()
+    assert world.starts(ready) == []
+
+    world.advance(1)
+    world.tick()
+    assert world.starts(ready) == [("rio", 1)]
+
+    world.advance(60)
+    world.tick()
+    assert world.starts(ready) == [("rio", 1)]
+
+
+def test_a_retry_that_a_dead_dispatcher_owes_is_started_too(world):
+    """
+    Its record still shows how the attempt before ended.
+
+    That was taken for the end of this one: the task held a slot for ever and never ran.
+    """
+    world.add_server("rio")
+    (key,) = world.submit("s-1", 5)
+    begin_attempt(world, key)
+    (blocker,) = world.submit("s-2", 5, priority=9)
+    world.exit(key, 75)
+    world.trigger(key)
+    world.settle()
+    world.airflow.retry(key)
+    world.settle()
+    assert (world.pool(blocker), world.pool(key)) == ("rio", DECK_POOL)
+    dying = world.make_dispatcher(Interrupted(Killed()))
+    dying.note_exit(world.exit(blocker))
+    with pytest.raises(Killed):
+        world.tick(dying)
+
+    world.advance(RECOVER_AFTER.total_seconds())
+    world.tick()
+
+    assert world.starts(key) == [("rio", 1), ("rio", 2)]
+    assert world.record(key)["attempt"] == 2
+
+
+def test_a_start_fails_for_now_and_is_tried_again(world):
+    running, ready = put_on_deck(world, 1, 5)
+    unlucky = world.make_dispatcher(Interrupted(TransientError("the queue is away")))
+    unlucky.note_exit(world.exit(running))
+    world.tick(unlucky)
+    world.airflow.end(running)
+    unlucky._starter = world.starter  # the queue is back
+
+    world.advance(RECOVER_AFTER.total_seconds())
+    world.tick(unlucky)
+
+    assert world.starts(ready) == [("rio", 1)]
+
+
+def test_two_dispatchers_that_start_the_same_try_claim_it_once(world):
+    running, ready = put_on_deck(world, 1, 5)
+    world.dispatcher.note_exit(world.exit(running))
+    world.tick()
+    world.airflow.end(running)
+    other = world.make_dispatcher()
+
+    world.advance(RECOVER_AFTER.total_seconds())
+    world.tick(other)  # the agent has not answered yet: it may never have been asked
+    world.tick(other)
+
+    assert world.starts(ready) == [("rio", 1), ("rio", 1)]
+    assert world.record(ready)["fence"] == 1
+    assert world.record(ready)["attempts"] == []
+
+
+def test_what_an_agent_has_answered_is_not_sent_again(world):
+    running, ready = put_on_deck(world, 1, 5)
+    world.dispatcher.note_exit(world.exit(running))
+    world.tick()
+    world.report(ready, AttemptPhase.ACCEPTED)
+
+    world.advance(RECOVER_AFTER.total_seconds())
+    world.tick(world.make_dispatcher())
+
+    assert world.starts(ready) == [("rio", 1)]
+
+
+def test_what_was_cancelled_before_it_started_is_not_started_by_recovery(world):
+    running, ready = put_on_deck(world, 1, 5)
+    dying = world.make_dispatcher(Interrupted(Killed()))
+    dying.note_exit(world.exit(running))
+    with pytest.raises(Killed):
+        world.tick(dying)
+    world.records.change_task("s-1", "i5", lambda _: {"status": "cancelled"})
+
+    world.advance(RECOVER_AFTER.total_seconds())
+    world.tick()
+
+    assert world.starts(ready) == []
+
+
+# --- ends ---------------------------------------------------------------------------------------
+
+
+def test_an_exit_of_an_earlier_try_frees_nothing(world):
+    world.add_server("rio")
+    (key,) = world.submit("s-1", 5)
+    begin_attempt(world, key)
+    late = world.exit(key, 75)
+    world.trigger(key)
+    world.tick()
+    world.airflow.retry(key)
+    world.settle()
+    (waiting,) = world.submit("s-2", 5)
+
+    world.dispatcher.note_exit(late)
+    world.settle()
+
+    assert (world.pool(key), world.pool(waiting)) == ("rio", DECK_POOL)
+
+
+def test_an_exit_that_comes_before_the_deferral_is_remembered_until_then(world):
+    """A container may be faster than the worker that sent it off."""
+    world.add_server("rio")
+    key, other = world.submit("s-1", 1, 5)
+    world.settle()
+    world.airflow.change(key, state="running")
+    world.dispatcher.note_exit(world.exit(key))
+
+    world.tick()
+    assert (world.pool(key), world.state(key)) == ("rio", "running")
+
+    world.airflow.defer(key)
+    world.tick()
+    assert (world.pool(key), world.pool(other)) == (FINISH_POOL, "rio")
+
+
+def test_a_task_that_must_resume_on_a_worker_needs_no_slot_of_its_server(world):
+    world.add_server("rio")
+    key, other = world.submit("s-1", 1, 5)
+    world.settle()
+    world.airflow.set_slots("rio", 0)
+    world.exit(key, 2)
+    world.trigger(key)
+    assert (world.pool(key), world.state(key)) == ("rio", "scheduled")
+
+    world.tick()
+    assert world.pool(key) == FINISH_POOL
+    assert world.airflow.run_scheduler() == [key]
+
+    world.airflow.set_slots("rio", 1)
+    world.tick()
+    assert world.pool(other) == "rio"
+
+
+def test_a_slot_is_given_on_in_the_tick_in_which_its_task_resumes(world):
+    running, ready = put_on_deck(world, 1, 5)
+    world.exit(running, 2)
+    world.trigger(running)
+
+    world.tick()
+
+    assert (world.pool(running), world.pool(ready)) == (FINISH_POOL, "rio")
+
+
+@pytest.mark.parametrize("state", ["up_for_retry", "up_for_reschedule"])
+def test_what_is_to_run_again_goes_back_to_the_waiting_room_at_once(world, state):
+    """In the pool of its server the scheduler would start it there, whoever waits."""
+    world.add_server("rio")
+    key, other = world.submit("s-1", 1, 5)
+    world.settle()
+    world.airflow.end(key, state)
+
+    world.tick()
+
+    assert (world.pool(key), world.pool(other)) == (QUEUE_POOL, "rio")
+
+
+def test_a_retry_that_was_faster_than_the_dispatcher_comes_back_and_is_placed(world):
+    world.add_server("rio")
+    (key,) = world.submit("s-1", 5)
+    begin_attempt(world, key)
+    world.exit(key, 75)
+    world.trigger(key)
+    world.airflow.retry(key)
+    world.run_airflow()
+    assert world.state(key) == "up_for_reschedule"
+    assert world.starts() == [("rio", 1)]
+
+    world.tick()
+    assert world.pool(key) == QUEUE_POOL
+    world.airflow.end(key, "scheduled")
+    world.settle()
+
+    assert world.starts() == [("rio", 1), ("rio", 2)]
+    assert world.record(key)["attempt"] == 2
+
+
+def test_a_retry_gets_a_higher_fence_and_remembers_the_first(world):
+    world.add_server("rio")
+    (key,) = world.submit("s-1", 5)
+    begin_attempt(world, key)
+    world.exit(key, 75)
+    world.trigger(key)
+    world.tick()
+    world.airflow.retry(key)
+    world.advance(301)
+    world.settle()
+
+    record = world.record(key)
+    assert (record["attempt"], record["fence"]) == (2, 2)
+    assert [item["exit_code"] for item in record["attempts"]] == [75]
+
+
+# --- pools that admins change -------------------------------------------------------------------
+
+
+def test_slots_set_to_0_send_back_what_has_not_begun_and_leave_what_runs(world):
+    world.add_server("rio", slots=2)
+    (running,) = world.submit("s-1", 1)
+    world.settle()
+    (placed,) = world.submit("s-2", 1)
+    world.tick()
+    assert (world.pool(placed), world.state(placed)) == ("rio", "scheduled")
+
+    world.airflow.set_slots("rio", 0)
+    world.tick()
+
+    assert (world.pool(running), world.state(running)) == ("rio", "deferred")
+    assert (world.pool(placed), world.state(placed)) == (QUEUE_POOL, "scheduled")
+    assert "rio" in wait_of(world, placed).reason
+
+    world.airflow.set_slots("rio", 2)
+    world.tick()
+    assert world.pool(placed) == "rio"
+
+
+def test_a_slot_taken_away_sends_back_only_what_no_longer_fits(world):
+    world.add_server("rio", slots=3)
+    keys = world.submit("s-1", 1, 5, 20)
+    world.tick()
+
+    world.airflow.set_slots("rio", 2)
+    world.tick()
+
+    assert sorted(pools(world, keys)) == ["rio", "rio", DECK_POOL]
+
+
+def test_a_drained_server_takes_nothing_from_the_deck(world):
+    running, ready = put_on_deck(world, 1, 5)
+    world.airflow.set_slots("rio", 0)
+
+    world.dispatcher.note_exit(world.exit(running))
+    world.tick()
+
+    assert world.pool(ready) == DECK_POOL
+    assert world.starts(ready) == []
+
+
+def test_what_was_placed_on_a_server_that_falls_silent_goes_elsewhere(world):
+    world.add_server("rio", priority=1)
+    world.add_server("lima")
+    (key,) = world.submit("s-1", 5)
+    world.tick()
+    assert world.pool(key) == "rio"
+
+    world.silence("rio")
+    world.advance(61)
+    world.tick()
+    assert world.pool(key) == "lima"
+
+    world.run_airflow()
+    assert world.starts() == [("lima", 1)]
+
+
+def test_what_runs_on_a_silent_server_stays_there(world):
+    """It is lost only when the lease is over: the server may be well and its network not."""
+    world.add_server("rio")
+    (key,) = world.submit("s-1", 5)
+    world.settle()
+
+    world.silence("rio")
+    world.advance(61)
+    world.settle()
+
+    assert (world.pool(key), world.state(key)) == ("rio", "deferred")
+
+
+def test_a_pool_deleted_while_in_use_loses_no_task(world):
+    world.add_server("rio", slots=2)
+    world.add_server("lima", slots=0)
+    (running,) = world.submit("s-1", 1)
+    world.settle()
+    (placed,) = world.submit("s-2", 1)
+    world.tick()
+    assert (world.pool(placed), world.state(placed)) == ("rio", "scheduled")
+
+    world.airflow.delete_pool("rio")
+    world.tick()
+
+    assert (world.pool(running), world.state(running)) == ("rio", "deferred")
+    assert world.pool(placed) == QUEUE_POOL
+
+    world.airflow.set_slots("lima", 1)
+    world.settle()
+    world.dispatcher.note_exit(world.exit(running))
+    world.trigger(running)
+    world.settle()
+    assert world.state(running) == "success"
+    assert world.starts(placed) == [("lima", 1)]
+
+
+def test_an_unlimited_pool_takes_all(world):
+    world.add_server("rio", slots=UNLIMITED)
+    keys = world.submit("s-1", *range(1, 41))
+
+    world.tick()
+
+    assert pools(world, keys) == ["rio"] * 40
+
+
+def test_deferred_tasks_hold_their_slots_whatever_the_pools_page_says(world):
+    """Unticking "include deferred" would let a server be sent all that waits, at once."""
+    world.add_server("rio")
+    key, other = world.submit("s-1", 1, 5)
+    world.settle()
+    world.airflow.set_include_deferred("rio", False)
+
+    world.settle()
+
+    assert pools(world, [key, other]) == ["rio", DECK_POOL]
+
+
+# --- pausing ------------------------------------------------------------------------------------
+
+
+def test_a_pause_stops_placements_and_nothing_else(world):
+    running, ready, waiting = put_on_deck(world, 1, 5, 20)
+    set_paused(world.records, paused=True, by="ann", reason="heat", now=world.now)
+
+    world.dispatcher.note_exit(world.exit(running))
+    world.settle()
+
+    assert world.pool(running) == FINISH_POOL
+    assert pools(world, [ready, waiting]) == [DECK_POOL, QUEUE_POOL]
+    assert world.dispatcher.view.is_paused
+    assert "paused" in wait_of(world, ready).reason
+
+    set_paused(world.records, paused=False, by="ann", reason=None, now=world.now)
+    world.tick()
+    assert world.pool(ready) == "rio"
+
+
+def test_nothing_goes_on_deck_while_paused(world):
+    world.add_server("rio")
+    set_paused(world.records, paused=True, by="ann", reason=None, now=world.now)
+    keys = world.submit("s-1", 1, 5)
+
+    world.settle()
+
+    assert pools(world, keys) == [QUEUE_POOL] * 2
+
+
+# --- others at work at the same time ------------------------------------------------------------
+
+
+@pytest.mark.parametrize("done", ["success", "failed", "removed"])
+def test_an_instance_that_somebody_marked_meanwhile_is_left_alone(world, done):
+    world.add_server("rio")
+    key, other = world.submit("s-1", 1, 5)
+    world.airflow.before_lock = lambda: world.airflow.end(key, done)
+
+    world.tick()
+
+    assert (world.pool(key), world.state(key)) == (QUEUE_POOL, done)
+    assert world.note(key) == {}
+
+    world.airflow.before_lock = lambda: None
+    world.tick()
+    assert world.pool(other) == "rio"  # although it was on its way to the deck
+
+
+def test_a_task_on_deck_that_was_cleared_meanwhile_is_not_started(world):
+    running, ready = put_on_deck(world, 1, 5)
+    world.dispatcher.note_exit(world.exit(running))
+    world.airflow.before_lock = lambda: world.airflow.clear(ready)
+
+    world.tick()
+
+    assert world.pool(ready) == QUEUE_POOL
+    assert world.starts(ready) == []
+
+
+def test_a_cleared_task_that_ran_is_placed_again_under_a_higher_fence(world):
+    world.add_server("rio")
+    (key,) = world.submit("s-1", 5)
+    begin_attempt(world, key)
+
+    world.airflow.clear(key)
+    world.settle()
+
+    assert world.starts(key) == [("rio", 1), ("rio", 2)]
+
+
+def test_another_dispatchers_placement_is_seen_under_the_lock(world):
+    """What was read before the lock may be old; what is free is counted under it."""
+    world.add_server("rio")
+    first, second = world.submit("s-1", 1, 5)
+    other = world.make_dispatcher()
+
+    def interfere():
+        world.airflow.before_lock = lambda: None
+        world.tick(other)
+
+    world.airflow.before_lock = interfere
+    world.tick()
+    world.settle()
+
+    assert sorted(pools(world, [first, second])) == ["rio", DECK_POOL]
+    assert len(world.starts()) == 1
+
+
+def test_while_a_scheduler_holds_the_pools_nothing_is_decided(world):
+    world.add_server("rio")
+    (key,) = world.submit("s-1", 5)
+    with world.airflow.lock_pools(), pytest.raises(PoolsBusy):
+        world.tick()
+
+    assert world.pool(key) == QUEUE_POOL
+    world.tick()
+    assert world.pool(key) == "rio"
+
+
+def test_an_exit_is_not_forgotten_when_the_pools_are_busy(world):
+    running, ready = put_on_deck(world, 1, 5)
+    world.dispatcher.note_exit(world.exit(running))
+    with world.airflow.lock_pools(), pytest.raises(PoolsBusy):
+        world.tick()
+
+    world.tick()
+
+    assert world.pool(ready) == "rio"
+
+
+# --- where a retry may go -----------------------------------------------------------------------
+
+
+def fail_attempt(world, key, code=75, **details):
+    """Let the newest attempt fail, and its task come back to the waiting room."""
+    world.dispatcher.note_exit(world.exit(key, code, **details))
+    world.trigger(key)
+    world.tick()
+    world.airflow.retry(key)
+
+
+def test_a_retry_goes_to_another_server_although_the_first_is_preferred(world):
+    world.add_server("rio", priority=1)
+    world.add_server("lima")
+    (key,) = world.submit("s-1", 5)
+    begin_attempt(world, key)
+
+    fail_attempt(world, key)
+    world.settle()
+
+    assert world.starts(key) == [("rio", 1), ("lima", 2)]
+
+
+def test_a_retry_waits_a_while_for_another_server_to_be_free(world):
+    """However long its first attempt took: the grace begins with the failure."""
+    world.add_server("lima")
+    world.submit("s-0", 1, priority=9)
+    world.settle()
+    world.add_server("rio")
+    (key,) = world.submit("s-1", 5)
+    begin_attempt(world, key)
+    assert world.pool(key) == "rio"
+    world.advance(3600)
+
+    fail_attempt(world, key)
+    world.settle()
+    assert world.pool(key) == DECK_POOL
+
+    world.advance(301)
+    world.settle()
+    assert world.starts(key) == [("rio", 1), ("rio", 2)]
+
+
+def test_a_retry_goes_back_to_the_only_server_there_is(world):
+    world.add_server("rio")
+    (key,) = world.submit("s-1", 5)
+    begin_attempt(world, key)
+
+    fail_attempt(world, key)
+    world.settle()
+
+    assert world.starts(key) == [("rio", 1), ("rio", 2)]
+
+
+def test_a_server_that_was_full_is_not_avoided(world):
+    world.add_server("rio", priority=1)
+    world.add_server("lima")
+    (key,) = world.submit("s-1", 5)
+    world.settle()
+    world.report(key, AttemptPhase.REJECTED, reason="no free slot")
+    world.trigger(key)
+    world.tick()
+    world.airflow.retry(key)
+
+    world.settle()
+
+    assert world.starts(key) == [("rio", 1), ("rio", 2)]
+
+
+def test_a_task_that_ran_out_of_memory_asks_for_a_server_with_twice_as_much(world):
+    world.add_server("rio", priority=1, ram_gib=7)
+    world.add_server("lima", ram_gib=16)
+    (key,) = world.submit("s-1", 5)
+    begin_attempt(world, key)
+    assert world.pool(key) == "rio"
+
+    fail_attempt(world, key, 137, oom_killed=True)
+    world.settle()
+
+    assert world.starts(key) == [("rio", 1), ("lima", 2)]
+    orders = [command for _, command, _ in world.agent.sent if isinstance(command, Start)]
+    assert [order.limits.memory_mib for order in orders] == [4096, 8192]
+
+
+def test_a_server_that_is_large_enough_is_not_avoided_for_memory(world):
+    world.add_server("rio", priority=1, ram_gib=64)
+    world.add_server("lima", ram_gib=64)
+    (key,) = world.submit("s-1", 5)
+    begin_attempt(world, key)
+
+    fail_attempt(world, key, 137, oom_killed=True)
+    world.settle()
+
+    assert world.starts(key) == [("rio", 1), ("rio", 2)]
+
+
+def test_a_task_too_large_for_any_server_waits_and_says_why(world):
+    world.add_server("rio", ram_gib=7)
+    (key,) = world.submit("s-1", 5)
+    begin_attempt(world, key)
+
+    fail_attempt(world, key, 137, oom_killed=True)
+    world.settle()
+
+    assert world.pool(key) == QUEUE_POOL
+    assert "8 GiB" in wait_of(world, key).reason
+
+
+def test_failures_in_an_earlier_run_do_not_count(world):
+    world.add_server("rio", priority=1)
+    world.add_server("lima")
+    (key,) = world.submit("s-1", 5)
+    begin_attempt(world, key)
+    world.exit(key, 137, oom_killed=True)
+    world.airflow.end(key, "failed")
+
+    again = world.airflow.add("s-1--2", map_index=0)
+    world.keys["s-1", "i5"] = again
+    world.records.change_task(
+        "s-1",
+        "i5",
+        lambda found: renew_task(
+            found, TaskSpec.model_validate(found["config"]), run_id="s-1--2", map_index=0
+        ),
+    )
+    world.settle()
+
+    assert world.starts(again) == [("rio", 1), ("rio", 3)]
+    orders = [command for _, command, _ in world.agent.sent if isinstance(command, Start)]
+    assert [order.limits.memory_mib for order in orders] == [4096, 4096]
+
+
+# --- estimates ----------------------------------------------------------------------------------
+
+
+def test_what_was_expected_of_a_wait_is_kept_with_the_placement(world):
+    running, ready = put_on_deck(world, 1, 5)
+    expected = {"made_at": "a", "p50": "b", "p90": "c", "stretch": 1.0}
+    world.dispatcher.estimates = {("s-1", "i5"): expected}
+
+    world.dispatcher.note_exit(world.exit(running))
+    world.tick()
+
+    assert world.record(ready)["placement"]["estimate"] == expected
+
+
+def test_nothing_is_expected_of_what_did_not_wait(world):
+    world.add_server("rio")
+    (key,) = world.submit("s-1", 5)
+
+    world.settle()
+
+    assert world.record(key)["placement"]["estimate"] is None
+
+
+# --- a long day ---------------------------------------------------------------------------------
+
+
+class Day:
+    """Two dispatchers, servers that come and go, crashes; everything must come to its end."""
+
+    def __init__(self, world, seed):
+        self.world = world
+        self.random = random.Random(seed)
+        self.world.dispatchers = [world.make_dispatcher() for _ in range(2)]
+        self.running: dict[tuple[str, int], str] = {}
+        self.done: dict = {}
+        for number in range(3):
+            world.add_server(f"server{number}", slots=number + 1)
+        self.slots = {f"server{number}": number + 1 for number in range(3)}
+        self.keys: list = []
+        self.sent = 0
+
+    def arrive(self):
+        number = len(self.keys)
+        self.keys += self.world.submit(
+            f"s-{number}", 1, 5, submitted_by=self.random.choice(["ann", "bob"])
+        )
+
+    def tick(self):
+        place = self.random.randrange(2)
+        if self.random.random() < 0.1:
+            # Killed between the decision and the start.
+            dying = self.world.make_dispatcher(Interrupted(Killed()))
+            dying._exited = self.world.dispatchers[place]._exited
+            self.world.dispatchers[place] = self.world.make_dispatcher()
+            self.world.dispatchers.pop()
+            try:
+                dying.tick()
+            except Killed:
+                return
+        self.world.dispatchers[place].tick()
+
+    def hear(self):
+        """Let agents begin what they were sent; a START of a fence already seen is known."""
+        for server, command, _ in self.world.agent.sent[self.sent :]:
+            ref = command.ref
+            key = self.world.keys[ref.submission_id, ref.task_id]
+            record = self.world.record(key)
+            if record["fence"] != ref.fence or record["phase"] is not None:
+                continue
+            self.world.report(key, AttemptPhase.RUNNING)
+            self.running[ref.task_key, ref.fence] = server
+        self.sent = len(self.world.agent.sent)
+
+    def finish(self):
+        if not self.running:
+            return
+        task, fence = self.random.choice(sorted(self.running))
+        submission_id, task_id = task.split("/")
+        key = self.world.keys[submission_id, task_id]
+        del self.running[task, fence]
+        code = 0 if self.random.random() < 0.8 else 75
+        record = self.world.exit(key, code)
+        assert record["fence"] == fence
+        if self.random.random() < 0.7:
+            self.random.choice(self.world.dispatchers).note_exit(record)
+
+    def drain(self):
+        name = self.random.choice(sorted(self.slots))
+        full = int(name[-1]) + 1
+        self.slots[name] = self.random.choice([0, full])
+        self.world.airflow.set_slots(name, self.slots[name])
+
+    def run_triggers(self):
+        for key in self.keys:
+            if self.world.state(key) == "deferred" and self.world.fences.get(key):
+                self.world.trigger(key)
+            if self.world.state(key) == "up_for_retry" and self.random.random() < 0.5:
+                self.world.airflow.retry(key)
+            if self.world.state(key) == "up_for_reschedule":
+                self.world.airflow.end(key, "scheduled")
+
+    def check(self):
+        """No server has more containers than slots it ever had; none is on two servers."""
+        tasks = [task for task, _ in self.running]
+        assert len(tasks) == len(set(tasks)), "one task runs twice"
+        for name in self.slots:
+            count = sum(server == name for server in self.running.values())
+            assert count <= int(name[-1]) + 1, f"{name} runs {count}"
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_over_a_long_day_nothing_runs_twice_and_nothing_is_forgotten(world, seed):
+    day = Day(world, seed)
+    steps = [
+        *([day.tick] * 5),
+        *([day.hear, day.finish, day.run_triggers, world.run_airflow] * 3),
+        *(day.arrive, day.drain),
+    ]
+    for _ in range(400):
+        day.random.choice(steps)()
+        day.check()
+        world.advance(day.random.choice([0.1, 1, 20]))
+    for name in day.slots:
+        world.airflow.set_slots(name, int(name[-1]) + 1)
+    for _ in range(400):
+        for step in (day.tick, day.hear, day.finish, day.run_triggers, world.run_airflow):
+            step()
+            day.check()
+        world.advance(5)
+        if {world.state(key) for key in day.keys} <= {"success"}:
+            break
+
+    assert {world.state(key) for key in day.keys} == {"success"}
+    assert timedelta(0) < world.now - day.world.dispatchers[0].view.at < timedelta(minutes=1)
+
+
+# --- runs that wait -----------------------------------------------------------------------------
+
+
+def test_runs_far_behind_in_the_queue_are_parked_and_go_on_with_their_first_placement(make_world):
+    world = make_world(warm_runs=1, deck_size=0)
+    keys = [world.submit(f"s-{number}", 5)[0] for number in range(3)]
+    world.tick()
+
+    def parked():
+        return [world.airflow.instances[key].is_parked for key in keys]
+
+    assert parked() == [False, True, True]
+    assert [wait_of(world, key).position for key in keys] == [1, 2, 3]
+
+    world.add_server("rio", slots=2)
+    world.tick()
+
+    assert parked() == [False, False, True]
+    assert pools(world, keys)[:2] == ["rio", "rio"]
+
+
+def test_a_run_that_trains_is_never_parked(make_world):
+    world = make_world(warm_runs=0)
+    world.add_server("rio")
+    first, second = world.submit("s-1", 1, 5)
+    world.tick()
+
+    assert world.pool(first) == "rio"
+    assert not world.airflow.instances[second].is_parked
+
+
+def test_a_validation_that_is_not_needed_again_waits_for_no_server(world):
+    """Scheduling an accepted submission stood still: nobody placed what had no record."""
+    key = world.airflow.add("s-1--2", VALIDATION)
+
+    for _ in range(3):  # the scheduler may take its time
+        world.tick()
+        assert world.pool(key) == FINISH_POOL

@@ -1,0 +1,283 @@
+"""What is mended when something died in between."""
+
+from __future__ import annotations
+
+import pytest
+
+from touchstone.dispatcher.cancel import cancel_submission, retract_submission
+from touchstone.dispatcher.reconcile import Reconciler
+from touchstone.hooks.agent import cancel_task
+from touchstone.hooks.records import RecordNotFound
+from touchstone_agent.protocol.messages import Cancel
+
+
+class FakeAirflow:
+    """Runs and task instances by hand; ended runs and released instances are counted."""
+
+    def __init__(self):
+        self.run_states = {}
+        self.ended_instances = set()
+        self.failed = []
+
+    def find_run_states(self, run_ids):
+        return {run: self.run_states[run] for run in run_ids if run in self.run_states}
+
+    def find_ended_instances(self, run_ids):
+        return {item for item in self.ended_instances if item[0] in set(run_ids)}
+
+    def release_parked(self):
+        return 0
+
+    def fail_runs(self, run_ids):
+        self.failed += run_ids
+        return list(run_ids)
+
+
+@pytest.fixture
+def airflow():
+    return FakeAirflow()
+
+
+@pytest.fixture
+def hearing():
+    return {"now": True}
+
+
+@pytest.fixture
+def reconciler(records, agent, settings, clock, airflow, hearing):
+    return Reconciler(
+        records=records,
+        agent=agent,
+        settings=settings,
+        airflow=airflow,
+        clock=clock,
+        is_hearing=lambda: hearing["now"],
+    )
+
+
+def cancel(records, agent, **changes):
+    return cancel_task(
+        records,
+        agent,
+        **({"submission_id": "s-1", "task_id": "i5", "by": "ann", "reason": "enough"} | changes),
+    )
+
+
+def test_a_cancel_is_sent_again_until_the_agent_answers(reconciler, records, agent, make_task):
+    make_task()
+    cancel(records, agent)
+
+    reconciler.run()
+    reconciler.run()
+    records.change_task("s-1", "i5", lambda _: {"status": "cancelled"})
+    reconciler.run()
+
+    assert len(agent.commands(Cancel)) == 3
+
+
+def test_a_kill_meant_for_an_older_attempt_leaves_the_newer_one_alone(records, agent, make_task):
+    make_task(attempt=2)
+
+    record = cancel(records, agent, only_fence=1)
+
+    assert record["cancel"] is None
+    assert agent.sent == []
+
+
+def test_cancelling_what_has_ended_is_success(records, agent, make_task):
+    make_task(status="success")
+
+    assert cancel(records, agent)["status"] == "success"
+    assert agent.sent == []
+
+
+@pytest.fixture
+def silent_server(records, server_key, make_task, clock):
+    """A server that took a task and was last heard of a lease ago."""
+    make_task(phase="running", status="running")
+    records.change_server("local", lambda _: {"heartbeat_at": clock().isoformat()})
+    clock.advance(seconds=910)
+
+
+def status(records):
+    return records.get_task("s-1", "i5")["status"]
+
+
+def test_a_server_silent_for_the_lease_and_while_we_listen_loses_its_tasks(
+    reconciler, records, silent_server, clock
+):
+    reconciler.run()
+    assert status(records) == "running"
+
+    clock.advance(seconds=130)
+    reconciler.run()
+    assert status(records) == "lost"
+    assert "silent" in records.get_task("s-1", "i5")["reason"]
+
+
+def test_a_dispatcher_that_was_away_itself_gives_servers_time_to_be_heard(
+    reconciler, records, silent_server, clock, hearing
+):
+    hearing["now"] = False
+    for _ in range(3):
+        reconciler.run()
+        clock.advance(seconds=130)
+    hearing["now"] = True
+    reconciler.run()
+    assert status(records) == "running"
+
+    records.change_server("local", lambda _: {"heartbeat_at": clock().isoformat()})
+    clock.advance(seconds=130)
+    reconciler.run()
+    assert status(records) == "running"
+
+
+def test_a_start_that_nobody_took_and_nobody_may_take_any_more_is_lost(
+    reconciler, records, make_task, clock
+):
+    make_task()
+    clock.advance(minutes=50)
+    reconciler.run()
+    assert status(records) == "queued"
+
+    clock.advance(minutes=15)
+    reconciler.run()
+    assert status(records) == "lost"
+    assert records.get_task("s-1", "i5")["is_retriable"]
+
+
+def test_files_are_waited_for_longer_than_a_container(reconciler, records, silent_server, clock):
+    records.change_task(
+        "s-1", "i5", lambda _: {"status": "uploading", "exited_at": clock().isoformat()}
+    )
+    for _ in range(2):
+        clock.advance(seconds=130)
+        reconciler.run()
+    assert status(records) == "uploading"
+
+    clock.advance(hours=6)
+    reconciler.run()
+    assert status(records) == "lost"
+
+
+def test_an_attempt_whose_airflow_task_has_ended_is_an_orphan(
+    reconciler, records, agent, airflow, make_task, clock
+):
+    make_task(phase="running", status="running")
+    airflow.ended_instances = {("s-1", "train", 0)}
+    reconciler.run()
+    assert agent.commands(Cancel) == []
+
+    clock.advance(seconds=31)
+    reconciler.run()
+    assert [command.ref.fence for command in agent.commands(Cancel)] == [1]
+
+
+def test_an_attempt_that_is_waited_for_is_none(reconciler, agent, airflow, make_task, clock):
+    make_task(phase="running", status="running")
+    airflow.ended_instances = {("s-1", "train", 1), ("s-2", "train", 0), ("s-1", "validate", -1)}
+    clock.advance(seconds=60)
+
+    reconciler.run()
+
+    assert agent.commands(Cancel) == []
+
+
+def test_a_cancel_that_was_only_written_down_is_carried_out(
+    reconciler, records, airflow, make_submission, make_task
+):
+    make_submission("running", cancel={"by": "ann", "at": "2026", "reason": "cancelled by ann"})
+    make_task(attempt=0)
+
+    reconciler.run()
+
+    assert airflow.failed == ["s-1"]
+    assert records.get_submission("s-1")["status"] == "cancelled"
+    assert records.get_submission("s-1")["reason"] == "cancelled by ann"
+    assert status(records) == "cancelled"
+
+
+def test_a_run_ended_by_hand_cancels_its_tasks_and_then_closes_the_submission(
+    reconciler, records, agent, airflow, make_submission, make_task
+):
+    make_submission("running")
+    make_task()
+    airflow.run_states["s-1"] = "failed"
+
+    reconciler.run()
+    assert records.get_submission("s-1")["status"] == "running"
+    assert len(agent.commands(Cancel)) >= 1
+
+    records.change_task("s-1", "i5", lambda _: {"status": "cancelled", "outcome": "cancelled"})
+    reconciler.run()
+    assert records.get_submission("s-1")["status"] == "cancelled"
+
+
+def test_a_run_that_failed_by_a_fault_makes_the_submission_an_error(
+    reconciler, records, airflow, make_submission, make_task
+):
+    make_submission("running")
+    make_task(status="lost", outcome="lost", reason="server gone")
+    airflow.run_states["s-1"] = "failed"
+
+    reconciler.run()
+
+    assert records.get_submission("s-1")["status"] == "error"
+    assert records.get_submission("s-1")["reason"] == "i5: server gone"
+
+
+def test_a_run_at_work_or_not_there_yet_is_left_alone(
+    reconciler, records, airflow, make_submission
+):
+    make_submission("queued")
+    reconciler.run()
+    airflow.run_states["s-1"] = "running"
+    reconciler.run()
+
+    assert records.get_submission("s-1")["status"] == "queued"
+
+
+def test_a_submission_is_cancelled_run_first(records, agent, make_submission, make_task):
+    make_submission("running")
+    make_task("i1")
+    make_task("i5", attempt=0)
+    make_task("i20", status="success")
+    ended = []
+
+    done = cancel_submission(
+        "s-1",
+        by="ann",
+        reason="wrong data",
+        records=records,
+        agent=agent,
+        end_runs=lambda run_ids: ended.extend(run_ids) or ended,
+    )
+
+    assert done == {"cancelled_tasks": ["i1", "i5"], "ended_runs": ["s-1"]}
+    assert [command.ref.task_id for command in agent.commands(Cancel)] == ["i1"]
+    assert records.get_task("s-1", "i5")["status"] == "cancelled"
+    assert records.get_submission("s-1")["status"] == "cancelled"
+    assert records.get_submission("s-1")["reason"] == "cancelled by ann: wrong data"
+
+
+def test_cancelling_twice_changes_nothing_more(records, agent, make_submission):
+    make_submission("success")
+
+    cancel_submission("s-1", by="ann", records=records, agent=agent, end_runs=lambda _: [])
+
+    assert records.get_submission("s-1")["status"] == "success"
+
+
+def test_a_retracted_submission_keeps_its_record(records, agent, make_submission):
+    make_submission("success", score=0.5)
+
+    for _ in range(2):
+        retract_submission("s-1", by="ann", records=records, agent=agent, end_runs=lambda _: [])
+
+    assert records.get_submission("s-1")["status"] == "retracted"
+    assert records.get_submission("s-1")["score"] == 0.5
+
+
+def test_an_unknown_submission_cannot_be_cancelled(records, agent):
+    with pytest.raises(RecordNotFound):
+        cancel_submission("s-9", by="ann", records=records, agent=agent, end_runs=lambda _: [])
