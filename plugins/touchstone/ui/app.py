@@ -1,0 +1,146 @@
+"""Touchstone's own application: its routes, its errors, its headers."""
+
+from __future__ import annotations
+
+import logging
+import re
+import secrets
+from functools import lru_cache
+
+from airflow.api_fastapi.core_api.security import get_user
+from fastapi import Depends, FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from starlette.datastructures import MutableHeaders
+from starlette.exceptions import HTTPException
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from touchstone.core.states import IllegalMove
+from touchstone.hooks.objects import ObjectNotFound
+from touchstone.hooks.records import RecordNotFound
+from touchstone.ui.routes import content, fleet, health, logs, queue, servers, submissions
+from touchstone_agent.protocol.errors import (
+    ConfigurationError,
+    PermanentError,
+    TouchstoneError,
+    TransientError,
+)
+
+log = logging.getLogger(__name__)
+
+API_PREFIX = "/api/v1"
+
+HEADERS = {
+    "Content-Security-Policy": (
+        "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; "
+        "connect-src 'self'; font-src 'self'; form-action 'self'; base-uri 'none'; "
+        "frame-ancestors 'self'"
+    ),
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "same-origin",
+    # Everything here depends on who asks and on when.
+    "Cache-Control": "no-store",
+}
+"""On every answer. The session's cookie can be read by scripts, so none but our own may run."""
+
+_STATUS_BY_ERROR: tuple[tuple[type[TouchstoneError], int], ...] = (
+    (RecordNotFound, 404),
+    (ObjectNotFound, 404),
+    (IllegalMove, 409),
+    (ConfigurationError, 400),
+    (TransientError, 503),
+)
+
+
+class Boundary:
+    """
+    The outermost layer: our headers on every answer, and no exception past it.
+
+    :param app: The application inside.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        started = False
+
+        async def send_with_headers(message: Message) -> None:
+            nonlocal started
+            if message["type"] == "http.response.start":
+                started = True
+                MutableHeaders(scope=message).update(HEADERS)
+            await send(message)
+
+        try:
+            await self._app(scope, receive, send_with_headers)
+        except Exception:
+            reference = secrets.token_hex(4)
+            log.exception("%s %s failed (%s)", scope["method"], scope["path"], reference)
+            if started:
+                raise
+            detail = f"internal error {reference}: the api-server's log has the details"
+            answer = JSONResponse({"detail": detail}, status_code=500)
+            await answer(scope, receive, send_with_headers)
+
+
+def build_app() -> FastAPI:
+    """Return the application; every route of it needs a user whom Airflow knows."""
+    # The schema and its pages would be the only routes open to strangers.
+    app = FastAPI(title="Touchstone", openapi_url=None, docs_url=None, redoc_url=None)
+    for module in (health, content, submissions, logs, queue, servers, fleet):
+        app.include_router(module.router, prefix=API_PREFIX, dependencies=[Depends(get_user)])
+    app.add_middleware(Boundary)
+    app.add_exception_handler(HTTPException, _explain_http)
+    app.add_exception_handler(RequestValidationError, _explain_validation)
+    for error in (TransientError, PermanentError):
+        app.add_exception_handler(error, _explain_touchstone)
+    return app
+
+
+@lru_cache(maxsize=1)
+def get_app() -> FastAPI:
+    """Return this process's application, built once."""
+    return build_app()
+
+
+def _explain_http(_request: Request, error: Exception) -> JSONResponse:
+    if not isinstance(error, HTTPException):
+        raise error
+    return JSONResponse(
+        {"detail": error.detail}, status_code=error.status_code, headers=error.headers
+    )
+
+
+def _explain_validation(_request: Request, error: Exception) -> JSONResponse:
+    if not isinstance(error, RequestValidationError):
+        raise error
+    first = error.errors()[0]
+    field = ".".join(str(part) for part in first["loc"][1:]) or str(first["loc"][0])
+    return JSONResponse({"detail": first["msg"], "field": field}, status_code=422)
+
+
+def _explain_touchstone(request: Request, error: Exception) -> JSONResponse:
+    status = next((code for kind, code in _STATUS_BY_ERROR if isinstance(error, kind)), None)
+    if status is None:
+        # A store refused what we asked of it: our fault, and its words are not for users.
+        raise error
+    body = {"detail": str(error)}
+    headers = {}
+    if isinstance(error, ConfigurationError) and (field := _find_field(str(error))):
+        body["field"] = field
+    if isinstance(error, TransientError):
+        log.warning("%s %s: %s", request.method, request.url.path, error)
+        body["detail"] = "a store does not answer right now; try again"
+        headers["Retry-After"] = str(max(1, round(error.retry_after or 1)))
+    return JSONResponse(body, status_code=status, headers=headers)
+
+
+def _find_field(message: str) -> str | None:
+    """Return the field that an error of :func:`~touchstone.core.conf.parse_conf` begins with."""
+    name, colon, _ = message.partition(":")
+    return name if colon and re.fullmatch(r"[\w.-]+", name, re.ASCII) else None

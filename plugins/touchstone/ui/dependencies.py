@@ -1,0 +1,149 @@
+"""What routes are given: who asks, the stores, the clock. Tests replace each of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import lru_cache
+from typing import Annotated, Any, Protocol
+
+from airflow.api_fastapi.app import get_auth_manager
+from airflow.api_fastapi.auth.managers.base_auth_manager import BaseAuthManager
+from airflow.api_fastapi.auth.managers.models.resource_details import DagAccessEntity, DagDetails
+from airflow.api_fastapi.core_api.security import GetUserDep
+from fastapi import Depends, Header, HTTPException
+
+from touchstone.core.queue import Queue
+from touchstone.hooks.objects import ObjectStore
+from touchstone.hooks.records import RecordStore
+from touchstone.settings import Settings, get_settings
+from touchstone.ui.waiting import QueueReader
+
+DAG_ID = "touchstone"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Caller:
+    """
+    Who asks, and what Airflow's auth manager lets them do.
+
+    :param name: The user's name, as in a submission's ``submitted_by``.
+    :param is_admin: Whether they may edit pools: sees and ends everybody's submissions.
+    :param may_submit: Whether they may start runs of the DAG.
+    """
+
+    name: str
+    is_admin: bool
+    may_submit: bool
+
+
+class Ender(Protocol):
+    """Ends what is under way, and says what it ended."""
+
+    def cancel(self, submission_id: str, *, by: str, reason: str | None) -> dict[str, Any]:
+        """End a submission's tasks and runs."""
+        ...
+
+    def retract(self, submission_id: str, *, by: str) -> dict[str, Any]:
+        """End a submission for good."""
+        ...
+
+
+class _DispatcherEnder:
+    # Imported by the first use: the dispatcher brings Airflow's models with it.
+    def cancel(self, submission_id: str, *, by: str, reason: str | None) -> dict[str, Any]:
+        from touchstone.dispatcher.cancel import cancel_submission
+
+        return cancel_submission(submission_id, by=by, reason=reason)
+
+    def retract(self, submission_id: str, *, by: str) -> dict[str, Any]:
+        from touchstone.dispatcher.cancel import retract_submission
+
+        return retract_submission(submission_id, by=by)
+
+
+@lru_cache(maxsize=1)
+def get_records() -> RecordStore:
+    """Return this process's record store."""
+    return RecordStore.connect(get_settings())
+
+
+@lru_cache(maxsize=1)
+def get_objects() -> ObjectStore:
+    """Return this process's object store."""
+    return ObjectStore.connect(get_settings())
+
+
+@lru_cache(maxsize=1)
+def get_queue_reader() -> QueueReader:
+    """Return what reads the published queue for this process."""
+    return QueueReader(get_objects(), get_settings())
+
+
+def get_queue(reader: Annotated[QueueReader, Depends(get_queue_reader)]) -> Queue | None:
+    """Return the published queue, or ``None`` if there never was one."""
+    return reader.read()
+
+
+def get_ender() -> Ender:
+    """Return what cancels and retracts."""
+    return _DispatcherEnder()
+
+
+def get_clock() -> Callable[[], datetime]:
+    """Return the clock, UTC."""
+    return lambda: datetime.now(UTC)
+
+
+def get_authority() -> BaseAuthManager[Any]:
+    """Return Airflow's auth manager."""
+    return get_auth_manager()
+
+
+def get_caller(
+    user: GetUserDep, authority: Annotated[BaseAuthManager[Any], Depends(get_authority)]
+) -> Caller:
+    """Return who asks."""
+    return Caller(
+        name=user.get_name(),
+        is_admin=authority.is_authorized_pool(method="PUT", user=user),
+        may_submit=authority.is_authorized_dag(
+            method="POST",
+            access_entity=DagAccessEntity.RUN,
+            details=DagDetails(id=DAG_ID),
+            user=user,
+        ),
+    )
+
+
+CallerDep = Annotated[Caller, Depends(get_caller)]
+RecordsDep = Annotated[RecordStore, Depends(get_records)]
+ObjectsDep = Annotated[ObjectStore, Depends(get_objects)]
+SettingsDep = Annotated[Settings, Depends(get_settings)]
+EnderDep = Annotated[Ender, Depends(get_ender)]
+QueueDep = Annotated[Queue | None, Depends(get_queue)]
+ClockDep = Annotated[Callable[[], datetime], Depends(get_clock)]
+
+
+def require_submitter(caller: CallerDep) -> None:
+    """Refuse users who may not start runs."""
+    if not caller.may_submit:
+        raise HTTPException(403, f"{caller.name} may not start runs of the DAG {DAG_ID!r}")
+
+
+def require_admin(caller: CallerDep) -> None:
+    """Refuse users who may not edit pools."""
+    if not caller.is_admin:
+        raise HTTPException(403, "for admins only")
+
+
+def require_json(content_type: Annotated[str, Header()] = "") -> None:
+    """
+    Refuse bodies that are not declared as JSON.
+
+    A page elsewhere can make a browser send forms and plain text along with the session's
+    cookie, but not this type, unless we allowed its origin.
+    """
+    if content_type.partition(";")[0].strip().lower() != "application/json":
+        raise HTTPException(415, "send JSON, with Content-Type: application/json")

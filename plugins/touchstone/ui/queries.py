@@ -1,0 +1,96 @@
+"""What may be read: records as they are shown, and only to those who may see them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from touchstone.core.states import SubmissionStatus
+from touchstone.hooks.records import VERSION, Record, RecordNotFound, RecordStore
+from touchstone.ui.dependencies import Caller
+
+SUMMARY_FIELDS = (
+    "submission_id",
+    "system",
+    "status",
+    "submitted_by",
+    "created_at",
+    "ended_at",
+    "notes",
+    "source_url",
+    "reason",
+    "score",
+    "score_low",
+    "score_high",
+    "verdict",
+)
+RESULT_FIELDS = (
+    "submission_id",
+    "status",
+    "reason",
+    "model_group_id",
+    "score",
+    "score_low",
+    "score_high",
+    "similarity",
+    "verdict",
+    "verdict_reason",
+)
+
+
+def get_visible_submission(records: RecordStore, caller: Caller, submission_id: str) -> Record:
+    """
+    Return a submission that the caller may see.
+
+    :raises RecordNotFound: If there is none, or it is somebody else's: nobody learns which.
+    """
+    record = records.find_submission(submission_id)
+    if record is None or not _may_see(caller, record):
+        raise RecordNotFound(f"there is no submission {submission_id!r}")
+    return record
+
+
+def list_visible_submissions(
+    records: RecordStore,
+    caller: Caller,
+    *,
+    status: SubmissionStatus | None,
+    user: str | None,
+    limit: int,
+) -> tuple[list[Record], int]:
+    """
+    Return the newest submissions that the caller may see, in short.
+
+    :param status: Only those in this status; ``None`` for all.
+    :param user: Only those of this submitter; ``None`` for all.
+    :param limit: How many at most.
+    :return: The submissions, and how many there are without the limit.
+    """
+    found = [
+        record
+        for record in records.list_submissions()
+        if _may_see(caller, record)
+        and (status is None or record.get("status") == status)
+        and (user is None or record.get("submitted_by") == user)
+    ]
+    return [_pick(record, SUMMARY_FIELDS) for record in found[:limit]], len(found)
+
+
+def show_record(record: Record) -> Record:
+    """Return a submission, or a task, as it is shown: without what only the store needs."""
+    return {key: value for key, value in record.items() if key != VERSION}
+
+
+def show_results(record: Record) -> dict[str, Any]:
+    """Return what a submission came to."""
+    return _pick(record, RESULT_FIELDS) | {
+        "results": record.get("results") or [],
+        "chart_links": record.get("chart_links") or [],
+    }
+
+
+def _may_see(caller: Caller, record: Record) -> bool:
+    return caller.is_admin or record.get("submitted_by") == caller.name
+
+
+def _pick(record: Record, fields: tuple[str, ...]) -> Record:
+    return {field: record.get(field) for field in fields}

@@ -1,0 +1,177 @@
+"""The fleet: its file, its servers' slots, and whether anything new may start."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Depends
+from pydantic import BaseModel, ConfigDict, Field
+
+from touchstone.core.documents import MAX_CHARACTERS
+from touchstone.core.fleet import parse_fleet
+from touchstone.dispatcher import fleet as dispatcher
+from touchstone.dispatcher.fleet import Control, FleetKeeper, Pools
+from touchstone.ui.dependencies import (
+    CallerDep,
+    ClockDep,
+    RecordsDep,
+    SettingsDep,
+    require_admin,
+    require_json,
+)
+from touchstone_agent.protocol.errors import ConfigurationError
+
+router = APIRouter()
+
+CHANGES = [Depends(require_admin), Depends(require_json)]
+"""What changing needs; and checking, because reading a long document costs the server a second."""
+
+
+class FleetBody(BaseModel):
+    """
+    A fleet file.
+
+    :param text: TOML.
+    """
+
+    model_config = ConfigDict(extra="forbid")
+
+    text: str = Field(max_length=MAX_CHARACTERS)
+
+
+class EmptyBody(BaseModel):
+    """An empty object."""
+
+    model_config = ConfigDict(extra="forbid")
+
+
+class AttachBody(BaseModel):
+    """
+    Body of an attach.
+
+    :param slots: Trainings at a time from now on; ``None`` for what the server had.
+    """
+
+    model_config = ConfigDict(extra="forbid")
+
+    slots: int | None = Field(default=None, strict=True, ge=-(2**31), lt=2**31)
+
+
+class PauseBody(BaseModel):
+    """
+    Body of a pause.
+
+    :param reason: Why, in one line, for whoever waits.
+    """
+
+    model_config = ConfigDict(extra="forbid")
+
+    reason: str | None = Field(default=None, max_length=500)
+
+
+def get_pools() -> Pools:
+    """Return Airflow's pools."""
+    return dispatcher.get_airflow_pools()
+
+
+def get_keeper(
+    records: RecordsDep,
+    settings: SettingsDep,
+    clock: ClockDep,
+    pools: Annotated[Pools, Depends(get_pools)],
+) -> FleetKeeper:
+    """Return what knows servers and pools."""
+    return FleetKeeper(records=records, pools=pools, settings=settings, clock=clock)
+
+
+KeeperDep = Annotated[FleetKeeper, Depends(get_keeper)]
+
+
+@router.get("/fleet", dependencies=[Depends(require_admin)])
+def get_fleet(keeper: KeeperDep) -> dict[str, Any]:
+    """Return how servers and pools are, and where they differ from the fleet file."""
+    return keeper.build_status()
+
+
+@router.post("/fleet/check", dependencies=CHANGES)
+def check_fleet(keeper: KeeperDep, body: FleetBody) -> dict[str, Any]:
+    """Return what applying a fleet file would do; changes nothing."""
+    return asdict(keeper.check_fleet(parse_fleet(body.text)))
+
+
+@router.post("/fleet/apply", dependencies=CHANGES)
+def apply_fleet(caller: CallerDep, keeper: KeeperDep, body: FleetBody) -> dict[str, Any]:
+    """Apply a fleet file, all of it or nothing."""
+    fleet = parse_fleet(body.text)
+    refused = keeper.check_fleet(fleet).refused
+    if refused:
+        raise ConfigurationError(refused[0])
+    return asdict(keeper.apply_fleet(fleet, by=caller.name))
+
+
+@router.post("/fleet/reload", dependencies=CHANGES)
+def reload_fleet(
+    caller: CallerDep,
+    keeper: KeeperDep,
+    settings: SettingsDep,
+    body: EmptyBody,  # noqa: ARG001 (checked to be empty)
+) -> dict[str, Any]:
+    """Apply the installation's own fleet file, as a restart of the dispatcher would."""
+    path = dispatcher.find_fleet_file(settings)
+    if path is None:
+        raise ConfigurationError(
+            "there is no fleet file here; set TOUCHSTONE_FLEET_FILE, or send one to /fleet/apply"
+        )
+    return asdict(keeper.apply_fleet(dispatcher.load_fleet(path), by=caller.name))
+
+
+@router.post("/servers/{name}/drain", dependencies=CHANGES)
+def drain_server(
+    caller: CallerDep,
+    keeper: KeeperDep,
+    name: str,
+    body: EmptyBody,  # noqa: ARG001 (checked to be empty)
+) -> dict[str, Any]:
+    """Let nothing new start on a server; what runs there goes on."""
+    return keeper.drain_server(name, by=caller.name)
+
+
+@router.post("/servers/{name}/attach", dependencies=CHANGES)
+def attach_server(
+    caller: CallerDep, keeper: KeeperDep, name: str, body: AttachBody
+) -> dict[str, Any]:
+    """Give a drained server its slots back."""
+    return keeper.attach_server(name, slots=body.slots, by=caller.name)
+
+
+@router.post("/placements/pause", dependencies=CHANGES)
+def pause_placements(
+    caller: CallerDep, records: RecordsDep, clock: ClockDep, body: PauseBody
+) -> dict[str, Any]:
+    """Let nothing new start anywhere; terminations, uploads and metering go on."""
+    return _show(
+        dispatcher.set_paused(records, paused=True, by=caller.name, reason=body.reason, now=clock())
+    )
+
+
+@router.post("/placements/resume", dependencies=CHANGES)
+def resume_placements(
+    caller: CallerDep,
+    records: RecordsDep,
+    clock: ClockDep,
+    body: EmptyBody,  # noqa: ARG001 (checked to be empty)
+) -> dict[str, Any]:
+    """Let tasks start again."""
+    return _show(
+        dispatcher.set_paused(records, paused=False, by=caller.name, reason=None, now=clock())
+    )
+
+
+def _show(control: Control) -> dict[str, Any]:
+    return {
+        "paused": control.is_paused,
+        "by": control.by,
+        "at": control.at,
+        "reason": control.reason,
+    }

@@ -1,0 +1,129 @@
+"""Submissions: list, show, results, cancel, retract."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Depends, Query
+from pydantic import BaseModel, ConfigDict, Field
+
+from touchstone.core.queue import Queue
+from touchstone.core.states import SubmissionStatus
+from touchstone.hooks.records import Record
+from touchstone.ui.dependencies import (
+    CallerDep,
+    ClockDep,
+    EnderDep,
+    QueueDep,
+    RecordsDep,
+    require_json,
+    require_submitter,
+)
+from touchstone.ui.queries import (
+    get_visible_submission,
+    list_visible_submissions,
+    show_record,
+    show_results,
+)
+from touchstone.ui.waiting import add_waiting, describe_dispatcher, find_first
+
+router = APIRouter(prefix="/submissions")
+
+
+class CancelBody(BaseModel):
+    """
+    Body of a cancel.
+
+    :param reason: Why, in one line; shown to whoever looks at the submission.
+    """
+
+    model_config = ConfigDict(extra="forbid")
+
+    reason: str | None = Field(default=None, max_length=500)
+
+
+class RetractBody(BaseModel):
+    """Body of a retract: an empty object."""
+
+    model_config = ConfigDict(extra="forbid")
+
+
+@router.get("")
+def list_submissions(
+    caller: CallerDep,
+    records: RecordsDep,
+    queue: QueueDep,
+    clock: ClockDep,
+    status: SubmissionStatus | None = None,
+    user: str | None = None,
+    limit: Annotated[int, Query(ge=1, le=500)] = 50,
+) -> dict[str, Any]:
+    """Return the newest submissions that the caller may see."""
+    found, total = list_visible_submissions(records, caller, status=status, user=user, limit=limit)
+    for record in found:
+        record["waiting"] = find_first(record["submission_id"], queue)
+    return {
+        "submissions": found,
+        "total": total,
+        "dispatcher": describe_dispatcher(queue, clock()),
+    }
+
+
+@router.get("/{submission_id}")
+def get_submission(
+    caller: CallerDep, records: RecordsDep, queue: QueueDep, clock: ClockDep, submission_id: str
+) -> dict[str, Any]:
+    """Return a submission with its tasks, and where those that wait stand in the queue."""
+    record = get_visible_submission(records, caller, submission_id)
+    tasks = [show_record(task) for task in records.list_tasks(submission_id)]
+    return {
+        "submission": show_record(record) | {"queue_position": _find_position(record, queue)},
+        "tasks": add_waiting(tasks, queue),
+        "dispatcher": describe_dispatcher(queue, clock()),
+    }
+
+
+def _find_position(record: Record, queue: Queue | None) -> int | None:
+    first = find_first(record["submission_id"], queue)
+    return first["position"] if first else None
+
+
+@router.get("/{submission_id}/results")
+def get_results(caller: CallerDep, records: RecordsDep, submission_id: str) -> dict[str, Any]:
+    """Return what a submission came to."""
+    return show_results(get_visible_submission(records, caller, submission_id))
+
+
+@router.get("/{submission_id}/tasks/{task_id}")
+def get_task(
+    caller: CallerDep, records: RecordsDep, submission_id: str, task_id: str
+) -> dict[str, Any]:
+    """Return a task with its earlier attempts."""
+    get_visible_submission(records, caller, submission_id)
+    return show_record(records.get_task(submission_id, task_id))
+
+
+@router.post(
+    "/{submission_id}/cancel", dependencies=[Depends(require_submitter), Depends(require_json)]
+)
+def cancel_submission(
+    caller: CallerDep, records: RecordsDep, ender: EnderDep, submission_id: str, body: CancelBody
+) -> dict[str, Any]:
+    """End a submission's tasks and runs; what has ended already stays as it is."""
+    get_visible_submission(records, caller, submission_id)
+    return ender.cancel(submission_id, by=caller.name, reason=body.reason)
+
+
+@router.post(
+    "/{submission_id}/retract", dependencies=[Depends(require_submitter), Depends(require_json)]
+)
+def retract_submission(
+    caller: CallerDep,
+    records: RecordsDep,
+    ender: EnderDep,
+    submission_id: str,
+    body: RetractBody,  # noqa: ARG001 (checked to be empty)
+) -> dict[str, Any]:
+    """Withdraw a submission for good, ending what is under way."""
+    get_visible_submission(records, caller, submission_id)
+    return ender.retract(submission_id, by=caller.name)

@@ -1,0 +1,107 @@
+"""The published queue as the API tells it: who waits, and whether anybody places."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable
+from datetime import datetime
+from typing import Any
+
+from pydantic import ValidationError
+
+from touchstone.core.queue import QUEUE_KEY, Queue, WaitingTask
+from touchstone.hooks.objects import ObjectNotFound, ObjectStore
+from touchstone.hooks.records import Record
+from touchstone.settings import Settings
+
+NEVER_SEEN = "no dispatcher has ever been at work here: nothing will be placed"
+
+
+class QueueReader:
+    """
+    Reads the published queue, at most once a second in a process.
+
+    :param objects: Where it is.
+    :param settings: Names the bucket.
+    """
+
+    def __init__(
+        self,
+        objects: ObjectStore,
+        settings: Settings,
+        *,
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._objects = objects
+        self._bucket = settings.content_bucket
+        self._monotonic = monotonic
+        self._read_at: float | None = None
+        self._queue: Queue | None = None
+
+    def read(self) -> Queue | None:
+        """
+        Return the queue, or ``None`` if no dispatcher ever published one.
+
+        :raises TransientError: If the store does not answer.
+        """
+        now = self._monotonic()
+        if self._read_at is None or now - self._read_at > 1.0:
+            self._queue = self._load()
+            self._read_at = now
+        return self._queue
+
+    def _load(self) -> Queue | None:
+        try:
+            return Queue.model_validate_json(self._objects.get(self._bucket, QUEUE_KEY))
+        except (ObjectNotFound, ValidationError):
+            # One that a much newer dispatcher wrote is as good as none.
+            return None
+
+
+def describe_dispatcher(queue: Queue | None, now: datetime) -> dict[str, Any]:
+    """
+    Return whether a dispatcher is at work, and what to tell people if not.
+
+    :return: ``is_alive``, ``is_paused``, ``seen_at``, and ``warning``: one line, or ``None``.
+    """
+    if queue is None:
+        return {"is_alive": False, "is_paused": False, "seen_at": None, "warning": NEVER_SEEN}
+    warning = None
+    if queue.is_stale(now):
+        warning = (
+            f"no dispatcher is at work since {queue.at:%Y-%m-%d %H:%M:%S} UTC: "
+            "nothing will be placed until one is"
+        )
+    elif queue.is_paused:
+        warning = "placements are paused: nothing new starts until `touchstone resume`"
+    return {
+        "is_alive": not queue.is_stale(now),
+        "is_paused": queue.is_paused,
+        "seen_at": queue.at.isoformat(),
+        "warning": warning,
+    }
+
+
+def add_waiting(tasks: Iterable[Record], queue: Queue | None) -> list[Record]:
+    """Return tasks with ``waiting``: position, reason and estimate, or ``None`` if they do not."""
+    return [
+        {**task, "waiting": show(queue.find(task["submission_id"], task["task_id"]))}
+        if queue
+        else {**task, "waiting": None}
+        for task in tasks
+    ]
+
+
+def find_first(submission_id: str, queue: Queue | None) -> dict[str, Any] | None:
+    """Return the waiting task of a submission that is next, or ``None`` if none waits."""
+    waiting = [
+        task for task in (queue.waiting if queue else ()) if task.submission_id == submission_id
+    ]
+    first = min(waiting, key=lambda task: task.position, default=None)
+    shown = show(first)
+    return shown and {**shown, "tasks": len(waiting)}
+
+
+def show(task: WaitingTask | None) -> dict[str, Any] | None:
+    """Return a waiting task as plain values."""
+    return None if task is None else task.model_dump(mode="json", exclude={"submission_id"})

@@ -1,0 +1,130 @@
+"""The application with stores in memory, and clients of each kind of user."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Callable
+from datetime import timedelta
+from typing import Any
+
+# Airflow writes its configuration on import; never into the home of whoever runs the tests.
+os.environ.setdefault("AIRFLOW_HOME", tempfile.mkdtemp(prefix="touchstone-airflow-"))
+
+import pytest
+from airflow.api_fastapi.auth.managers.simple.simple_auth_manager import SimpleAuthManager
+from airflow.api_fastapi.auth.managers.simple.user import SimpleAuthManagerUser
+from airflow.api_fastapi.core_api.security import get_user
+from fastapi import FastAPI
+from fastapi.testclient import TestClient
+
+from fakes.api import NOW, FakeEnder
+from fakes.stores import FakeObjectStore, FakeRecordStore
+from touchstone.settings import Settings, get_settings
+from touchstone.ui import dependencies
+from touchstone.ui.app import build_app
+from touchstone.ui.waiting import QueueReader
+
+
+@pytest.fixture
+def settings() -> Settings:
+    return Settings(content_bytes=200_000)
+
+
+@pytest.fixture
+def records(settings: Settings) -> FakeRecordStore:
+    return FakeRecordStore(settings)
+
+
+@pytest.fixture
+def objects() -> FakeObjectStore:
+    return FakeObjectStore()
+
+
+@pytest.fixture
+def ender() -> FakeEnder:
+    return FakeEnder()
+
+
+@pytest.fixture
+def app(
+    settings: Settings, records: FakeRecordStore, objects: FakeObjectStore, ender: FakeEnder
+) -> FastAPI:
+    app = build_app()
+    # The real auth manager decides; only who asks is made up, in `login`.
+    authority = SimpleAuthManager()
+    app.dependency_overrides |= {
+        get_settings: lambda: settings,
+        dependencies.get_records: lambda: records,
+        dependencies.get_objects: lambda: objects,
+        dependencies.get_queue_reader: lambda: QueueReader(objects, settings),
+        dependencies.get_ender: lambda: ender,
+        dependencies.get_clock: lambda: lambda: NOW,
+        dependencies.get_authority: lambda: authority,
+    }
+    return app
+
+
+@pytest.fixture
+def anonymous(app: FastAPI) -> TestClient:
+    return TestClient(app)
+
+
+@pytest.fixture
+def login(app: FastAPI) -> Callable[..., TestClient]:
+    """Return a function that makes a client of a user; the latest one asks."""
+
+    def make(name: str = "engineer", role: str = "user") -> TestClient:
+        user = SimpleAuthManagerUser(username=name, role=role)
+        app.dependency_overrides[get_user] = lambda: user
+        return TestClient(app)
+
+    return make
+
+
+@pytest.fixture
+def engineer(login: Callable[..., TestClient]) -> TestClient:
+    return login()
+
+
+@pytest.fixture
+def make_submission(records: FakeRecordStore) -> Callable[..., str]:
+    """Return a function that writes a submission of ``engineer`` and returns its id."""
+
+    def make(submission_id: str = "s-1", **fields: Any) -> str:
+        records.create_submission(
+            {
+                "submission_id": submission_id,
+                "status": "running",
+                "submitted_by": "engineer",
+                "created_at": NOW.isoformat(),
+            }
+            | fields
+        )
+        return submission_id
+
+    return make
+
+
+@pytest.fixture
+def make_task(records: FakeRecordStore) -> Callable[..., None]:
+    """Return a function that writes a task with one running attempt."""
+
+    def make(submission_id: str = "s-1", task_id: str = "i5", **fields: Any) -> None:
+        records.create_task(
+            {
+                "submission_id": submission_id,
+                "task_id": task_id,
+                "interval": 5,
+                "status": "running",
+                "phase": "running",
+                "attempt": 1,
+                "fence": 1,
+                "attempts": [],
+                "running_at": (NOW - timedelta(seconds=75)).isoformat(),
+                "console_bytes": 0,
+            }
+            | fields
+        )
+
+    return make

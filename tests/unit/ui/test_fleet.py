@@ -1,0 +1,232 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fastapi import FastAPI
+from fastapi.testclient import TestClient
+
+from fakes.api import NOW
+from fakes.pools import FakePools
+from fakes.stores import FakeRecordStore
+from touchstone.settings import Settings, get_settings
+from touchstone.ui.routes.fleet import get_pools
+
+FILE = "schema_version = 1\n[servers.rio]\nslots = 2\nvalidation_slots = 3\n"
+CHANGES: list[tuple[str, dict[str, Any]]] = [
+    ("fleet/apply", {"text": FILE}),
+    ("fleet/reload", {}),
+    ("servers/rio/drain", {}),
+    ("servers/rio/attach", {"slots": 1}),
+    ("placements/pause", {"reason": "move"}),
+    ("placements/resume", {}),
+]
+
+
+@pytest.fixture
+def pools(app: FastAPI) -> FakePools:
+    pools = FakePools()
+    app.dependency_overrides[get_pools] = lambda: pools
+    return pools
+
+
+@pytest.fixture
+def admin(login: Callable[..., TestClient], pools: FakePools) -> TestClient:
+    return login("chief", "admin")
+
+
+@pytest.fixture
+def rio(records: FakeRecordStore, pools: FakePools) -> None:
+    records.create_server(
+        {
+            "server": "rio",
+            "heartbeat_at": NOW.isoformat(),
+            "inventory": {
+                "slots": 2,
+                "validation_slots": 3,
+                "memory_mib": 1024,
+                "gpus": [{"name": "RTX 3090", "memory_mib": 24 * 1024}] * 2,
+            },
+        }
+    )
+
+
+def post(client: TestClient, path: str, **body: Any) -> Any:
+    return client.post(f"/api/v1/{path}", json=body)
+
+
+@pytest.mark.usefixtures("rio")
+@pytest.mark.parametrize("role", ["viewer", "user"])
+def test_servers_are_shown_to_those_who_may_edit_pools(
+    login: Callable[..., TestClient], pools: FakePools, role: str
+) -> None:
+    assert login(role=role).get("/api/v1/fleet").status_code == 403
+    assert post(login(role=role), "fleet/check", text=FILE).status_code == 403
+
+
+@pytest.mark.usefixtures("rio")
+@pytest.mark.parametrize(("path", "body"), CHANGES)
+@pytest.mark.parametrize("role", ["viewer", "user"])
+def test_only_those_who_may_edit_pools_change_anything(
+    login: Callable[..., TestClient],
+    pools: FakePools,
+    records: FakeRecordStore,
+    path: str,
+    body: dict[str, Any],
+    role: str,
+) -> None:
+    before = records.list_servers()
+    answer = post(login(role=role), path, **body)
+    assert answer.status_code == 403
+    assert pools.slots() == {}
+    assert records.list_servers() == before
+
+
+@pytest.mark.usefixtures("rio")
+@pytest.mark.parametrize(("path", "body"), [*CHANGES, ("fleet/check", {"text": FILE})])
+@pytest.mark.parametrize("kind", ["text/plain", "application/x-www-form-urlencoded"])
+def test_a_page_elsewhere_cannot_change_anything_with_a_form(
+    admin: TestClient, pools: FakePools, path: str, body: dict[str, Any], kind: str
+) -> None:
+    answer = admin.post(f"/api/v1/{path}", content=b"{}", headers={"Content-Type": kind})
+    assert answer.status_code == 415
+    assert pools.slots() == {}
+
+
+@pytest.mark.usefixtures("rio")
+def test_what_a_check_foretells_is_what_applying_does(
+    login: Callable[..., TestClient], pools: FakePools, records: FakeRecordStore
+) -> None:
+    checked = post(login("chief", "admin"), "fleet/check", text=FILE)
+    assert checked.status_code == 200
+    assert checked.json()["declared"] == ["rio"]
+    assert pools.slots() == {}
+
+    applied = post(login("chief", "admin"), "fleet/apply", text=FILE)
+
+    assert applied.json() == checked.json() | {"is_applied": True}
+    assert pools.slots()["rio"] == 2
+    record = records.find_server("rio")
+    assert record is not None
+    assert record["actions"] == [{"at": NOW.isoformat(), "by": "chief", "action": "fleet apply"}]
+
+
+@pytest.mark.parametrize("path", ["fleet/check", "fleet/apply"])
+@pytest.mark.parametrize(
+    ("text", "field"),
+    [
+        (FILE.replace("slots = 2", "slots = -2", 1), "servers.rio.slots"),
+        ("schema_version = 2", "schema_version"),
+        ("schema_version = 1\n[servers.rio-1]\nslot = 1", "servers.rio-1.slot"),
+    ],
+)
+def test_a_wrong_file_is_refused_with_its_field(
+    admin: TestClient, pools: FakePools, path: str, text: str, field: str
+) -> None:
+    answer = post(admin, path, text=text)
+    assert answer.status_code == 400
+    assert answer.json()["field"] == field
+    assert pools.slots() == {}
+
+
+@pytest.mark.usefixtures("rio")
+def test_a_file_with_too_many_slots_is_applied_not_at_all(
+    admin: TestClient, pools: FakePools
+) -> None:
+    text = FILE.replace("slots = 2", "slots = 3", 1)
+    assert post(admin, "fleet/check", text=text).json()["refused"]
+    answer = post(admin, "fleet/apply", text=text)
+    assert answer.status_code == 400
+    assert answer.json()["field"] == "servers.rio.slots"
+    assert pools.slots() == {}
+
+
+@pytest.mark.parametrize(
+    "body", [{}, {"text": 3}, {"text": FILE, "by": "x"}, {"text": "x" * 2**21}]
+)
+def test_a_body_that_is_not_a_file_is_refused(admin: TestClient, body: dict[str, Any]) -> None:
+    assert post(admin, "fleet/apply", **body).status_code == 422
+
+
+def test_reloading_applies_the_installations_own_file(
+    app: FastAPI, admin: TestClient, rio: None, pools: FakePools, tmp_path: Path
+) -> None:
+    file = tmp_path / "fleet.toml"
+    file.write_text(FILE)
+    app.dependency_overrides[get_settings] = lambda: Settings(fleet_file=file)
+    assert post(admin, "fleet/reload").json()["is_applied"]
+    assert pools.slots()["rio"] == 2
+    file.unlink()
+    answer = post(admin, "fleet/reload")
+    assert answer.status_code == 400
+    assert "there is no fleet file" in answer.json()["detail"]
+
+
+@pytest.mark.usefixtures("rio")
+def test_a_server_is_drained_and_attached(
+    admin: TestClient, pools: FakePools, records: FakeRecordStore
+) -> None:
+    post(admin, "fleet/apply", text=FILE)
+    pools.edit("rio", deferred=1)
+
+    drained = post(admin, "servers/rio/drain").json()
+
+    assert drained["in_use"] == 1
+    assert drained["drained"]["slots"] == 2
+    assert pools.slots()["rio"] == 0
+    [row] = admin.get("/api/v1/fleet").json()["servers"]
+    assert row["drained"]["by"] == "chief"
+    assert post(admin, "servers/rio/attach", slots=None).json()["slots"] == 2
+    assert pools.slots()["rio"] == 2
+
+
+@pytest.mark.usefixtures("rio")
+@pytest.mark.parametrize(
+    ("path", "body", "status", "said"),
+    [
+        ("servers/rip/drain", {}, 404, "enrolled are: rio"),
+        ("servers/rip/attach", {}, 404, "enrolled are: rio"),
+        ("servers/%23control/drain", {}, 404, "enrolled are: rio"),
+        ("servers/..%2Frio/drain", {}, 404, ""),
+        ("servers/rio/attach", {}, 400, "rio is not drained"),
+        ("servers/rio/attach", {"slots": 3}, 400, "at most 2"),
+        ("servers/rio/attach", {"slots": 0}, 400, "takes them away"),
+        ("servers/rio/attach", {"slots": "2"}, 422, ""),
+        ("servers/rio/attach", {"slots": 2**40}, 422, ""),
+        ("servers/rio/attach", {"slot": 2}, 422, ""),
+        ("servers/rio/drain", {"now": True}, 422, ""),
+        ("placements/pause", {"reason": "x" * 501}, 422, ""),
+    ],
+)
+def test_what_cannot_be_done_is_said_in_words(
+    admin: TestClient, pools: FakePools, path: str, body: dict[str, Any], status: int, said: str
+) -> None:
+    post(admin, "fleet/apply", text=FILE)
+    answer = post(admin, path, **body)
+    assert answer.status_code == status
+    assert said in answer.json()["detail"]
+    assert pools.changes == []
+
+
+def test_draining_a_server_whose_pool_is_gone_says_so(
+    admin: TestClient, rio: None, pools: FakePools
+) -> None:
+    answer = post(admin, "servers/rio/drain")
+    assert answer.status_code == 400
+    assert "rio has no pool rio" in answer.json()["detail"]
+
+
+def test_placements_are_paused_and_resumed_for_everybody_to_see(
+    login: Callable[..., TestClient], admin: TestClient
+) -> None:
+    paused = post(admin, "placements/pause", reason="move")
+    assert paused.json() == {
+        "paused": True,
+        "by": "chief",
+        "at": NOW.isoformat(),
+        "reason": "move",
+    }
+    assert login("chief", "admin").get("/api/v1/fleet").json()["placements"] == paused.json()
+    assert post(login("chief", "admin"), "placements/resume").json()["paused"] is False

@@ -1,0 +1,145 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from fastapi.testclient import TestClient
+
+from fakes.api import NOW, FakeEnder
+from fakes.stores import FakeRecordStore
+
+API = "/api/v1/submissions"
+
+
+def ids(answer: Any) -> list[str]:
+    return [item["submission_id"] for item in answer.json()["submissions"]]
+
+
+def test_the_list_holds_own_submissions_newest_first(
+    engineer: TestClient, make_submission: Callable[..., str]
+) -> None:
+    make_submission("old", created_at="2026-01-01T00:00:00+00:00")
+    make_submission("new", created_at="2026-02-01T00:00:00+00:00")
+    make_submission("foreign", submitted_by="other")
+    answer = engineer.get(API)
+    assert ids(answer) == ["new", "old"]
+    assert answer.json()["total"] == 2
+
+
+def test_an_admin_lists_everybodys_and_may_pick_one_user(
+    login: Callable[..., TestClient], make_submission: Callable[..., str]
+) -> None:
+    make_submission("s-1")
+    make_submission("s-2", submitted_by="other")
+    admin = login("chief", "admin")
+    assert sorted(ids(admin.get(API))) == ["s-1", "s-2"]
+    assert ids(admin.get(API, params={"user": "other"})) == ["s-2"]
+
+
+def test_the_list_can_be_narrowed_to_a_status_and_cut_off(
+    engineer: TestClient, make_submission: Callable[..., str]
+) -> None:
+    for number in range(3):
+        make_submission(f"s-{number}", status="error")
+    make_submission("s-9", status="success")
+    answer = engineer.get(API, params={"status": "error", "limit": 2})
+    assert len(ids(answer)) == 2
+    assert answer.json()["total"] == 3
+
+
+@pytest.mark.parametrize(
+    ("query", "field"), [({"status": "done"}, "status"), ({"limit": "0"}, "limit")]
+)
+def test_a_bad_filter_is_refused_by_name(
+    engineer: TestClient, query: dict[str, str], field: str
+) -> None:
+    answer = engineer.get(API, params=query)
+    assert answer.status_code == 422
+    assert answer.json()["field"] == field
+
+
+def test_a_submission_comes_with_its_tasks_in_order(
+    engineer: TestClient,
+    make_submission: Callable[..., str],
+    make_task: Callable[..., None],
+) -> None:
+    make_submission()
+    make_task(task_id="i20", interval=20)
+    make_task(task_id="i5", interval=5)
+    make_task(task_id="validation", interval=None)
+    body = engineer.get(f"{API}/s-1").json()
+    assert body["submission"]["status"] == "running"
+    assert [task["task_id"] for task in body["tasks"]] == ["validation", "i5", "i20"]
+    assert "version" not in body["submission"]
+
+
+def test_a_task_that_is_not_there_is_a_404(
+    engineer: TestClient, make_submission: Callable[..., str]
+) -> None:
+    make_submission()
+    answer = engineer.get(f"{API}/s-1/tasks/i7")
+    assert answer.status_code == 404
+    assert "i7" in answer.json()["detail"]
+
+
+def test_results_are_empty_lists_before_there_are_any(
+    engineer: TestClient, make_submission: Callable[..., str]
+) -> None:
+    make_submission()
+    body = engineer.get(f"{API}/s-1/results").json()
+    assert (body["results"], body["chart_links"], body["score"]) == ([], [], None)
+
+
+def test_results_are_shown_as_recorded(
+    engineer: TestClient, make_submission: Callable[..., str]
+) -> None:
+    result = {"task_id": "i5", "interval": 5, "metrics": {"net_sharpe": 0.25}}
+    make_submission(results=[result], score=0.25, verdict="better")
+    body = engineer.get(f"{API}/s-1/results").json()
+    assert body["results"] == [result]
+    assert (body["score"], body["verdict"]) == (0.25, "better")
+
+
+def test_cancelling_says_who_and_why(
+    engineer: TestClient, make_submission: Callable[..., str], ender: FakeEnder
+) -> None:
+    make_submission()
+    answer = engineer.post(f"{API}/s-1/cancel", json={"reason": "wrong branch"})
+    assert answer.json() == {"cancelled_tasks": ["i5"], "ended_runs": ["s-1"]}
+    assert ender.calls == [("cancel", "s-1", "engineer", "wrong branch")]
+
+
+def test_retracting_says_who(
+    engineer: TestClient, make_submission: Callable[..., str], ender: FakeEnder
+) -> None:
+    make_submission()
+    assert engineer.post(f"{API}/s-1/retract", json={}).status_code == 200
+    assert ender.calls == [("retract", "s-1", "engineer")]
+
+
+def test_an_unknown_field_in_a_body_is_refused(
+    engineer: TestClient, make_submission: Callable[..., str], ender: FakeEnder
+) -> None:
+    make_submission()
+    answer = engineer.post(f"{API}/s-1/cancel", json={"because": "x"})
+    assert answer.status_code == 422
+    assert answer.json()["field"] == "because"
+    assert ender.calls == []
+
+
+def test_an_admin_sees_servers(login: Callable[..., TestClient], records: FakeRecordStore) -> None:
+    records.create_server({"server": "local", "heartbeat_at": NOW.isoformat()})
+    body = login("chief", "admin").get("/api/v1/servers").json()
+    assert body == {"servers": [{"server": "local", "heartbeat_at": NOW.isoformat()}]}
+
+
+def test_health_tells_what_the_caller_may_do(login: Callable[..., TestClient]) -> None:
+    body = login("eve", "viewer").get("/api/v1/health").json()
+    assert body == {
+        "status": "ok",
+        "env": "dev",
+        "user": "eve",
+        "is_admin": False,
+        "may_submit": False,
+    }
