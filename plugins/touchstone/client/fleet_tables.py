@@ -1,0 +1,110 @@
+"""What the command line prints of the fleet and of manifests."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from touchstone.client.tables import clean, format_line, format_seconds, format_time
+
+Record = dict[str, Any]
+
+_REPORT = (
+    ("created", "pool created", "pool to create"),
+    ("declared", "server's record brought up to date", "server's record to bring up to date"),
+    ("differences", "differs", "differs"),
+    ("refused", "refused", "refused"),
+    ("not_enrolled", "not enrolled, so it gets nothing yet", "not enrolled, so it gets nothing"),
+    ("not_in_file", "enrolled, but not in the file", "enrolled, but not in the file"),
+    ("elsewhere", "of another environment", "of another environment"),
+)
+
+
+def build_fleet(status: Record) -> RenderableType:
+    """Return the fleet as a table, with what is to be said of it below."""
+    table = Table(box=None, header_style="bold", padding=(0, 1))
+    for column in ("Server", "State", "Trainings", "Validations", "Priority", "Has"):
+        table.add_column(column, no_wrap=True)
+    table.add_column("Description", overflow="ellipsis", no_wrap=True, ratio=1)
+    table.expand = True
+    for row in status["servers"]:
+        table.add_row(
+            clean(str(row["server"])),
+            _describe_state(row),
+            _format_slots(row["in_use"], row["slots"]),
+            _format_slots(row["validation_in_use"], row["validation_slots"]),
+            str((row.get("declared") or {}).get("priority", "")),
+            _describe_capability(row["capability"]),
+            format_line(row.get("description")),
+        )
+    runpod = status["runpod"]
+    if runpod["slots"] is not None:
+        table.add_row("runpod", "", _format_slots(runpod["in_use"], runpod["slots"]))
+    remarks = [difference for row in status["servers"] for difference in row["differences"]]
+    lines = [*_describe_placements(status), *remarks, *status["differences"]]
+    return Group(table, *(Text(f" {clean(line)}", overflow="fold") for line in lines))
+
+
+def list_report(report: Record) -> list[str]:
+    """Return what came of a fleet file, line by line."""
+    done = 1 if report["is_applied"] else 2
+    lines = [
+        clean(f"{words[done]}: {item}") for words in _REPORT for item in report.get(words[0]) or ()
+    ]
+    return lines or ["all is as the file says"]
+
+
+def build_jobs(jobs: Sequence[Record]) -> Table:
+    """Return a manifest's jobs as a table."""
+    table = Table(box=None, header_style="bold", padding=(0, 1))
+    for column in ("Job", "Submission", "State"):
+        table.add_column(column, no_wrap=True)
+    for job in jobs:
+        table.add_row(clean(job["job"]), job["submission_id"], clean(job["state"]))
+    return table
+
+
+def _describe_state(row: Record) -> Text:
+    if row.get("drained"):
+        return Text("drained", "yellow")
+    age = row.get("heartbeat_age_seconds")
+    if age is None:
+        return Text("never heard of", "red")
+    return Text("alive", "green") if row["is_alive"] else Text(f"silent {_ago(age)}", "red")
+
+
+def _ago(seconds: float) -> str:
+    return format_seconds(seconds) or "0:00"
+
+
+def _format_slots(in_use: object, slots: object) -> str:
+    if slots is None:
+        return "no pool"
+    return f"{in_use}/{'unlimited' if slots == -1 else slots}"
+
+
+def _describe_capability(capability: Record) -> str:
+    cuda = f"CUDA {capability['vram_gib']:g} GiB, " if capability["cuda"] else ""
+    return f"{cuda}{capability['ram_gib']:g} GiB RAM"
+
+
+def _describe_placements(status: Record) -> Iterator[str]:
+    paused = status["placements"]
+    if paused["paused"]:
+        reason = f": {format_line(paused['reason'])}" if paused.get("reason") else ""
+        yield (
+            f"PAUSED by {paused['by']} at {format_time(paused['at'])}{reason}; "
+            "`touchstone resume` lets tasks start again"
+        )
+    if status["waiting"]:
+        yield f"{status['waiting']} waiting to be placed"
+    for row in status["servers"]:
+        if drained := row.get("drained"):
+            yield (
+                f"{row['server']}: drained by {drained['by']} at {format_time(drained['at'])}; "
+                f"had {drained['slots']} and {drained['validation_slots']} slots"
+            )

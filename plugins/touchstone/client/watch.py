@@ -1,0 +1,231 @@
+"""Waiting for a run to end, through restarts of the api-server."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any, Protocol
+
+from touchstone.client.api import Client
+from touchstone.client.errors import NotFound, NotRegistered, Refused, Unreachable
+
+POLL_SECONDS = 1.0
+PATIENCE_SECONDS = 300.0
+"""How long an api-server that does not answer is waited for."""
+
+_PAUSED_AFTER_SECONDS = 5.0
+_SETTLE_SECONDS = 10.0
+"""How long after its run's end a submission may take to say how it ended."""
+
+_OVER = frozenset({"success", "failed"})
+_OPEN = frozenset({"submitted", "validating", "queued", "running"})
+_BAD = frozenset({"rejected", "error", "cancelled", "retracted"})
+
+
+class Outcome(StrEnum):
+    """How a run that was waited for ended."""
+
+    SUCCESS = "success"
+    FAILURE = "failure"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Snapshot:
+    """
+    What is known of a run at one moment.
+
+    :param run_state: Airflow's word for the run.
+    :param submission: The submission's record; ``None`` before it is registered.
+    :param tasks: Its tasks.
+    :param hint: What the user should know beyond that; empty for nothing.
+    """
+
+    run_state: str
+    submission: dict[str, Any] | None
+    tasks: tuple[dict[str, Any], ...]
+    hint: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ending:
+    """
+    How a run ended.
+
+    :param outcome: Well or not.
+    :param status: The submission's status; ``None`` if it was never registered.
+    :param reason: Why, in one line; ``None`` if it ended well.
+    :param snapshot: What was known at the end.
+    """
+
+    outcome: Outcome
+    status: str | None
+    reason: str | None
+    snapshot: Snapshot
+
+
+class View(Protocol):
+    """Shows how far a run is."""
+
+    def show(self, snapshot: Snapshot) -> None:
+        """Show what is known now."""
+        ...
+
+    def show_silence(self, seconds: float) -> None:
+        """Show that the api-server has not answered for so long."""
+        ...
+
+
+class Watcher:
+    """
+    Polls a run until it ends.
+
+    :param client: Who asks.
+    :param view: Shows how far it is.
+    :param clock: Seconds that only go up.
+    :param sleep: Waits that many seconds.
+    """
+
+    def __init__(
+        self,
+        client: Client,
+        view: View,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+        sleep: Callable[[float], None] = time.sleep,
+    ) -> None:
+        self._client = client
+        self._view = view
+        self._clock = clock
+        self._sleep = sleep
+
+    def wait(self, submission_id: str, run_id: str, *, is_scheduled: bool) -> Ending:
+        """
+        Return how a run ended, however long it takes.
+
+        :param is_scheduled: Whether the run trains; otherwise being accepted is its success.
+        :raises Unreachable: If the api-server has not answered for :data:`PATIENCE_SECONDS`.
+        """
+        started = answered = self._clock()
+        over_since: float | None = None
+        while True:
+            try:
+                snapshot = self._look(submission_id, run_id, self._clock() - started)
+                answered = self._clock()
+                if snapshot.run_state in _OVER:
+                    over_since = answered if over_since is None else over_since
+                    has_settled = (snapshot.submission or {}).get("status") not in _OPEN
+                    if has_settled or answered - over_since > _SETTLE_SECONDS:
+                        return self._judge(run_id, snapshot, is_scheduled)
+                self._view.show(snapshot)
+            except Unreachable:
+                silence = self._clock() - answered
+                if silence > PATIENCE_SECONDS:
+                    raise
+                self._view.show_silence(silence)
+            self._sleep(POLL_SECONDS)
+
+    def _look(self, submission_id: str, run_id: str, waited: float) -> Snapshot:
+        # The run first: once it is over, so are the records that are read after it.
+        state = str(self._client.get_run(run_id)["state"])
+        try:
+            found = self._client.get_submission(submission_id)
+        except NotFound:
+            found = {"submission": None, "tasks": []}
+        hint = ""
+        # With tasks on record it is the slots that it waits for, and those tell why.
+        if state == "queued" and not found["tasks"] and waited > _PAUSED_AFTER_SECONDS:
+            hint = "waits for Airflow to start the run"
+            if self._client.is_paused():
+                hint = "the DAG is paused in Airflow: its runs wait until somebody unpauses it"
+        return Snapshot(
+            run_state=state,
+            submission=found["submission"],
+            tasks=tuple(found["tasks"]),
+            hint=hint,
+        )
+
+    def _judge(self, run_id: str, snapshot: Snapshot, is_scheduled: bool) -> Ending:
+        submission = snapshot.submission or {}
+        status = submission.get("status")
+        good = {"success"} if is_scheduled else {"accepted", "success"}
+        if snapshot.run_state == "success" and status in good:
+            return Ending(outcome=Outcome.SUCCESS, status=status, reason=None, snapshot=snapshot)
+        # A run that was refused has not touched the record, which still tells of an earlier one.
+        is_its_own = run_id in (submission.get("run_ids") or ())
+        reason = submission.get("reason") if is_its_own and status in _BAD else None
+        return Ending(
+            outcome=Outcome.FAILURE,
+            status=status,
+            reason=reason or find_failure(self._client, run_id) or "no reason is on record",
+            snapshot=snapshot,
+        )
+
+
+def get_submission(client: Client, submission_id: str) -> dict[str, Any]:
+    """
+    Return a submission and its tasks, or say what became of the run that was to bring it.
+
+    :raises NotRegistered: If its run has not come so far yet.
+    :raises NotFound: If there is none, or its run was refused.
+    """
+    try:
+        return client.get_submission(submission_id)
+    except NotFound as error:
+        try:
+            state = client.get_run(submission_id)["state"]
+        except Refused:
+            raise error from None
+        if state not in _OVER:
+            raise NotRegistered(
+                f"{submission_id} is not registered yet: its run is {state}"
+            ) from None
+        if reason := find_failure(client, submission_id):
+            raise NotFound(f"{submission_id} was refused: {reason}", status=404) from None
+        raise
+
+
+def is_at_work(client: Client, submission: dict[str, Any]) -> bool:
+    """
+    Tell whether anything may still become of a submission by itself.
+
+    A run that trains passes through ``accepted``, which is also where a submission waits.
+    """
+    if submission.get("status") in _OPEN:
+        return True
+    run_ids: list[str] = submission.get("run_ids") or []
+    try:
+        return bool(run_ids) and client.get_run(run_ids[-1])["state"] not in _OVER
+    except NotFound:
+        return False
+
+
+def find_failure(client: Client, run_id: str) -> str | None:
+    """
+    Return the last error line of the first task of a run that failed.
+
+    A run that is refused before there is a record of it says why in Airflow's log only.
+    """
+    try:
+        tasks = client.list_run_tasks(run_id)
+        failed = [task for task in tasks if task.get("state") == "failed"]
+        if not failed:
+            return None
+        # One that others waited for starts before they do, and may have no start at all.
+        first = min(failed, key=lambda task: task.get("start_date") or "~")
+        lines = client.get_run_task_log(run_id, first)
+    except Refused:
+        return None
+    return find_error_line(lines)
+
+
+def find_error_line(lines: list[dict[str, Any]]) -> str | None:
+    """Return what the last error of a task's log says: the exception's own words if it has any."""
+    for line in reversed(lines):
+        for detail in reversed(line.get("error_detail") or []):
+            if value := str(detail.get("exc_value") or "").strip():
+                return value.splitlines()[0]
+        if line.get("level") in {"error", "critical"} and (event := line.get("event")):
+            return str(event).splitlines()[0]
+    return None

@@ -1,0 +1,161 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import httpx
+import pytest
+
+from touchstone.client.access import Access
+from touchstone.client.api import Client
+from touchstone.client.errors import LoginRefused, NotFound, NotInstalled, Refused, Unreachable
+
+ACCESS = Access(url="http://touchstone.test", user="engineer", password="secret")
+Handler = Callable[[httpx.Request], httpx.Response]
+
+
+def make_client(handler: Handler, access: Access = ACCESS, sleeps: Any = None) -> Client:
+    def handle(request: httpx.Request) -> httpx.Response:
+        if request.url.path == "/auth/token":
+            return httpx.Response(201, json={"access_token": "t"})
+        return handler(request)
+
+    sleep = (lambda seconds: None) if sleeps is None else sleeps.append
+    return Client(access, transport=httpx.MockTransport(handle), sleep=sleep)
+
+
+def answer(status: int, body: Any) -> Handler:
+    return lambda request: httpx.Response(status, json=body)
+
+
+def test_reading_is_tried_again_when_the_connection_breaks() -> None:
+    calls, sleeps = [], []
+
+    def handler(request: httpx.Request) -> httpx.Response:
+        calls.append(request)
+        if len(calls) < 3:
+            raise httpx.ReadError("reset", request=request)
+        return httpx.Response(200, json={"submissions": [], "total": 0})
+
+    make_client(handler, sleeps=sleeps).list_submissions()
+    assert len(calls) == 3
+    assert sleeps == sorted(sleeps)
+
+
+def break_after(calls: list[httpx.Request], *answers: httpx.Response) -> Handler:
+    """Break the first connection, then give the answers."""
+
+    def handler(request: httpx.Request) -> httpx.Response:
+        calls.append(request)
+        if len(calls) == 1 or not answers:
+            raise httpx.ReadError("reset", request=request)
+        return answers[len(calls) - 2]
+
+    return handler
+
+
+def test_a_change_that_has_no_name_is_never_sent_twice() -> None:
+    calls: list[httpx.Request] = []
+
+    with pytest.raises(Unreachable, match="touchstone list"):
+        make_client(break_after(calls)).cancel("s-1", None)
+    assert len(calls) == 1
+
+
+def test_a_run_is_asked_for_again_because_its_id_makes_that_harmless() -> None:
+    calls: list[httpx.Request] = []
+    started = httpx.Response(200, json={"dag_run_id": "s-1"})
+
+    assert make_client(break_after(calls, started)).start_run("s-1", {})["dag_run_id"] == "s-1"
+
+
+def test_a_run_that_had_started_unheard_is_ours() -> None:
+    calls: list[httpx.Request] = []
+    taken = httpx.Response(409, json={"detail": {"reason": "Unique constraint violation"}})
+    found = httpx.Response(200, json={"dag_run_id": "s-1"})
+
+    assert make_client(break_after(calls, taken, found)).start_run("s-1", {}) == {
+        "dag_run_id": "s-1"
+    }
+    assert [call.method for call in calls] == ["POST", "POST", "GET"]
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "kind", "field", "message"),
+    [
+        (404, {"detail": "there is no submission 's-1'"}, NotFound, None, "no submission 's-1'"),
+        (403, {"detail": "Forbidden"}, Refused, None, "Forbidden"),
+        (409, {"detail": "s-1 is running"}, Refused, None, "s-1 is running"),
+        (422, {"detail": "bad", "field": "limit"}, Refused, "limit", "limit: bad"),
+        (
+            422,
+            {"detail": [{"loc": ["body", "conf"], "msg": "not a dictionary", "type": "x"}]},
+            Refused,
+            "conf",
+            "conf: not a dictionary",
+        ),
+        (
+            400,
+            {"detail": "Invalid input for param seed: 'x' is not of type 'integer'\n\nFailed"},
+            Refused,
+            "seed",
+            "seed: 'x' is not of type 'integer'$",
+        ),
+        (400, ["odd"], Refused, None, "answers 400"),
+        (503, {"detail": "try again"}, Unreachable, None, "503: try again"),
+        (500, "boom", Unreachable, None, "answers 500"),
+    ],
+)
+def test_answers_become_errors(
+    status: int, body: Any, kind: type[Exception], field: str | None, message: str
+) -> None:
+    with pytest.raises(kind, match=message) as caught:
+        make_client(answer(status, body)).get_submission("s-1")
+    assert getattr(caught.value, "field", None) == field
+
+
+def test_a_page_in_place_of_json_means_that_the_plugin_is_missing() -> None:
+    page = httpx.Response(200, html="<html></html>")
+    with pytest.raises(NotInstalled, match="importErrors"):
+        make_client(lambda request: page).list_submissions()
+
+
+def test_a_refused_password_names_the_user_and_not_the_password() -> None:
+    client = Client(ACCESS, transport=httpx.MockTransport(answer(401, {"detail": "no"})))
+    with pytest.raises(LoginRefused, match="'engineer'") as caught:
+        client.list_submissions()
+    assert "secret" not in str(caught.value)
+
+
+def test_a_refused_token_says_which_variable_to_set() -> None:
+    access = Access(url="http://touchstone.test", user="engineer", token="old")
+    with pytest.raises(LoginRefused, match="TOUCHSTONE_TOKEN"):
+        make_client(answer(401, {"detail": "no"}), access).list_submissions()
+
+
+def test_a_token_is_sent_and_nobody_logs_in() -> None:
+    paths = []
+
+    def handler(request: httpx.Request) -> httpx.Response:
+        paths.append((request.url.path, request.headers["Authorization"]))
+        return httpx.Response(200, json={})
+
+    access = Access(url="http://touchstone.test", user="engineer", token="abc")
+    Client(access, transport=httpx.MockTransport(handler)).list_submissions()
+    assert paths == [("/touchstone/api/v1/submissions", "Bearer abc")]
+
+
+def test_an_installation_below_a_path_is_reached_there() -> None:
+    paths = []
+
+    def handler(request: httpx.Request) -> httpx.Response:
+        paths.append(request.url.path)
+        return httpx.Response(200, json={})
+
+    access = Access(url="http://touchstone.test/airflow", user="engineer", token="abc")
+    Client(access, transport=httpx.MockTransport(handler)).get_run("s-1")
+    assert paths == ["/airflow/api/v2/dags/touchstone/dagRuns/s-1"]
+
+
+def test_secrets_are_not_shown_with_the_access() -> None:
+    assert "secret" not in repr(ACCESS)

@@ -1,0 +1,381 @@
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from typer.testing import CliRunner, Result
+
+from fakes.api import NOW, URL, FakeAirflow
+from touchstone import cli
+from touchstone.core.names import build_console_key
+from touchstone_agent.protocol.messages import AttemptRef
+
+Run = Callable[..., Result]
+
+
+def add_task(airflow: FakeAirflow, task_id: str = "i5", **fields: Any) -> None:
+    airflow.records.create_task(
+        {
+            "submission_id": "s-1",
+            "task_id": task_id,
+            "interval": None if task_id == "validation" else 5,
+            "status": "success",
+            "phase": "uploaded",
+            "outcome": "succeeded",
+            "attempt": 1,
+            "fence": 1,
+            "attempts": [],
+        }
+        | fields
+    )
+
+
+def add_log(airflow: FakeAirflow, text: str, *, task: str = "i5", attempt: int = 1) -> None:
+    ref = AttemptRef(submission_id="s-1", task_id=task, attempt=attempt, fence=attempt)
+    size = sum(
+        item.size
+        for item in airflow.objects.list(
+            airflow.settings.logs_bucket, f"s-1/{task}/{attempt}-{attempt}/"
+        )
+    )
+    key = build_console_key(ref, size)
+    assert airflow.objects.put_new(airflow.settings.logs_bucket, key, text.encode())
+
+
+def test_the_list_is_a_table(run: Run, airflow: FakeAirflow) -> None:
+    airflow.add_submission("s-1", notes="first [b]try[/b]", score=0.25)
+    result = run("list")
+    assert result.exit_code == 0
+    assert "s-1" in result.stdout
+    assert "first [b]try[/b]" in result.stdout
+
+
+def test_the_list_says_how_many_it_left_out(run: Run, airflow: FakeAirflow) -> None:
+    for number in range(3):
+        airflow.add_submission(f"s-{number}")
+    assert "and 1 more" in run("list", "--limit", "2").stdout
+
+
+def test_an_engineer_lists_own_submissions_and_an_admin_all(run: Run, airflow: FakeAirflow) -> None:
+    airflow.add_submission("s-1")
+    airflow.add_submission("s-2", submitted_by="other")
+    own = json.loads(run("list", "--json").stdout)
+    every = json.loads(run("list", "--as", "admin", "--json").stdout)
+    assert (own["total"], every["total"]) == (1, 2)
+    picked = json.loads(run("list", "--as", "admin", "--user", "other", "--json").stdout)
+    assert [item["submission_id"] for item in picked["submissions"]] == ["s-2"]
+
+
+def test_a_submission_is_shown_with_its_tasks(run: Run, airflow: FakeAirflow) -> None:
+    airflow.add_submission(source_url="https://host.test/x", commit="c0ffee")
+    add_task(airflow, status="running", percent=50, progress_phase="fit", server="rio")
+    result = run("show", "s-1")
+    assert result.exit_code == 0, result.output
+    for text in ("https://host.test/x", "c0ffee", "i5", "##########..........  50 %", "rio"):
+        assert text in result.stdout
+    assert json.loads(run("show", "s-1", "--json").stdout)["tasks"][0]["task_id"] == "i5"
+
+
+def test_what_others_wrote_cannot_control_the_terminal(run: Run, airflow: FakeAirflow) -> None:
+    airflow.add_submission(reason="\x1b]0;owned\x07[/red] oops", notes="a\x1b[2Jb")
+    assert "\x1b" not in run("list").stdout + run("show", "s-1").stdout
+
+
+def test_results_before_there_are_any_say_the_status(run: Run, airflow: FakeAirflow) -> None:
+    airflow.add_submission(status="rejected", reason="no get_features()")
+    result = run("results", "s-1")
+    assert result.exit_code == 0
+    assert result.stdout.strip() == "s-1 is rejected; no results: no get_features()"
+
+
+def test_results_are_a_table(run: Run, airflow: FakeAirflow) -> None:
+    airflow.add_submission(
+        results=[
+            {"interval": 5, "metrics": {"net_sharpe": 0.5, "auc_long": None}},
+            {"interval": 20, "status": "error", "metrics": {}, "reason": "diverged"},
+        ],
+        score=0.5,
+        score_low=0.25,
+        score_high=0.75,
+        verdict="better",
+    )
+    result = run("results", "s-1")
+    assert result.exit_code == 0, result.output
+    for text in ("5 d", "0.5", "diverged", "score: 0.5 [0.25, 0.75]", "verdict: better"):
+        assert text in result.stdout
+
+
+@pytest.mark.parametrize(
+    ("args", "call"),
+    [
+        (("cancel", "s-1", "--reason", "typo"), ("cancel", "s-1", "engineer", "typo")),
+        (("cancel", "s-1"), ("cancel", "s-1", "engineer", None)),
+        (("cancel", "s-1", "--user", "admin"), ("cancel", "s-1", "admin", None)),
+        (("retract", "s-1"), ("retract", "s-1", "engineer")),
+    ],
+)
+def test_ending_a_submission_says_who_ends_it(
+    run: Run, airflow: FakeAirflow, args: tuple[str, ...], call: tuple[Any, ...]
+) -> None:
+    airflow.add_submission()
+    assert run(*args).exit_code == 0
+    assert airflow.ender.calls == [call]
+    assert json.loads(run(*args, "--json").stdout)["submission_id"] == "s-1"
+
+
+@pytest.mark.parametrize("command", ["show", "logs", "results", "cancel", "retract"])
+def test_a_submission_that_is_not_there_is_a_failure(run: Run, command: str) -> None:
+    result = run(command, "s-9")
+    assert result.exit_code == 1
+    assert "s-9" in result.stderr
+    assert result.stdout == ""
+
+
+@pytest.mark.parametrize("command", ["show", "logs", "results", "cancel", "retract"])
+def test_an_id_cannot_name_another_path(run: Run, airflow: FakeAirflow, command: str) -> None:
+    result = run(command, "../servers")
+    assert result.exit_code == 2
+    assert airflow.logins == 0
+
+
+def test_logs_are_those_of_the_task_that_failed(run: Run, airflow: FakeAirflow) -> None:
+    airflow.add_submission()
+    add_task(airflow, "validation")
+    add_task(airflow, "i5", status="error", outcome="failed(user)")
+    add_log(airflow, "validated\n", task="validation")
+    add_log(airflow, "Traceback: x\n")
+    assert run("logs", "s-1").stdout == "Traceback: x\n"
+    assert run("logs", "s-1", "validation").stdout == "validated\n"
+
+
+def test_logs_are_those_of_the_validation_when_nothing_failed(
+    run: Run, airflow: FakeAirflow
+) -> None:
+    airflow.add_submission()
+    add_task(airflow, "validation")
+    add_task(airflow, "i5")
+    add_log(airflow, "validated\n", task="validation")
+    assert run("logs", "s-1").stdout == "validated\n"
+
+
+def test_logs_of_several_pages_are_printed_whole(run: Run, airflow: FakeAirflow) -> None:
+    airflow.add_submission()
+    add_task(airflow)
+    text = "0123456789\n" * 60_000
+    add_log(airflow, text)
+    assert run("logs", "s-1").stdout == text
+    document = json.loads(run("logs", "s-1", "--json").stdout)
+    assert (document["text"], document["complete"], document["offset"]) == (text, True, 0)
+
+
+def test_an_empty_log_says_why_on_standard_error(run: Run, airflow: FakeAirflow) -> None:
+    airflow.add_submission()
+    add_task(airflow, status="queued", phase=None, attempt=0, fence=0, outcome=None)
+    result = run("logs", "s-1")
+    assert (result.exit_code, result.stdout) == (0, "")
+    assert "no output yet (waiting for a slot)" in result.stderr
+
+
+def test_following_ends_when_the_task_has(
+    run: Run, airflow: FakeAirflow, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    airflow.add_submission(status="running")
+    add_task(airflow, status="running", phase="running", outcome=None)
+    add_log(airflow, "one\n")
+    steps = iter(
+        [
+            lambda: add_log(airflow, "two\n"),
+            lambda: airflow.records.change_task(
+                "s-1", "i5", lambda task: {"status": "success", "phase": "uploaded"}
+            ),
+        ]
+    )
+    monkeypatch.setattr("time.sleep", lambda seconds: next(steps)())
+    result = run("logs", "s-1", "i5", "--follow")
+    assert result.exit_code == 0, result.output
+    assert result.stdout == "one\ntwo\n"
+
+
+def test_following_goes_on_with_the_next_attempt(
+    run: Run, airflow: FakeAirflow, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    airflow.add_submission(status="running")
+    add_task(airflow, status="lost", phase="lost", outcome="lost", is_retriable=True)
+    add_log(airflow, "first\n")
+    earlier = {"attempt": 1, "fence": 1, "outcome": "lost"}
+
+    def retry() -> None:
+        add_log(airflow, "second\n", attempt=2)
+        airflow.records.change_task(
+            "s-1",
+            "i5",
+            lambda task: {
+                "status": "success",
+                "phase": "uploaded",
+                "attempt": 2,
+                "fence": 2,
+                "attempts": [earlier],
+            },
+        )
+
+    steps = iter([lambda: None, retry])
+    monkeypatch.setattr("time.sleep", lambda seconds: next(steps)())
+    result = run("logs", "s-1", "i5", "--follow")
+    assert result.stdout == "first\nsecond\n"
+    assert "--- attempt 2-2 ---" in result.stderr
+    assert run("logs", "s-1", "i5", "--attempt", "1-1").stdout == "first\n"
+
+
+def test_following_ends_when_nobody_is_at_work_any_more(
+    run: Run, airflow: FakeAirflow, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    airflow.add_submission(status="error")
+    add_task(airflow, status="queued", phase=None, attempt=0, fence=0, outcome=None)
+    budget = iter(range(50))
+    monkeypatch.setattr("time.sleep", lambda seconds: next(budget))
+    assert run("logs", "s-1", "i5", "--follow").exit_code == 0
+
+
+def test_help_lists_the_commands_of_other_modules_without_importing_them() -> None:
+    result = CliRunner().invoke(cli.app, ["--help"])
+    assert result.exit_code == 0
+    for name in cli.ELSEWHERE:
+        assert f"  {name} " in result.stdout
+
+
+def test_a_command_of_another_module_is_run_with_its_own_options(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    calls = []
+
+    def greet(name: str = "nobody") -> None:
+        calls.append(name)
+
+    monkeypatch.setattr("touchstone.client.greet", greet, raising=False)
+    monkeypatch.setitem(cli.ELSEWHERE, "greet", ("touchstone.client:greet", "Greet."))
+    assert CliRunner().invoke(cli.app, ["greet", "--name", "ada"]).exit_code == 0
+    assert CliRunner().invoke(cli.app, ["greet", "--nme", "ada"]).exit_code == 2
+    assert calls == ["ada"]
+
+
+def test_an_unknown_command_is_a_usage_error() -> None:
+    assert CliRunner().invoke(cli.app, ["lst"]).exit_code == 2
+
+
+def test_listing_imports_neither_airflow_nor_aws() -> None:
+    code = (
+        "import sys\n"
+        "from typer.testing import CliRunner\n"
+        "from touchstone import cli\n"
+        "from touchstone.client import access, api, tables, watch\n"
+        "CliRunner().invoke(cli.app, ['list'])\n"
+        "print([name for name in ('airflow', 'boto3', 'mlflow', 'fastapi', 'pydantic_settings')"
+        " if name in sys.modules])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        check=True,
+        env={"TOUCHSTONE_STATE_DIR": "/nonexistent"},
+    )
+    assert done.stdout.strip() == "[]"
+
+
+def test_time_is_shown_in_utc_to_the_second(run: Run, airflow: FakeAirflow) -> None:
+    airflow.add_submission()
+    assert f"{NOW:%Y-%m-%d %H:%M:%S}" in run("show", "s-1").stdout
+
+
+@pytest.mark.parametrize("command", ["show", "logs"])
+def test_a_submission_on_its_way_is_not_called_missing(
+    run: Run, airflow: FakeAirflow, command: str
+) -> None:
+    airflow.runs["s-1"] = {"dag_run_id": "s-1", "state": "queued"}
+    result = run(command, "s-1")
+    assert result.exit_code == 1
+    assert "s-1 is not registered yet: its run is queued" in result.stderr
+
+
+def test_a_submission_whose_run_was_refused_says_why(run: Run, airflow: FakeAirflow) -> None:
+    airflow.runs["s-1"] = {"dag_run_id": "s-1", "state": "failed"}
+    airflow.failed_tasks = [{"task_id": "register", "state": "failed", "try_number": 1}]
+    airflow.log = [{"event": "ref: no branch 'x'", "level": "error"}]
+    result = run("show", "s-1")
+    assert result.exit_code == 1
+    assert "s-1 was refused: ref: no branch 'x'" in result.stderr
+
+
+def test_following_waits_for_a_task_that_is_still_to_come(
+    run: Run, airflow: FakeAirflow, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    airflow.runs["s-1"] = {"dag_run_id": "s-1", "state": "running"}
+
+    def begin() -> None:
+        add_task(airflow)
+        add_log(airflow, "one\n")
+
+    # A run that trains passes through `accepted`, where others end.
+    steps = iter([lambda: airflow.add_submission(status="accepted"), lambda: None, begin])
+    monkeypatch.setattr("time.sleep", lambda seconds: next(steps)())
+    result = run("logs", "s-1", "i5", "--follow")
+    assert (result.exit_code, result.stdout) == (0, "one\n"), result.output
+
+
+def test_following_a_task_that_will_never_come_names_those_there_are(
+    run: Run, airflow: FakeAirflow
+) -> None:
+    airflow.add_submission()
+    add_task(airflow, "validation")
+    result = run("logs", "s-1", "i7", "--follow")
+    assert result.exit_code == 1
+    assert "s-1 is accepted and has no task i7; its tasks are: validation" in result.stderr
+
+
+def test_ids_and_links_are_whole_on_a_narrow_terminal(run: Run, airflow: FakeAirflow) -> None:
+    submission_id = "20261122-104951-daf868"
+    url = "http://127.0.0.1:27817/#/experiments/1/runs/9a400b2c786a4b65affc1e0ccbf6bb96"
+    metrics = {
+        "net_sharpe": 0.07585, "net_sharpe_low": -0.6158, "net_sharpe_high": 0.7971,
+        "hit_rate_minus_base": -0.007166, "max_drawdown": -0.1307,
+        "auc_long": 0.5251, "auc_short": 0.5015,
+    }  # fmt: skip
+    airflow.add_submission(
+        submission_id,
+        notes="n" * 200,
+        score=-0.07585,
+        results=[{"interval": 20, "metrics": metrics, "mlflow_url": url}],
+    )
+    listed = run("list", columns=80).stdout
+    shown = run("results", submission_id, columns=80).stdout
+    assert submission_id in listed
+    assert max(len(line) for line in listed.splitlines()) <= 80
+    assert url in shown
+    assert "0.07585 [-0.6158, 0.7971]" in shown
+    assert "0.5251/0.5015" in shown
+
+
+@pytest.mark.parametrize("verb", ["list", "show s-1", "submit https://host.test/x"])
+def test_a_stack_that_is_down_is_an_exit_of_its_own(
+    run: Run, monkeypatch: pytest.MonkeyPatch, transport: httpx.BaseTransport, verb: str
+) -> None:
+    def refuse(request: httpx.Request) -> httpx.Response:
+        raise httpx.ConnectError("refused", request=request)
+
+    monkeypatch.setattr(transport, "handle_request", refuse)
+    result = run(*verb.split())
+    assert result.exit_code == 3
+    assert f"nothing answers at {URL}: is the stack up? `touchstone up`" in result.stderr
+
+
+def test_no_stack_at_all_is_an_exit_of_its_own(run: Run, state_dir: Path) -> None:
+    (state_dir / "stack.json").unlink()
+    result = run("list")
+    assert result.exit_code == 3
+    assert "touchstone up" in result.stderr

@@ -1,0 +1,213 @@
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from fastapi import HTTPException
+from typer.testing import Result
+
+from fakes.api import FakeAirflow
+
+Run = Callable[..., Result]
+GIT = "https://host.test/owner/module.git"
+
+
+@pytest.fixture
+def module(tmp_path: Path) -> Path:
+    folder = tmp_path / "module"
+    folder.mkdir()
+    (folder / "features.py").write_text("x = 1\n")
+    return folder
+
+
+def test_a_git_source_starts_a_run_named_by_the_new_submission(
+    run: Run, airflow: FakeAirflow
+) -> None:
+    result = run("submit", GIT, "--ref", "main", "--path", "sets/a", "--notes", "first")
+    assert result.exit_code == 0, result.output
+    [run_id] = airflow.runs
+    assert re.fullmatch(r"\d{8}-\d{6}-[0-9a-f]{6}", run_id)
+    assert result.stdout.strip() == run_id
+    assert airflow.runs[run_id]["conf"] == {
+        "source": GIT,
+        "ref": "main",
+        "path": "sets/a",
+        "notes": "first",
+    }
+
+
+def test_every_option_of_a_schedule_arrives(run: Run, airflow: FakeAirflow) -> None:
+    result = run(
+        "submit", GIT, "--id", "s-1", "--system", "model_structure", "--intervals", "1,5,20",
+        "--config", "small.toml", "--branch", "dev", "--fetched-data-end-to", "2018-06-30",
+        "--override", "a.b=3", "--override", "c=x y", "--platform", "on-prem", "--seed", "7",
+        "--baseline", "s-0", "--json", "--", "--epochs", "3 4",
+    )  # fmt: skip
+    assert result.exit_code == 0, result.output
+    conf = {
+        "source": GIT,
+        "system": "model_structure",
+        "intervals": "1,5,20",
+        "config_file": "small.toml",
+        "branch": "dev",
+        "fetched_data_end_to": "2018-06-30",
+        "config_overrides": ["a.b=3", "c=x y"],
+        "passthrough_args": ["--epochs", "'3 4'"],
+        "platform": "on-prem",
+        "seed": 7,
+        "baseline": "s-0",
+    }
+    assert airflow.runs["s-1"]["conf"] == conf
+    assert json.loads(result.stdout) == {"submission_id": "s-1", "run_id": "s-1", "conf": conf}
+
+
+def test_a_folder_is_packed_and_uploaded(run: Run, airflow: FakeAirflow, module: Path) -> None:
+    assert run("submit", str(module), "--id", "s-1").exit_code == 0
+    source = airflow.runs["s-1"]["conf"]["source"]
+    sha256 = source.removeprefix("upload:")
+    key = (airflow.settings.content_bucket, f"content/{sha256}.tar.gz")
+    assert list(airflow.objects.objects) == [key]
+
+
+def test_a_file_url_is_left_to_the_installation(run: Run, airflow: FakeAirflow) -> None:
+    assert run("submit", "file:///srv/module", "--id", "s-1").exit_code == 0
+    assert airflow.runs["s-1"]["conf"] == {"source": "file:///srv/module"}
+    assert airflow.objects.objects == {}
+
+
+@pytest.mark.parametrize(
+    ("args", "named"),
+    [
+        ((GIT, "--intervals", "1,x"), "intervals"),
+        ((GIT, "--intervals", "1", "--override", "novalue"), "config_overrides"),
+        ((GIT, "--intervals", "1", "--platform", "moon"), "platform"),
+        ((GIT, "--intervals", "1", "--fetched-data-end-to", "soon"), "fetched_data_end_to"),
+        ((GIT, "--seed", "3"), "intervals"),
+        ((GIT, "--", "--epochs", "3"), "intervals"),
+        ((GIT, "--system", "robot"), "system"),
+        ((GIT, "--path", "../up"), "path"),
+        ((GIT, "--id", "Bad Id"), "id"),
+        (("no-such-folder",), "source"),
+        (("module", "--ref", "main"), "ref"),
+        ((GIT, "stray"), "stray"),
+        ((GIT, "--seed", "many"), "--seed"),
+        ((), "source"),
+    ],
+)
+def test_a_wrong_option_is_named_before_anything_is_sent(
+    run: Run, airflow: FakeAirflow, args: tuple[str, ...], named: str
+) -> None:
+    result = run("submit", *args)
+    assert result.exit_code == 2
+    assert named in result.stderr
+    assert result.stdout == ""
+    assert (airflow.runs, airflow.logins) == ({}, 0)
+
+
+def test_a_wrong_option_beside_a_folder_uploads_nothing(
+    run: Run, airflow: FakeAirflow, module: Path
+) -> None:
+    assert run("submit", str(module), "--intervals", "0").exit_code == 2
+    assert airflow.objects.objects == {}
+
+
+def test_a_folder_that_is_too_large_names_its_largest_files(
+    run: Run, module: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from touchstone.settings import get_settings
+
+    get_settings.cache_clear()
+    monkeypatch.setenv("TOUCHSTONE_CONTENT_BYTES", "1024")
+    (module / "noise.bin").write_bytes(bytes(range(256)) * 4 + __import__("os").urandom(2000))
+    try:
+        result = run("submit", str(module))
+    finally:
+        get_settings.cache_clear()
+    assert result.exit_code == 2
+    assert "noise.bin" in result.stderr
+
+
+def test_an_id_that_is_taken_is_not_started_twice(run: Run, airflow: FakeAirflow) -> None:
+    assert run("submit", GIT, "--id", "s-1").exit_code == 0
+    result = run("submit", GIT, "--id", "s-1")
+    assert result.exit_code == 1
+    assert "'s-1'" in result.stderr
+
+
+def test_what_airflow_refuses_is_said_with_the_field_and_without_the_schema(
+    run: Run, airflow: FakeAirflow
+) -> None:
+    airflow.refusal = HTTPException(
+        400,
+        "Invalid input for param ref: 'x' is too long\n\nFailed validating 'maxLength' in schema:"
+        "\n    {'maxLength': 200}",
+    )
+    result = run("submit", GIT)
+    assert result.exit_code == 2
+    assert result.stderr.strip() == "touchstone: ref: 'x' is too long"
+
+
+def test_scheduling_takes_the_next_run_of_the_submission(run: Run, airflow: FakeAirflow) -> None:
+    airflow.add_submission()
+    result = run("schedule", "s-1", "--intervals", "5", "--json")
+    assert result.exit_code == 0, result.output
+    assert json.loads(result.stdout)["run_id"] == "s-1--2"
+    assert airflow.runs["s-1--2"]["conf"] == {"submission_id": "s-1", "intervals": "5"}
+
+
+def test_a_run_number_that_is_taken_is_passed_over(run: Run, airflow: FakeAirflow) -> None:
+    airflow.add_submission(run_ids=["s-1", "s-1--2"])
+    airflow.runs["s-1--3"] = {"dag_run_id": "s-1--3", "state": "failed"}
+    assert run("schedule", "s-1", "--intervals", "5").exit_code == 0
+    assert list(airflow.runs) == ["s-1--3", "s-1--4"]
+
+
+def test_a_schedule_needs_intervals(run: Run, airflow: FakeAirflow) -> None:
+    airflow.add_submission()
+    result = run("schedule", "s-1")
+    assert result.exit_code == 2
+    assert "intervals" in result.stderr
+
+
+def test_scheduling_what_is_not_there_fails(run: Run, airflow: FakeAirflow) -> None:
+    result = run("schedule", "s-9", "--intervals", "5")
+    assert result.exit_code == 1
+    assert "s-9" in result.stderr
+    assert airflow.runs == {}
+
+
+@pytest.mark.parametrize("status", ["validating", "running", "rejected", "retracted"])
+def test_only_a_submission_that_waits_can_be_scheduled(
+    run: Run, airflow: FakeAirflow, status: str
+) -> None:
+    airflow.add_submission(status=status)
+    result = run("schedule", "s-1", "--intervals", "5")
+    assert result.exit_code == 1
+    assert f"s-1 is {status}" in result.stderr
+    assert airflow.runs == {}
+
+
+def test_needs_are_sent_as_what_the_form_sends(
+    run: Run, airflow: FakeAirflow, module: Path
+) -> None:
+    needs = ["require_cuda=true", "min_vram_gib=24", "allowed_hosts=a,b", "priority=10", "job=7"]
+    options = [word for need in needs for word in ("--needs", need)]
+
+    done = run("submit", str(module), "--intervals", "5", *options)
+
+    assert done.exit_code == 0, done.output
+    (conf,) = [sent["conf"] for sent in airflow.runs.values()]
+    assert conf["require_cuda"] is True
+    assert (conf["min_vram_gib"], conf["priority"], conf["job"]) == (24, 10, "7")
+    assert conf["allowed_hosts"] == ["a", "b"]
+
+
+@pytest.mark.parametrize("need", ["gpus=2", "priority", "priority=high", "require_cuda=perhaps"])
+def test_a_need_that_is_none_is_named(run: Run, module: Path, need: str) -> None:
+    done = run("submit", str(module), "--intervals", "5", "--needs", need)
+
+    assert done.exit_code == 2
+    assert need.partition("=")[0] in done.output
