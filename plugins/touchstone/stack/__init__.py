@@ -1,0 +1,1 @@
+"""Touchstone on one machine: Airflow, its stores, MLflow and one agent under one supervisor."""

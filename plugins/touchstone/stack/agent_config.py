@@ -1,0 +1,42 @@
+"""The configuration of a stack's agents. Pure."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+
+from touchstone.stack.layout import REPOSITORY, LocalServer, StackRecord, StatePaths
+
+
+def render_agent_config(
+    paths: StatePaths, record: StackRecord, server: LocalServer, environ: Mapping[str, str]
+) -> str:
+    """
+    Return the configuration file of one server's agent.
+
+    :param environ: The shell's environment.
+    """
+    trainer = REPOSITORY / "include/elnigma/.venv/bin/python"
+    top: dict[str, object] = {
+        "env": record.env,
+        "server": server.name,
+        "state_dir": str(paths.agent_state(server.name)),
+        "private_key_file": str(paths.agent_key(server.name)),
+        "control_public_key_file": str(paths.control_public_key),
+        "runtime": str(record.runtime),
+        "slots": server.slots,
+        "validation_slots": server.validation_slots,
+        # Beside the dispatcher heartbeats cost nothing, and status follows them.
+        "heartbeat_seconds": 5,
+    }
+    tables: dict[str, dict[str, object]] = {
+        "sqs": {"endpoint_url": record.urls.ministack, "region": record.region},
+        "process": {"command": [str(trainer), "-P", "-m", "elnigma_runner"]},
+    }
+    if engine := environ.get("DOCKER_HOST"):
+        tables["docker"] = {"url": engine}
+    # JSON's strings, numbers and lists of strings are TOML's as well.
+    lines = [f"{key} = {json.dumps(value)}" for key, value in top.items()]
+    for table, values in tables.items():
+        lines += ["", f"[{table}]", *(f"{k} = {json.dumps(v)}" for k, v in values.items())]
+    return "\n".join(lines) + "\n"

@@ -1,0 +1,82 @@
+"""The command ``demo``: Touchstone at work, from nothing to judged models, and nothing left."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+from pathlib import Path
+from types import FrameType
+from typing import Annotated
+
+import typer
+
+from touchstone.stack.commands import StateDir
+from touchstone.stack.credentials import read_credentials
+from touchstone.stack.layout import REPOSITORY, find_state_dir, get_record, tool
+
+EXAMPLE = REPOSITORY / "include/examples/momentum"
+INTERVALS = "1,5,20"
+_INTERRUPTED = 130
+
+
+def demo(
+    state_dir: StateDir = None,
+    runtime: Annotated[
+        str, typer.Option(help="What trainings run in: auto, docker or process.")
+    ] = "auto",
+    keep: Annotated[
+        bool, typer.Option("--keep", envvar="KEEP", help="Leave the stack running.")
+    ] = False,
+) -> None:
+    """Start a stack, train on the example, print the results, stop."""
+    # An environment and a directory of its own: whatever `touchstone up` has started goes on.
+    chosen = state_dir or Path(
+        os.environ.get("TOUCHSTONE_STATE_DIR") or REPOSITORY / ".touchstone/demo"
+    )
+    root = find_state_dir(chosen).root
+    is_own = not root.exists()
+    environment = {
+        "TOUCHSTONE_ENV": "demo",
+        **os.environ,
+        "TOUCHSTONE_STATE_DIR": str(root),
+    }
+
+    def run(*arguments: str) -> int:
+        command = [tool("touchstone"), *arguments]
+        return subprocess.run(command, check=False, env=environment).returncode
+
+    code = _INTERRUPTED
+    signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        code = run("up", "--runtime", runtime)
+        if code == 0:
+            code = run("submit", str(EXAMPLE), "--intervals", INTERVALS, "--wait")
+            if keep:
+                _print_addresses(root)
+    except KeyboardInterrupt:
+        code = _INTERRUPTED
+    finally:
+        if not keep or code == _INTERRUPTED:
+            # A second Ctrl-C would leave something running; `down` is quick.
+            signal.signal(signal.SIGINT, signal.SIG_IGN)
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)
+            # What the demo made, it removes; a directory that was there before is somebody's.
+            run("down", *(["--delete-data"] if is_own else []))
+            with contextlib.suppress(OSError):
+                (REPOSITORY / ".touchstone").rmdir()  # unless it holds something
+    raise typer.Exit(code)
+
+
+def _interrupt(_number: int, _frame: FrameType | None) -> None:
+    raise KeyboardInterrupt
+
+
+def _print_addresses(root: Path) -> None:
+    paths = find_state_dir(root)
+    urls = get_record(paths).urls
+    typer.echo(f"\nStill running: {urls.airflow} (Airflow and Touchstone), {urls.mlflow} (MLflow)")
+    for user, password in read_credentials(paths).passwords.items():
+        typer.echo(f"  log in as {user:<10} {password}")
+    typer.echo(f"  stop it with: touchstone down --state-dir {root}")

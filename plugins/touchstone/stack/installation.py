@@ -1,0 +1,52 @@
+"""Provision an installation of any size, through its Airflow connections."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import httpx
+
+from touchstone.hooks.aws import build_client
+from touchstone.settings import get_settings
+from touchstone.stack.provision import (
+    Provisioned,
+    Server,
+    Stores,
+    ensure_experiment,
+    provision,
+)
+from touchstone_agent.protocol.envelope import load_public_key
+from touchstone_agent.protocol.errors import ConfigurationError
+
+_TIMEOUT_SECONDS = 30.0
+
+
+def provision_installation(server: str | None, public_key: str | None) -> Iterator[Provisioned]:
+    """
+    Create what is missing in AWS and MLflow, and yield each thing when it exists.
+
+    :param server: An on-prem server to make known as well, or ``None``.
+    :param public_key: That server's public key.
+    :raises ConfigurationError: If only one of the two is given, or the key is none.
+    """
+    if (server is None) != (public_key is None):
+        raise ConfigurationError("a server is made known by --server and --public-key together")
+    servers = []
+    if server is not None and public_key is not None:
+        load_public_key(public_key)
+        servers.append(Server(name=server, public_key=public_key))
+    settings = get_settings()
+    stores = Stores(
+        dynamodb=build_client("dynamodb", settings.aws_conn_id),
+        s3=build_client("s3", settings.aws_conn_id),
+        sqs=build_client("sqs", settings.aws_conn_id),
+    )
+    yield from provision(settings, stores, servers)
+    # Importing Airflow takes seconds; by now it was needed for the AWS connection anyway.
+    from airflow.sdk import BaseHook
+
+    connection = BaseHook.get_connection(settings.mlflow_conn_id)
+    address = f"{connection.schema or 'http'}://{connection.host}:{connection.port or 5000}"
+    credentials = (connection.login, connection.password or "") if connection.login else None
+    with httpx.Client(timeout=_TIMEOUT_SECONDS, auth=credentials) as client:
+        yield ensure_experiment(address, settings.mlflow_experiment, client)

@@ -1,0 +1,286 @@
+"""
+Create what Touchstone needs in AWS and MLflow: tables, buckets, queues, experiment.
+
+Only creates what is missing: settings that an operator changed stay as they are.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import httpx
+from botocore.exceptions import ClientError
+
+from touchstone.hooks.aws import translated_errors
+from touchstone.hooks.records import RecordExists, RecordStore
+from touchstone.settings import Settings
+from touchstone_agent.protocol.errors import TransientError
+from touchstone_agent.protocol.names import (
+    build_control_queue,
+    build_event_queue,
+    build_request_queue,
+)
+
+if TYPE_CHECKING:
+    from mypy_boto3_dynamodb import DynamoDBClient
+    from mypy_boto3_s3 import S3Client
+    from mypy_boto3_sqs import SQSClient
+
+_T = TypeVar("_T")
+_DAY_SECONDS = 86_400
+MAX_RECEIVES = 1000
+"""A store that is down for hours must cost no event: only what fails for ever is set aside."""
+_EVENT_SECONDS = 10
+"""A dispatcher that dies holds what it received for so long, and with it freed slots."""
+_MISSING = frozenset(
+    {
+        "404",
+        "NoSuchBucket",
+        "ResourceNotFoundException",
+        "QueueDoesNotExist",
+        "AWS.SimpleQueueService.NonExistentQueue",
+    }
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Server:
+    """
+    One on-prem server to make known.
+
+    :param name: Its name; also that of its pool and queues.
+    :param public_key: By which the control plane knows its agent.
+    """
+
+    name: str
+    public_key: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Provisioned:
+    """
+    One thing that exists now.
+
+    :param kind: ``table``, ``bucket``, ``queue``, ``experiment`` or ``server``.
+    :param name: Its name.
+    :param created: Whether it was created (or, a server, changed) just now.
+    """
+
+    kind: str
+    name: str
+    created: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stores:
+    """
+    The connections that provisioning uses.
+
+    :param dynamodb: Client of the tables.
+    :param s3: Client of the buckets.
+    :param sqs: Client of the queues.
+    """
+
+    dynamodb: DynamoDBClient
+    s3: S3Client
+    sqs: SQSClient
+
+
+def provision(settings: Settings, stores: Stores, servers: Sequence[Server]) -> list[Provisioned]:
+    """
+    Create what is missing in AWS.
+
+    :param settings: The installation's names.
+    :param stores: Connections with leave to create.
+    :param servers: Servers whose queues and records to create.
+    :return: Each thing that exists now.
+    :raises TransientError: If AWS does not answer; what exists stays, and another call goes on.
+    :raises PermanentError: If AWS refuses.
+    """
+    with translated_errors("creating tables, buckets and queues"):
+        return list(_provision(settings, stores, servers))
+
+
+def _provision(
+    settings: Settings, stores: Stores, servers: Sequence[Server]
+) -> Iterator[Provisioned]:
+    for table in build_tables(settings):
+        yield _ensure_table(stores.dynamodb, table)
+    for bucket in (settings.content_bucket, settings.logs_bucket, settings.models_bucket):
+        yield _ensure_bucket(stores.s3, bucket)
+    yield from _ensure_queue(
+        stores.sqs,
+        build_event_queue(settings.env),
+        retention_seconds=14 * _DAY_SECONDS,
+        visibility_seconds=_EVENT_SECONDS,
+    )
+    for server in servers:
+        for queue in (build_request_queue(server.name), build_control_queue(server.name)):
+            yield from _ensure_queue(stores.sqs, queue, retention_seconds=4 * _DAY_SECONDS)
+        yield _ensure_server(stores.dynamodb, settings, server)
+
+
+def build_tables(settings: Settings) -> list[dict[str, Any]]:
+    """Return the definition of each table, as DynamoDB takes it. Pure."""
+    evaluations = _table(settings.evaluations_table, "model_id")
+    evaluations["AttributeDefinitions"] += [
+        {"AttributeName": name, "AttributeType": "S"} for name in ("model_group_id", "created_at")
+    ]
+    evaluations["GlobalSecondaryIndexes"] = [
+        {
+            "IndexName": "model_group",
+            "KeySchema": _key("model_group_id", "created_at"),
+            "Projection": {"ProjectionType": "ALL"},
+        }
+    ]
+    return [
+        _table(settings.submissions_table, "submission_id"),
+        _table(settings.tasks_table, "submission_id", "task_id"),
+        evaluations,
+        _table(settings.servers_table, "server"),
+    ]
+
+
+def build_queue_attributes(
+    *, retention_seconds: int, visibility_seconds: int, dead_letter_arn: str
+) -> dict[str, str]:
+    """
+    Return the attributes of a queue, as SQS takes them. Pure.
+
+    :param retention_seconds: How long a message waits before it is dropped.
+    :param visibility_seconds: How long a message that was received comes not again.
+    :param dead_letter_arn: Where a message goes that was received :data:`MAX_RECEIVES` times
+        without success.
+    """
+    return {
+        **_FIFO,
+        "VisibilityTimeout": str(visibility_seconds),
+        "MessageRetentionPeriod": str(retention_seconds),
+        "RedrivePolicy": json.dumps(
+            {"deadLetterTargetArn": dead_letter_arn, "maxReceiveCount": str(MAX_RECEIVES)}
+        ),
+    }
+
+
+def ensure_experiment(base_url: str, name: str, client: httpx.Client) -> Provisioned:
+    """
+    Create the MLflow experiment of all trainings if it is missing.
+
+    :param base_url: The MLflow server.
+    :param name: The experiment.
+    :param client: HTTP client, with the credentials the server wants.
+    :raises TransientError: If the server does not answer, or refuses.
+    """
+    api = f"{base_url}/api/2.0/mlflow/experiments"
+    try:
+        found = client.get(f"{api}/get-by-name", params={"experiment_name": name})
+        if found.is_success:
+            return Provisioned(kind="experiment", name=name, created=False)
+        created = client.post(f"{api}/create", json={"name": name})
+        # Somebody else may have created it between the two requests.
+        if "RESOURCE_ALREADY_EXISTS" not in created.text:
+            created.raise_for_status()
+    except httpx.HTTPError as error:
+        raise TransientError(f"experiment {name!r}, MLflow at {base_url}: {error}") from error
+    return Provisioned(kind="experiment", name=name, created=True)
+
+
+_FIFO = {
+    "FifoQueue": "true",
+    "ContentBasedDeduplication": "false",
+    # A group is one task: many tasks must not share a queue's basic 300 requests per second.
+    "DeduplicationScope": "messageGroup",
+    "FifoThroughputLimit": "perMessageGroupId",
+}
+
+
+def _key(partition: str, sort: str | None = None) -> list[dict[str, str]]:
+    schema = [{"AttributeName": partition, "KeyType": "HASH"}]
+    if sort is not None:
+        schema.append({"AttributeName": sort, "KeyType": "RANGE"})
+    return schema
+
+
+def _table(name: str, partition: str, sort: str | None = None) -> dict[str, Any]:
+    schema = _key(partition, sort)
+    return {
+        "TableName": name,
+        "KeySchema": schema,
+        "AttributeDefinitions": [
+            {"AttributeName": part["AttributeName"], "AttributeType": "S"} for part in schema
+        ],
+        "BillingMode": "PAY_PER_REQUEST",
+    }
+
+
+def _find(look: Callable[[], _T]) -> _T | None:
+    try:
+        return look()
+    except ClientError as error:
+        if error.response["Error"]["Code"] in _MISSING:
+            return None
+        raise
+
+
+def _ensure_table(dynamodb: DynamoDBClient, definition: dict[str, Any]) -> Provisioned:
+    name = definition["TableName"]
+    if _find(lambda: dynamodb.describe_table(TableName=name)):
+        return Provisioned(kind="table", name=name, created=False)
+    dynamodb.create_table(**definition)
+    dynamodb.get_waiter("table_exists").wait(TableName=name, WaiterConfig={"Delay": 1})
+    return Provisioned(kind="table", name=name, created=True)
+
+
+def _ensure_bucket(s3: S3Client, name: str) -> Provisioned:
+    if _find(lambda: s3.head_bucket(Bucket=name)):
+        return Provisioned(kind="bucket", name=name, created=False)
+    region = s3.meta.region_name
+    if region == "us-east-1":  # The one region that must not be named.
+        s3.create_bucket(Bucket=name)
+    else:
+        s3.create_bucket(Bucket=name, CreateBucketConfiguration={"LocationConstraint": region})  # type: ignore[typeddict-item]
+    return Provisioned(kind="bucket", name=name, created=True)
+
+
+def _ensure_queue(
+    sqs: SQSClient, name: str, *, retention_seconds: int, visibility_seconds: int = 30
+) -> Iterator[Provisioned]:
+    dead_letter = name.replace(".fifo", "-dlq.fifo")
+    url = _find(lambda: sqs.get_queue_url(QueueName=dead_letter)["QueueUrl"])
+    yield Provisioned(kind="queue", name=dead_letter, created=url is None)
+    if url is None:
+        url = sqs.create_queue(
+            QueueName=dead_letter,
+            Attributes={**_FIFO, "MessageRetentionPeriod": str(14 * _DAY_SECONDS)},  # type: ignore[dict-item]
+        )["QueueUrl"]
+    missing = _find(lambda: sqs.get_queue_url(QueueName=name)) is None
+    if missing:
+        arn = sqs.get_queue_attributes(QueueUrl=url, AttributeNames=["QueueArn"])["Attributes"][
+            "QueueArn"
+        ]
+        attributes = build_queue_attributes(
+            retention_seconds=retention_seconds,
+            visibility_seconds=visibility_seconds,
+            dead_letter_arn=arn,
+        )
+        sqs.create_queue(QueueName=name, Attributes=attributes)  # type: ignore[arg-type]
+    yield Provisioned(kind="queue", name=name, created=missing)
+
+
+def _ensure_server(dynamodb: DynamoDBClient, settings: Settings, server: Server) -> Provisioned:
+    records = RecordStore(dynamodb, settings)
+    known = {"env": settings.env, "public_key": server.public_key}
+    try:
+        records.create_server({"server": server.name, **known})
+    except RecordExists:
+        before = records.find_server(server.name)
+        # Only these fields: heartbeat and inventory in the same record are the dispatcher's.
+        after = records.change_server(
+            server.name,
+            lambda record: {k: v for k, v in known.items() if record.get(k) != v} or None,
+        )
+        return Provisioned(kind="server", name=server.name, created=before != after)
+    return Provisioned(kind="server", name=server.name, created=True)
