@@ -1,0 +1,166 @@
+"""Emulators whose pods have a real sshd, and a client for it."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+import pytest
+
+from fakes.runpod.process import SSHD
+from fakes.runpod.server import Admin, EmulatorProcess
+from touchstone.core.pods import Pod, PodOrder
+from touchstone.hooks.runpod.api import Account
+from touchstone.hooks.runpod.rest import RestPodApi
+
+Found = TypeVar("Found")
+OPTIONS = (
+    *("-o", "StrictHostKeyChecking=no", "-o", "BatchMode=yes", "-o", "ConnectTimeout=5"),
+    *("-o", "LogLevel=ERROR", "-o", "ServerAliveInterval=1", "-o", "ServerAliveCountMax=3"),
+)
+
+
+@dataclass(frozen=True)
+class SshResult:
+    """What a command over SSH came to; 255 is SSH's own failure."""
+
+    code: int
+    output: str
+    errors: str
+
+
+class SshClient:
+    """The ``ssh`` program with a key of its own."""
+
+    def __init__(self, folder: Path) -> None:
+        self._key = folder / "key"
+        self._known = folder / "known_hosts"
+        subprocess.run(
+            ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(self._key)], check=True
+        )
+        self.public_key = (folder / "key.pub").read_text().strip()
+
+    def build_command(self, port: int, command: str) -> list[str]:
+        """Return the command line."""
+        files = ["-i", str(self._key), "-o", "UserKnownHostsFile=/dev/null"]
+        return ["ssh", *OPTIONS, *files, "-p", str(port), "root@127.0.0.1", command]
+
+    def run(self, port: int, command: str, timeout: float = 20) -> SshResult:
+        """Run a command in a pod."""
+        done = subprocess.run(
+            self.build_command(port, command),
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+            check=False,
+        )
+        return SshResult(done.returncode, done.stdout.strip(), done.stderr.strip())
+
+    def start(self, port: int, command: str) -> subprocess.Popen[str]:
+        """Start a command in a pod."""
+        return subprocess.Popen(
+            self.build_command(port, command), stdout=subprocess.PIPE, text=True
+        )
+
+    def scan_host_key(self, port: int) -> str:
+        """Return the pod's host key."""
+        done = subprocess.run(
+            ["ssh-keyscan", "-t", "ed25519", "-p", str(port), "127.0.0.1"],
+            capture_output=True,
+            text=True,
+            timeout=20,
+            check=False,
+        )
+        return done.stdout.split()[-1]
+
+
+def wait_for(find: Callable[[], Found], seconds: float = 20) -> Found:
+    """Return what is found as soon as it is something."""
+    deadline = time.monotonic() + seconds
+    while not (found := find()):
+        assert time.monotonic() < deadline, "it did not come true in time"
+        time.sleep(0.05)
+    return found
+
+
+@dataclass(frozen=True)
+class World:
+    """An emulator with process pods, an account on it and a client for its pods."""
+
+    emulator: EmulatorProcess
+    api: RestPodApi
+    ssh: SshClient
+
+    @property
+    def admin(self) -> Admin:
+        """Return the emulator's own API."""
+        return self.emulator.admin
+
+    def rent(self, name: str = "touchstone-test-a", **env: str) -> Pod:
+        """Order a pod that lets our key in."""
+        env = {"PUBLIC_KEY": self.ssh.public_key, **env}
+        return self.api.create_pod(PodOrder(name=name, image="trainer:1", gpu="NVIDIA L4", env=env))
+
+    def wait_port(self, pod: Pod) -> int:
+        """Return the port of a pod's sshd as soon as the API tells it."""
+        address = wait_for(lambda: self.api.get_pod(pod.id).ssh)
+        assert address is not None
+        return address.port
+
+    def run(self, pod: Pod, command: str) -> SshResult:
+        """Run a command in a pod."""
+        return self.ssh.run(self.wait_port(pod), command)
+
+
+@pytest.fixture(scope="session")
+def ssh(tmp_path_factory: pytest.TempPathFactory) -> SshClient:
+    if not Path(SSHD).exists() or shutil.which("ssh") is None:
+        pytest.skip("openssh-server and openssh-client are not installed")
+    return SshClient(tmp_path_factory.mktemp("ssh"))
+
+
+@contextmanager
+def open_world(folder: Path, ssh: SshClient, pods: str) -> Iterator[World]:
+    """Start an emulator with pods of a kind, and stop it."""
+    emulator = EmulatorProcess(folder, "--pods", pods, "--rate-limit", "none")
+    emulator.start()
+    try:
+        with RestPodApi(Account(api_key="rpa_test", url=emulator.url)) as api:
+            yield World(emulator, api, ssh)
+    finally:
+        emulator.stop()
+
+
+@pytest.fixture(scope="module")
+def shared_world(tmp_path_factory: pytest.TempPathFactory, ssh: SshClient) -> Iterator[World]:
+    with open_world(tmp_path_factory.mktemp("runpod"), ssh, "process") as world:
+        yield world
+
+
+@pytest.fixture
+def world(shared_world: World) -> Iterator[World]:
+    """A world where all is well and nothing is rented at the end."""
+    yield shared_world
+    shared_world.admin.clear_faults()
+    for pod in shared_world.admin.list_pods():
+        shared_world.api.terminate_pod(pod["id"])
+
+
+def find_processes(marker: str) -> list[int]:
+    """Return the processes of this machine with a marker in their command line."""
+    found = []
+    for folder in Path("/proc").iterdir():
+        if folder.name.isdigit():
+            try:
+                line = (folder / "cmdline").read_bytes()
+            except OSError:
+                continue
+            if marker.encode() in line and b"ssh" not in line.split(b"\0")[0]:
+                found.append(int(folder.name))
+    return found
