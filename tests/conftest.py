@@ -1,0 +1,43 @@
+"""What holds for all tests."""
+
+from __future__ import annotations
+
+import os
+import zlib
+
+import pytest
+
+REQUIRE_ALL = os.environ.get("TOUCHSTONE_REQUIRE_ALL") == "1"
+"""Set where every part is there, so that a skip is a mistake and not a missing part."""
+
+
+ALL_CAMPAIGNS = os.environ.get("TOUCHSTONE_CAMPAIGNS") == "full"
+"""Set by ``make test-campaigns``; otherwise a sample of each long campaign is run."""
+
+SAMPLE = 4
+SEED = os.environ.get("TOUCHSTONE_CAMPAIGN_SEED", "1")
+
+
+def pytest_collection_modifyitems(config, items):
+    """Keep one in a few tests of a campaign: always the same ones for the same seed."""
+    if ALL_CAMPAIGNS:
+        return
+    left_out = [
+        item
+        for item in items
+        if item.get_closest_marker("campaign")
+        and zlib.crc32(f"{SEED} {item.nodeid}".encode()) % SAMPLE
+    ]
+    if left_out:
+        config.hook.pytest_deselected(items=left_out)
+        items[:] = [item for item in items if item not in set(left_out)]
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item, call):
+    report = yield
+    if REQUIRE_ALL and report.skipped and not hasattr(report, "wasxfail"):
+        reason = call.excinfo.value if call.excinfo else "skipped"
+        report.outcome = "failed"
+        report.longrepr = f"{item.nodeid} was skipped where nothing may be: {reason}"
+    return report

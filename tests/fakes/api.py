@@ -1,0 +1,153 @@
+"""Airflow's api-server in memory, with Touchstone's real application mounted in it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any
+
+from airflow.api_fastapi.auth.managers.simple.simple_auth_manager import SimpleAuthManager
+from airflow.api_fastapi.auth.managers.simple.user import SimpleAuthManagerUser
+from airflow.api_fastapi.core_api.security import get_user
+from fastapi import Depends, FastAPI, HTTPException, Request
+from pydantic import AwareDatetime, BaseModel, ConfigDict
+
+from fakes.stores import FakeObjectStore, FakeRecordStore
+from touchstone.settings import Settings, get_settings
+from touchstone.ui import dependencies
+from touchstone.ui.app import build_app
+from touchstone.ui.waiting import QueueReader
+
+NOW = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)
+
+
+@dataclass
+class FakeEnder:
+    """Remembers what it was asked to end."""
+
+    calls: list[tuple[Any, ...]] = field(default_factory=list)
+
+    def cancel(self, submission_id: str, *, by: str, reason: str | None) -> dict[str, Any]:
+        self.calls.append(("cancel", submission_id, by, reason))
+        return {"cancelled_tasks": ["i5"], "ended_runs": [submission_id]}
+
+    def retract(self, submission_id: str, *, by: str) -> dict[str, Any]:
+        self.calls.append(("retract", submission_id, by))
+        return {"cancelled_tasks": [], "ended_runs": []}
+
+
+URL = "http://touchstone.test"
+PASSWORDS = {"engineer": "secret-e", "admin": "secret-a"}
+ROLES = {"engineer": "user", "admin": "admin"}
+
+
+class TriggerBody(BaseModel):
+    """As Airflow's own: unknown fields are refused, and the logical date must be there."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    dag_run_id: str | None = None
+    logical_date: AwareDatetime | None
+    conf: dict[str, Any] | None = None
+
+
+@dataclass
+class FakeAirflow:
+    """
+    The routes of Airflow that a client uses, with runs in memory.
+
+    ``steps`` are called one by one, each time a run is asked for: they move the world on.
+    """
+
+    records: FakeRecordStore
+    objects: FakeObjectStore
+    ender: FakeEnder
+    settings: Settings
+    runs: dict[str, dict[str, Any]] = field(default_factory=dict)
+    steps: list[Callable[[], None]] = field(default_factory=list)
+    failed_tasks: list[dict[str, Any]] = field(default_factory=list)
+    log: list[dict[str, Any]] = field(default_factory=list)
+    refusal: HTTPException | None = None
+    is_paused: bool = False
+    logins: int = 0
+    expired: set[str] = field(default_factory=set)
+
+    def build(self) -> FastAPI:
+        app = FastAPI()
+        app.mount("/touchstone", self._build_touchstone())
+        dag = "/api/v2/dags/touchstone"
+        user = [Depends(self.identify)]
+        app.post("/auth/token", status_code=201)(self.create_token)
+        app.get(dag, dependencies=user)(lambda: {"is_paused": self.is_paused})
+        app.post(f"{dag}/dagRuns", dependencies=user)(self.trigger)
+        app.get(f"{dag}/dagRuns/{{run_id}}", dependencies=user)(self.get_run)
+        app.get(f"{dag}/dagRuns/{{run_id}}/taskInstances", dependencies=user)(
+            lambda run_id: {"task_instances": self.failed_tasks}
+        )
+        app.get(
+            f"{dag}/dagRuns/{{run_id}}/taskInstances/{{task}}/logs/{{number}}", dependencies=user
+        )(lambda run_id, task, number: {"content": self.log})
+        return app
+
+    def _build_touchstone(self) -> FastAPI:
+        app = build_app()
+        authority = SimpleAuthManager()
+        app.dependency_overrides |= {
+            get_user: self.identify,
+            get_settings: lambda: self.settings,
+            dependencies.get_records: lambda: self.records,
+            dependencies.get_objects: lambda: self.objects,
+            dependencies.get_queue_reader: lambda: QueueReader(self.objects, self.settings),
+            dependencies.get_ender: lambda: self.ender,
+            dependencies.get_clock: lambda: lambda: NOW,
+            dependencies.get_authority: lambda: authority,
+        }
+        return app
+
+    def identify(self, request: Request) -> SimpleAuthManagerUser:
+        token = request.headers.get("Authorization", "").removeprefix("Bearer ")
+        name = token.partition("#")[0]
+        if name not in ROLES or token in self.expired:
+            raise HTTPException(401, "Invalid token")
+        return SimpleAuthManagerUser(username=name, role=ROLES[name])
+
+    def create_token(self, body: dict[str, str]) -> dict[str, str]:
+        if PASSWORDS.get(body["username"]) != body["password"]:
+            raise HTTPException(401, "Invalid credentials")
+        self.logins += 1
+        return {"access_token": f"{body['username']}#{self.logins}"}
+
+    def trigger(self, body: TriggerBody) -> dict[str, Any]:
+        if self.refusal is not None:
+            raise self.refusal
+        assert body.dag_run_id is not None
+        if body.dag_run_id in self.runs:
+            raise HTTPException(
+                409, {"reason": "Unique constraint violation", "statement": "INSERT ..."}
+            )
+        run = {"dag_run_id": body.dag_run_id, "state": "queued", "conf": body.conf}
+        self.runs[body.dag_run_id] = run
+        return run
+
+    def get_run(self, run_id: str) -> dict[str, Any]:
+        if self.steps:
+            self.steps.pop(0)()
+        if run_id not in self.runs:
+            raise HTTPException(404, "not found")
+        return self.runs[run_id]
+
+    def add_submission(self, submission_id: str = "s-1", **fields: Any) -> None:
+        self.records.create_submission(
+            {
+                "submission_id": submission_id,
+                "status": "accepted",
+                "submitted_by": "engineer",
+                "created_at": NOW.isoformat(),
+                "run_ids": [submission_id],
+            }
+            | fields
+        )
+
+    def change_submission(self, submission_id: str = "s-1", **fields: Any) -> None:
+        self.records.change_submission(submission_id, lambda record: fields)

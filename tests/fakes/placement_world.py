@@ -1,0 +1,272 @@
+"""Everything around the placement loop, in memory: Airflow, records, queues, workers and agents."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from types import SimpleNamespace
+from typing import Any
+
+from airflow.sdk.exceptions import AirflowRescheduleException, TaskDeferred
+
+from fakes.agents import FakeAgentHook
+from fakes.airflow_pools import FakeAirflow, Key, Pool
+from fakes.stores import FakeObjectStore, FakeRecordStore
+from touchstone.core import attempts
+from touchstone.core.attempts import WaitEnd
+from touchstone.core.durations import History
+from touchstone.core.pools import build_validation_pool
+from touchstone.core.tasks import TaskSpec
+from touchstone.dispatcher.book import TaskBook
+from touchstone.dispatcher.control import read_control
+from touchstone.dispatcher.metadata import TRAINING, VALIDATION
+from touchstone.dispatcher.placing import Placer
+from touchstone.hooks.records import Record
+from touchstone.hooks.starts import Starter
+from touchstone.operators.agent import AgentOperator
+from touchstone.settings import Settings
+from touchstone_agent.protocol.messages import AttemptPhase, Limits, PhaseChanged, Start
+
+NOON = datetime(2026, 11, 22, 12, 0, tzinfo=UTC)
+GOOD = {"outcome": "succeeded", "class": "ok", "exit_code": 0}
+
+
+class World:
+    """
+    One installation, moved by hand.
+
+    The operator, the starter, the records' rules and the placement loop are the real ones;
+    queues, stores and Airflow's tables are in memory.
+
+    :param patch: Pytest's ``monkeypatch.setattr``: the operator finds its stores by itself.
+    """
+
+    def __init__(self, patch: Callable[..., None], **settings: Any) -> None:
+        self.now = NOON
+        self.settings = Settings(env="dev", **settings)
+        self.airflow = FakeAirflow(self.clock)
+        self.records = FakeRecordStore(self.settings)
+        self.objects = FakeObjectStore(self.clock)
+        self.agent = FakeAgentHook()
+        self.starter = Starter(
+            records=self.records,
+            objects=self.objects,
+            agent=self.agent,  # type: ignore[arg-type]
+            settings=self.settings,
+        )
+        self.history = History()
+        self.dispatchers: list[Placer] = []
+        self.dispatcher = self.make_dispatcher()
+        self.fences: dict[Key, int] = {}
+        self.keys: dict[tuple[str, str], Key] = {}
+        patch("touchstone.hooks.records.RecordStore.connect", lambda _: self.records)
+        patch("touchstone.hooks.starts.Starter.connect", lambda _: self.starter)
+        patch("touchstone.operators.agent.get_settings", lambda: self.settings)
+        patch("touchstone.operators.agent.datetime", SimpleNamespace(now=lambda _: self.now))
+        patch("touchstone.hooks.starts.datetime", SimpleNamespace(now=lambda _: self.now))
+
+    def clock(self) -> datetime:
+        """Return the time."""
+        return self.now
+
+    def advance(self, seconds: float) -> None:
+        """Let time go by; servers that are alive are heard of."""
+        self.now += timedelta(seconds=seconds)
+        for server in self.records.list_servers():
+            if not server.get("is_silent"):
+                self.records.change_server(
+                    server["server"], lambda _: {"heartbeat_at": self.now.isoformat()}
+                )
+
+    def make_dispatcher(self, starter: Any = None) -> Placer:
+        """Return one more dispatcher's placement loop, which knows nothing yet."""
+        made = Placer(
+            airflow=self.airflow,
+            book=TaskBook(self.records),
+            servers=self.records.list_servers,
+            control=lambda: read_control(self.records),
+            starter=starter or self.starter,
+            history=self.history,
+            settings=self.settings,
+            clock=self.clock,
+        )
+        self.dispatchers.append(made)
+        return made
+
+    # --- what there is ---------------------------------------------------------------------
+
+    def add_server(
+        self,
+        name: str,
+        *,
+        slots: int = 1,
+        validation_slots: int = 1,
+        vram_gib: float = 0,
+        ram_gib: float = 64,
+        **declared: Any,
+    ) -> None:
+        """Enrol a server that is heard of, with pools."""
+        gpus = [{"name": "gpu", "memory_mib": int(vram_gib * 1024)}] if vram_gib else []
+        self.records.create_server(
+            {
+                "server": name,
+                "public_key": "key",
+                "heartbeat_at": self.now.isoformat(),
+                "inventory": {"memory_mib": int(ram_gib * 1024), "gpus": gpus},
+                "declared": declared,
+            }
+        )
+        self.airflow.pools[name] = Pool(slots=slots)
+        self.airflow.pools[build_validation_pool(name)] = Pool(slots=validation_slots)
+
+    def silence(self, name: str) -> None:
+        """Let a server say nothing more."""
+        self.records.change_server(name, lambda _: {"is_silent": True})
+
+    def revive(self, name: str) -> None:
+        """Let a server be heard of again."""
+        self.records.change_server(
+            name, lambda _: {"is_silent": False, "heartbeat_at": self.now.isoformat()}
+        )
+
+    def submit(self, submission_id: str, *intervals: int, **spec: Any) -> list[Key]:
+        """Plan a submission's trainings: they enter the waiting room."""
+        return [
+            self._enter(submission_id, f"i{interval}", index, interval=interval, **spec)
+            for index, interval in enumerate(intervals)
+        ]
+
+    def validate(self, submission_id: str, **spec: Any) -> Key:
+        """Register a submission: its validation enters the waiting room."""
+        return self._enter(submission_id, "validation", -1, **spec)
+
+    def _enter(
+        self,
+        submission_id: str,
+        task_id: str,
+        map_index: int,
+        *,
+        run_id: str | None = None,
+        **fields: Any,
+    ) -> Key:
+        is_validation = task_id == "validation"
+        spec = TaskSpec(
+            **{
+                "submission_id": submission_id,
+                "task_id": task_id,
+                "kind": "validation" if is_validation else "training",
+                "system": "feature_set",
+                "image": "trainer",
+                "content_sha256": "c" * 64,
+                "content_size": 10,
+                "limits": Limits(),
+                "submitted_by": "ann",
+                **fields,
+            }
+        )
+        run_id = run_id or submission_id
+        self.records.create_task(
+            attempts.new_task(spec, run_id=run_id, map_index=map_index, now=self.now)
+        )
+        airflow_task = VALIDATION if is_validation else TRAINING
+        key = self.airflow.add(run_id, airflow_task, map_index)
+        self.keys[submission_id, task_id] = key
+        return key
+
+    # --- what happens ----------------------------------------------------------------------
+
+    def tick(self, dispatcher: Placer | None = None) -> None:
+        """Let a dispatcher make one round of decisions."""
+        (dispatcher or self.dispatcher).tick()
+
+    def run_airflow(self) -> None:
+        """Let the scheduler queue what it may, and workers begin it."""
+        for key in self.airflow.run_scheduler():
+            self.work(key)
+
+    def settle(self) -> None:
+        """Tick and let Airflow act until nothing changes any more."""
+        before = None
+        while before != self.airflow.instances:
+            before = dict(self.airflow.instances)
+            self.tick()
+            self.run_airflow()
+
+    def work(self, key: Key) -> None:
+        """Let a worker run the operator of a queued task instance."""
+        placement = self.airflow.begin(key)
+        instance, record = self.airflow.instances[key], self.record(key)
+        operator = AgentOperator(task_id=instance.task_id, spec=record["config"])
+        ti = SimpleNamespace(
+            run_id=instance.run_id, try_number=instance.try_number, map_index=instance.map_index
+        )
+        try:
+            operator.execute({"ti": ti, "task_state_store": {"placement": placement}})  # type: ignore[typeddict-unknown-key,typeddict-item]
+        except TaskDeferred as deferral:
+            self.fences[key] = deferral.trigger.fence
+            self.airflow.defer(key)
+        except AirflowRescheduleException:
+            self.airflow.end(key, "up_for_reschedule")
+
+    def exit(self, key: Key, code: int = 0, **details: Any) -> Record:
+        """Let the container of a task's newest attempt end; every dispatcher's peer hears it."""
+        verdict = GOOD if code == 0 else {"outcome": "failed", "class": "temporary"}
+        return self.report(
+            key, AttemptPhase.EXITED, exit_code=code, verdict=verdict, files=[], **details
+        )
+
+    def report(
+        self, key: Key, phase: AttemptPhase, reason: str | None = None, **details: Any
+    ) -> Record:
+        """Let an agent tell of a task's newest attempt."""
+        record = self.record(key)
+        event = PhaseChanged(
+            ref=attempts.get_ref(record), phase=phase, at=self.now, reason=reason, details=details
+        )
+        return self.records.change_task(
+            record["submission_id"],
+            record["task_id"],
+            lambda found: attempts.apply_phase(found, event, now=self.now),
+        )
+
+    def trigger(self, key: Key) -> None:
+        """Let a deferred task's trigger look at the record, and end the task as it does."""
+        instance = self.airflow.instances[key]
+        end = attempts.find_end(self.record(key), fence=self.fences[key], run_id=instance.run_id)
+        if end is WaitEnd.SUCCEED:
+            self.airflow.end(key)
+        elif end is WaitEnd.RETRY:
+            self.airflow.fail(key)
+        elif end is WaitEnd.FAIL:
+            self.airflow.resume(key)
+
+    # --- what can be seen ------------------------------------------------------------------
+
+    def record(self, key: Key) -> Record:
+        """Return the record of the task that an instance waits for."""
+        submission_id, task_id = next(name for name, known in self.keys.items() if known == key)
+        return self.records.get_task(submission_id, task_id)
+
+    def pool(self, key: Key) -> str:
+        """Return the pool that an instance is in."""
+        return self.airflow.instances[key].pool
+
+    def state(self, key: Key) -> str:
+        """Return an instance's state."""
+        return self.airflow.instances[key].state
+
+    def note(self, key: Key) -> dict[str, Any]:
+        """Return what was decided last for an instance."""
+        return dict(self.airflow.instances[key].placement or {})
+
+    def starts(self, key: Key | None = None) -> list[tuple[str, int]]:
+        """Return what was started, in order: the server and the fence of each START."""
+        return [
+            (server, command.ref.fence)
+            for server, command, _ in self.agent.sent
+            if isinstance(command, Start)
+            and (
+                key is None
+                or self.keys.get((command.ref.submission_id, command.ref.task_id)) == key
+            )
+        ]

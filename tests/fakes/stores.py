@@ -1,0 +1,165 @@
+"""The record and object stores in memory: the real public methods on top of dictionaries."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from touchstone.hooks.objects import (
+    GRANT_SECONDS,
+    ObjectCorrupt,
+    ObjectNotFound,
+    ObjectStore,
+    StoredObject,
+)
+from touchstone.hooks.records import (
+    VERSION,
+    Record,
+    RecordExists,
+    RecordNotFound,
+    RecordStore,
+    _from_item,
+    _to_item,
+)
+from touchstone.settings import Settings
+from touchstone_agent.protocol.messages import Grant
+
+
+class FakeRecordStore(RecordStore):
+    """
+    Records in dictionaries.
+
+    Only the ways in and out are replaced, so that order, copies and number types are the real
+    store's; each item makes the same round trip through DynamoDB's types.
+    """
+
+    def __init__(self, settings: Settings | None = None) -> None:
+        super().__init__(client=None, settings=settings or Settings())
+        self._tables: dict[str, dict[str, dict[str, Any]]] = {}
+        self._keys = {
+            self._settings.submissions_table: ("submission_id",),
+            self._settings.tasks_table: ("submission_id", "task_id"),
+            self._settings.evaluations_table: ("model_id",),
+            self._settings.servers_table: ("server",),
+        }
+
+    def find_tasks(self, keys: Iterable[tuple[str, str]]) -> dict[tuple[str, str], Record]:
+        """Return many tasks."""
+        found = {key: self.find_task(*key) for key in keys}
+        return {key: record for key, record in found.items() if record is not None}
+
+    def put_evaluation(self, record: Record) -> bool:
+        """Write an evaluation, unless a newer attempt has written its own."""
+        table = self._settings.evaluations_table
+        old = self._find(table, {"model_id": record["model_id"]})
+        if old is not None and old["fence"] > record["fence"]:
+            return False
+        self._put(table, record)
+        return True
+
+    def _put(self, table: str, record: Mapping[str, Any]) -> None:
+        key = "/".join(str(record[name]) for name in self._keys[table])
+        self._tables.setdefault(table, {})[key] = _to_item(record)
+
+    def _find(self, table: str, key: Mapping[str, str]) -> Record | None:
+        item = self._tables.get(table, {}).get("/".join(key.values()))
+        return None if item is None else _from_item(item)
+
+    def _create(self, table: str, key: str, record: Record) -> None:
+        if self._find(table, {name: record[name] for name in self._keys[table]}) is not None:
+            raise RecordExists(f"{record[key]!r} exists already in {table}")
+        self._put(table, {**record, VERSION: 1})
+
+    def _change(
+        self, table: str, key: Mapping[str, str], decide: Callable[[Record], Record | None]
+    ) -> Record:
+        record = self._find(table, key)
+        if record is None:
+            raise RecordNotFound(f"there is no {'/'.join(key.values())} in {table}")
+        changes = decide(dict(record))
+        if not changes:
+            return record
+        changed = {**record, **changes, VERSION: int(record.get(VERSION, 0)) + 1}
+        self._put(table, changed)
+        return changed
+
+    def _scan(self, table: str) -> list[Record]:
+        return [_from_item(item) for item in self._tables.get(table, {}).values()]
+
+    def _query(
+        self, table: str, key: str, value: str, index: str | None = None
+    ) -> Sequence[Record]:
+        found = [record for record in self._scan(table) if record.get(key) == value]
+        # The real table hands a partition out by its sort key.
+        return sorted(found, key=lambda record: str(record.get(self._keys[table][-1])))
+
+
+class FakeObjectStore(ObjectStore):
+    """Objects in a dictionary, by bucket and key; its grants are of the scheme ``fake``."""
+
+    def __init__(self, clock: Callable[[], datetime] = lambda: datetime.now(UTC)) -> None:
+        super().__init__(client=None, clock=clock)
+        self.objects: dict[tuple[str, str], bytes] = {}
+
+    def get(self, bucket: str, key: str, *, sha256: str | None = None) -> bytes:
+        """Return an object's bytes."""
+        if (bucket, key) not in self.objects:
+            raise ObjectNotFound(f"there is no s3://{bucket}/{key}")
+        body = self.objects[bucket, key]
+        if sha256 is not None and hashlib.sha256(body).hexdigest() != sha256:
+            raise ObjectCorrupt(f"s3://{bucket}/{key} does not have sha256 {sha256}")
+        return body
+
+    def has(self, bucket: str, key: str) -> bool:
+        """Tell whether there is an object of that key."""
+        return (bucket, key) in self.objects
+
+    def get_size(self, bucket: str, key: str) -> int:
+        """Return an object's size in bytes."""
+        return len(self.get(bucket, key))
+
+    def put_new(
+        self, bucket: str, key: str, body: bytes, *, content_type: str = "application/octet-stream"
+    ) -> bool:
+        """Write an object unless its key is taken."""
+        if (bucket, key) in self.objects:
+            return False
+        self.objects[bucket, key] = bytes(body)
+        return True
+
+    def put(
+        self, bucket: str, key: str, body: bytes, *, content_type: str = "application/octet-stream"
+    ) -> None:
+        """Write an object."""
+        self.objects[bucket, key] = bytes(body)
+
+    def list(self, bucket: str, prefix: str) -> list[StoredObject]:
+        """Return the objects whose keys begin with ``prefix``, by key."""
+        return [
+            StoredObject(key=key, size=len(body))
+            for (where, key), body in sorted(self.objects.items())
+            if where == bucket and key.startswith(prefix)
+        ]
+
+    def grant_get(self, bucket: str, key: str) -> Grant:
+        """Return leave to read one object."""
+        return self._grant("GET", bucket, key, {})
+
+    def grant_put(self, bucket: str, key: str, *, sha256: str, size: int) -> Grant:
+        """Return leave to write one object that is not there yet."""
+        headers = {
+            "If-None-Match": "*",
+            "x-amz-checksum-sha256": sha256,
+            "Content-Length": str(size),
+        }
+        return self._grant("PUT", bucket, key, headers)
+
+    def _grant(self, method: Any, bucket: str, key: str, headers: dict[str, str]) -> Grant:
+        return Grant(
+            method=method,
+            url=f"fake://{bucket}/{key}",
+            headers=headers,
+            expires_at=self._clock() + timedelta(seconds=GRANT_SECONDS),
+        )

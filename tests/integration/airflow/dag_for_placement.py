@@ -1,0 +1,25 @@
+"""Some trainings that wait for a server, and nothing else; the records are made beforehand."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+
+from airflow.sdk import DAG
+
+from touchstone.core.pools import QUEUE_POOL
+from touchstone.dispatcher.metadata import DAG_ID, TRAINING
+from touchstone.operators.agent import AgentOperator
+
+TASKS = 25
+
+with DAG(
+    DAG_ID,
+    schedule=None,
+    start_date=datetime(2024, 1, 1, tzinfo=UTC),
+    catchup=False,
+    max_active_tasks=4096,
+    is_paused_upon_creation=False,
+):
+    AgentOperator.partial(
+        task_id=TRAINING, pool=QUEUE_POOL, retries=20, retry_delay=timedelta(seconds=3)
+    ).expand(spec=[{"interval": number + 1} for number in range(TASKS)])

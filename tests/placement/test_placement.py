@@ -1,0 +1,302 @@
+"""Many tasks over servers of several sizes; slots edited, servers drained, agents lost."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import threading
+import time
+from collections import Counter
+
+import docker
+import pytest
+
+from placement.conftest import SERVERS
+from system.installation import EXAMPLES, wait_for
+
+MODULE = EXAMPLES / "momentum"
+ALL_SLOTS = sum(SERVERS.values())
+
+
+class ContainerLog:
+    """What the engine itself says of containers' starts and ends, while it listens."""
+
+    def __init__(self, env):
+        self._prefix = f"touchstone-{env}-"
+        self._client = docker.from_env()
+        self.events = []
+
+    def __enter__(self):
+        self._since = time.time()
+        self._stream = self._client.events(
+            decode=True,
+            since=int(self._since),
+            filters={"type": "container", "event": ["start", "die"]},
+        )
+        threading.Thread(target=self._listen, daemon=True).start()
+        return self
+
+    def __exit__(self, *error):
+        self._stream.close()
+
+    def _listen(self):
+        with contextlib.suppress(Exception):
+            for event in self._stream:
+                name = event["Actor"]["Attributes"].get("name", "")
+                if name.startswith(self._prefix):
+                    self.events.append((event["timeNano"], event["Action"], name))
+
+    def count_at_once(self, server_of):
+        """Return the most containers that ever ran at once, by server."""
+        running, most = Counter(), Counter()
+        for _, action, name in sorted(self.events):
+            server = server_of(name)
+            if server is None:
+                continue
+            running[server] += 1 if action == "start" else -1
+            most[server] = max(most[server], running[server])
+        return most
+
+    def find_idle(self, server_of, until):
+        """Return the seconds that slots stood empty after their first use, by server."""
+        idle = {}
+        for server, slots in SERVERS.items():
+            running, last, total = 0, None, 0.0
+            for at, action, name in sorted(self.events):
+                if server_of(name) != server or at > until:
+                    continue
+                if last is not None and running < slots:
+                    total += (slots - running) * (at - last) / 1e9
+                running += 1 if action == "start" else -1
+                last = at if running or last else None
+            idle[server] = total
+        return idle
+
+
+@pytest.fixture
+def containers(fleet):
+    with ContainerLog(fleet.settings.env) as log:
+        yield log
+
+
+def submit(installation, intervals, *behaviour):
+    listed = ",".join(map(str, intervals))
+    done = installation.run(
+        "submit", str(MODULE), "--intervals", listed, "--json", "--", *behaviour
+    )
+    assert done.returncode == 0, f"{done.stdout}\n{done.stderr}"
+    return json.loads(done.stdout)["submission_id"]
+
+
+def show(installation, submission_id):
+    done = installation.run("show", submission_id, "--json")
+    return json.loads(done.stdout) if done.returncode == 0 else {"tasks": []}
+
+
+def trainings(installation, submission_id):
+    return [
+        task
+        for task in installation.records.list_tasks(submission_id)
+        if task["kind"] == "training"
+    ]
+
+
+def attempts_of(task):
+    return [*task["attempts"], task]
+
+
+def test_no_server_ever_runs_more_than_its_slots_and_none_idles_while_tasks_wait(fleet, containers):
+    """Twenty-four tasks over servers of one, two and three slots, by the engine's own log."""
+    submission_id = submit(fleet, range(1, 25), "seconds=4")
+
+    submission = fleet.wait_for_submission(submission_id, "success", seconds=240)
+
+    tasks = trainings(fleet, submission_id)
+    assert submission["status"] == "success"
+    assert len(tasks) == 24
+    assert all(len(attempts_of(task)) == 1 for task in tasks), "every task ran once"
+    placed = {task["container"]: task["server"] for task in tasks}
+    most = containers.count_at_once(placed.get)
+    assert most == SERVERS, "never more than the slots, and all of them in use at once"
+    assert any(task["placement"]["was_on_deck"] for task in tasks)
+
+
+def test_slots_set_to_zero_let_what_runs_end_and_send_the_rest_elsewhere(fleet, containers):
+    submission_id = submit(fleet, range(1, 15), "seconds=6")
+    wait_for(
+        "all slots are in use",
+        lambda: (
+            Counter(
+                t["server"] for t in trainings(fleet, submission_id) if t["status"] == "running"
+            )
+            == SERVERS
+        ),
+        seconds=120,
+        every=0.2,
+    )
+
+    fleet.set_slots("c", 0)
+    drained_at = time.time_ns()
+    wait_for(
+        "c has ended what it ran",
+        lambda: (
+            not any(
+                t["server"] == "c" and t["status"] in {"preparing", "running"}
+                for t in trainings(fleet, submission_id)
+            )
+        ),
+        seconds=60,
+    )
+    time.sleep(3)
+    placed = {t["container"]: t["server"] for t in trainings(fleet, submission_id)}
+    # What was under way to the server in that very moment may still arrive.
+    late = [
+        name
+        for at, action, name in containers.events
+        if action == "start" and placed.get(name) == "c" and at > drained_at + 1.5e9
+    ]
+    assert late == []
+
+    fleet.set_slots("c", 3)
+    wait_for(
+        "c is used again",
+        lambda: any(
+            t["server"] == "c" and t["status"] in {"preparing", "running", "uploading"}
+            for t in trainings(fleet, submission_id)
+        ),
+        seconds=15,
+        every=0.2,
+    )
+    assert fleet.wait_for_submission(submission_id, "success", seconds=180)
+    assert all(len(attempts_of(task)) == 1 for task in trainings(fleet, submission_id))
+
+
+def test_draining_remembers_the_slots_and_attaching_gives_them_back(fleet):
+    assert fleet.run("fleet", "drain", "c", "--as", "admin").returncode == 0
+    try:
+        pools = {p["name"]: p["slots"] for p in fleet.airflow.get("/pools").json()["pools"]}
+        assert (pools["c"], pools["c_validation"]) == (0, 0)
+        submission_id = submit(fleet, (1, 2, 3, 4), "seconds=1")
+        assert fleet.wait_for_submission(submission_id, "success", seconds=120)
+        assert {t["server"] for t in trainings(fleet, submission_id)} <= {"a", "b"}
+    finally:
+        assert fleet.run("fleet", "attach", "c", "--as", "admin").returncode == 0
+    pools = {p["name"]: p["slots"] for p in fleet.airflow.get("/pools").json()["pools"]}
+    assert (pools["c"], pools["c_validation"]) == (3, 1)
+
+
+def test_a_task_that_waits_tells_why_and_a_pause_is_told_loudly(fleet):
+    assert fleet.run("pause", "--reason", "power cut", "--as", "admin").returncode == 0
+    try:
+        submission_id = submit(fleet, (7,), "seconds=1")
+        validation = wait_for(
+            "the validation waits, and says so",
+            lambda: next((t for t in show(fleet, submission_id)["tasks"] if t["waiting"]), None),
+            seconds=60,
+        )
+        assert fleet.run("list").stderr.count("paused") == 1
+        assert validation["waiting"]["position"] >= 1
+        assert "paused" in validation["waiting"]["reason"]
+    finally:
+        assert fleet.run("resume", "--as", "admin").returncode == 0
+    assert fleet.wait_for_submission(submission_id, "success", seconds=120)
+
+
+@pytest.fixture(scope="module")
+def failing(installation):
+    """Trainings that fail in each way, all under way at once: they mostly wait for retries."""
+    behaviours = ("exit=2", "exit=3", "exit=4", "first-exit=75", "eat=48", "exit=1")
+    return {behaviour: submit(installation, (5,), behaviour) for behaviour in behaviours}
+
+
+@pytest.mark.parametrize("code", [2, 3, 4])
+def test_a_deterministic_failure_is_tried_once(fleet, failing, code):
+    submission_id = failing[f"exit={code}"]
+
+    submission = fleet.wait_for_submission(submission_id, "error", seconds=240)
+
+    (task,) = trainings(fleet, submission_id)
+    assert len(attempts_of(task)) == 1
+    assert task["reason"] in submission["reason"]
+
+
+def test_a_temporary_failure_is_tried_on_another_server(fleet, failing):
+    submission_id = failing["first-exit=75"]
+
+    assert fleet.wait_for_submission(submission_id, "success", seconds=240)
+
+    (task,) = trainings(fleet, submission_id)
+    first, second = attempts_of(task)
+    assert first["outcome"] == "failed(infrastructure)"
+    assert first["server"] != second["server"]
+    assert second["fence"] > first["fence"]
+
+
+def test_out_of_memory_is_tried_once_more_with_twice_as_much(fleet, failing):
+    submission_id = failing["eat=48"]
+
+    assert fleet.wait_for_submission(submission_id, "success", seconds=240)
+
+    (task,) = trainings(fleet, submission_id)
+    first, _ = attempts_of(task)
+    assert first["failure_class"] == "oom"
+    assert len(attempts_of(task)) == 2
+
+
+def test_a_third_failure_of_the_user_is_the_end_with_the_first_error_line(fleet, failing):
+    submission_id = failing["exit=1"]
+
+    submission = fleet.wait_for_submission(submission_id, "error", seconds=300)
+
+    (task,) = trainings(fleet, submission_id)
+    assert len(attempts_of(task)) == 3
+    assert submission["reason"] == "i5: unknown: it raised"
+
+
+def test_what_no_server_could_ever_run_is_refused_at_once(fleet):
+    done = fleet.run(
+        "submit", str(MODULE), "--intervals", "5", "--needs", "min_vram_gib=24", "--wait"
+    )
+
+    assert done.returncode == 1
+    assert "min_vram_gib" in done.stdout + done.stderr
+
+
+def test_a_lost_agents_tasks_run_elsewhere_and_its_late_result_is_refused(fleet):
+    """Killed for good, and back when nobody expects it any more: one result per task."""
+    for name in ("a", "b"):
+        fleet.set_slots(name, 0)
+    submission_id = submit(fleet, (5,), "seconds=45")
+    task = fleet.wait_for_task(submission_id, "i5", "running", seconds=60)
+    assert task["server"] == "c"
+    fleet.set_slots("b", 2)
+
+    pid = fleet.part("agent-c")["pid"]
+    os.kill(pid, signal.SIGSTOP)  # as good as killed for everybody else, and it comes back
+    try:
+        lost_at = time.monotonic()
+        again = wait_for(
+            "another attempt runs elsewhere",
+            lambda: (
+                (t := fleet.task(submission_id, "i5"))["server"] == "b"
+                and t["status"] == "running"
+                and t
+            ),
+            seconds=150,
+        )
+        # Not before the lease, which is twenty seconds here.
+        assert time.monotonic() - lost_at > 20
+        assert again["fence"] > task["fence"]
+    finally:
+        os.kill(pid, signal.SIGCONT)
+
+    assert fleet.wait_for_submission(submission_id, "success", seconds=180)
+    ended = fleet.task(submission_id, "i5")
+    first, second = attempts_of(ended)
+    assert first["outcome"] == "lost"
+    assert (second["server"], second["fence"]) == ("b", again["fence"])
+    rows = fleet.records.list_evaluations(submission_id)
+    assert {row["fence"] for row in rows} == {again["fence"]}
+    fleet.wait_until_gone(task["container"], seconds=60)

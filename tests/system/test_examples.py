@@ -1,0 +1,86 @@
+"""Every example ends as its folder says: the good ones accepted, the broken ones with a reason."""
+
+from __future__ import annotations
+
+import tomllib
+
+import pytest
+
+from system.installation import EXAMPLES
+
+GOOD = ["momentum", "mean_reversion", "volatility", "wide_mlp"]
+BROKEN = sorted(path.parent.name for path in EXAMPLES.glob("broken/*/expected.toml"))
+
+
+def system_of(folder):
+    return "model_structure" if (folder / "model.py").exists() else "feature_set"
+
+
+def submit(installation, folder, *arguments):
+    return installation.submit(folder, "--system", system_of(folder), *arguments)
+
+
+def read_expected(name):
+    return tomllib.loads((EXAMPLES / "broken" / name / "expected.toml").read_text())
+
+
+def is_found_in_training(name):
+    return read_expected(name).get("phase") == "train"
+
+
+@pytest.fixture(scope="module")
+def submitted(installation):
+    """All examples at once: they queue for the validation slot, as users' do."""
+    folders = {name: EXAMPLES / name for name in GOOD}
+    folders |= {name: EXAMPLES / "broken" / name for name in BROKEN}
+    return {
+        name: submit(
+            installation, folder, *(["--intervals", "5"] if is_in_training(folder) else [])
+        )
+        for name, folder in folders.items()
+    }
+
+
+def is_in_training(folder):
+    return folder.parent.name == "broken" and is_found_in_training(folder.name)
+
+
+def test_there_is_an_example_of_everything_that_goes_wrong():
+    assert len(BROKEN) >= 12
+
+
+@pytest.mark.parametrize("name", GOOD)
+def test_a_good_example_is_accepted(installation, submitted, name):
+    submission = installation.wait_for_submission(
+        submitted[name], "accepted", "rejected", "error", seconds=800
+    )
+
+    assert submission["status"] == "accepted", submission.get("reason")
+
+
+@pytest.mark.parametrize("name", BROKEN)
+def test_a_broken_example_is_refused_with_the_right_reason_in_one_line(
+    installation, submitted, name
+):
+    expected = read_expected(name)
+    submission_id = submitted[name]
+
+    submission = installation.wait_for_submission(
+        submission_id, "rejected", "accepted", "error", "success", seconds=800
+    )
+    if is_found_in_training(name):
+        submission = installation.wait_for_submission(submission_id, "error", seconds=300)
+        task = installation.task(submission_id, "i5")
+    else:
+        assert submission["status"] == "rejected"
+        task = installation.task(submission_id, "validation")
+
+    assert task["exit_code"] == expected["exit_code"]
+    assert task["failure_class"] == expected["class"]
+    assert "\n" not in submission["reason"]
+    for part in expected["reason_contains"]:
+        assert part in submission["reason"]
+    assert task["attempt"] == 1, task["attempts"]
+    assert not any(submission_id in running for running in installation.running_attempts())
+    shown = installation.run("logs", submission_id)
+    assert shown.returncode == 0, shown.stderr

@@ -1,0 +1,196 @@
+"""The main job: submit, validate, train three intervals, publish; and the numbers everywhere."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import subprocess
+
+import httpx
+import pytest
+
+from system.installation import EXAMPLES, REPOSITORY
+from touchstone.core.attempts import get_ref
+from touchstone.core.names import build_output_key
+
+INTERVALS = (1, 5, 20)
+TRAINER = REPOSITORY / "include" / "elnigma"
+LOAD = """
+import os, sys
+os.environ["KERAS_BACKEND"] = "jax"
+import keras, numpy
+for path in sys.argv[1:]:
+    model = keras.saving.load_model(path, compile=False)
+    rows = numpy.zeros((3, *model.input_shape[1:]), dtype="float32")
+    found = model.predict(rows, verbose=0)
+    assert found.shape[0] == 3 and numpy.isfinite(found).all(), path
+    print("loaded", path)
+"""
+
+
+@pytest.fixture(scope="module")
+def trained(installation):
+    """A good example, submitted and trained over all intervals by one command."""
+    done = installation.run(
+        "submit",
+        str(EXAMPLES / "momentum"),
+        "--intervals",
+        "1,5,20",
+        "--seed",
+        "3",
+        *("--override", "training.epochs=4", "--wait", "--json"),
+        timeout=900,
+    )
+    assert done.returncode == 0, f"{done.stdout}\n{done.stderr}"
+    return json.loads(done.stdout)["submission_id"]
+
+
+@pytest.fixture(scope="module")
+def tasks(installation, trained):
+    return [installation.task(trained, f"i{interval}") for interval in INTERVALS]
+
+
+def read_output(installation, task, path):
+    item = next(item for item in task["files"] if item["path"] == path)
+    key = build_output_key(get_ref(task), path)
+    return installation.objects.get(
+        installation.settings.content_bucket, key, sha256=item["sha256"]
+    )
+
+
+def read_result(installation, task):
+    return json.loads(read_output(installation, task, "result.json"))
+
+
+def test_the_submission_succeeds_with_a_score_and_all_its_times(installation, trained):
+    submission = installation.submission(trained)
+
+    assert submission["status"] == "success"
+    assert submission["score"] is not None
+    assert submission["submitted_by"] == "engineer"
+    times = [submission[f"{name}_at"] for name in ("created", "accepted", "queued", "ended")]
+    assert all(times)
+    assert times[0] < times[1] < times[3]
+
+
+def test_six_models_are_in_the_models_bucket_with_the_digests_of_the_results(
+    installation, tasks, tmp_path
+):
+    paths = []
+    for task in tasks:
+        listed = {item["path"]: item for item in read_result(installation, task)["files"]}
+        for model in task["published"]["models"]:
+            body = installation.objects.get(installation.settings.models_bucket, model["key"])
+            assert hashlib.sha256(body).hexdigest() == model["sha256"]
+            assert listed[f"models/{model['strategy']}.h5"]["sha256"] == model["sha256"]
+            path = tmp_path / f"{task['task_id']}-{model['strategy']}.h5"
+            path.write_bytes(body)
+            paths.append(str(path))
+
+    assert len(paths) == 6
+    python = TRAINER / ".venv" / "bin" / "python"
+    loaded = subprocess.run(
+        [str(python), "-c", LOAD, *paths],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=300,
+        env=os.environ | {"JAX_PLATFORMS": "cpu"},
+    )
+    assert loaded.returncode == 0, loaded.stderr
+    assert loaded.stdout.count("loaded") == 6
+
+
+def test_every_metric_is_the_same_in_result_evaluation_and_mlflow(installation, trained, tasks):
+    rows = installation.records.list_evaluations(trained)
+    assert len(rows) == 6
+    mlflow = httpx.Client(base_url=installation.stack["urls"]["mlflow"], timeout=30)
+    for task in tasks:
+        metrics = read_result(installation, task)["metrics"]
+        assert {"net_sharpe", "hit_rate", "hit_rate_base", "max_drawdown"} <= set(metrics)
+        mine = [row for row in rows if row["task_id"] == task["task_id"]]
+        assert [row["strategy"] for row in mine] == ["long", "short"]
+        assert all(row["metrics"] == metrics for row in mine)
+        assert all(row["model_group_id"] == trained for row in mine)
+
+        run = mlflow.get(
+            "/api/2.0/mlflow/runs/get", params={"run_id": task["published"]["mlflow_run_id"]}
+        ).json()["run"]
+        logged = {item["key"]: item["value"] for item in run["data"]["metrics"]}
+        assert logged == {name: value for name, value in metrics.items() if value is not None}
+
+
+def test_charts_open_from_mlflow(installation, trained):
+    links = installation.submission(trained)["chart_links"]
+
+    assert {link["task_id"] for link in links} == {"i1", "i5", "i20"}
+    assert "equity" in {link["name"] for link in links}
+    for link in links:
+        chart = httpx.get(link["url"], timeout=30)
+        assert chart.status_code == 200
+        assert chart.content.startswith(b"\x89PNG")
+
+
+def test_the_consoles_are_in_the_logs_bucket_and_readable(installation, trained, tasks):
+    for task in tasks:
+        prefix = f"{trained}/{task['task_id']}/"
+        chunks = installation.objects.list(installation.settings.logs_bucket, prefix)
+        assert chunks
+
+        shown = installation.run("logs", trained, task["task_id"])
+
+        assert shown.returncode == 0
+        assert shown.stdout.strip()
+        assert sum(chunk.size for chunk in chunks) == task["verdict"]["console"]["kept_bytes"]
+
+
+def test_phases_have_times_and_the_configuration_is_on_record(installation, tasks):
+    for task in tasks:
+        times = [
+            task[f"{n}_at"] for n in ("accepted", "preparing", "running", "exited", "uploaded")
+        ]
+        assert times == sorted(times)
+        assert task["config"]["overrides"] == ["training.epochs=4"]
+        assert task["container"] == f"touchstone-{installation.settings.env}-" + "-".join(
+            [task["submission_id"], task["task_id"], "1", "1"]
+        )
+        effective = json.loads(read_output(installation, task, "effective_config.json"))
+        assert effective["training"]["epochs"] == 4
+
+
+def test_an_accepted_submission_is_scheduled_again_without_another_validation(
+    installation, trained, tasks
+):
+    before = installation.task(trained, "validation")
+    done = installation.run(
+        "schedule",
+        trained,
+        "--intervals",
+        "5",
+        "--seed",
+        "3",
+        *("--override", "training.epochs=4", "--wait", "--json"),
+    )
+
+    assert done.returncode == 0, f"{done.stdout}\n{done.stderr}"
+    again = installation.task(trained, "i5")
+    assert again["run_id"] == f"{trained}--2"
+    assert installation.task(trained, "validation") == before
+    # Same commit, configuration, data and seed: the same predictions, bit for bit.
+    first = next(task for task in tasks if task["task_id"] == "i5")
+    assert (
+        read_result(installation, again)["predictions_sha256"]
+        == read_result(installation, first)["predictions_sha256"]
+    )
+
+
+def test_results_are_shown_with_the_figures_of_the_result(installation, trained, tasks):
+    results = installation.ask("results", trained)
+
+    by_task = {item["task_id"]: item for item in results["results"]}
+    assert by_task["i5"]["metrics"] == read_result(installation, tasks[1])["metrics"]
+
+
+def test_nothing_is_left_running(installation, trained):
+    assert not any(trained in name for name in installation.running_attempts())

@@ -1,0 +1,449 @@
+"""What the agent makes of the commands it is given."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import timedelta
+
+import pytest
+
+from fakes.agent_world import NOW, make_attempt, make_grant, make_ref, make_start
+from touchstone_agent.adapters.sqs import Received
+from touchstone_agent.protocol.messages import (
+    Acknowledge,
+    AttemptPhase,
+    Cancel,
+    GrantPurpose,
+    Grants,
+    Hello,
+    Input,
+    Poison,
+    SlotClass,
+    Sync,
+)
+from touchstone_agent.supervisor import Supervisor
+from touchstone_agent.workshop import build_labels
+
+from .conftest import AgentWorld
+
+P = AttemptPhase
+
+
+def test_a_start_is_journalled_before_its_message_is_deleted(
+    world: AgentWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    known_at_delete = []
+    delete = world.queues.delete
+
+    def look(queue: str, receipt: str) -> None:
+        known_at_delete.append([attempt.ref for attempt in world.journal.load()])
+        delete(queue, receipt)
+
+    monkeypatch.setattr(world.queues, "delete", look)
+
+    world.order(make_start())
+
+    assert known_at_delete == [[make_ref()]]
+    assert world.tell_phases() == [("i5", 1, "accepted")]
+
+
+def test_the_same_start_twice_is_supervised_once(
+    world: AgentWorld, supervised: list[Supervisor]
+) -> None:
+    world.order(make_start())
+    world.order(make_start())
+
+    assert len(supervised) == 1
+    assert world.tell_phases() == [("i5", 1, "accepted")] * 2
+
+
+def test_a_refused_start_leaves_nothing_behind(world: AgentWorld) -> None:
+    for number in range(3):
+        world.order(make_start(make_ref(f"i{number}")))
+
+    assert world.tell_phases()[-1] == ("i2", 1, "rejected")
+    assert len(world.journal.load()) == 2
+
+
+def test_a_start_is_refused_when_the_disk_is_full(make_world) -> None:
+    world = make_world(min_free_mib=10**12)
+
+    world.order(make_start())
+
+    (told,) = world.tell()
+    assert told.phase is P.REJECTED
+    assert told.reason.startswith("disk:")
+
+
+def test_inputs_count_against_the_disk(world: AgentWorld) -> None:
+    huge = Input(path="big", grant=make_grant("u"), sha256="0" * 64, size=10**18)
+
+    world.order(make_start(inputs=(huge,)))
+
+    assert world.tell_phases() == [("i5", 1, "rejected")]
+
+
+def test_a_start_that_cannot_be_named_is_refused(world: AgentWorld) -> None:
+    world.order(make_start(make_ref(submission_id="../etc")))
+
+    assert world.tell_phases() == [("i5", 1, "rejected")]
+
+
+def test_a_cancel_marks_its_attempt_before_its_message_is_deleted(
+    world: AgentWorld, supervised: list[Supervisor]
+) -> None:
+    world.order(make_start())
+
+    world.order(Cancel(ref=make_ref(), reason="enough"))
+
+    (attempt,) = world.journal.load()
+    assert attempt.cancel_reason == "enough"
+    assert "cancelled" not in [phase for *_, phase in world.tell_phases()]
+    supervised[0].run()
+    assert world.tell_phases() == [("i5", 1, "cancelled")]
+
+
+def test_a_cancel_before_the_start_holds_over_a_restart(world: AgentWorld) -> None:
+    world.order(Cancel(ref=make_ref(), reason="early"))
+    world.restart().recover()
+
+    world.order(make_start())
+
+    assert world.tell_phases() == [("i5", 1, "cancelled")] * 2
+    assert world.journal.load() == ()
+
+
+def test_a_cancel_ends_older_attempts_too_and_no_newer_one(world: AgentWorld) -> None:
+    world.order(make_start(make_ref(fence=3)))
+
+    world.order(Cancel(ref=make_ref(fence=2), reason="old"))
+    assert world.journal.load()[0].cancel_reason is None
+    world.order(Cancel(ref=make_ref(fence=4), reason="all"))
+
+    assert world.journal.load()[0].cancel_reason == "all"
+
+
+def test_cancelling_what_has_exited_tells_that_it_has(world: AgentWorld) -> None:
+    world.journal.save(make_attempt(phase=P.EXITED), now=NOW)
+    world.agent.recover()
+    world.tell()
+
+    world.order(Cancel(ref=make_ref(), reason="late"))
+
+    assert world.tell_phases() == [("i5", 1, "exited")]
+
+
+def test_a_newer_fence_asks_the_older_attempt_to_end(world: AgentWorld) -> None:
+    world.order(make_start(make_ref(fence=1)))
+
+    world.order(make_start(make_ref(attempt=2, fence=2)))
+
+    reasons = {a.ref.fence: a.cancel_reason for a in world.journal.load()}
+    assert reasons == {1: "superseded by fence 2", 2: None}
+
+
+def test_an_acknowledged_attempt_is_forgotten_with_its_files(world: AgentWorld) -> None:
+    world.journal.save(make_attempt(phase=P.UPLOADED), now=NOW)
+    world.agent.recover()
+    (folder,) = world.settings.attempts_dir.iterdir()
+
+    world.order(Acknowledge(ref=make_ref()))
+
+    assert world.journal.load() == ()
+    assert not folder.exists()
+    world.order(make_start())
+    assert world.tell_phases()[-1] == ("i5", 1, "rejected")
+
+
+def test_what_still_runs_cannot_be_acknowledged(world: AgentWorld) -> None:
+    world.order(make_start())
+
+    world.order(Acknowledge(ref=make_ref()))
+
+    assert len(world.journal.load()) == 1
+    assert world.agent.counts["early_acknowledge"] == 1
+
+
+def test_an_acknowledged_attempt_waits_for_the_end_of_its_console(
+    world: AgentWorld, supervised: list[Supervisor]
+) -> None:
+    world.order(make_start())
+    world.order(Cancel(ref=make_ref(), reason="x"))
+    monkey = supervised[0]._on_done
+    supervised[0]._on_done = lambda cell: None  # still at the console
+    supervised[0].run()
+
+    world.order(Acknowledge(ref=make_ref()))
+    assert len(world.journal.load()) == 1
+    monkey(supervised[0]._cell)
+
+    assert world.journal.load() == ()
+
+
+@pytest.mark.parametrize("body", ["", "{}", '{"kid":"control","sig":"AA==","payload":"x"}'])
+def test_a_message_that_is_refused_is_reported_and_deleted(world: AgentWorld, body: str) -> None:
+    world.agent.handle("queue", Received(message_id="m9", receipt="r9", body=body))
+
+    (told,) = world.tell()
+    assert isinstance(told, Poison)
+    assert told.message_id == "m9"
+    assert world.queues.deleted == ["r9"]
+    assert world.agent.counts["refused"] == 1
+
+
+def test_unexpected_grants_are_counted_and_ignored(world: AgentWorld) -> None:
+    world.order(Grants(ref=make_ref(), purpose=GrantPurpose.OUTPUT), correlation_id="stale")
+
+    assert world.agent.counts["unexpected_grants"] == 1
+    assert world.tell() == []
+
+
+# --- resync -----------------------------------------------------------------------------------
+
+
+def sync(world: AgentWorld, *expected: object) -> None:
+    world.agent._say_hello()
+    (hello_id,) = world.agent._hellos
+    world.order(Sync(expected=expected), correlation_id=hello_id)
+
+
+def test_a_sync_that_answers_no_hello_of_this_start_is_ignored(world: AgentWorld) -> None:
+    world.order(make_start())
+    world.clock.advance(10)
+    world.order(Sync(), correlation_id="of an earlier start")
+
+    assert world.agent.counts["unexpected_sync"] == 1
+    world.clock.advance(10_000)
+    world.agent._end_overdue()
+    assert world.journal.load()[0].cancel_reason is None
+
+
+def test_hello_is_said_until_it_is_answered(world: AgentWorld) -> None:
+    world.agent._say_hello()
+    world.agent._repeat_hello()
+    assert [type(body) for body in world.tell()] == [Hello]
+    (first, _) = world.agent._hellos
+    world.order(Sync(), correlation_id=first)
+
+    world.agent._repeat_hello()
+
+    assert world.tell() == []
+
+
+def test_the_unexpected_is_ended_as_lost_after_its_quarantine(world: AgentWorld) -> None:
+    world.order(make_start())
+    world.clock.advance(1)
+    sync(world)
+
+    world.clock.advance(599)
+    world.agent._end_overdue()
+    assert world.journal.load()[0].cancel_reason is None
+    world.clock.advance(1)
+    world.agent._end_overdue()
+
+    attempt = world.journal.load()[0]
+    assert attempt.cancel_reason == "the control plane does not expect it"
+    assert attempt.end_as is P.LOST
+
+
+def test_grants_lift_a_quarantine(world: AgentWorld) -> None:
+    world.order(make_start())
+    world.clock.advance(1)
+    sync(world)
+    world.order(Grants(ref=make_ref(), purpose=GrantPurpose.CONSOLE))
+
+    world.clock.advance(700)
+    world.agent._end_overdue()
+
+    assert world.journal.load()[0].cancel_reason is None
+
+
+def test_the_missing_has_time_to_arrive(world: AgentWorld) -> None:
+    sync(world, make_ref())
+    world.clock.advance(29)
+    world.agent._end_overdue()
+
+    world.order(make_start())
+    world.clock.advance(60)
+    world.agent._end_overdue()
+
+    assert "lost" not in [phase for *_, phase in world.tell_phases()]
+
+
+def test_the_missing_is_lost_at_last_and_never_starts_after_that(world: AgentWorld) -> None:
+    sync(world, make_ref())
+    world.clock.advance(31)
+    world.agent._end_overdue()
+    assert world.tell_phases() == [("i5", 1, "lost")]
+
+    world.order(make_start())
+
+    assert world.tell_phases() == [("i5", 1, "rejected")]
+
+
+def test_the_expected_is_told_again(world: AgentWorld) -> None:
+    world.order(make_start())
+    world.tell()
+
+    sync(world, make_ref())
+
+    assert world.tell_phases() == [("i5", 1, "accepted")]
+
+
+# --- recovery ---------------------------------------------------------------------------------
+
+
+def test_every_attempt_is_told_again_after_a_restart_and_the_unfinished_go_on(
+    world: AgentWorld, supervised: list[Supervisor]
+) -> None:
+    for number, phase in enumerate([P.ACCEPTED, P.RUNNING, P.EXITED, P.UPLOADED, P.CANCELLED]):
+        world.journal.save(make_attempt(make_ref(f"i{number}"), phase), now=NOW)
+
+    world.restart().recover()
+
+    assert [phase for *_, phase in world.tell_phases()] == [
+        "accepted",
+        "running",
+        "exited",
+        "uploaded",
+        "cancelled",
+    ]
+    assert [s._cell.attempt.phase for s in supervised] == [P.ACCEPTED, P.RUNNING, P.EXITED]
+
+
+def test_what_was_not_sent_is_sent_after_a_restart_once(world: AgentWorld) -> None:
+    world.order(make_start())
+
+    world.restart().recover()
+
+    assert world.tell_phases() == [("i5", 1, "accepted")]
+
+
+def test_folders_of_nobody_are_removed(world: AgentWorld) -> None:
+    world.order(make_start())
+    (world.settings.attempts_dir / "touchstone-dev-old-i1-1-1/out").mkdir(parents=True)
+
+    world.restart().recover()
+
+    assert [f.name for f in world.settings.attempts_dir.iterdir()] == ["touchstone-dev-s1-i5-1-1"]
+
+
+def put_stranger(world: AgentWorld, name: str, **labels: str) -> None:
+    world.runtime.labels[name] = labels
+    world.runtime.exits[name] = None
+
+
+def test_a_container_without_complete_labels_is_removed_after_a_while(world: AgentWorld) -> None:
+    put_stranger(world, "touchstone-dev-s9-i1-1-1")
+    world.agent.recover()
+    world.clock.advance(599)
+    world.agent._end_overdue()
+    assert world.runtime.removed == []
+
+    world.clock.advance(1)
+    world.agent._end_overdue()
+
+    assert world.runtime.removed == ["touchstone-dev-s9-i1-1-1"]
+
+
+def test_a_container_that_the_journal_lost_is_adopted(
+    world: AgentWorld, supervised: list[Supervisor]
+) -> None:
+    world.order(make_start())
+    labels = build_labels(supervised[0]._cell, world.shop)
+    put_stranger(world, "touchstone-dev-s1-i5-1-1", **labels)
+    world.journal.close()
+    world.settings.journal_file.unlink()
+    supervised.clear()
+
+    world.restart().recover()
+
+    assert [s._cell.ref for s in supervised] == [make_ref()]
+    assert world.tell_phases()[-1] == ("i5", 1, "running")
+
+
+def test_an_outranked_container_is_not_adopted(
+    world: AgentWorld, supervised: list[Supervisor]
+) -> None:
+    world.order(make_start())
+    labels = build_labels(supervised[0]._cell, world.shop)
+    world.journal.clear()
+    world.journal.mark(make_ref(fence=2), now=NOW, cancelled=True)
+    put_stranger(world, "touchstone-dev-s1-i5-1-1", **labels)
+    supervised.clear()
+
+    world.restart().recover()
+
+    assert supervised == []
+
+
+def test_labels_hold_no_grant(world: AgentWorld, supervised: list[Supervisor]) -> None:
+    secret = Input(path="c", grant=make_grant("http://sesame"), sha256="0" * 64, size=1)
+    world.order(make_start(inputs=(secret,)))
+
+    assert "sesame" not in str(build_labels(supervised[0]._cell, world.shop))
+
+
+# --- time -------------------------------------------------------------------------------------
+
+
+def test_an_end_is_told_again_until_it_is_acknowledged(world: AgentWorld) -> None:
+    world.journal.save(make_attempt(phase=P.UPLOADED), now=NOW)
+    world.agent.recover()
+    world.tell()
+    world.agent._repeat_ends()
+    assert world.tell() == []
+
+    world.clock.advance(601)
+    world.agent._repeat_ends()
+
+    assert world.tell_phases() == [("i5", 1, "uploaded")]
+
+
+def test_an_end_that_nobody_acknowledges_is_forgotten_at_last(world: AgentWorld) -> None:
+    world.journal.save(make_attempt(phase=P.UPLOADED), now=NOW)
+    world.journal.save(make_attempt(make_ref("i6")), now=NOW)
+    world.agent.recover()
+
+    world.clock.advance(timedelta(hours=49).total_seconds())
+    world.agent._repeat_ends()
+
+    assert [a.ref.task_id for a in world.journal.load()] == ["i6"]
+
+
+def test_the_inventory_lists_what_has_not_ended(
+    world: AgentWorld, cells: Callable[[], list]
+) -> None:
+    world.journal.save(make_attempt(phase=P.EXITED), now=NOW)
+    world.journal.save(make_attempt(make_ref("i6"), P.LOST), now=NOW)
+    world.agent.recover()
+    world.order(make_start(make_ref("validation"), slot_class=SlotClass.VALIDATION))
+
+    running = world.agent.build_inventory().running
+
+    assert [(ref.task_id, phase) for ref, phase in running] == [
+        ("i5", P.EXITED),
+        ("validation", P.ACCEPTED),
+    ]
+
+
+def test_an_engine_that_does_not_answer_does_not_keep_the_agent_from_starting(
+    world: AgentWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from touchstone_agent.protocol.errors import TransientError
+
+    def fail() -> None:
+        raise TransientError("no engine")
+
+    monkeypatch.setattr(world.runtime, "list_labels", fail)
+
+    world.agent.recover()
+    world.order(make_start())
+
+    assert world.tell_phases() == [("i5", 1, "accepted")]
+
+
+def test_a_cancel_of_what_cannot_even_be_named_is_answered(world: AgentWorld) -> None:
+    world.order(Cancel(ref=make_ref(submission_id="../etc"), reason="x"))
+
+    assert world.tell_phases() == [("i5", 1, "cancelled")]

@@ -1,0 +1,129 @@
+"""Verdicts and progress are read with suspicion."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+
+import pytest
+
+from fakes.agent_world import NOW, make_ref
+from touchstone_agent.evidence import (
+    MAX_VERDICT_BYTES,
+    ProgressReader,
+    Verdict,
+    parse_progress,
+    read_verdict,
+)
+
+FILE = {"path": "models/long.h5", "sha256": "0" * 64, "size": 3}
+
+
+def write_verdict(out: Path, **fields: object) -> None:
+    (out / "verdict.json").write_text(json.dumps({"exit_code": 0, "files": [FILE], **fields}))
+
+
+def test_a_verdict_is_read_with_its_files(tmp_path: Path) -> None:
+    write_verdict(tmp_path, outcome="succeeded", new_field=1)
+
+    verdict = read_verdict(tmp_path, output_bytes=10)
+
+    assert isinstance(verdict, Verdict)
+    assert verdict.content["new_field"] == 1
+    assert [file.path for file in verdict.files] == ["models/long.h5"]
+
+
+@pytest.mark.parametrize(
+    ("fields", "reason"),
+    [
+        ({"exit_code": None}, "no exit code"),
+        ({"files": [{**FILE, "path": "../x"}]}, "leads out"),
+        ({"files": [{**FILE, "path": "/etc/passwd"}]}, "leads out"),
+        ({"files": [{**FILE, "size": -1}]}, "not usable"),
+        ({"files": "many"}, "not usable"),
+        ({"files": [{**FILE, "size": 11}]}, "more than"),
+        ({"files": [{**FILE, "size": 0}] * 501}, "more than"),
+        ({"usage": math.nan}, "not usable"),
+        ({"reason": "x" * MAX_VERDICT_BYTES}, "more than"),
+    ],
+)
+def test_a_verdict_that_cannot_be_trusted_is_none(
+    fields: dict[str, object], reason: str, tmp_path: Path
+) -> None:
+    write_verdict(tmp_path, **fields)
+
+    found = read_verdict(tmp_path, output_bytes=10)
+
+    assert isinstance(found, str)
+    assert reason in found
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{", "[" * 100_000])
+def test_a_verdict_that_is_not_json_is_none(text: str, tmp_path: Path) -> None:
+    (tmp_path / "verdict.json").write_text(text)
+
+    assert isinstance(read_verdict(tmp_path, output_bytes=10), str)
+
+
+def test_no_verdict_is_said(tmp_path: Path) -> None:
+    assert "no verdict.json" in str(read_verdict(tmp_path, output_bytes=10))
+
+
+def test_a_verdict_behind_a_link_is_none(tmp_path: Path) -> None:
+    write_verdict(tmp_path)
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out/verdict.json").symlink_to(tmp_path / "verdict.json")
+
+    assert isinstance(read_verdict(tmp_path / "out", output_bytes=10), str)
+
+
+def test_only_the_latest_whole_line_is_news(tmp_path: Path) -> None:
+    reader = ProgressReader(make_ref(), tmp_path)
+    file = tmp_path / "progress.jsonl"
+    assert reader.find_news(NOW, 0) is None
+    file.write_text('{"phase":"fit","percent":1}\n{"phase":"fit","percent":2}\n{"phase":"fi')
+
+    news = reader.find_news(NOW, 7)
+
+    assert news is not None
+    assert (news.percent, news.console_bytes) == (2, 7)
+    assert reader.find_news(NOW, 7) is None
+    with file.open("a") as more:
+        more.write('t","percent":3}\n')
+    later = reader.find_news(NOW, 7)
+    assert later is not None
+    assert later.percent == 3
+
+
+@pytest.mark.parametrize("line", [b"", b"{", b"3", b"[1]", b"\xff\xfe"])
+def test_a_line_that_is_not_progress_is_none(line: bytes) -> None:
+    assert parse_progress(line, make_ref(), now=NOW, console_bytes=0) is None
+
+
+def test_wild_figures_are_tamed() -> None:
+    line = json.dumps(
+        {
+            "phase": 5,
+            "percent": 1e9,
+            "eta_s": math.inf,
+            "metrics": {"loss": math.nan, "name": "x", "ok": 1, "flag": True, "huge": 10**400},
+        }
+    ).encode()
+
+    news = parse_progress(line, make_ref(), now=NOW, console_bytes=0)
+
+    assert news is not None
+    assert (news.phase, news.percent, news.eta_seconds) == ("5", 100, None)
+    assert news.metrics == {"ok": 1}
+    news.model_validate_json(news.model_dump_json())
+
+
+def test_a_verdict_that_the_exit_code_contradicts_is_none(tmp_path: Path) -> None:
+    """Submitted code may write a verdict of its own and then kill the runner."""
+    write_verdict(tmp_path)
+
+    found = read_verdict(tmp_path, output_bytes=10, exit_code=137)
+
+    assert found == "verdict.json says 0, the container ended with 137"
+    assert isinstance(read_verdict(tmp_path, output_bytes=10, exit_code=0), Verdict)

@@ -1,0 +1,92 @@
+"""Nothing below an output folder is opened by following names."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from touchstone_agent.adapters.files import (
+    append_below,
+    make_attempt_folder,
+    open_below,
+    read_below,
+    remove_tree,
+    size_below,
+)
+from touchstone_agent.protocol.errors import PermanentError
+
+
+@pytest.fixture
+def out(tmp_path: Path) -> Path:
+    folder = tmp_path / "out"
+    (folder / "models").mkdir(parents=True)
+    (folder / "models/long.h5").write_bytes(b"model")
+    (tmp_path / "secret").write_bytes(b"secret")
+    return folder
+
+
+def test_a_plain_file_is_read(out: Path) -> None:
+    assert read_below(out, "models/long.h5", limit=3, offset=1) == b"ode"
+    assert size_below(out, "models/long.h5") == 5
+
+
+@pytest.mark.parametrize("path", ["../secret", "/etc/passwd", "models/../../secret", "", "a\0b"])
+def test_a_path_that_leads_out_is_refused(out: Path, path: str) -> None:
+    with pytest.raises(PermanentError):
+        read_below(out, path, limit=10)
+
+
+def test_links_are_not_followed(out: Path) -> None:
+    (out / "link").symlink_to(out.parent / "secret")
+    (out / "folder").symlink_to(out.parent)
+
+    for path in ("link", "folder/secret"):
+        with pytest.raises(PermanentError):
+            read_below(out, path, limit=10)
+        assert size_below(out, path) == 0
+
+
+def test_a_named_pipe_holds_nobody_up(out: Path) -> None:
+    os.mkfifo(out / "pipe")
+
+    with pytest.raises(PermanentError, match="not a regular file"), open_below(out, "pipe"):
+        pass
+
+
+def test_an_absent_file_is_told_from_a_bad_one(out: Path) -> None:
+    with pytest.raises(FileNotFoundError):
+        read_below(out, "models/short.h5", limit=1)
+    assert size_below(out, "models/short.h5") == 0
+
+
+def test_appending_does_not_follow_a_link(out: Path) -> None:
+    append_below(out, "console.log", b"one\n")
+    append_below(out, "console.log", b"two\n")
+    (out / "trap").symlink_to(out.parent / "secret")
+
+    assert (out / "console.log").read_bytes() == b"one\ntwo\n"
+    with pytest.raises(OSError, match="trap"):
+        append_below(out, "trap", b"x")
+    assert (out.parent / "secret").read_bytes() == b"secret"
+
+
+def test_removing_a_folder_leaves_what_its_links_point_at(out: Path) -> None:
+    (out / "link").symlink_to(out.parent / "secret")
+
+    remove_tree(out)
+    remove_tree(out)
+
+    assert not out.exists()
+    assert (out.parent / "secret").exists()
+
+
+def test_an_attempts_folder_keeps_others_out(tmp_path: Path) -> None:
+    folder = tmp_path / "attempts/name"
+
+    make_attempt_folder(folder)
+    make_attempt_folder(folder)
+
+    assert folder.stat().st_mode & 0o777 == 0o700
+    assert sorted(p.name for p in folder.iterdir()) == ["in", "out", "tmp"]
