@@ -1,0 +1,35 @@
+"""One deployment for all tests of this folder."""
+
+from __future__ import annotations
+
+import docker
+import pytest
+from docker.errors import DockerException
+
+from compose.deployment import Deployment, find_compose
+
+
+@pytest.fixture(scope="session")
+def new_deployment(tmp_path_factory):
+    """A deployment that has its settings and secrets, and is not up."""
+    compose = find_compose()
+    if compose is None:
+        pytest.skip("neither docker compose nor docker-compose is here")
+    try:
+        docker.from_env().ping()
+    except DockerException:
+        pytest.skip("no container engine answers")
+    return Deployment(tmp_path_factory.mktemp("deployment"), compose)
+
+
+@pytest.fixture(scope="session")
+def deployment(new_deployment):
+    """A deployment that is up and healthy; whatever is left of it in the end is removed."""
+    new_deployment.script("scripts/make-compose-images.sh")
+    new_deployment.compose("build", timeout=1800)
+    try:
+        new_deployment.compose("up", "-d", timeout=900)
+        new_deployment.wait_until_healthy(seconds=400)
+        yield new_deployment
+    finally:
+        new_deployment.compose("down", "-v", "--remove-orphans", timeout=300)
