@@ -41,7 +41,7 @@ Server = Annotated[str, typer.Argument(metavar="SERVER", show_default=False)]
 @fleet_app.command("check")
 def check(file: FleetFile = None, login: Login = None, as_json: AsJson = False) -> None:
     """Check the fleet file, and compare it with the installation if that is up."""
-    from touchstone.client.errors import LoginRefused, NotInstalled, Unreachable
+    from touchstone.client.errors import Forbidden, LoginRefused, NotInstalled, Unreachable
     from touchstone.client.fleet_tables import list_report
     from touchstone.core.fleet import parse_fleet
 
@@ -52,7 +52,7 @@ def check(file: FleetFile = None, login: Login = None, as_json: AsJson = False) 
     try:
         with connect_as_admin(login) as client:
             report = client.check_fleet(text)
-    except (Unreachable, NotInstalled, LoginRefused) as error:
+    except (Unreachable, NotInstalled, LoginRefused, Forbidden) as error:
         say(f"only the file itself was checked, not against the installation: {error}")
     if as_json:
         print_json({"file": str(path), "servers": sorted(fleet.servers), "report": report})

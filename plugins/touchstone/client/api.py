@@ -13,6 +13,7 @@ import httpx
 
 from touchstone.client.access import Access
 from touchstone.client.errors import (
+    Forbidden,
     LoginRefused,
     NotFound,
     NotInstalled,
@@ -320,6 +321,8 @@ def _explain_refusal(status: int, body: dict[str, Any]) -> Refused:
         message = f"{field}: {match['message']}"
     elif isinstance(field, str) and not message.startswith(f"{field}:"):
         message = f"{field}: {message}"
+    if status == 403:
+        return Forbidden(message, status=status, field=field)
     if status == 404:
         return NotFound(message, status=status, field=field)
     if status == 409:

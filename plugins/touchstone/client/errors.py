@@ -36,6 +36,10 @@ class Refused(PermanentError):
         self.field = field
 
 
+class Forbidden(Refused):
+    """The user may not do that; somebody with more rights may."""
+
+
 class NotFound(Refused):
     """There is no such thing, or it is somebody else's."""
 

@@ -8,7 +8,14 @@ import pytest
 
 from touchstone.client.access import Access
 from touchstone.client.api import Client
-from touchstone.client.errors import LoginRefused, NotFound, NotInstalled, Refused, Unreachable
+from touchstone.client.errors import (
+    Forbidden,
+    LoginRefused,
+    NotFound,
+    NotInstalled,
+    Refused,
+    Unreachable,
+)
 
 ACCESS = Access(url="http://touchstone.test", user="engineer", password="secret")
 Handler = Callable[[httpx.Request], httpx.Response]
@@ -84,7 +91,7 @@ def test_a_run_that_had_started_unheard_is_ours() -> None:
     ("status", "body", "kind", "field", "message"),
     [
         (404, {"detail": "there is no submission 's-1'"}, NotFound, None, "no submission 's-1'"),
-        (403, {"detail": "Forbidden"}, Refused, None, "Forbidden"),
+        (403, {"detail": "Forbidden"}, Forbidden, None, "Forbidden"),
         (409, {"detail": "s-1 is running"}, Refused, None, "s-1 is running"),
         (422, {"detail": "bad", "field": "limit"}, Refused, "limit", "limit: bad"),
         (
