@@ -36,13 +36,12 @@ status: ## Tell how each part is
 	@$(BIN)/touchstone status $(ARGS)
 
 test-fast: ## Unit and contract tests: no sockets, no containers
-	$(PYTEST) $(FAST_TESTS) $(ARGS)
+	$(PYTEST) --numprocesses=2 $(FAST_TESTS) $(ARGS)
 
 test: setup test-fast ## All tests; what cannot run here is listed as skipped
-	@# Both of these wait more than they work, and share nothing.
+	@# The two of each pair wait more than they work, and share nothing.
 	$(MAKE) --jobs=2 --output-sync=target test-trainer test-integration
-	$(MAKE) test-system
-	$(MAKE) test-placement
+	$(MAKE) --jobs=2 --output-sync=target test-system test-placement
 
 test-integration: ## Agents, engine and queues, for real
 	$(PYTEST) --numprocesses=4 tests/integration $(ARGS)

@@ -130,13 +130,18 @@ class Deployment:
         wanted = {"label": f"com.docker.compose.project={self.project}"}
         return {
             container.labels["com.docker.compose.service"]: container
-            for container in self.engine.containers.list(all=True, filters=wanted)
+            for container in self.engine.containers.list(
+                all=True, filters=wanted, ignore_removed=True
+            )
         }
 
     def list_attempts(self) -> list[str]:
         """Return the names of the containers that the agent has started."""
         wanted = {"label": f"touchstone.env={self.env}"}
-        return [c.name for c in self.engine.containers.list(all=True, filters=wanted)]
+        return [
+            c.name
+            for c in self.engine.containers.list(all=True, filters=wanted, ignore_removed=True)
+        ]
 
     def find_unready(self) -> dict[str, str]:
         """Return each service that is not healthy, or did not end well, with its state."""
@@ -173,7 +178,10 @@ class Deployment:
         """Return what there still is of the deployment on the engine."""
         ours = {"label": f"com.docker.compose.project={self.project}"}
         found = {
-            "containers": [c.name for c in self.engine.containers.list(all=True, filters=ours)],
+            "containers": [
+                c.name
+                for c in self.engine.containers.list(all=True, filters=ours, ignore_removed=True)
+            ],
             "attempts": self.list_attempts(),
             "volumes": [v.name for v in self.engine.volumes.list(filters=ours)],
             "networks": [n.name for n in self.engine.networks.list(filters=ours)],

@@ -15,6 +15,9 @@ from touchstone_agent.protocol.errors import PermanentError
 
 Key = tuple[str, str, int]
 
+RETRIES = 20
+"""As the DAG gives its trainings."""
+
 SEEN_STATES = frozenset(
     {"scheduled", "queued", "running", "deferred", "up_for_retry", "up_for_reschedule"}
 )
@@ -106,6 +109,7 @@ class FakeAirflow:
             is_resuming=False,
             ready_at=self._clock(),
             placement=None,
+            max_tries=RETRIES,
         )
         return key
 
@@ -169,6 +173,7 @@ class FakeAirflow:
             pool=QUEUE_POOL,
             is_resuming=False,
             try_number=instance.try_number + 1,
+            max_tries=instance.try_number + RETRIES,
         )
 
     def create_pool(self, name: str, slots: int, description: str) -> bool:
@@ -216,7 +221,8 @@ class FakeLockedPools:
         now = self._find(instance)
         if now is None:
             return False
-        note = {**json.loads(json.dumps(placement)), "try": now.try_number}
+        of_try = {"try": now.try_number, "max_tries": now.max_tries}
+        note = {**json.loads(json.dumps(placement)), **of_try}
         for key, other in self._airflow.instances.items():
             if other.dag_run_pk == now.dag_run_pk and other.is_parked:
                 self.changes[key] = replace(self.changes.get(key, other), is_parked=False)

@@ -7,7 +7,11 @@ from datetime import UTC, datetime, timedelta
 from types import SimpleNamespace
 from typing import Any
 
-from airflow.sdk.exceptions import AirflowRescheduleException, TaskDeferred
+from airflow.sdk.exceptions import (
+    AirflowFailException,
+    AirflowRescheduleException,
+    TaskDeferred,
+)
 
 from fakes.agents import FakeAgentHook
 from fakes.airflow_pools import FakeAirflow, Key, Pool
@@ -198,7 +202,10 @@ class World:
         instance, record = self.airflow.instances[key], self.record(key)
         operator = AgentOperator(task_id=instance.task_id, spec=record["config"])
         ti = SimpleNamespace(
-            run_id=instance.run_id, try_number=instance.try_number, map_index=instance.map_index
+            run_id=instance.run_id,
+            try_number=instance.try_number,
+            map_index=instance.map_index,
+            max_tries=instance.max_tries,
         )
         try:
             operator.execute({"ti": ti, "task_state_store": {"placement": placement}})  # type: ignore[typeddict-unknown-key,typeddict-item]
@@ -207,6 +214,10 @@ class World:
             self.airflow.defer(key)
         except AirflowRescheduleException:
             self.airflow.end(key, "up_for_reschedule")
+        except AirflowFailException:
+            self.airflow.end(key, "failed")
+        else:
+            self.airflow.end(key)
 
     def exit(self, key: Key, code: int = 0, **details: Any) -> Record:
         """Let the container of a task's newest attempt end; every dispatcher's peer hears it."""

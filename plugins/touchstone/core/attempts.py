@@ -150,6 +150,18 @@ def find_attempts_of_run(record: Record) -> list[Record]:
     ]
 
 
+def _find_attempts_since_clear(record: Record) -> list[Record]:
+    """Return those of its present run that came after somebody last cleared the task."""
+    limit = _get_max_tries(record)
+    return [item for item in find_attempts_of_run(record) if _get_max_tries(item) == limit]
+
+
+def _get_max_tries(attempt: Record) -> int | None:
+    """Return Airflow's limit of tries as it was for an attempt: a clear raises it, a retry not."""
+    limit = (attempt.get("placement") or {}).get("max_tries")
+    return None if limit is None else int(limit)
+
+
 def claim_attempt(
     record: Record,
     *,
@@ -393,7 +405,7 @@ def may_retry(record: Record) -> bool:
     """Tell by the ledgers of its attempts whether a failed task gets another one."""
     if not record.get("is_retriable"):
         return False
-    ended = find_attempts_of_run(record)
+    ended = _find_attempts_since_clear(record)
     by_user = sum(item.get("outcome") == Outcome.FAILED_USER for item in ended)
     by_memory = sum(item.get("failure_class") == OUT_OF_MEMORY for item in ended)
     return bool(by_user < MAX_USER_FAILURES and by_memory < MAX_OUT_OF_MEMORY)
@@ -427,6 +439,32 @@ def find_end(record: Record, *, fence: int, run_id: str) -> WaitEnd | None:
     if outcome == Outcome.FAILED_USER and record["kind"] == SlotClass.VALIDATION:
         return WaitEnd.SUCCEED
     return WaitEnd.RETRY if may_retry(record) else WaitEnd.FAIL
+
+
+def build_failure(record: Record) -> Record:
+    """Return what a task says of an attempt that no other can mend."""
+    return {key: record.get(key) for key in ("outcome", "failure_class", "reason")}
+
+
+def find_settled(record: Record, *, run_id: str, attempt: int, max_tries: int) -> WaitEnd | None:
+    """
+    Say how a try ends for which there is nothing left to do.
+
+    Airflow tries again for reasons of its own, too: when a worker dies that was to raise what a
+    trigger had found, or when its scheduler hears of the end of the process that deferred only
+    after the one that resumed has begun. That is no reason to train once more.
+
+    :param run_id: The DAG run that tries.
+    :param attempt: Airflow's number of the try that is about to begin.
+    :param max_tries: Airflow's limit of tries now; another one than the last attempt's means
+        that somebody has cleared the task, and wants it again.
+    :return: How the last attempt ended; ``None`` if there is to be another one.
+    """
+    last = int(record.get("attempt") or 0)
+    if record["run_id"] != run_id or not 0 < last < attempt or _get_max_tries(record) != max_tries:
+        return None
+    end = find_end(record, fence=record["fence"], run_id=run_id)
+    return None if end is WaitEnd.RETRY else end
 
 
 def is_storable(number: float) -> bool:

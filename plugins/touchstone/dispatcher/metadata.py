@@ -146,6 +146,7 @@ class Instance:
     :param id: Airflow's id of it.
     :param state: Airflow's state.
     :param is_resuming: Whether it goes on with something, rather than start.
+    :param max_tries: Airflow's limit of tries, which a clear raises and a retry does not.
     :param ready_at: When it could have started, as far as Airflow is concerned.
     :param placement: What was decided last, for whichever try.
     :param is_parked: Whether its run costs the scheduler nothing while it waits.
@@ -163,6 +164,7 @@ class Instance:
     ready_at: datetime | None
     placement: Mapping[str, Any] | None
     is_parked: bool = False
+    max_tries: int = 0
 
     @property
     def key(self) -> tuple[str, str, int]:
@@ -201,6 +203,7 @@ def read_instances() -> list[Instance]:
         TaskInstance.scheduled_dttm,
         TaskStateStoreModel.value,
         DagRun.run_after,
+        TaskInstance.max_tries,
     )
     with create_session() as session:
         rows = session.execute(
@@ -242,6 +245,7 @@ def read_instances() -> list[Instance]:
             ready_at=row[9],
             placement=json.loads(row[10]) if row[10] else None,
             is_parked=row[11] == PARKED_UNTIL,
+            max_tries=row[12],
         )
         for row in rows
     ]
@@ -312,7 +316,8 @@ class LockedPools:
         if instance.pool == QUEUE_POOL:
             # Whether or not it was parked when it was read: another dispatcher may have done it.
             self.unpark([instance.dag_run_pk])
-        value = json.dumps({**placement, "try": instance.try_number})
+        of_try = {"try": instance.try_number, "max_tries": instance.max_tries}
+        value = json.dumps({**placement, **of_try})
         now = datetime.now(UTC)
         changed = self._session.execute(
             update(TaskStateStoreModel)

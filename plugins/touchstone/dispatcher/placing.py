@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any, Protocol
 
-from touchstone.core.attempts import is_ended
+from touchstone.core.attempts import find_settled, is_ended
 from touchstone.core.conf import Platform
 from touchstone.core.demand import build_resource
 from touchstone.core.durations import History, describe_task
@@ -19,7 +19,6 @@ from touchstone.core.eligibility import Needs, Resource, Running, find_unfit
 from touchstone.core.placement import Placement, Plan, Waiting, plan
 from touchstone.core.pools import (
     DECK_POOL,
-    FINISH_POOL,
     build_pool,
     build_validation_pool,
 )
@@ -136,7 +135,7 @@ class Placer:
             tally = Tally(locked, instances, exited)
             tally.return_to_queue(self._find_dead(servers, now))
             tally.release()
-            self._pass_on(locked, tally)
+            self._pass_on(tally)
             resources = self._build_resources(servers, tally, now)
             waiting, by_key = self._build_waiting(tally.waiting, now)
             usage, validation_usage = self._count_usage(tally.held)
@@ -271,16 +270,23 @@ class Placer:
 
     # --- acting ----------------------------------------------------------------------------
 
-    def _pass_on(self, locked: LockedPools, tally: Tally) -> None:
+    def _pass_on(self, tally: Tally) -> None:
         """
-        Let validations that need no server run at once, to be skipped.
+        Let tries that need no server run at once: only the operator can say so to Airflow.
 
-        What a run has to validate is on record before it waits. Without a record the submission
-        was accepted before, and only the operator can say so to Airflow.
+        What a run has to validate is on record before it waits; without a record the submission
+        was accepted before. And a try may come after the last attempt that there may be.
         """
         for instance in tally.waiting:
-            if instance.task_id != TRAINING and self._book.get_demand(instance) is None:
-                locked.move(instance, FINISH_POOL)
+            record = self._book.find(instance)
+            is_over = record is not None and find_settled(
+                record,
+                run_id=instance.run_id,
+                attempt=instance.try_number,
+                max_tries=instance.max_tries,
+            )
+            if is_over or (instance.task_id != TRAINING and record is None):
+                tally.finish(instance)
 
     def _describe(
         self, instance: Instance, placement: Placement, resource: Resource, now: datetime

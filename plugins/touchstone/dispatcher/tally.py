@@ -120,6 +120,10 @@ class Tally:
             if (is_over or is_resuming) and is_elsewhere:
                 self._gained[instance.pool] += self._move(instance, FINISH_POOL)
 
+    def finish(self, instance: Instance) -> None:
+        """Let an instance run that needs no server."""
+        self._move(instance, FINISH_POOL)
+
     def _move(self, instance: Instance, pool: str) -> bool:
         is_moved = self._locked.move(instance, pool)
         if is_moved:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -13,13 +13,14 @@ from airflow.sdk.exceptions import (
     AirflowSkipException,
 )
 
-from touchstone.core.attempts import get_ref
+from touchstone.core.attempts import WaitEnd, build_failure, find_settled, get_ref
 from touchstone.core.tasks import TaskSpec
 from touchstone.settings import get_settings
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
 
+    from touchstone.hooks.records import Record
     from touchstone_agent.protocol.messages import AttemptRef
 
 
@@ -53,6 +54,7 @@ class AgentOperator(BaseOperator):
         Start the attempt where it was placed, or stand ready on deck; defer.
 
         :raises AirflowSkipException: If there is nothing to run.
+        :raises AirflowFailException: If the last attempt was the last one there may be.
         :raises AirflowRescheduleException: If this try was placed nowhere: it came here by a
             retry that was faster than the dispatcher, and goes back to wait.
         """
@@ -64,15 +66,16 @@ class AgentOperator(BaseOperator):
             raise AirflowSkipException("nothing to run")
         spec, settings, ti = TaskSpec.model_validate(self.spec), get_settings(), context["ti"]
         now, run_id = datetime.now(UTC), str(ti.run_id)
+        records = RecordStore.connect(settings)
+        if self._is_settled(records.find_task(spec.submission_id, spec.task_id), ti):
+            return
         placement: Any = context["task_state_store"].get("placement")
         if not placement or placement["try"] != ti.try_number:
             self.log.warning("try %s was placed nowhere: back to the waiting room", ti.try_number)
             again_at = now + timedelta(seconds=RESCHEDULE_SECONDS)
             raise AirflowRescheduleException(again_at)  # type: ignore[no-untyped-call]
         map_index = int(ti.map_index if ti.map_index is not None else -1)
-        record = prepare_task(
-            RecordStore.connect(settings), spec, run_id=run_id, map_index=map_index, now=now
-        )
+        record = prepare_task(records, spec, run_id=run_id, map_index=map_index, now=now)
         if placement["is_on_deck"]:
             fence = int(record["fence"]) + 1
             self.log.info("%s/%s stands ready for a slot", spec.submission_id, spec.task_id)
@@ -104,6 +107,17 @@ class AgentOperator(BaseOperator):
             method_name="raise_failure",
         )
 
+    def _is_settled(self, record: Record | None, ti: Any) -> bool:
+        """Tell whether the last attempt ended well; raise its failure if no other may follow."""
+        if record is None:
+            return False
+        end = find_settled(
+            record, run_id=str(ti.run_id), attempt=ti.try_number, max_tries=ti.max_tries
+        )
+        if end is WaitEnd.FAIL:
+            raise build_exception(build_failure(record))
+        return end is WaitEnd.SUCCEED
+
     def raise_failure(
         self,
         context: Context,  # noqa: ARG002 - Airflow's signature
@@ -114,10 +128,7 @@ class AgentOperator(BaseOperator):
 
         :raises AirflowFailException: Always; its message is the reason.
         """
-        said = event or {}
-        raise AirflowFailException(
-            f"{said.get('outcome')}: {said.get('reason') or said.get('failure_class')}"
-        )
+        raise build_exception(event or {})
 
     def on_kill(self) -> None:
         """Cancel what was started, if the task is killed before it is deferred."""
@@ -136,3 +147,9 @@ class AgentOperator(BaseOperator):
             reason="its Airflow task was killed while it started",
             only_fence=self._started.fence,
         )
+
+
+def build_exception(failure: Mapping[str, Any]) -> AirflowFailException:
+    """Return what ends a task that no retry can mend, with its reason as the message."""
+    why = failure.get("reason") or failure.get("failure_class")
+    return AirflowFailException(f"{failure.get('outcome')}: {why}")

@@ -10,7 +10,7 @@ from typing import Any
 from airflow.triggers.base import BaseTrigger, TaskFailedEvent, TaskSuccessEvent, TriggerEvent
 from asgiref.sync import sync_to_async
 
-from touchstone.core.attempts import WaitEnd, find_end
+from touchstone.core.attempts import WaitEnd, build_failure, find_end
 from touchstone.core.states import TaskStatus
 from touchstone.hooks.agent import AgentHook, cancel_task
 from touchstone.hooks.records import Record
@@ -165,13 +165,7 @@ def build_event(end: WaitEnd, record: Record) -> TriggerEvent:
         return TaskSuccessEvent(xcoms={"return_value": record["task_id"]})
     if end is WaitEnd.RETRY:
         return TaskFailedEvent()
-    return TriggerEvent(  # type: ignore[no-untyped-call]
-        {
-            "outcome": record.get("outcome"),
-            "failure_class": record.get("failure_class"),
-            "reason": record.get("reason"),
-        }
-    )
+    return TriggerEvent(build_failure(record))  # type: ignore[no-untyped-call]
 
 
 class UploadTrigger(BaseTrigger):

@@ -204,7 +204,7 @@ class PeerAirflow:
         """Return how many of the run's containers run now."""
         client = docker.from_env()
         try:
-            return len(client.containers.list(filters=self._mine))
+            return len(client.containers.list(filters=self._mine, ignore_removed=True))
         finally:
             client.close()
 
@@ -223,7 +223,7 @@ class PeerAirflow:
             popen.wait()
         self._processes.clear()
         client = docker.from_env()
-        for container in client.containers.list(all=True, filters=self._mine):
+        for container in client.containers.list(all=True, filters=self._mine, ignore_removed=True):
             container.remove(force=True)
         client.close()
         self._folder.cleanup()

@@ -19,6 +19,7 @@ from airflow.utils.db import upgradedb
 from airflow.utils.session import create_session
 from sqlalchemy import delete, select, update
 
+from fakes.airflow_pools import RETRIES
 from touchstone.core.pools import DECK_POOL, FINISH_POOL, QUEUE_POOL, UNLIMITED
 from touchstone.dispatcher import metadata
 from touchstone.dispatcher.metadata import DAG_ID, TRAINING
@@ -91,7 +92,8 @@ class RealAirflow:
         state: str | None = "scheduled",
     ) -> Key:
         """Schedule a new task instance: it enters the waiting room."""
-        task = BaseOperator(task_id=task_id, pool=QUEUE_POOL, dag=DAG(dag_id, schedule=None))
+        dag = DAG(dag_id, schedule=None)
+        task = BaseOperator(task_id=task_id, pool=QUEUE_POOL, retries=RETRIES, dag=dag)
         now = datetime.now(UTC)
         with create_session() as session:
             if session.scalar(select(DagRun.id).filter_by(dag_id=dag_id, run_id=run_id)) is None:

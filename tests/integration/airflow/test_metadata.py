@@ -24,6 +24,7 @@ from airflow.utils.state import TaskInstanceState
 from sqlalchemy import select
 from sqlalchemy.exc import OperationalError
 
+from fakes.airflow_pools import RETRIES
 from touchstone.core.pools import DECK_POOL, FINISH_POOL, QUEUE_POOL
 from touchstone.dispatcher import metadata
 from touchstone.dispatcher.metadata import (
@@ -183,7 +184,8 @@ def test_a_placement_is_stored_with_the_move_and_the_try(airflow):
 
     instance = read(airflow, key)
     assert instance.pool == "rio"
-    assert instance.placement == {"server": "rio", "reason": "a slot of rio is free", "try": 1}
+    of_try = {"try": 1, "max_tries": RETRIES}
+    assert instance.placement == {"server": "rio", "reason": "a slot of rio is free"} | of_try
     assert instance.is_placed
 
 
@@ -195,7 +197,8 @@ def test_a_placement_of_an_earlier_try_counts_as_none(airflow):
 
     place(airflow, key, "lima", server="lima")
 
-    assert read(airflow, key).placement == {"server": "lima", "try": 2}
+    placement = read(airflow, key).placement
+    assert placement == {"server": "lima", "try": 2, "max_tries": RETRIES}
 
 
 def test_each_instance_has_its_own_placement(airflow):
@@ -214,7 +217,7 @@ def test_the_operator_finds_the_placement_where_it_looks(real_airflow):
         row = session.scalar(select(TaskStateStoreModel))
         assert (row.run_id, row.task_id, row.map_index) == key
         assert row.key == PLACEMENT_KEY == "placement"
-        assert json.loads(row.value) == {"server": "rio", "try": 1}
+        assert json.loads(row.value) == {"server": "rio", "try": 1, "max_tries": RETRIES}
         assert row.updated_at is not None
 
 
@@ -263,7 +266,7 @@ def test_an_instance_can_be_sent_back_and_placed_again_in_one_round(airflow):
         assert locked.place(replace(old, pool=QUEUE_POOL), "lima", {"server": "lima"})
 
     assert read(airflow, key).pool == "lima"
-    assert read(airflow, key).placement == {"server": "lima", "try": 1}
+    assert read(airflow, key).placement == {"server": "lima", "try": 1, "max_tries": RETRIES}
 
 
 def test_nothing_stays_of_a_round_that_fails(airflow):

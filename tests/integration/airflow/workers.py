@@ -78,6 +78,7 @@ class Workers:
                     TaskInstance.run_id,
                     TaskInstance.map_index,
                     TaskInstance.try_number,
+                    TaskInstance.max_tries,
                     DagRun.id,
                 )
                 .join(TaskInstance.dag_run)
@@ -85,16 +86,18 @@ class Workers:
             ).one()
             value = session.scalar(
                 select(TaskStateStoreModel.value).where(
-                    TaskStateStoreModel.dag_run_id == row[3],
+                    TaskStateStoreModel.dag_run_id == row[4],
                     TaskStateStoreModel.task_id == TRAINING,
                     TaskStateStoreModel.map_index == row[1],
                     TaskStateStoreModel.key == PLACEMENT_KEY,
                 )
             )
-        run_id, map_index, try_number, _ = row
+        run_id, map_index, try_number, max_tries, _ = row
         spec = self._records.get_task(run_id, build_task_id(map_index + 1))["config"]
         operator = AgentOperator(task_id=TRAINING, spec=spec)
-        ti = SimpleNamespace(run_id=run_id, try_number=try_number, map_index=map_index)
+        ti = SimpleNamespace(
+            run_id=run_id, try_number=try_number, map_index=map_index, max_tries=max_tries
+        )
         store = {"placement": json.loads(value) if value else None}
         try:
             operator.execute({"ti": ti, "task_state_store": store})  # type: ignore[typeddict-unknown-key,typeddict-item]
@@ -104,6 +107,8 @@ class Workers:
             self._reschedule(ti_id, again)
         except Exception:
             self.faults.append(traceback.format_exc())
+        else:
+            self.faults.append(f"{run_id}/{map_index} try {try_number} had nothing left to do")
 
     def _defer(self, ti_id: Any, deferral: TaskDeferred) -> None:
         classpath, arguments = deferral.trigger.serialize()

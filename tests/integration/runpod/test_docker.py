@@ -90,7 +90,7 @@ def engine() -> Iterator[docker.DockerClient]:
         pytest.skip("no Docker Engine answers")
     build_image(found)
     yield found
-    for container in found.containers.list(all=True, filters={"label": LABEL}):
+    for container in found.containers.list(all=True, filters={"label": LABEL}, ignore_removed=True):
         container.remove(force=True)
     found.images.remove(IMAGE, force=True)
 
@@ -121,10 +121,18 @@ def test_the_image_itself_is_the_pod(world: World, engine: docker.DockerClient) 
     query = "nvidia-smi --query-gpu=name --format=csv,noheader"
     assert world.run(pod, query).output == "NVIDIA L4"
     assert world.run(pod, "ls /var/run/docker.sock").code != 0
-    [container] = engine.containers.list(filters={"label": f"{LABEL}={pod.id}"})
+    [container] = engine.containers.list(
+        filters={"label": f"{LABEL}={pod.id}"}, ignore_removed=True
+    )
     assert not container.attrs["HostConfig"]["Privileged"]
     world.api.terminate_pod(pod.id)
-    wait_for(lambda: not engine.containers.list(all=True, filters={"label": f"{LABEL}={pod.id}"}))
+    wait_for(
+        lambda: (
+            not engine.containers.list(
+                all=True, filters={"label": f"{LABEL}={pod.id}"}, ignore_removed=True
+            )
+        )
+    )
 
 
 def test_a_container_that_ends_is_started_again_with_its_disk(world: World) -> None:

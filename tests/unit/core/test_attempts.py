@@ -46,13 +46,14 @@ def make_task(kind="training", *, attempt=1, **changes):
     return record | changes
 
 
-def claim(record, attempt):
+def claim(record, attempt, max_tries=20):
     return attempts.claim_attempt(
         record,
         attempt=attempt,
         server="local",
         container_of=lambda ref: ref.container_name("dev"),
         now=NOW,
+        placement={"server": "local", "try": attempt, "max_tries": max_tries},
     )
 
 
@@ -287,6 +288,43 @@ def attempt_until_it_stops(event, limit=10):
 def test_users_failures_stop_at_the_third_and_memory_at_the_second():
     assert attempt_until_it_stops(failed(1, "unknown", "boom")) == 3
     assert attempt_until_it_stops(failed(137, "oom", "out of memory")) == 2
+
+
+def test_who_clears_a_task_gives_it_a_new_ledger():
+    failure, task = failed(1, "unknown", "boom"), make_task()
+    for number in (1, 2):
+        task = tell(task, phase("exited", fence=number, **failure.details))
+        task |= claim(task, number + 1, max_tries=20 if number < 2 else 23)
+    task = tell(task, phase("exited", fence=3, **failure.details))
+
+    assert find_end(task, fence=3) is WaitEnd.RETRY
+
+
+@pytest.mark.parametrize(
+    ("events", "instance", "end"),
+    [
+        ([failed(2, "config", "bad")], {}, WaitEnd.FAIL),
+        ([exited()], {}, WaitEnd.SUCCEED),
+        ([phase("cancelled", reason="asked")], {}, WaitEnd.FAIL),
+        ([failed(75, "temporary", "elsewhere")], {}, None),
+        ([phase("running")], {}, None),
+        ([], {}, None),
+        ([failed(2, "config", "bad")], {"attempt": 1}, None),
+        ([failed(2, "config", "bad")], {"max_tries": 21}, None),
+        ([failed(2, "config", "bad")], {"run_id": "s-1--2"}, None),
+    ],
+)
+def test_a_try_has_nothing_left_to_do_after_an_end_that_nobody_has_cleared(events, instance, end):
+    task = tell(make_task(), *events)
+
+    of_try = {"run_id": "s-1", "attempt": 2, "max_tries": 20} | instance
+    assert attempts.find_settled(task, **of_try) is end
+
+
+def test_a_task_that_never_had_an_attempt_is_not_settled():
+    task = make_task(attempt=0)
+
+    assert attempts.find_settled(task, run_id="s-1", attempt=1, max_tries=20) is None
 
 
 def test_what_the_user_cannot_help_never_counts():

@@ -1029,3 +1029,35 @@ def test_a_validation_that_is_not_needed_again_waits_for_no_server(world):
     for _ in range(3):  # the scheduler may take its time
         world.tick()
         assert world.pool(key) == FINISH_POOL
+
+
+def test_a_try_after_the_last_attempt_waits_for_no_server(world):
+    """The only slot is taken: whoever just has to say that it failed does not need it."""
+    world.add_server("rio", slots=2)
+    failed, other = world.submit("s-1", 1, 5)
+    world.settle()
+    world.report(failed, AttemptPhase.RUNNING)
+    world.exit(failed, code=2)
+    world.airflow.set_slots("rio", 1)
+    world.airflow.fail(failed)  # by a mistake of Airflow's: the trigger wanted it to resume
+    world.airflow.retry(failed)
+
+    world.tick()
+    assert world.pool(failed) == FINISH_POOL
+    world.settle()
+
+    assert (world.state(failed), world.state(other)) == ("failed", "deferred")
+    assert world.starts(failed) == [("rio", 1)]
+
+
+def test_a_cleared_task_is_placed_again_although_it_may_not_be_retried(world):
+    world.add_server("rio")
+    (key,) = world.submit("s-1", 5)
+    world.settle()
+    world.dispatcher.note_exit(world.exit(key, code=2))
+    world.trigger(key)
+    world.airflow.clear(key)
+
+    world.settle()
+
+    assert world.starts(key) == [("rio", 1), ("rio", 2)]

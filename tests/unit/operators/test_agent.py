@@ -42,6 +42,7 @@ ON_RIO = {
     "was_on_deck": False,
     "reason": "a slot of rio is free",
     "try": 1,
+    "max_tries": 20,
 }
 ON_DECK = {"is_on_deck": True, "at": "2026-11-22T12:00:00+00:00", "try": 1}
 
@@ -73,12 +74,16 @@ def operator():
     return AgentOperator(task_id="train", spec=SPEC)
 
 
-def execute(operator, placement, *, try_number=1, run_id="s-1", map_index=0):
+def build_context(placement, *, try_number=1, run_id="s-1", map_index=0, max_tries=20):
+    ti = SimpleNamespace(
+        run_id=run_id, try_number=try_number, map_index=map_index, max_tries=max_tries
+    )
+    return {"ti": ti, "task_state_store": {"placement": placement}}
+
+
+def execute(operator, placement, **instance):
     """Run it as a worker does, up to where it defers; return its trigger."""
-    context = {
-        "ti": SimpleNamespace(run_id=run_id, try_number=try_number, map_index=map_index),
-        "task_state_store": {"placement": placement},
-    }
+    context = build_context(placement, **instance)
     with pytest.raises(TaskDeferred) as deferred:
         operator.execute(context)
     assert deferred.value.method_name == "raise_failure"
@@ -122,10 +127,7 @@ def test_a_task_without_a_specification_is_skipped(records, agent):
 )
 def test_a_try_that_was_placed_nowhere_goes_back_to_wait(operator, records, agent, placement):
     """What is stored is of the try before: its server is another one's by now."""
-    context = {
-        "ti": SimpleNamespace(run_id="s-1", try_number=2, map_index=0),
-        "task_state_store": {"placement": placement},
-    }
+    context = build_context(placement, try_number=2)
     before = datetime.now(UTC)
 
     with pytest.raises(AirflowRescheduleException) as again:
@@ -189,12 +191,7 @@ def test_a_store_that_is_away_fails_the_try_so_that_airflow_retries(
     monkeypatch.setattr(agent, "send", send)
 
     with pytest.raises(TransientError):
-        operator.execute(
-            {
-                "ti": SimpleNamespace(run_id="s-1", try_number=1, map_index=0),
-                "task_state_store": {"placement": ON_RIO},
-            }
-        )
+        operator.execute(build_context(ON_RIO))
 
 
 @pytest.mark.parametrize(("map_index", "stored"), [(3, 3), (-1, -1), (None, -1)])
@@ -202,6 +199,50 @@ def test_the_record_says_which_instance_waits_for_it(operator, records, map_inde
     execute(operator, ON_RIO, map_index=map_index)
 
     assert records.get_task("s-1", "i5")["map_index"] == stored
+
+
+def exit_with(records, code, outcome, reason=None):
+    verdict = {"outcome": outcome, "class": "config", "reason": reason}
+    tell(records, "exited", exit_code=code, verdict=verdict, files=[])
+
+
+def test_a_try_after_the_last_attempt_starts_nothing_and_fails_with_its_reason(
+    operator, records, agent
+):
+    """
+    A deterministic failure was trained a second time.
+
+    Airflow's scheduler heard that the process which had deferred was over only after the one that
+    resumed had begun, took that for a mismatch, and gave the task its next try.
+    """
+    execute(operator, ON_RIO)
+    exit_with(records, 2, "failed", "config: no such key")
+
+    with pytest.raises(AirflowFailException, match="config: no such key"):
+        operator.execute(build_context({**ON_RIO, "try": 2}, try_number=2))
+
+    assert [command.ref.fence for command in agent.commands(Start)] == [1]
+
+
+def test_a_try_after_an_attempt_that_ended_well_starts_nothing_and_succeeds(
+    operator, records, agent
+):
+    execute(operator, ON_RIO)
+    exit_with(records, 0, "succeeded")
+
+    operator.execute(build_context(None, try_number=2))
+
+    assert [command.ref.fence for command in agent.commands(Start)] == [1]
+
+
+@pytest.mark.parametrize(("code", "outcome"), [(0, "succeeded"), (2, "failed")])
+def test_a_cleared_task_starts_again_however_it_ended(operator, records, agent, code, outcome):
+    execute(operator, ON_RIO)
+    exit_with(records, code, outcome)
+
+    execute(operator, {**ON_RIO, "try": 2, "max_tries": 21}, try_number=2, max_tries=21)
+
+    assert [command.ref.fence for command in agent.commands(Start)] == [1, 2]
 
 
 @pytest.mark.parametrize(
