@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from decimal import Decimal
 from functools import lru_cache
 from pathlib import Path
 from typing import Annotated
@@ -10,6 +11,55 @@ from pydantic import Field, StringConstraints
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 Environment = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9]{1,11}$")]
+Usd = Annotated[Decimal, Field(ge=0, le=1_000_000_000, decimal_places=6)]
+
+
+class RunPodSettings(BaseSettings):
+    """
+    How pods are rented, from ``TOUCHSTONE_RUNPOD_*`` environment variables.
+
+    :param conn_id: Airflow connection of type ``runpod``; ``None`` for an installation that rents
+        nothing.
+    :param image: Image of pods, as RunPod can pull it; ``None`` for the task's own.
+    :param gpu_models: Models for who names none, best first (JSON list).
+    :param max_price: Most USD per hour of any pod; ``None`` for no ceiling.
+    :param data_centers: Where to rent (JSON list); empty lets RunPod choose.
+    :param disk_gb: Container disk of a pod.
+    :param min_free_gb: What must be free of it before a training begins.
+    :param min_driver: Oldest major version of the GPU driver that is accepted.
+    :param registry_id: RunPod's id of the credentials of a private image.
+    :param lease_seconds: How long a pod lives on without hearing of us.
+    :param boot_seconds: From the order to a running container, image pull included.
+    :param login_seconds: From a running container to a login.
+    :param reconcile_seconds: How long an order without an answer is looked for.
+    :param confirm_seconds: Between the two looks that prove a pod gone.
+    :param poll_seconds: Between two looks at a training that has just begun; it grows to ten
+        times as much.
+    :param reap_seconds: Between two looks of the reaper.
+    :param reap_grace_seconds: How young a pod may be that nobody knows.
+    :param reap_dry_run: Only tell what the reaper would end.
+    """
+
+    model_config = SettingsConfigDict(env_prefix="TOUCHSTONE_RUNPOD_", frozen=True, extra="ignore")
+
+    conn_id: str | None = None
+    image: str | None = None
+    gpu_models: tuple[str, ...] = ("RTX 4090", "RTX 3090")
+    max_price: Decimal | None = Field(default=None, gt=0)
+    data_centers: tuple[str, ...] = ()
+    disk_gb: int = Field(default=20, ge=5)
+    min_free_gb: float = Field(default=2, ge=0)
+    min_driver: int = Field(default=525, ge=0)
+    registry_id: str | None = None
+    lease_seconds: int = Field(default=900, ge=5)
+    boot_seconds: int = Field(default=1200, ge=5)
+    login_seconds: int = Field(default=300, ge=5)
+    reconcile_seconds: int = Field(default=60, ge=1)
+    confirm_seconds: float = Field(default=3, ge=0)
+    poll_seconds: float = Field(default=2, gt=0)
+    reap_seconds: int = Field(default=60, ge=5)
+    reap_grace_seconds: int = Field(default=120, ge=0)
+    reap_dry_run: bool = False
 
 
 class Settings(BaseSettings):
@@ -49,6 +99,12 @@ class Settings(BaseSettings):
     :param lease_seconds: Seconds without a word from a server after which its attempts are lost.
     :param content_bytes: Largest source after packing, bytes.
     :param state_dir: Where a one-machine installation keeps everything.
+    :param runpod: How pods are rented.
+    :param runpod_budget_submission: Most that all pods of one submission may cost, USD; ``None``
+        for no limit. A submission may bring a lower one of its own.
+    :param runpod_budget_user_month: Most that the pods of one user may cost that are launched in
+        one month (UTC), USD; ``None`` for no limit.
+    :param runpod_budget_month: The same for all users together.
     """
 
     model_config = SettingsConfigDict(env_prefix="TOUCHSTONE_", frozen=True, extra="ignore")
@@ -74,17 +130,23 @@ class Settings(BaseSettings):
     silence_seconds: int = Field(default=60, ge=5)
     cuda_grace_seconds: int = Field(default=300, ge=0)
     deck_size: int = Field(default=32, ge=0)
-    warm_runs: int = Field(default=16, ge=0)
+    warm_runs: int = Field(default=2, ge=0)
     fleet_file: Path | None = None
     dispatcher_port: int = Field(default=0, ge=0, le=65535)
     lease_seconds: int = Field(default=900, ge=10)
     content_bytes: int = Field(default=64 * 1024**2, ge=1024)
     state_dir: Path = Path(".touchstone")
+    runpod: RunPodSettings = Field(default_factory=RunPodSettings)
+    runpod_budget_submission: Usd | None = None
+    runpod_budget_user_month: Usd | None = None
+    runpod_budget_month: Usd | None = None
 
     submissions_table: str = "TouchstoneSubmissions"
     tasks_table: str = "TouchstoneTasks"
     evaluations_table: str = "ModelPostTrainEvaluation"
     servers_table: str = "TouchstoneServers"
+    budgets_table: str = "TouchstoneBudgets"
+    meter_table: str = "TouchstoneMeter"
 
     @property
     def bucket_suffix(self) -> str:

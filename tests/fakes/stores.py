@@ -70,7 +70,7 @@ class FakeRecordStore(RecordStore):
     def _create(self, table: str, key: str, record: Record) -> None:
         if self._find(table, {name: record[name] for name in self._keys[table]}) is not None:
             raise RecordExists(f"{record[key]!r} exists already in {table}")
-        self._put(table, {**record, VERSION: 1})
+        self._put(table, self._mark(table, {**record, VERSION: 1}))
 
     def _change(
         self, table: str, key: Mapping[str, str], decide: Callable[[Record], Record | None]
@@ -82,7 +82,7 @@ class FakeRecordStore(RecordStore):
         if not changes:
             return record
         changed = {**record, **changes, VERSION: int(record.get(VERSION, 0)) + 1}
-        self._put(table, changed)
+        self._put(table, self._mark(table, changed))
         return changed
 
     def _scan(self, table: str) -> list[Record]:
@@ -91,7 +91,9 @@ class FakeRecordStore(RecordStore):
     def _query(
         self, table: str, key: str, value: str, index: str | None = None
     ) -> Sequence[Record]:
-        found = [record for record in self._scan(table) if record.get(key) == value]
+        wanted = {"S": value}
+        items = self._tables.get(table, {}).values()
+        found = [_from_item(item) for item in items if item.get(key) == wanted]
         # The real table hands a partition out by its sort key.
         return sorted(found, key=lambda record: str(record.get(self._keys[table][-1])))
 

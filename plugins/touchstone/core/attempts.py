@@ -14,6 +14,7 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Any
 
+from touchstone.core.conf import Platform
 from touchstone.core.outcomes import Outcome, judge_exit
 from touchstone.core.states import TASK_TERMINAL, TaskStatus, is_task_move
 from touchstone.core.tasks import TaskSpec
@@ -55,6 +56,7 @@ _PER_ATTEMPT: dict[str, Any] = {
     "cancel": None,
     "published": None,
     "placement": None,
+    "pod": None,
 }
 """Fields that belong to the newest attempt, as they are before it has done anything."""
 
@@ -62,6 +64,7 @@ _KEPT = (
     "run_id",
     "attempt",
     "fence",
+    "platform",
     "server",
     "container",
     "phase",
@@ -74,11 +77,15 @@ _KEPT = (
     "ended_at",
     "console_bytes",
     "placement",
+    "pod",
 )
 """What is remembered of an attempt when the next one takes its place."""
 
 OUT_OF_MEMORY = "oom"
 """Class of a failure for which only more memory helps."""
+
+RENTAL_CLASSES = frozenset({"capacity", "funds", "budget", "account", "order"})
+"""Classes of failures to rent a pod: nothing has run, and nobody has failed."""
 
 _ORDER = {
     AttemptPhase.ACCEPTED: 1,
@@ -170,6 +177,7 @@ def claim_attempt(
     container_of: Any,
     now: datetime,
     placement: Mapping[str, Any] | None = None,
+    platform: Platform = Platform.ON_PREM,
 ) -> Record:
     """
     Write down the intent to start an attempt, before anything is sent.
@@ -179,6 +187,7 @@ def claim_attempt(
     :param container_of: Function from the attempt's reference to its container's name.
     :param now: The time, UTC.
     :param placement: Why it goes there, and what was expected of its wait.
+    :param platform: What that server is; RunPod is one, too, whose every attempt has its own pod.
     :return: Fields to set; the new fence outranks every older attempt.
     """
     fence = int(record.get("fence") or 0) + 1
@@ -195,7 +204,7 @@ def claim_attempt(
         "attempt": attempt,
         "fence": fence,
         "server": server,
-        "platform": "on-prem",
+        "platform": platform.value,
         "container": container_of(ref),
         "intent_at": now.isoformat(),
         "placement": dict(placement) if placement else None,
@@ -241,6 +250,19 @@ def get_ref(record: Record) -> AttemptRef:
 def is_ended(record: Record) -> bool:
     """Tell whether the newest attempt has ended and only its files may still be moving."""
     return TaskStatus(record["status"]) in TASK_TERMINAL
+
+
+def is_at_work(record: Record) -> bool:
+    """Tell whether an attempt of a task is under way, or one of its pods may still be billed."""
+    if record.get("attempt") and not is_ended(record):
+        return True
+    pods = (item.get("pod") or {} for item in (*(record.get("attempts") or ()), record))
+    return any(is_rented(pod) for pod in pods)
+
+
+def is_rented(pod: Record) -> bool:
+    """Tell whether a pod may be billed: it was ordered, and is not proven gone."""
+    return bool(pod.get("ordered_at") and not pod.get("gone_at"))
 
 
 def request_cancel(record: Record, *, by: str, reason: str, now: datetime) -> Record | None:
@@ -430,7 +452,8 @@ def find_end(record: Record, *, fence: int, run_id: str) -> WaitEnd | None:
     if record["fence"] < fence:
         return None
     outcome = record.get("outcome")
-    if outcome is None:
+    if outcome is None or is_rented(record.get("pod") or {}):
+        # A pod is billed until it is gone, so it holds its slot until then.
         return None
     if outcome == Outcome.SUCCEEDED:
         return WaitEnd.SUCCEED

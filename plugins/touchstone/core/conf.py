@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime as dt
 import re
 import shlex
+from decimal import Decimal
 from enum import StrEnum
 from pathlib import PurePosixPath
 from typing import Annotated, Any, Self
@@ -50,6 +51,14 @@ class Platform(StrEnum):
     RUNPOD = "runpod"
 
 
+class CloudChoice(StrEnum):
+    """Whose machines a pod may be on; ``any`` tries RunPod's own first."""
+
+    ANY = "any"
+    SECURE = "secure"
+    COMMUNITY = "community"
+
+
 def _parse_intervals(value: object) -> object:
     if isinstance(value, str):
         if not value.strip():
@@ -82,6 +91,11 @@ def _check_relative(value: str) -> str:
 
 Lines = Annotated[tuple[str, ...], BeforeValidator(_drop_blank)]
 Text = Annotated[str | None, BeforeValidator(_blank_is_none)]
+Usd = Annotated[
+    Decimal | None,
+    BeforeValidator(_blank_is_none),
+    Field(gt=0, le=1_000_000, max_digits=12, decimal_places=6),
+]
 
 
 class Schedule(BaseModel):
@@ -104,6 +118,11 @@ class Schedule(BaseModel):
     :param min_ram_gib: Least memory of the server, GiB.
     :param allowed_hosts: Servers it may run on; empty for any.
     :param job: Name of the job in its manifest, for servers' allow and deny lists.
+    :param gpu_models: GPU models for pods, best first; empty for the installation's own list.
+    :param cloud: Whose machines pods may be on.
+    :param max_price: Most that a pod may cost, USD per hour; ``None`` for no ceiling of its own.
+    :param budget: Most that all pods of the submission may cost together, USD.
+    :param max_hours: Longest training, hours; ``None`` for the installation's own limit.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=False)
@@ -124,6 +143,11 @@ class Schedule(BaseModel):
     min_ram_gib: float = Field(default=0, ge=0, le=65536)
     allowed_hosts: Lines = ()
     job: Text = Field(default=None, max_length=100)
+    gpu_models: Lines = Field(default=(), max_length=20)
+    cloud: CloudChoice = CloudChoice.ANY
+    max_price: Usd = None
+    budget: Usd = None
+    max_hours: float | None = Field(default=None, gt=0, le=24 * 31)
 
     @field_validator("intervals")
     @classmethod
@@ -268,6 +292,11 @@ SCHEDULE_KEYS = {
     "min_ram_gib": "min_ram_gib",
     "allowed_hosts": "allowed_hosts",
     "job": "job",
+    "gpu_models": "gpu_models",
+    "cloud": "cloud",
+    "max_price": "max_price",
+    "budget": "budget",
+    "max_hours": "max_hours",
 }
 PLACEMENT_KEYS = (
     *("priority", "require_cuda", "prefer_cuda", "min_vram_gib", "min_ram_gib"),

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import datetime as dt
+from decimal import Decimal
 
 from pydantic import BaseModel, ConfigDict
 
-from touchstone.core.conf import Platform, Schedule, System
+from touchstone.core.conf import CloudChoice, Platform, Schedule, System
 from touchstone.core.names import VALIDATION_TASK_ID, build_task_id
 from touchstone_agent.protocol.messages import (
     AttemptRef,
@@ -16,11 +17,32 @@ from touchstone_agent.protocol.messages import (
     SlotClass,
     Start,
 )
+from touchstone_agent.protocol.pods import PodStart
 
 CONTRACT_VERSION = "1"
 CONTENT_FOLDER = "content"
+RUNNER = ("elnigma-run",)
+"""The entry point of every trainer image, for where it is not started as such."""
 REFERENCE_FEATURE_SET = "elnigma.features.reference"
 """What a model structure is trained on: the trainer's own features, by dotted name."""
+
+
+class PodWishes(BaseModel):
+    """
+    What a schedule says of pods; nothing of it matters on-prem.
+
+    :param gpu_models: GPU models, best first; empty for the installation's own list.
+    :param cloud: Whose machines.
+    :param max_price: Most USD per hour.
+    :param budget: Most USD for all pods of the submission.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    gpu_models: tuple[str, ...] = ()
+    cloud: CloudChoice = CloudChoice.ANY
+    max_price: Decimal | None = None
+    budget: Decimal | None = None
 
 
 class TaskSpec(BaseModel):
@@ -52,9 +74,11 @@ class TaskSpec(BaseModel):
     :param min_ram_gib: Least memory of the server, GiB.
     :param allowed_hosts: Servers it may run on; empty for any.
     :param job: Name of its job, for servers' allow and deny lists.
+    :param pods: What kind of pod it may run in, and for how much.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    # Written to records and read by the version before or after this one.
+    model_config = ConfigDict(frozen=True, extra="ignore")
 
     submission_id: str
     task_id: str
@@ -81,6 +105,7 @@ class TaskSpec(BaseModel):
     min_ram_gib: float = 0
     allowed_hosts: tuple[str, ...] = ()
     job: str | None = None
+    pods: PodWishes = PodWishes()
 
 
 def build_validation_spec(
@@ -122,10 +147,19 @@ def build_training_specs(
 
     :param validation: The submission's validation; names content, system and image.
     :param schedule: The engineer's decision.
-    :param limits: What each attempt may use.
+    :param limits: What each attempt may use; the schedule may ask for less time.
     :param elnigma_git: Git URL of el-nigma, if the schedule names a branch.
     :param elnigma_commit: The commit that branch stood at.
     """
+    if schedule.max_hours is not None:
+        wall_seconds = min(limits.wall_seconds, max(1, round(schedule.max_hours * 3600)))
+        limits = limits.model_copy(update={"wall_seconds": wall_seconds})
+    pods = PodWishes(
+        gpu_models=schedule.gpu_models,
+        cloud=schedule.cloud,
+        max_price=schedule.max_price,
+        budget=schedule.budget,
+    )
     return [
         validation.model_copy(
             update={
@@ -148,6 +182,7 @@ def build_training_specs(
                 "min_ram_gib": schedule.min_ram_gib,
                 "allowed_hosts": schedule.allowed_hosts,
                 "job": schedule.job,
+                "pods": pods,
             }
         )
         for interval in schedule.intervals
@@ -219,4 +254,17 @@ def build_start(spec: TaskSpec, ref: AttemptRef, content: Grant, *, gpus: int = 
         limits=spec.limits,
         network=spec.elnigma_commit is not None,
         gpus=gpus,
+    )
+
+
+def build_pod_start(spec: TaskSpec, ref: AttemptRef, content: Grant) -> PodStart:
+    """Return what a pod is told to run: the same as a server, but for what a pod is by itself."""
+    start = build_start(spec, ref, content)
+    return PodStart(
+        ref=ref,
+        command=RUNNER,
+        argv=start.argv,
+        environment=start.environment,
+        inputs=start.inputs,
+        limits=start.limits,
     )

@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime
 
-from touchstone.core.demand import build_needs, find_avoided
+from touchstone.core.demand import build_needs, find_avoided, find_hold
 from touchstone.core.durations import Like, describe_task
 from touchstone.core.eligibility import Needs
+from touchstone.core.fairness import Hold
 from touchstone.core.names import find_submission_of_run
 from touchstone.dispatcher.metadata import TRAINING, VALIDATION, Instance
 from touchstone.hooks.records import Record, RecordStore
 from touchstone_agent.protocol.messages import SlotClass
 
-Key = tuple[str, str, int]
+log = logging.getLogger(__name__)
 
-MANY_RUNS = 10
-"""From so many unknown runs on, reading all records at once is cheaper than one by one."""
+Key = tuple[str, str, int]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,6 +30,7 @@ class Demand:
     :param like: What past durations it is compared with.
     :param since: When it began to wait.
     :param failed_at: When its last attempt ended; ``None`` before it had one.
+    :param hold: Until when, and why, no pod is rented for it again.
     """
 
     key: tuple[str, str]
@@ -40,6 +42,7 @@ class Demand:
     like: Like
     since: datetime | None
     failed_at: datetime | None
+    hold: Hold | None = None
 
 
 class TaskBook:
@@ -54,6 +57,7 @@ class TaskBook:
         self._tasks: dict[Key, Record] = {}
         self._demands: dict[Key, Demand] = {}
         self._needs: dict[Needs, Needs] = {}
+        self._told: set[tuple[Key, int]] = set()
 
     @staticmethod
     def build_key(record: Record) -> Key:
@@ -67,19 +71,13 @@ class TaskBook:
         present = {instance.key: instance for instance in instances}
         self._tasks = {key: task for key, task in self._tasks.items() if key in present}
         self._demands = {key: item for key, item in self._demands.items() if key in present}
+        self._told = {mark for mark in self._told if mark[0] in present}
         missing = {key[0] for key, instance in present.items() if not self._is_known(instance)}
         if not missing:
             return
-        if len(missing) >= MANY_RUNS:
-            found = [r for r in self._records.list_all_tasks() if r["run_id"] in missing]
-        else:
-            found = [
-                record
-                for submission_id in {find_submission_of_run(run_id) for run_id in missing}
-                for record in self._records.list_tasks(submission_id)
-            ]
-        for record in found:
-            self.note(record)
+        for submission_id in {find_submission_of_run(run_id) for run_id in missing}:
+            for record in self._records.list_tasks(submission_id):
+                self.note(record)
 
     def note(self, record: Record) -> None:
         """Take in a record that somebody else has read or written anyway."""
@@ -114,7 +112,13 @@ class TaskBook:
         record = self._tasks.get(instance.key)
         if record is None:
             return None
-        config, needs = record["config"], build_needs(record)
+        try:
+            needs = build_needs(record)
+        except (KeyError, TypeError, ValueError) as error:
+            # One record that makes no sense must not keep all others from being placed.
+            self._tell_of_odd(instance, record, error)
+            return None
+        config = record["config"]
         began = record.get("queued_at") or record["created_at"]
         demand = Demand(
             key=(record["submission_id"], record["task_id"]),
@@ -127,6 +131,15 @@ class TaskBook:
             like=describe_task(record),
             since=datetime.fromisoformat(began),
             failed_at=datetime.fromisoformat(ended) if (ended := record.get("ended_at")) else None,
+            hold=find_hold(record),
         )
         self._demands[instance.key] = demand
         return demand
+
+    def _tell_of_odd(self, instance: Instance, record: Record, error: Exception) -> None:
+        mark = (instance.key, instance.try_number)
+        if mark in self._told:
+            return
+        self._told.add(mark)
+        name = f"{record.get('submission_id')}/{record.get('task_id')}"
+        log.error("%s cannot be placed, its record makes no sense: %s", name, error)

@@ -8,6 +8,7 @@ from datetime import datetime, timedelta
 from typing import Any, Protocol
 
 from touchstone.core import attempts
+from touchstone.core.conf import Platform
 from touchstone.core.outcomes import Outcome
 from touchstone.core.states import SUBMISSION_OPEN, SubmissionStatus, TaskStatus
 from touchstone.dispatcher.cancel import cancel_submission, close_cancelled
@@ -79,10 +80,13 @@ class Reconciler:
 
     def run(self) -> None:
         """Make one pass."""
-        tasks = [task for task in self._records.list_all_tasks() if not attempts.is_ended(task)]
+        found = self._records.list_tasks_at_work()
+        tasks = [task for task in found if not attempts.is_ended(task)]
+        # What is in a pod its trigger looks after, and the reaper.
+        on_servers = [task for task in tasks if task.get("platform") != Platform.RUNPOD]
         self._airflow.release_parked()
-        self._repeat_cancels(tasks)
-        self._declare_lost(tasks)
+        self._repeat_cancels(on_servers)
+        self._declare_lost(on_servers)
         self._end_orphans(tasks)
         self._close_ended_runs()
 
@@ -183,7 +187,7 @@ class Reconciler:
         """A run that somebody ended by hand never comes to ``evaluate``, which would close it."""
         at_work = [
             submission
-            for submission in self._records.list_submissions()
+            for submission in self._records.list_open_submissions()
             if submission["status"] in SUBMISSION_OPEN
         ]
         newest = {item["submission_id"]: item["run_ids"][-1] for item in at_work}

@@ -10,6 +10,8 @@ from typing import Any, Self
 from boto3.dynamodb.types import TypeDeserializer, TypeSerializer
 from botocore.exceptions import ClientError
 
+from touchstone.core.attempts import is_at_work
+from touchstone.core.states import SUBMISSION_OPEN
 from touchstone.hooks.aws import build_client, get_error_code, translated_errors
 from touchstone.settings import Settings
 from touchstone_agent.protocol.errors import PermanentError, TransientError
@@ -18,6 +20,10 @@ Record = dict[str, Any]
 """A record as plain JSON values: numbers are int or float, times ISO 8601 in UTC."""
 
 VERSION = "version"
+AT_WORK = "at_work"
+"""Attribute, and index by it, of the few records that somebody is at work on; the many others,
+that have ended or not begun, do not have it and cost nobody anything."""
+_YES = "yes"
 _ATTEMPTS_AT_A_WRITE = 8
 _BATCH_GET_LIMIT = 100
 
@@ -59,7 +65,12 @@ def _plain(value: Any) -> Any:
 
 
 def _from_item(item: Mapping[str, Any]) -> Record:
-    return {key: _plain(_deserializer.deserialize(value)) for key, value in item.items()}
+    # The mark follows from the rest, and is nobody's business but the index's.
+    return {
+        key: _plain(_deserializer.deserialize(value))
+        for key, value in item.items()
+        if key != AT_WORK
+    }
 
 
 class RecordStore:
@@ -128,6 +139,10 @@ class RecordStore:
             key=lambda record: str(record.get("created_at", "")),
             reverse=True,
         )
+
+    def list_open_submissions(self) -> list[Record]:
+        """Return the submissions that some run is at work on; the newest may still be missing."""
+        return list(self._query(self._settings.submissions_table, AT_WORK, _YES, index=AT_WORK))
 
     # --- tasks ---------------------------------------------------------------------------
 
@@ -198,8 +213,16 @@ class RecordStore:
         records = self._query(self._settings.tasks_table, "submission_id", submission_id)
         return sorted(records, key=lambda record: record.get("interval") or 0)
 
+    def list_tasks_at_work(self) -> list[Record]:
+        """
+        Return the tasks that have an attempt under way, or a pod that is not proven gone.
+
+        As of a moment ago: one that has just begun may be missing, one that has ended be there.
+        """
+        return list(self._query(self._settings.tasks_table, AT_WORK, _YES, index=AT_WORK))
+
     def list_all_tasks(self) -> list[Record]:
-        """Return every task there is; for the reconciler and the operators' pages."""
+        """Return every task there is, which may be very many."""
         return self._scan(self._settings.tasks_table)
 
     # --- evaluations -----------------------------------------------------------------------
@@ -277,7 +300,7 @@ class RecordStore:
             with translated_errors(f"creating {record[key]} in {table}"):
                 self._client.put_item(
                     TableName=table,
-                    Item=_to_item({**record, VERSION: 1}),
+                    Item=_to_item(self._mark(table, {**record, VERSION: 1})),
                     ConditionExpression="attribute_not_exists(#key)",
                     ExpressionAttributeNames={"#key": key},
                 )
@@ -302,7 +325,7 @@ class RecordStore:
                 with translated_errors(f"writing {_name(key)} to {table}"):
                     self._client.put_item(
                         TableName=table,
-                        Item=_to_item(changed),
+                        Item=_to_item(self._mark(table, changed)),
                         ConditionExpression="#version = :version",
                         ExpressionAttributeNames={"#version": VERSION},
                         ExpressionAttributeValues={":version": {"N": str(version)}},
@@ -315,6 +338,16 @@ class RecordStore:
         raise TransientError(
             f"{_name(key)} in {table} was changed by others {_ATTEMPTS_AT_A_WRITE} times in a row"
         )
+
+    def _mark(self, table: str, record: Record) -> Record:
+        """Return a record with the mark by which it is found while somebody is at work on it."""
+        if table == self._settings.tasks_table:
+            is_marked = is_at_work(record)
+        elif table == self._settings.submissions_table:
+            is_marked = record.get("status") in SUBMISSION_OPEN
+        else:
+            return record
+        return {**record, AT_WORK: _YES} if is_marked else record
 
     def _scan(self, table: str) -> list[Record]:
         with translated_errors(f"listing {table}"):

@@ -7,15 +7,18 @@ Only creates what is missing: settings that an operator changed stay as they are
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import httpx
 from botocore.exceptions import ClientError
 
 from touchstone.hooks.aws import translated_errors
-from touchstone.hooks.records import RecordExists, RecordStore
+from touchstone.hooks.meter import MONTH_INDEX, SUBMISSION_INDEX
+from touchstone.hooks.money import OPEN_INDEX
+from touchstone.hooks.records import AT_WORK, RecordExists, RecordStore
 from touchstone.settings import Settings
 from touchstone_agent.protocol.errors import TransientError
 from touchstone_agent.protocol.names import (
@@ -125,22 +128,27 @@ def _provision(
 
 def build_tables(settings: Settings) -> list[dict[str, Any]]:
     """Return the definition of each table, as DynamoDB takes it. Pure."""
-    evaluations = _table(settings.evaluations_table, "model_id")
-    evaluations["AttributeDefinitions"] += [
-        {"AttributeName": name, "AttributeType": "S"} for name in ("model_group_id", "created_at")
-    ]
-    evaluations["GlobalSecondaryIndexes"] = [
-        {
-            "IndexName": "model_group",
-            "KeySchema": _key("model_group_id", "created_at"),
-            "Projection": {"ProjectionType": "ALL"},
-        }
-    ]
+    meters = {MONTH_INDEX: ("month", "pod"), SUBMISSION_INDEX: ("submission_id", "pod")}
     return [
-        _table(settings.submissions_table, "submission_id"),
-        _table(settings.tasks_table, "submission_id", "task_id"),
-        evaluations,
+        _table(
+            settings.submissions_table,
+            "submission_id",
+            indexes={AT_WORK: (AT_WORK, "submission_id")},
+        ),
+        _table(
+            settings.tasks_table,
+            "submission_id",
+            "task_id",
+            indexes={AT_WORK: (AT_WORK, "submission_id")},
+        ),
+        _table(
+            settings.evaluations_table,
+            "model_id",
+            indexes={"model_group": ("model_group_id", "created_at")},
+        ),
         _table(settings.servers_table, "server"),
+        _table(settings.budgets_table, "scope", indexes={OPEN_INDEX: ("open", "scope")}),
+        _table(settings.meter_table, "pod", "entry", indexes=meters),
     ]
 
 
@@ -204,16 +212,31 @@ def _key(partition: str, sort: str | None = None) -> list[dict[str, str]]:
     return schema
 
 
-def _table(name: str, partition: str, sort: str | None = None) -> dict[str, Any]:
-    schema = _key(partition, sort)
-    return {
+def _table(
+    name: str,
+    partition: str,
+    sort: str | None = None,
+    *,
+    indexes: Mapping[str, tuple[str, str]] | None = None,
+) -> dict[str, Any]:
+    schemas = {index: _key(*keys) for index, keys in (indexes or {}).items()}
+    table: dict[str, Any] = {
         "TableName": name,
-        "KeySchema": schema,
-        "AttributeDefinitions": [
-            {"AttributeName": part["AttributeName"], "AttributeType": "S"} for part in schema
-        ],
+        "KeySchema": _key(partition, sort),
         "BillingMode": "PAY_PER_REQUEST",
     }
+    if schemas:
+        table["GlobalSecondaryIndexes"] = [
+            {"IndexName": index, "KeySchema": schema, "Projection": {"ProjectionType": "ALL"}}
+            for index, schema in schemas.items()
+        ]
+    # Each once, and only those that some key uses: DynamoDB refuses any other.
+    parts = chain(table["KeySchema"], *schemas.values())
+    table["AttributeDefinitions"] = [
+        {"AttributeName": attribute, "AttributeType": "S"}
+        for attribute in dict.fromkeys(part["AttributeName"] for part in parts)
+    ]
+    return table
 
 
 def _find(look: Callable[[], _T]) -> _T | None:

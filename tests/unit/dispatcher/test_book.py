@@ -10,7 +10,7 @@ import pytest
 from fakes.airflow_pools import FakeAirflow
 from touchstone.core import attempts
 from touchstone.core.tasks import TaskSpec
-from touchstone.dispatcher.book import MANY_RUNS, TaskBook
+from touchstone.dispatcher.book import TaskBook
 from touchstone_agent.protocol.messages import Limits, SlotClass
 
 GIB = 1024
@@ -139,13 +139,16 @@ def test_what_is_known_is_not_read_again(book, airflow, enter, reads):
     assert reads == {"list_tasks": 1}
 
 
-def test_many_unknown_runs_are_read_in_one_request(book, airflow, enter, reads):
-    for number in range(MANY_RUNS):
+def test_unknown_runs_are_read_by_themselves_however_long_the_history_is(
+    book, airflow, enter, reads
+):
+    """All records there are were read as soon as ten runs were new."""
+    for number in range(20):
         enter(f"s-{number}")
 
     book.load(airflow.read_instances())
 
-    assert reads == {"list_all_tasks": 1}
+    assert reads == {"list_tasks": 20}
     assert all(book.get_demand(instance) for instance in airflow.read_instances())
 
 
@@ -229,3 +232,29 @@ def test_priority_submitter_and_likeness_come_from_the_schedule(book, airflow, e
     assert (demand.priority, demand.submitter) == (7, "bob")
     assert (demand.like.config_file, demand.like.interval) == ("deep.toml", 20)
     assert demand.needs.labels == {"feature_set", "user:bob"}
+
+
+def test_a_record_that_makes_no_sense_is_told_of_once_and_holds_up_nobody(
+    book, airflow, enter, records, caplog
+):
+    """A worker of another version had written it: nothing at all was placed any more."""
+    odd, good = enter("s-1"), enter("s-2")
+    records.change_task("s-1", "i5", lambda record: {"config": {**record["config"], "kind": "?"}})
+
+    for _ in range(3):
+        book.load(airflow.read_instances())
+        assert book.get_demand(odd) is None
+        assert book.get_demand(good) is not None
+
+    assert [record.message.split(",")[0] for record in caplog.records] == [
+        "s-1/i5 cannot be placed"
+    ]
+
+
+def test_a_field_that_a_newer_version_has_added_is_no_obstacle(book, airflow, enter, records):
+    instance = enter("s-1")
+    records.change_task("s-1", "i5", lambda record: {"config": {**record["config"], "new": 1}})
+
+    book.load(airflow.read_instances())
+
+    assert book.get_demand(instance) is not None

@@ -29,13 +29,25 @@ def test_tables_have_the_keys_that_records_are_read_by(tables) -> None:
         "TouchstoneTasks": ["submission_id", "task_id"],
         "ModelPostTrainEvaluation": ["model_id"],
         "TouchstoneServers": ["server"],
+        "TouchstoneBudgets": ["scope"],
+        "TouchstoneMeter": ["pod", "entry"],
     }
 
 
-def test_evaluations_are_found_by_model_group(tables) -> None:
-    (index,) = tables["ModelPostTrainEvaluation"]["GlobalSecondaryIndexes"]
-    assert index["IndexName"] == "model_group"
-    assert keys_of(index) == ["model_group_id", "created_at"]
+@pytest.mark.parametrize(
+    ("table", "indexes"),
+    [
+        ("ModelPostTrainEvaluation", {"model_group": ["model_group_id", "created_at"]}),
+        ("TouchstoneBudgets", {"open": ["open", "scope"]}),
+        (
+            "TouchstoneMeter",
+            {"month": ["month", "pod"], "submission": ["submission_id", "pod"]},
+        ),
+    ],
+)
+def test_records_are_found_by_what_else_is_asked_for(tables, table, indexes) -> None:
+    found = tables[table]["GlobalSecondaryIndexes"]
+    assert {index["IndexName"]: keys_of(index) for index in found} == indexes
 
 
 def test_only_key_attributes_are_declared(tables) -> None:

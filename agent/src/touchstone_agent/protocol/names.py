@@ -32,6 +32,25 @@ def build_container_name(
     return f"{CONTAINER_PREFIX}-{env}-{submission_id}-{task_id}-{attempt}-{fence}"
 
 
+def parse_container_name(env: str, name: str) -> tuple[str, str, int, int] | None:
+    """
+    Return what a name was built from: submission, task, attempt and fence.
+
+    :param env: Environment; a name of another one is none of ours.
+    :return: ``None`` if it was never built here.
+    """
+    prefix = build_prefix(env)
+    parts = name.removeprefix(prefix).rsplit("-", 3)
+    if not name.startswith(prefix) or len(parts) != 4:
+        return None
+    submission_id, task_id, attempt, fence = parts
+    if not (attempt.isdecimal() and fence.isdecimal() and _PART.fullmatch(submission_id)):
+        return None
+    found = submission_id, task_id, int(attempt), int(fence)
+    # Task ids hold no dash, so only one split is possible; leading zeros were never written.
+    return found if build_container_name(env, *found) == name else None
+
+
 def build_prefix(env: str) -> str:
     """Return the prefix that every container of an environment has, and no other's."""
     return f"{CONTAINER_PREFIX}-{env}-"

@@ -1,0 +1,163 @@
+"""
+What the control plane and the program inside a rented pod say to each other, over SSH.
+
+A pod has no queue: the control plane logs in, runs ``touchstone-pod`` with one of these as JSON on
+its standard input, and reads one of these from its standard output. Nothing here is signed: the
+pod's host key is pinned, and so is the one key that may log in. There is never a credential among
+it but presigned requests, each for one object.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+from enum import StrEnum
+from typing import Any
+
+from pydantic import Field
+
+from touchstone_agent.protocol.messages import AttemptRef, Grant, Input, Limits, UploadedFile, Wire
+
+POD_PROGRAM = "touchstone-pod"
+"""The program in every trainer image that may run in a pod: its entry point there, and what is
+called over SSH."""
+
+POD_PROTOCOL_VERSION = 1
+
+HOST_KEY_MARK = "touchstone-pod host key:"
+"""What the console line begins with that names the host key's fingerprint (``SHA256:...``)."""
+
+
+class PodVariable(StrEnum):
+    """
+    What a pod is told in its environment, where everybody who may list pods can read it.
+
+    ``LEASE_SECONDS``: how long it lives on without hearing of the control plane.
+    ``LIFE_SECONDS``: how long it lives at most, heard of or not.
+    ``API_URL``: base of the API by which it ends itself.
+    ``OWNER``: environment and attempt, as a stamp.
+    """
+
+    LEASE_SECONDS = "TOUCHSTONE_POD_LEASE_SECONDS"
+    LIFE_SECONDS = "TOUCHSTONE_POD_LIFE_SECONDS"
+    API_URL = "TOUCHSTONE_POD_API_URL"
+    OWNER = "TOUCHSTONE_POD_OWNER"
+
+
+class PodPhase(StrEnum):
+    """
+    Where the attempt in a pod is::
+
+        idle -> preparing -> running -> exited
+    """
+
+    IDLE = "idle"
+    PREPARING = "preparing"
+    RUNNING = "running"
+    EXITED = "exited"
+
+
+class PodStart(Wire):
+    """
+    Run the pod's one attempt; said again, it changes nothing but the inputs' grants.
+
+    :param ref: The attempt.
+    :param command: The runner, as in the image: ``elnigma-run``.
+    :param argv: Its arguments; ``{in}`` and ``{out}`` stand for the folders.
+    :param environment: Environment variables of the contract; never a credential.
+    :param inputs: Files to fetch first.
+    :param limits: What it may use.
+    """
+
+    version: int = POD_PROTOCOL_VERSION
+    ref: AttemptRef
+    command: tuple[str, ...]
+    argv: tuple[str, ...]
+    environment: dict[str, str] = Field(default_factory=dict)
+    inputs: tuple[Input, ...] = ()
+    limits: Limits = Field(default_factory=Limits)
+
+
+class PodPoll(Wire):
+    """
+    Ask how it is, and renew the lease.
+
+    :param lease_seconds: How long the pod lives on from now without hearing again.
+    :param console_offset: From which byte on the console is wanted.
+    :param console_bytes: How much of it at most; 0 for none.
+    """
+
+    lease_seconds: int = Field(ge=1)
+    console_offset: int = Field(default=0, ge=0)
+    console_bytes: int = Field(default=262_144, ge=0)
+
+
+class PodState(Wire):
+    """
+    How the attempt in a pod is; the answer to :class:`PodStart` and :class:`PodPoll`.
+
+    :param boot_id: Changes when the container is started again.
+    :param ref: The attempt that was started; ``None`` before one was.
+    :param phase: Where it is.
+    :param prepared_at: When its inputs were in place, by the pod's clock, UTC.
+    :param running_at: When its runner began.
+    :param exited_at: When its runner had ended.
+    :param exit_code: The runner's exit code; ``None`` if it was never seen, or never ran.
+    :param oom_killed: Whether the kernel ended it for memory.
+    :param problem: Why it could not be run, or has no usable verdict; one line.
+    :param is_submissions_fault: Whether ``problem`` is about the content itself, which no other
+        pod would take either.
+    :param wants_grants: Paths of inputs whose grants the store refuses (any more).
+    :param verdict: The runner's verdict.json.
+    :param files: What it lists, checked.
+    :param progress: The trainer's latest progress line, as it stands in progress.jsonl.
+    :param console_size: Bytes of console written so far.
+    :param console: Base64 of the bytes that were asked for.
+    :param gpus: What ``nvidia-smi`` tells: ``name``, ``memory_mib``, ``driver`` each.
+    :param disk_free_bytes: What is left of the disk where the attempt works.
+    :param lease_seconds_left: Until the pod ends itself, unless it hears again.
+    """
+
+    version: int = POD_PROTOCOL_VERSION
+    boot_id: str
+    ref: AttemptRef | None = None
+    phase: PodPhase = PodPhase.IDLE
+    prepared_at: datetime | None = None
+    running_at: datetime | None = None
+    exited_at: datetime | None = None
+    exit_code: int | None = None
+    oom_killed: bool = False
+    problem: str | None = None
+    is_submissions_fault: bool = False
+    wants_grants: tuple[str, ...] = ()
+    verdict: dict[str, Any] | None = None
+    files: tuple[UploadedFile, ...] = ()
+    progress: dict[str, Any] | None = None
+    console_size: int = 0
+    console: str = ""
+    gpus: tuple[dict[str, Any], ...] = ()
+    disk_free_bytes: int = 0
+    lease_seconds_left: float = 0
+
+
+class PodUpload(Wire):
+    """
+    Store output files.
+
+    :param grants: Leave for each, by its path in the verdict.
+    """
+
+    grants: dict[str, Grant]
+
+
+class PodUploadReport(Wire):
+    """
+    What became of them; what is in none of the three is still to be tried.
+
+    :param uploaded: Paths that are in the store now.
+    :param expired: Paths whose grants the store refuses: ask for others.
+    :param failed: Reason by path, for what will never be stored.
+    """
+
+    uploaded: tuple[str, ...] = ()
+    expired: tuple[str, ...] = ()
+    failed: dict[str, str] = Field(default_factory=dict)
