@@ -1,0 +1,158 @@
+"""What pods cost: their meters, in DynamoDB."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import datetime
+from decimal import Decimal
+from typing import Any, Final, Self
+
+from boto3.dynamodb.types import TypeDeserializer, TypeSerializer
+from botocore.exceptions import ClientError
+
+from touchstone.core.meter import Entry, EntryKind, Rental
+from touchstone.hooks.aws import build_client, get_error_code, translated_errors
+from touchstone.settings import Settings
+from touchstone_agent.protocol.errors import PermanentError
+
+MONTH_INDEX: Final = "month"
+SUBMISSION_INDEX: Final = "submission"
+
+Item = dict[str, Any]
+
+_serializer = TypeSerializer()
+_deserializer = TypeDeserializer()
+
+
+class Meter:
+    """
+    Up to three entries for each pod, see :mod:`touchstone.core.meter`.
+
+    Nothing is ever taken away. An entry is written once: whoever writes it again gets the one
+    that is there, so that all who book by it book the same. Only of two bills the later one holds.
+
+    :param client: A DynamoDB client.
+    :param settings: Names of the tables.
+    """
+
+    def __init__(self, client: Any, settings: Settings) -> None:
+        self._client = client
+        self._table = settings.meter_table
+
+    @classmethod
+    def connect(cls, settings: Settings) -> Self:
+        """Return a meter that uses the installation's AWS connection."""
+        return cls(build_client("dynamodb", settings.aws_conn_id), settings)
+
+    def open(self, rental: Rental) -> Entry:
+        """
+        Write that a pod's bill has begun.
+
+        :return: The entry that is there now, maybe since earlier; likewise below.
+        """
+        return self._put(rental.open())
+
+    def close(self, rental: Rental, *, at: datetime, is_useful: bool) -> Entry:
+        """
+        Write that a pod is gone.
+
+        :param at: When that was certain.
+        :param is_useful: Whether its attempt ended well.
+        """
+        return self._put(rental.close(at, is_useful=is_useful))
+
+    def bill(self, rental: Rental, *, at: datetime, micros: int) -> Entry:
+        """
+        Write what RunPod has billed for a pod.
+
+        :param at: When RunPod was asked: another amount that was told later takes its place.
+        :param micros: What it said, micro-dollars.
+        """
+        return self._put(rental.bill(at, micros))
+
+    def list_pod(self, pod_name: str) -> list[Entry]:
+        """Return the entries of all pods of a name, by kind."""
+        return _sort(self._query("pod", pod_name))
+
+    def list_month(self, month: str) -> list[Entry]:
+        """Return the entries of all pods launched in a month (``2026-11``); the newest may lack."""
+        return _sort(self._query("month", month, index=MONTH_INDEX))
+
+    def list_submission(self, submission_id: str) -> list[Entry]:
+        """Return the entries of all pods of a submission; the newest may be missing."""
+        return _sort(self._query("submission_id", submission_id, index=SUBMISSION_INDEX))
+
+    # --- the one way in and out ----------------------------------------------------------
+
+    def _put(self, entry: Entry) -> Entry:
+        condition: dict[str, Any] = {
+            "ConditionExpression": "attribute_not_exists(#pod)",
+            "ExpressionAttributeNames": {"#pod": "pod"},
+        }
+        record = entry.to_record()
+        if entry.kind is EntryKind.BILLED:
+            condition = {
+                "ConditionExpression": (
+                    "attribute_not_exists(#pod) OR (#micros <> :micros AND #at <= :at)"
+                ),
+                "ExpressionAttributeNames": {"#pod": "pod", "#micros": "micros", "#at": "at"},
+                "ExpressionAttributeValues": to_item(
+                    {":micros": record["micros"], ":at": record["at"]}
+                ),
+            }
+        try:
+            with translated_errors(f"writing {entry.id} of pod {entry.rental.pod}"):
+                self._client.put_item(
+                    TableName=self._table,
+                    Item=to_item(record),
+                    ReturnValuesOnConditionCheckFailure="ALL_OLD",
+                    **condition,
+                )
+        except PermanentError as error:
+            standing = _find_standing(error)
+            if standing is None:
+                raise
+            return Entry.from_record(from_item(standing))
+        return entry
+
+    def _query(self, key: str, value: str, index: str | None = None) -> list[Entry]:
+        more = {"IndexName": index} if index else {"ConsistentRead": True}
+        with translated_errors(f"listing the meters of {value}"):
+            pages = self._client.get_paginator("query").paginate(
+                TableName=self._table,
+                KeyConditionExpression="#key = :value",
+                ExpressionAttributeNames={"#key": key},
+                ExpressionAttributeValues=to_item({":value": value}),
+                **more,
+            )
+            items = [item for page in pages for item in page["Items"]]
+        return [Entry.from_record(from_item(item)) for item in items]
+
+
+def _sort(entries: list[Entry]) -> list[Entry]:
+    return sorted(entries, key=lambda entry: (entry.rental.pod, entry.id))
+
+
+def _find_standing(error: PermanentError) -> Mapping[str, Any] | None:
+    """Return the entry that a write found in its place."""
+    cause = error.__cause__
+    if (
+        not isinstance(cause, ClientError)
+        or get_error_code(cause) != "ConditionalCheckFailedException"
+    ):
+        return None
+    response: Mapping[str, Any] = cause.response
+    return response.get("Item")
+
+
+def to_item(record: Mapping[str, Any]) -> Item:
+    """Return a record of texts, whole numbers and lists of them as DynamoDB takes it."""
+    return {name: _serializer.serialize(value) for name, value in record.items()}
+
+
+def from_item(item: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what :func:`to_item` was given."""
+    record = {name: _deserializer.deserialize(value) for name, value in item.items()}
+    return {
+        name: int(value) if isinstance(value, Decimal) else value for name, value in record.items()
+    }

@@ -1,0 +1,87 @@
+"""Budgets and meters in memory: the real public methods on top of dictionaries."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+
+from touchstone.core.meter import Entry, EntryKind
+from touchstone.core.money import Posting, Reservation
+from touchstone.hooks.meter import Meter
+from touchstone.hooks.money import Budgets, build_refusal
+from touchstone.settings import Settings
+
+
+class FakeBudgets(Budgets):
+    """
+    Budgets in dictionaries, safe in threads; only the ways in and out are replaced.
+
+    :ivar contentions: How many of the next bookings find others at it.
+    """
+
+    def __init__(self, settings: Settings | None = None) -> None:
+        super().__init__(client=None, settings=settings or Settings(), sleep=self._pause)
+        self._lock = threading.Lock()
+        self._reservations: dict[str, Reservation] = {}
+        self._used: dict[str, tuple[int, int]] = {}
+        self.contentions = 0
+        self.pauses: list[float] = []
+
+    def _pause(self, seconds: float) -> None:
+        self.pauses.append(seconds)
+
+    def _find(self, pod_name: str) -> Reservation | None:
+        with self._lock:
+            return self._reservations.get(pod_name)
+
+    def _write(self, posting: Posting) -> bool:
+        with self._lock:
+            if self.contentions > 0:
+                self.contentions -= 1
+                return False
+            if self._reservations.get(posting.after.pod) != posting.before:
+                return False
+            for move in posting.moves:
+                used, _ = self._used.get(move.scope, (0, 0))
+                if move.ceiling is not None and used > move.ceiling:
+                    raise build_refusal(posting, move, used=used)
+            for move in posting.moves:
+                used, spent = self._used.get(move.scope, (0, 0))
+                self._used[move.scope] = (used + move.used, spent + move.spent)
+            self._reservations[posting.after.pod] = posting.after
+            return True
+
+    def _read_scopes(self, scope_ids: Sequence[str]) -> dict[str, tuple[int, int]]:
+        with self._lock:
+            return {each: self._used[each] for each in scope_ids if each in self._used}
+
+    def _list_open(self) -> list[Reservation]:
+        with self._lock:
+            return [each for each in self._reservations.values() if not each.is_settled]
+
+
+class FakeMeter(Meter):
+    """Meters in a dictionary; each entry makes the same round trip through a record."""
+
+    def __init__(self, settings: Settings | None = None) -> None:
+        super().__init__(client=None, settings=settings or Settings())
+        self._lock = threading.Lock()
+        self._entries: dict[tuple[str, str], Entry] = {}
+
+    def _put(self, entry: Entry) -> Entry:
+        key = (entry.rental.pod, entry.id)
+        with self._lock:
+            standing = self._entries.get(key)
+            is_newer_bill = (
+                standing is not None
+                and entry.kind is EntryKind.BILLED
+                and entry.micros != standing.micros
+                and entry.at >= standing.at
+            )
+            if standing is None or is_newer_bill:
+                self._entries[key] = Entry.from_record(entry.to_record())
+            return self._entries[key]
+
+    def _query(self, key: str, value: str, index: str | None = None) -> list[Entry]:
+        with self._lock:
+            return [each for each in self._entries.values() if each.to_record()[key] == value]
