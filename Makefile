@@ -12,6 +12,8 @@ EXPORT = "$$(scripts/find-uv.sh)" export --quiet --frozen --no-emit-local --no-h
 # What the images of the team deployment install.
 EXPORT_CONTROL = $(EXPORT) --no-dev --extra compose
 EXPORT_MINISTACK = $(EXPORT) --only-group emulator
+# What the trainer image installs for the program inside a pod.
+EXPORT_POD = $(EXPORT) --only-group pod
 
 .PHONY: requirements help setup demo up down status test test-fast test-integration test-system test-placement test-placement-full test-campaigns \
         test-trainer test-compose \
@@ -70,12 +72,14 @@ lint: ## Style, formatting, and which package may import which
 	$(BIN)/ruff format --check $(wildcard $(CODE))
 	$(BIN)/lint-imports
 	@$(EXPORT_CONTROL) | diff - requirements.txt > /dev/null && \
-	  $(EXPORT_MINISTACK) | diff - deploy/ministack/requirements.txt > /dev/null || \
+	  $(EXPORT_MINISTACK) | diff - deploy/ministack/requirements.txt > /dev/null && \
+	  $(EXPORT_POD) | diff - agent/requirements-pod.txt > /dev/null || \
 	  { echo "requirements.txt is not that of uv.lock: run make requirements"; exit 1; }
 
 requirements: ## Export what the images install from the lock file
 	$(EXPORT_CONTROL) > requirements.txt
 	$(EXPORT_MINISTACK) > deploy/ministack/requirements.txt
+	$(EXPORT_POD) > agent/requirements-pod.txt
 
 format: ## Format, and fix what can be fixed
 	$(BIN)/ruff check --fix $(wildcard $(CODE))

@@ -8,7 +8,7 @@
 # usage: scripts/make-base-image.sh [TAG]      (as root; default debian:bookworm-slim)
 set -euo pipefail
 tag=${1:-debian:bookworm-slim}
-packages=ca-certificates,git,python3,python3-venv
+packages=ca-certificates,git,openssh-server,python3,python3-venv
 
 if docker image inspect "$tag" > /dev/null 2>&1; then
   echo "make-base-image: $tag is there already"
@@ -44,6 +44,8 @@ bundle=${SSL_CERT_FILE:-/etc/ssl/certs/ca-certificates.crt}
 if [[ -s $bundle ]]; then
   cp "$bundle" "$tree/etc/ssl/certs/ca-certificates.crt"
 fi
+# Installing sshd has made host keys, which nobody may ever trust.
+rm -f "$tree"/etc/ssh/ssh_host_*
 rm -rf "$tree"/var/cache/apt/archives/*.deb "$tree"/var/lib/apt/lists/*
 # Device nodes are the engine's business, and need privileges to unpack.
 tar -C "$tree" --exclude=./dev/* --exclude=./proc/* --exclude=./sys/* -c . |

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
@@ -15,6 +14,7 @@ from pydantic import TypeAdapter, ValidationError
 from touchstone_agent.adapters.files import read_below, size_below, split_path
 from touchstone_agent.protocol.errors import PermanentError
 from touchstone_agent.protocol.messages import AttemptRef, Progress, UploadedFile
+from touchstone_agent.protocol.progress import build_progress
 
 VERDICT = "verdict.json"
 PROGRESS = "progress.jsonl"
@@ -23,7 +23,6 @@ MAX_VERDICT_BYTES = 160 * 1024
 
 MAX_FILES = 500
 MAX_LINE_BYTES = 64 * 1024
-MAX_METRICS = 100
 
 _FILES: TypeAdapter[tuple[UploadedFile, ...]] = TypeAdapter(tuple[UploadedFile, ...])
 
@@ -124,26 +123,4 @@ def parse_progress(
         return None
     if not isinstance(data, dict):
         return None
-    metrics = data.get("metrics")
-    items = metrics.items() if isinstance(metrics, dict) else ()
-    figures = {str(k)[:100]: _find_number(v) for k, v in list(items)[:MAX_METRICS]}
-    eta = _find_number(data.get("eta_s"))
-    return Progress(
-        ref=ref,
-        at=now,
-        phase=str(data.get("phase", ""))[:200],
-        percent=min(100.0, max(0.0, _find_number(data.get("percent")) or 0.0)),
-        eta_seconds=eta,
-        metrics={name: value for name, value in figures.items() if value is not None},
-        console_bytes=console_bytes,
-    )
-
-
-def _find_number(value: object) -> float | None:
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        return None
-    try:
-        number = float(value)
-    except OverflowError:
-        return None
-    return number if math.isfinite(number) else None
+    return build_progress(data, ref, now=now, console_bytes=console_bytes)

@@ -5,15 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from touchstone_agent.adapters.files import make_attempt_folder, remove_tree, split_path
-from touchstone_agent.adapters.transfer import GrantExpired, unpack
+from touchstone_agent.adapters.transfer import GrantExpired
 from touchstone_agent.cell import AttemptCell
 from touchstone_agent.logs import Log
 from touchstone_agent.protocol.errors import PermanentError, TransientError
 from touchstone_agent.protocol.messages import Grant, GrantPurpose, Input, Want
+from touchstone_agent.staging import stage_inputs
 from touchstone_agent.workshop import Workshop
 
-UNPACKED_BYTES = 2 * 1024**3
 MAX_GRANTS = 4
 
 log = Log("inputs")
@@ -41,21 +40,7 @@ class InputStager:
         :raises PermanentError: If one of them is refused or is not what was promised.
         :raises TransientError: If the store cannot be used now.
         """
-        folder = self._cell.folder
-        remove_tree(folder / "in")
-        make_attempt_folder(folder)
-        left = UNPACKED_BYTES
-        for item in self._cell.attempt.start.inputs:
-            target = (folder / "in").joinpath(*split_path(item.path))
-            if item.unpack:
-                archive = folder / "tmp" / "input.tar.gz"
-                self._fetch(item, archive)
-                target.mkdir(mode=0o755, parents=True, exist_ok=True)
-                unpack(archive, target, max_bytes=left)
-                archive.unlink()
-            else:
-                target.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
-                self._fetch(item, target)
+        stage_inputs(self._cell.attempt.start.inputs, self._cell.folder, self._fetch)
 
     def _fetch(self, item: Input, target: Path) -> None:
         grant = item.grant

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from touchstone_agent.adapters.transfer import Transfer
 from touchstone_agent.cell import AttemptCell
+from touchstone_agent.contract import build_limit_variables
 from touchstone_agent.core.ports import Clock, LaunchSpec, Runtime
 from touchstone_agent.grants import GrantDesk
 from touchstone_agent.outbox import Outbox
@@ -53,24 +54,13 @@ def build_spec(cell: AttemptCell, shop: Workshop) -> LaunchSpec:
     if start.network:
         cache = shop.cache
         cache.mkdir(mode=0o755, parents=True, exist_ok=True)
-    cpu = {} if limits.cpu_seconds is None else {"CPU_SECONDS": limits.cpu_seconds}
-    given = {
-        "WALL_SECONDS": limits.wall_seconds,
-        **cpu,
-        "MEMORY_MIB": limits.memory_mib,
-        "CONSOLE_BYTES": limits.console_bytes,
-        "OUTPUT_BYTES": limits.output_bytes,
-    }
     return LaunchSpec(
         ref=start.ref,
         name=cell.name,
         labels=build_labels(cell, shop),
         image=start.image,
         argv=start.argv,
-        environment={
-            **start.environment,
-            **{f"TOUCHSTONE_{name}": str(value) for name, value in given.items()},
-        },
+        environment={**start.environment, **build_limit_variables(limits)},
         folder=cell.folder,
         cache=cache,
         limits=limits,

@@ -16,6 +16,18 @@ if TYPE_CHECKING:
     from docker import DockerClient
 
 TRAINER = REPOSITORY / "include/elnigma"
+DOCKERFILE = "include/elnigma/Dockerfile"
+_SOURCES = (
+    ".dockerignore",
+    DOCKERFILE,
+    "include/elnigma/CONTRACT.md",
+    "include/elnigma/pyproject.toml",
+    "include/elnigma/requirements.txt",
+    "include/elnigma/src",
+    # The program inside a rented pod.
+    "agent/requirements-pod.txt",
+    "agent/src",
+)
 _SOURCES_LABEL = "touchstone.sources"
 _BASE_IMAGE = "debian:bookworm-slim"
 _INSIDE_CA_BUNDLE = "/etc/ssl/certs/ca-certificates.crt"
@@ -63,7 +75,7 @@ def hash_sources(folder: Path) -> str:
     """
     Identify what a trainer image is built from. Pure but for reading.
 
-    :param folder: The build context.
+    :param folder: The build context: the repository.
     :return: SHA-256 over the name and content of everything the Dockerfile copies, and itself.
     """
     digest = hashlib.sha256()
@@ -88,18 +100,11 @@ def build_arguments(environ: Mapping[str, str]) -> dict[str, str]:
 
 
 def _list_sources(folder: Path) -> Iterator[Path]:
-    for name in (
-        "Dockerfile",
-        ".dockerignore",
-        "CONTRACT.md",
-        "pyproject.toml",
-        "requirements.txt",
-    ):
-        if (folder / name).exists():
-            yield folder / name
-    for path in sorted((folder / "src").rglob("*")):
-        if path.is_file() and "__pycache__" not in path.parts:
-            yield path
+    for name in _SOURCES:
+        source = folder / name
+        for path in [source] if source.is_file() else sorted(source.rglob("*")):
+            if path.is_file() and "__pycache__" not in path.parts:
+                yield path
 
 
 def _find_engine() -> DockerClient | None:
@@ -122,7 +127,7 @@ def _ensure_image(client: DockerClient, report: Report) -> None:
     if name != Settings.model_fields["trainer_image"].default:
         report("image", f"{name} (configured; not built here)")
         return
-    wanted = hash_sources(TRAINER)
+    wanted = hash_sources(REPOSITORY)
     try:
         labels = client.images.get(name).labels
     except ImageNotFound:
@@ -143,7 +148,8 @@ def _build(client: DockerClient, name: str, labels: Mapping[str, str]) -> None:
     error = ""
     try:
         for item in client.api.build(
-            path=str(TRAINER),
+            path=str(REPOSITORY),
+            dockerfile=DOCKERFILE,
             tag=name,
             labels=dict(labels),
             buildargs=build_arguments(os.environ),

@@ -1,6 +1,9 @@
 """
 PID 1 of a pod that is a process: sets up its world, runs sshd and the image's program in it.
 
+An order that brings its own entry point must bring its own sshd with it, as on RunPod: then the
+entry point itself is PID 1, and finds sshd's usual configuration with the port in it.
+
 As root it gets namespaces and a copy-on-write root of its own, so that ``/workspace``, ``/tmp`` and
 ``/proc/1`` are the pod's and nothing of it outlives it. Otherwise it is a plain process tree with a
 folder. Called by the emulator with the path of a JSON file that holds what ``process.py`` writes.
@@ -18,7 +21,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 PR_SET_CHILD_SUBREAPER = 36
 HIDDEN = (
@@ -134,6 +137,32 @@ def write_ssh(spec: dict[str, Any], folder: Path, home: Path) -> Path:
     return config
 
 
+def configure_ssh(spec: dict[str, Any]) -> None:
+    """Let whatever sshd the pod starts listen where its relay looks for it."""
+    config, folder = Path("/etc/ssh/sshd_config"), Path("/etc/ssh/sshd_config.d")
+    # This machine's own settings are none of an image's.
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    (folder / "pod.conf").write_text(f"Port {spec['port']}\nListenAddress 127.0.0.1\n")
+    text = config.read_text() if config.exists() else ""
+    include = f"Include {folder}/*.conf"
+    if include not in text.splitlines():
+        config.write_text(f"{include}\n{text}")
+
+
+def become_program(spec: dict[str, Any]) -> NoReturn:
+    """Let the order's entry point take the place of this process."""
+    enter_root(spec)
+    target = Path("/usr/local/bin")
+    install_programs(spec, target)
+    configure_ssh(spec)
+    os.environ.update(HOME="/root", PATH=f"{target}:{os.environ.get('PATH', '/usr/bin:/bin')}")
+    if not spec["has_key"]:
+        os.environ.update(PUBLIC_KEY="", SSH_PUBLIC_KEY="")
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    os.execvp(spec["program"][0], spec["program"])
+
+
 def write_environment(path: Path) -> None:
     """Write what a login may source: it does not inherit the container's environment."""
     with contextlib.suppress(OSError), path.open("w") as file:
@@ -194,6 +223,8 @@ def main() -> int:
     """Run the pod until one of its main processes ends; return that one's code."""
     spec = json.loads(Path(sys.argv[1]).read_text())
     signal.signal(signal.SIGTERM, stop)
+    if spec["brings_sshd"]:
+        become_program(spec)
     if not spec["is_isolated"]:
         ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
     try:

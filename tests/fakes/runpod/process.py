@@ -33,7 +33,8 @@ class ProcessRuntime:
     :param folder: Where the pods' disks are.
     :param programs: Folders whose programs every pod has on its PATH, as if they were in its image.
     :param entrypoint: The image's entry point, run beside sshd with the order's arguments; empty
-        for an image that only waits for SSH.
+        for an image that only waits for SSH. An order's own entry point brings its own sshd, if
+        the pod is isolated.
     :param may_isolate: Whether to use namespaces where the machine allows it.
     """
 
@@ -97,6 +98,7 @@ class ProcessRuntime:
             "has_key": launch.has_key,
             "disk_mib": launch.disk_mib if self.is_isolated else None,
             "is_isolated": self.is_isolated,
+            "brings_sshd": self.is_isolated and bool(pod.entrypoint),
             "programs": self._programs,
             "program": [*entrypoint, *arguments] if entrypoint else arguments,
             "nvidia_smi": str(HERE / "nvidia_smi.sh"),

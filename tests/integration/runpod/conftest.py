@@ -51,10 +51,11 @@ class SshClient:
         files = ["-i", str(self._key), "-o", "UserKnownHostsFile=/dev/null"]
         return ["ssh", *OPTIONS, *files, "-p", str(port), "root@127.0.0.1", command]
 
-    def run(self, port: int, command: str, timeout: float = 20) -> SshResult:
-        """Run a command in a pod."""
+    def run(self, port: int, command: str, timeout: float = 20, text: str = "") -> SshResult:
+        """Run a command in a pod, with a text on its standard input."""
         done = subprocess.run(
             self.build_command(port, command),
+            input=text,
             capture_output=True,
             text=True,
             timeout=timeout,
@@ -126,9 +127,9 @@ def ssh(tmp_path_factory: pytest.TempPathFactory) -> SshClient:
 
 
 @contextmanager
-def open_world(folder: Path, ssh: SshClient, pods: str) -> Iterator[World]:
+def open_world(folder: Path, ssh: SshClient, pods: str, *arguments: str) -> Iterator[World]:
     """Start an emulator with pods of a kind, and stop it."""
-    emulator = EmulatorProcess(folder, "--pods", pods, "--rate-limit", "none")
+    emulator = EmulatorProcess(folder, "--pods", pods, "--rate-limit", "none", *arguments)
     emulator.start()
     try:
         with RestPodApi(Account(api_key="rpa_test", url=emulator.url)) as api:

@@ -61,14 +61,30 @@ def test_an_absent_file_is_told_from_a_bad_one(out: Path) -> None:
     assert size_below(out, "models/short.h5") == 0
 
 
-def test_appending_does_not_follow_a_link(out: Path) -> None:
+def test_a_folder_in_the_place_of_a_file_is_no_file(out: Path) -> None:
+    """It came as another error, which the agent took for a defect of its own."""
+    (out / "console.log").mkdir()
+
+    with pytest.raises(PermanentError, match="not a regular file"):
+        read_below(out, "console.log", limit=10)
+    assert size_below(out, "console.log") == 0
+
+
+def test_appending_makes_a_file_or_goes_on_with_it(out: Path) -> None:
     append_below(out, "console.log", b"one\n")
     append_below(out, "console.log", b"two\n")
-    (out / "trap").symlink_to(out.parent / "secret")
 
     assert (out / "console.log").read_bytes() == b"one\ntwo\n"
-    with pytest.raises(OSError, match="trap"):
-        append_below(out, "trap", b"x")
+
+
+def test_appending_leaves_alone_what_is_no_file(out: Path) -> None:
+    (out / "link").symlink_to(out.parent / "secret")
+    (out / "folder").mkdir()
+    os.mkfifo(out / "pipe")
+
+    for name in ("link", "folder", "pipe"):
+        append_below(out, name, b"x")
+
     assert (out.parent / "secret").read_bytes() == b"secret"
 
 

@@ -1,40 +1,83 @@
 from __future__ import annotations
 
 import pytest
+from docker.utils.build import exclude_paths
 
 from touchstone.stack import images
-from touchstone.stack.images import build_arguments, choose_runtime, hash_sources
-from touchstone.stack.layout import Runtime
+from touchstone.stack.images import (
+    DOCKERFILE,
+    build_arguments,
+    choose_runtime,
+    hash_sources,
+)
+from touchstone.stack.layout import REPOSITORY, Runtime
 from touchstone_agent.protocol.errors import ConfigurationError
+
+SOURCE = "include/elnigma/src/elnigma/cli.py"
 
 
 @pytest.fixture
-def trainer(tmp_path):
-    (tmp_path / "src/elnigma").mkdir(parents=True)
-    (tmp_path / "src/elnigma/cli.py").write_text("print(1)")
-    (tmp_path / "Dockerfile").write_text("FROM scratch")
+def repository(tmp_path):
+    for name in (
+        SOURCE,
+        "include/elnigma/Dockerfile",
+        "agent/requirements-pod.txt",
+        "agent/src/touchstone_agent/pod/serve.py",
+    ):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text("1")
     return tmp_path
 
 
-def test_a_changed_source_is_another_image(trainer) -> None:
-    before = hash_sources(trainer)
-    (trainer / "src/elnigma/cli.py").write_text("print(2)")
-    assert hash_sources(trainer) != before
+@pytest.mark.parametrize(
+    "name",
+    [
+        SOURCE,
+        "include/elnigma/Dockerfile",
+        "agent/requirements-pod.txt",
+        "agent/src/touchstone_agent/pod/serve.py",
+    ],
+)
+def test_a_changed_source_is_another_image(repository, name) -> None:
+    before = hash_sources(repository)
+    (repository / name).write_text("2")
+    assert hash_sources(repository) != before
 
 
-def test_a_renamed_source_is_another_image(trainer) -> None:
-    before = hash_sources(trainer)
-    (trainer / "src/elnigma/cli.py").rename(trainer / "src/elnigma/main.py")
-    assert hash_sources(trainer) != before
+def test_a_renamed_source_is_another_image(repository) -> None:
+    before = hash_sources(repository)
+    (repository / SOURCE).rename(repository / "include/elnigma/src/elnigma/main.py")
+    assert hash_sources(repository) != before
 
 
-def test_what_is_not_in_the_image_does_not_change_it(trainer) -> None:
-    before = hash_sources(trainer)
-    (trainer / "tests").mkdir()
-    (trainer / "tests/test_cli.py").write_text("")
-    (trainer / "src/elnigma/__pycache__").mkdir()
-    (trainer / "src/elnigma/__pycache__/cli.pyc").write_bytes(b"x")
-    assert hash_sources(trainer) == before
+def test_what_is_not_in_the_image_does_not_change_it(repository) -> None:
+    before = hash_sources(repository)
+    for name in (
+        "include/elnigma/tests/test_cli.py",
+        "include/elnigma/src/elnigma/__pycache__/cli.pyc",
+        "agent/README.md",
+        "plugins/touchstone/cli.py",
+    ):
+        (repository / name).parent.mkdir(parents=True, exist_ok=True)
+        (repository / name).write_text("x")
+    assert hash_sources(repository) == before
+
+
+def test_all_that_the_dockerfile_copies_is_let_into_its_context_and_makes_the_hash() -> None:
+    lines = (REPOSITORY / DOCKERFILE).read_text().splitlines()
+    copied = {
+        name
+        for line in lines
+        if line.startswith("COPY ")
+        for name in line.split()[1:-1]
+        if not name.startswith("--")
+    }
+    assert copied
+    assert copied <= set(images._SOURCES)
+    patterns = (REPOSITORY / ".dockerignore").read_text().splitlines()
+    excluded = [line for line in patterns if line and not line.startswith("#")]
+    sent = exclude_paths(str(REPOSITORY), excluded)
+    assert {name for name in copied if name not in sent} == set()
 
 
 def test_a_machine_with_its_own_certificates_builds_with_them() -> None:

@@ -8,6 +8,7 @@ folder is opened by following names.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import shutil
@@ -54,9 +55,11 @@ def open_below(root: Path, path: str) -> Iterator[IO[bytes]]:
         fd = _open_at(handle, name, path, os.O_NONBLOCK)
     finally:
         os.close(handle)
+    # Before it becomes a file object, which refuses folders in words of its own.
+    if not stat.S_ISREG(os.fstat(fd).st_mode):
+        os.close(fd)
+        raise PermanentError(f"{path} is not a regular file")
     with os.fdopen(fd, "rb") as file:
-        if not stat.S_ISREG(os.fstat(fd).st_mode):
-            raise PermanentError(f"{path} is not a regular file")
         yield file
 
 
@@ -104,11 +107,16 @@ def hash_file(file: IO[bytes]) -> tuple[str, int]:
 
 
 def append_below(root: Path, name: str, data: bytes) -> None:
-    """Append to a file directly below a folder, following no link; made if absent."""
+    """Append to a file directly below a folder; made if absent, left alone if it is no file."""
     handle = os.open(root, os.O_RDONLY | os.O_DIRECTORY)
     try:
         flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK
         fd = os.open(name, flags, 0o644, dir_fd=handle)
+    except OSError as error:
+        # A link, a folder, a pipe that nobody reads.
+        if error.errno in (errno.ELOOP, errno.EISDIR, errno.ENXIO):
+            return
+        raise
     finally:
         os.close(handle)
     with os.fdopen(fd, "wb") as file:

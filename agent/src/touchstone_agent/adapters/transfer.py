@@ -12,15 +12,14 @@ import hashlib
 import os
 import tarfile
 import time
-import urllib.request
 from collections.abc import Callable
 from pathlib import Path
 from typing import IO, Any
-from urllib.parse import urlsplit
 
 import urllib3
 
 from touchstone_agent.adapters.files import BLOCK_BYTES, split_path
+from touchstone_agent.adapters.pools import HttpPools
 from touchstone_agent.core.backoff import Backoff
 from touchstone_agent.protocol.errors import PermanentError, TransientError
 from touchstone_agent.protocol.messages import Grant
@@ -63,7 +62,7 @@ class Transfer:
         self._backoff = backoff
         self._tries = tries
         self._sleep = sleep
-        self._pools: dict[str | None, urllib3.PoolManager] = {}
+        self._pools = HttpPools()
 
     def fetch(
         self,
@@ -164,17 +163,7 @@ class Transfer:
         )
 
     def _find_pool(self, url: str) -> urllib3.PoolManager:
-        """urllib3 ignores the proxy variables, which servers behind a firewall rely on."""
-        parts = urlsplit(url)
-        proxy = None
-        if not urllib.request.proxy_bypass(parts.hostname or ""):
-            proxy = urllib.request.getproxies().get(parts.scheme)
-        if proxy not in self._pools:
-            options: dict[str, Any] = {"num_pools": 4, "maxsize": 4, "blocksize": 65536}
-            self._pools[proxy] = (
-                urllib3.ProxyManager(proxy, **options) if proxy else urllib3.PoolManager(**options)
-            )
-        return self._pools[proxy]
+        return self._pools.find(url)
 
 
 class _Slice:

@@ -1,0 +1,118 @@
+"""A pod whose first process is the program under test, as the control plane sees it."""
+
+from __future__ import annotations
+
+import secrets
+import time
+from typing import Any
+
+from tests.integration.runpod.conftest import World, wait_for
+
+from touchstone.core.pods import Pod, PodOrder
+from touchstone_agent.protocol.messages import Grant
+from touchstone_agent.protocol.pods import (
+    POD_PROGRAM,
+    PodPhase,
+    PodPoll,
+    PodStart,
+    PodState,
+    PodUpload,
+    PodUploadReport,
+    PodVariable,
+)
+
+
+class Boarded:
+    """
+    A pod whose first process is the program under test.
+
+    :param world: Where it was rented.
+    :param pod: The pod.
+    """
+
+    def __init__(self, world: World, pod: Pod) -> None:
+        self._world = world
+        self.id = pod.id
+        self._pod = pod
+
+    @property
+    def port(self) -> int:
+        return self._world.wait_port(self._pod)
+
+    def call(self, verb: str, message: Any) -> tuple[int, str, str]:
+        """Call the program; return its exit code, its output and its errors."""
+        command = f"{POD_PROGRAM} {verb}"
+        text = message if isinstance(message, str) else message.model_dump_json()
+        for _ in range(20):
+            done = self._world.ssh.run(self.port, command, text=text)
+            if done.code != 255:
+                return done.code, done.output, done.errors
+            time.sleep(0.2)
+        raise AssertionError(f"no login: {done.errors}")
+
+    def start(self, order: PodStart) -> PodState:
+        code, output, errors = self.call("start", order)
+        assert code == 0, errors
+        return PodState.model_validate_json(output)
+
+    def poll(self, lease_seconds: int = 60, **wishes: int) -> PodState:
+        code, output, errors = self.call("poll", PodPoll(lease_seconds=lease_seconds, **wishes))
+        assert code == 0, errors
+        return PodState.model_validate_json(output)
+
+    def upload(self, grants: dict[str, Grant]) -> PodUploadReport:
+        code, output, errors = self.call("upload", PodUpload(grants=grants))
+        assert code == 0, errors
+        return PodUploadReport.model_validate_json(output)
+
+    def wait_phase(self, phase: PodPhase, seconds: float = 30) -> PodState:
+        return wait_for(lambda: state if (state := self.poll()).phase is phase else None, seconds)
+
+    def run(self, command: str) -> str:
+        """Run a command as root; return its output."""
+        return self._world.ssh.run(self.port, command).output
+
+    @property
+    def is_alive(self) -> bool:
+        return self.id in {pod["id"] for pod in self._world.admin.list_pods()}
+
+    @property
+    def bill(self) -> dict[str, Any]:
+        return self._world.admin.get_ledger(self.id)
+
+    def wait_gone(self, seconds: float = 30) -> None:
+        """Wait until it has ended itself, and is paid for."""
+        wait_for(lambda: not self.is_alive, seconds)
+        assert self.bill["open"] == 0
+
+
+def board(
+    world: World,
+    *,
+    lease: int = 60,
+    life: int = 600,
+    key: str | None = None,
+    image: str = "trainer:1",
+    **env: str,
+) -> Boarded:
+    """Rent a pod as the control plane does, with more variables that it need not know."""
+    name = f"touchstone-test-{secrets.token_hex(4)}"
+    public_key = world.ssh.public_key if key is None else key
+    env = {
+        "PUBLIC_KEY": public_key,
+        "SSH_PUBLIC_KEY": public_key,
+        PodVariable.LEASE_SECONDS.value: str(lease),
+        PodVariable.LIFE_SECONDS.value: str(life),
+        PodVariable.API_URL.value: world.emulator.url,
+        PodVariable.OWNER.value: name,
+        **env,
+    }
+    order = PodOrder(
+        name=name,
+        image=image,
+        gpu="NVIDIA L4",
+        env=env,
+        entrypoint=(POD_PROGRAM,),
+        cmd=("serve",),
+    )
+    return Boarded(world, world.api.create_pod(order))

@@ -1,0 +1,52 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+from tests.unit.pod.conftest import make_start
+
+from touchstone_agent.pod.home import PodHome
+from touchstone_agent.pod.trainer import build_command, build_environment
+from touchstone_agent.protocol.messages import Limits
+
+HOME = PodHome(Path("/workspace/touchstone"))
+ATTEMPT = "/workspace/touchstone/attempt"
+
+
+def test_the_folders_take_the_place_of_their_names() -> None:
+    assert build_command(make_start(), HOME) == [
+        *("elnigma-run", "train", "--feature-set", f"{ATTEMPT}/in/content"),
+        *("--out", f"{ATTEMPT}/out"),
+    ]
+
+
+def test_a_command_is_taken_as_it_is() -> None:
+    start = make_start(command=("/bin/sh", "-c", "echo {in}"), argv=())
+    assert build_command(start, HOME) == ["/bin/sh", "-c", "echo {in}"]
+
+
+def test_the_environment_is_the_images_the_orders_and_the_contracts() -> None:
+    environment = build_environment(make_start(), HOME, {"PATH": "/bin", "HOME": "/root"})
+    assert environment == {
+        "PATH": "/bin",
+        "TOUCHSTONE_SEED": "7",
+        "TOUCHSTONE_WALL_SECONDS": "100",
+        "TOUCHSTONE_MEMORY_MIB": "512",
+        "TOUCHSTONE_CONSOLE_BYTES": str(8 * 1024**2),
+        "TOUCHSTONE_OUTPUT_BYTES": str(1024**3),
+        "TOUCHSTONE_OUT": f"{ATTEMPT}/out",
+        "TOUCHSTONE_PROGRESS_FILE": f"{ATTEMPT}/out/progress.jsonl",
+        "HOME": f"{ATTEMPT}/tmp",
+        "TMPDIR": f"{ATTEMPT}/tmp",
+    }
+
+
+def test_an_order_cannot_move_the_folders_or_lift_the_limits() -> None:
+    start = make_start(
+        environment={"TOUCHSTONE_OUT": "/", "HOME": "/root", "TOUCHSTONE_WALL_SECONDS": "9e9"},
+        limits=Limits(wall_seconds=5, cpu_seconds=4),
+    )
+    environment = build_environment(start, HOME, {})
+    assert environment["TOUCHSTONE_OUT"] == f"{ATTEMPT}/out"
+    assert environment["HOME"] == f"{ATTEMPT}/tmp"
+    assert environment["TOUCHSTONE_WALL_SECONDS"] == "5"
+    assert environment["TOUCHSTONE_CPU_SECONDS"] == "4"
