@@ -7,9 +7,9 @@ from datetime import UTC, datetime, timedelta
 from airflow.providers.standard.operators.python import PythonOperator, ShortCircuitOperator
 from airflow.sdk import DAG, Param, task_group
 
-from touchstone.core.conf import INTERVALS_PATTERN, Platform, System
+from touchstone.core.conf import INTERVALS_PATTERN, CloudChoice, Platform, System
 from touchstone.core.pools import FINISH_POOL, QUEUE_POOL
-from touchstone.operators.agent import AgentOperator
+from touchstone.operators.agent import AgentOperator, TrainOperator
 from touchstone.operators.collect import CollectOperator
 from touchstone.operators.submission import (
     VALIDATION_KEY,
@@ -23,7 +23,8 @@ from touchstone.settings import get_settings
 NEW = "1. New submission"
 SCHEDULE = "2. Schedule"
 PLACEMENT = "3. Where it may run"
-ACCEPTED = "4. Or: schedule an accepted submission"
+PODS = "4. Pods"
+ACCEPTED = "5. Or: schedule an accepted submission"
 
 PARAMS = {
     "source": Param(
@@ -211,6 +212,54 @@ PARAMS = {
         section=PLACEMENT,
         description="Name of the job, for servers that take only some. Empty: none.",
     ),
+    "gpu_models": Param(
+        None,
+        type=["null", "array"],
+        items={"type": "string"},
+        title="GPU models",
+        section=PODS,
+        description_md="GPU models for RunPod, best first, one per line, for example `RTX 4090`; "
+        "`touchstone gpus` lists those that are there now. Empty: the installation's own list.",
+    ),
+    "cloud": Param(
+        CloudChoice.ANY.value,
+        type="string",
+        enum=[choice.value for choice in CloudChoice],
+        values_display={
+            CloudChoice.ANY.value: "Any (secure first)",
+            CloudChoice.SECURE.value: "Secure: RunPod's own data centres",
+            CloudChoice.COMMUNITY.value: "Community: other people's machines, cheaper",
+        },
+        title="Cloud",
+        section=PODS,
+        description="Whose machines pods may be on.",
+    ),
+    "max_price": Param(
+        None,
+        type=["null", "number"],
+        exclusiveMinimum=0,
+        title="Price ceiling ($/h)",
+        section=PODS,
+        description="Most that a pod may cost per hour. Empty: the installation's own ceiling.",
+    ),
+    "budget": Param(
+        None,
+        type=["null", "number"],
+        exclusiveMinimum=0,
+        title="Budget ($)",
+        section=PODS,
+        description="Most that all pods of this submission may cost together. "
+        "A pod is only rented if its longest life still fits.",
+    ),
+    "max_hours": Param(
+        None,
+        type=["null", "number"],
+        exclusiveMinimum=0,
+        maximum=744,
+        title="Longest training (hours)",
+        section=PODS,
+        description="A training that takes longer is ended. Empty: the installation's own limit.",
+    ),
     "submission_id": Param(
         None,
         type=["null", "string"],
@@ -252,12 +301,12 @@ with DAG(
     @task_group(group_id="interval", prefix_group_id=False)
     def interval(spec: object) -> None:
         """Train one interval's pair of models, then publish it."""
-        train = AgentOperator(
+        train = TrainOperator(
             task_id="train",
             pool=QUEUE_POOL,
             spec=spec,
             # The attempts' own ledgers decide when to stop; this only bounds what they allow.
-            retries=20,
+            retries=99,
             retry_delay=timedelta(seconds=10),
             map_index_template="interval {{ task.spec.interval }}",
         )

@@ -143,6 +143,18 @@ Needs = Annotated[
         "allowed_hosts=a,b or priority=10.",
     ),
 ]
+Gpu = Annotated[
+    list[str] | None,
+    typer.Option("--gpu", help="GPU model for RunPod, best first; see `touchstone gpus`."),
+]
+Cloud = Annotated[
+    str | None, typer.Option(help="Whose machines pods may be on: any, secure or community.")
+]
+MaxPrice = Annotated[float | None, typer.Option(help="Most that a pod may cost, $ per hour.")]
+Budget = Annotated[
+    float | None, typer.Option(help="Most that all pods of this submission may cost, $.")
+]
+MaxHours = Annotated[float | None, typer.Option(help="Longest training, hours.")]
 SubmissionId = Annotated[str, typer.Argument(metavar="ID", show_default=False)]
 
 
@@ -163,6 +175,11 @@ def submit(
     override: Override = None,
     platform: WhichPlatform = None,
     needs: Needs = None,
+    gpu: Gpu = None,
+    cloud: Cloud = None,
+    max_price: MaxPrice = None,
+    budget: Budget = None,
+    max_hours: MaxHours = None,
     seed: Seed = None,
     baseline: Baseline = None,
     notes: Annotated[str | None, typer.Option(help="For whoever reads the result.")] = None,
@@ -194,6 +211,11 @@ def submit(
                 override=override,
                 platform=platform,
                 needs=needs,
+                gpu_models=gpu or None,
+                cloud=cloud,
+                max_price=max_price,
+                budget=budget,
+                max_hours=max_hours,
                 seed=seed,
                 baseline=baseline,
             ),
@@ -220,6 +242,11 @@ def schedule(
     override: Override = None,
     platform: WhichPlatform = None,
     needs: Needs = None,
+    gpu: Gpu = None,
+    cloud: Cloud = None,
+    max_price: MaxPrice = None,
+    budget: Budget = None,
+    max_hours: MaxHours = None,
     seed: Seed = None,
     baseline: Baseline = None,
     wait: Wait = False,
@@ -245,6 +272,11 @@ def schedule(
                 override=override,
                 platform=platform,
                 needs=needs,
+                gpu_models=gpu or None,
+                cloud=cloud,
+                max_price=max_price,
+                budget=budget,
+                max_hours=max_hours,
                 seed=seed,
                 baseline=baseline,
             ),
@@ -333,6 +365,22 @@ def results(submission_id: SubmissionId, login: Login = None, as_json: AsJson = 
         typer.echo(f"{submission_id} is {found['status']}; no results{reason}")
         return
     open_console().print(build_results(found))
+
+
+@app.command()
+def gpus(login: Login = None, as_json: AsJson = False) -> None:
+    """List the GPU models that RunPod has now, with memory, price and stock."""
+    with connect(login) as client:
+        found = client.list_gpus()
+    if as_json:
+        print_json(found)
+        return
+    if not found["is_connected"]:
+        say("this installation is not connected to RunPod: there is no connection of type runpod")
+        raise typer.Exit(EXIT_FAILURE)
+    from touchstone.client.tables import build_gpus
+
+    open_console().print(build_gpus(found))
 
 
 @app.command()

@@ -14,9 +14,11 @@ from fastapi import Depends, FastAPI, HTTPException, Request
 from pydantic import AwareDatetime, BaseModel, ConfigDict
 
 from fakes.stores import FakeObjectStore, FakeRecordStore
+from touchstone.core.pods import GpuRow
 from touchstone.settings import Settings, get_settings
 from touchstone.ui import dependencies
 from touchstone.ui.app import build_app
+from touchstone.ui.routes.gpus import get_gpus
 from touchstone.ui.waiting import QueueReader
 
 NOW = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)
@@ -70,6 +72,7 @@ class FakeAirflow:
     log: list[dict[str, Any]] = field(default_factory=list)
     refusal: HTTPException | None = None
     is_paused: bool = False
+    gpus: tuple[GpuRow, ...] | None = None
     logins: int = 0
     expired: set[str] = field(default_factory=set)
 
@@ -102,6 +105,7 @@ class FakeAirflow:
             dependencies.get_ender: lambda: self.ender,
             dependencies.get_clock: lambda: lambda: NOW,
             dependencies.get_authority: lambda: authority,
+            get_gpus: lambda: lambda: self.gpus,
         }
         return app
 

@@ -25,9 +25,10 @@ from touchstone.dispatcher.book import TaskBook
 from touchstone.dispatcher.control import read_control
 from touchstone.dispatcher.metadata import TRAINING, VALIDATION
 from touchstone.dispatcher.placing import Placer
+from touchstone.dispatcher.rental import Rental
 from touchstone.hooks.records import Record
 from touchstone.hooks.starts import Starter
-from touchstone.operators.agent import AgentOperator
+from touchstone.operators.agent import AgentOperator, TrainOperator
 from touchstone.settings import Settings
 from touchstone_agent.protocol.messages import AttemptPhase, Limits, PhaseChanged, Start
 
@@ -57,6 +58,13 @@ class World:
             objects=self.objects,
             agent=self.agent,  # type: ignore[arg-type]
             settings=self.settings,
+        )
+        self.runpod: Any = None
+        self.rental = Rental(
+            settings=self.settings,
+            pools=self.airflow,
+            clock=self.clock,
+            find=lambda _: self.runpod,
         )
         self.history = History()
         self.dispatchers: list[Placer] = []
@@ -90,6 +98,7 @@ class World:
             servers=self.records.list_servers,
             control=lambda: read_control(self.records),
             starter=starter or self.starter,
+            rental=self.rental,
             history=self.history,
             settings=self.settings,
             clock=self.clock,
@@ -200,7 +209,8 @@ class World:
         """Let a worker run the operator of a queued task instance."""
         placement = self.airflow.begin(key)
         instance, record = self.airflow.instances[key], self.record(key)
-        operator = AgentOperator(task_id=instance.task_id, spec=record["config"])
+        kind = TrainOperator if instance.task_id == TRAINING else AgentOperator
+        operator = kind(task_id=instance.task_id, spec=record["config"])
         ti = SimpleNamespace(
             run_id=instance.run_id,
             try_number=instance.try_number,

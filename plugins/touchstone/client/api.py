@@ -181,6 +181,12 @@ class Client:
         """Withdraw a submission for good."""
         return self._ask("POST", f"{_API}/submissions/{submission_id}/retract", json={})
 
+    # --- RunPod ----------------------------------------------------------------------------
+
+    def list_gpus(self) -> dict[str, Any]:
+        """Return the GPU models that can be rented now."""
+        return self._ask("GET", f"{_API}/gpus")
+
     # --- the fleet -------------------------------------------------------------------------
 
     def get_fleet(self) -> dict[str, Any]:

@@ -58,13 +58,31 @@ def build_tasks(tasks: Sequence[Record]) -> RenderableType:
             _format_bar(task),
             format_line(task.get("progress_phase") or task.get("phase")),
             format_seconds(task.get("eta_seconds")),
-            task.get("server") or "",
+            _format_deployment(task),
             format_waiting(task.get("waiting")),
         )
     reasons = {
         task["task_id"]: format_line(_get_wait(task) or task.get("reason")) for task in tasks
     }
-    return Group(table, *_build_remarks(reasons))
+    pods = {task["task_id"]: _format_pod(task) for task in tasks}
+    return Group(table, *_build_remarks(reasons), *_build_remarks(pods))
+
+
+def _format_deployment(task: Record) -> str:
+    """Return where a task runs: the server, or the GPU that is rented for it."""
+    pod = task.get("pod")
+    return f"runpod {pod['gpu']}" if pod else str(task.get("server") or "")
+
+
+def _format_pod(task: Record) -> str:
+    pod = task.get("pod")
+    if not pod:
+        return ""
+    where = ", ".join(str(pod[key]) for key in ("cloud", "data_center") if pod.get(key))
+    words = [f"pod {pod.get('id') or 'ordered'} ({pod['gpu']}, {where})"]
+    words.append(f"${pod['price_per_hour']}/h")
+    words.append(_format_cost(task.get("cost")))
+    return ", ".join(word for word in words if word)
 
 
 def _get_wait(item: Record) -> str | None:
@@ -105,6 +123,7 @@ def build_facts(submission: Record) -> Table:
         "notes": submission.get("notes"),
         "score": _format_score(submission),
         "verdict": submission.get("verdict"),
+        "cost": _format_cost(submission.get("cost")),
     }
     for name, value in facts.items():
         if isinstance(value, Text):
@@ -112,6 +131,27 @@ def build_facts(submission: Record) -> Table:
         elif value:
             table.add_row(name, clean(str(value)))
     return table
+
+
+def _format_cost(cost: Record | None) -> str:
+    if not cost:
+        return ""
+    return f"${cost['usd']}" + (" so far" if cost["is_open"] else "")
+
+
+def build_gpus(found: Record) -> RenderableType:
+    """Return GPU models as a table, cheapest first, with when RunPod was asked."""
+    table = _table("GPU", "Memory", "Secure $/h", "Stock", "Community $/h", "Stock")
+    for row in found["gpus"]:
+        table.add_row(
+            Text(row["name"], style="" if row["is_available"] else "dim"),
+            f"{row['memory_gb']} GB",
+            row["secure_price"] or "-",
+            str(row["secure_stock"]).lower(),
+            row["community_price"] or "-",
+            str(row["community_stock"]).lower(),
+        )
+    return Group(table, Text(f" asked at {format_time(found['checked_at'])} UTC"))
 
 
 def build_results(results: Record) -> RenderableType:

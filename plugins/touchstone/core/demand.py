@@ -8,12 +8,14 @@ from typing import Any
 
 from touchstone.core.attempts import (
     OUT_OF_MEMORY,
+    RENTAL_CLASSES,
     build_attempt_spec,
     find_attempts_of_run,
     remember_attempt,
 )
 from touchstone.core.conf import Platform, Schedule
 from touchstone.core.eligibility import Capability, Declared, Needs, Resource, Running, intersect
+from touchstone.core.fairness import Hold
 from touchstone.core.outcomes import Outcome
 from touchstone.core.tasks import TaskSpec
 from touchstone_agent.protocol.messages import AttemptPhase, SlotClass
@@ -21,6 +23,9 @@ from touchstone_agent.protocol.messages import AttemptPhase, SlotClass
 Record = dict[str, Any]
 
 _MIB_PER_GIB = 1024
+
+FIRST_HOLD = timedelta(seconds=30)
+LONGEST_HOLD = timedelta(minutes=30)
 
 
 def build_needs(record: Record) -> Needs:
@@ -45,6 +50,9 @@ def build_needs(record: Record) -> Needs:
         min_ram_gib=min_ram_gib,
         allowed_hosts=frozenset(spec.allowed_hosts),
         labels=build_labels(spec),
+        gpu_models=spec.pods.gpu_models,
+        cloud=spec.pods.cloud,
+        max_price=spec.pods.max_price,
     )
 
 
@@ -60,6 +68,9 @@ def build_schedule_needs(schedule: Schedule, *, system: str, submitted_by: str) 
         min_ram_gib=schedule.min_ram_gib,
         allowed_hosts=frozenset(schedule.allowed_hosts),
         labels=frozenset(labels | {schedule.job} if schedule.job else labels),
+        gpu_models=schedule.gpu_models,
+        cloud=schedule.cloud,
+        max_price=schedule.max_price,
     )
 
 
@@ -93,6 +104,25 @@ def find_avoided(record: Record) -> frozenset[str]:
         and item.get("phase") != AttemptPhase.REJECTED
         and item.get("failure_class") != OUT_OF_MEMORY
     )
+
+
+def find_hold(record: Record) -> Hold | None:
+    """
+    Return for how long no pod is to be rented for a task again, by how its last attempts ended.
+
+    What could not be rented is tried again after half a minute, then after twice as long each
+    time: the catalogue, a balance or a budget rarely change within seconds.
+    """
+    row = 0
+    for item in reversed(find_attempts_of_run(record)):
+        if item.get("failure_class") not in RENTAL_CLASSES:
+            break
+        row += 1
+    ended = record.get("ended_at")
+    if not row or not ended:
+        return None
+    pause = min(FIRST_HOLD * 2 ** (row - 1), LONGEST_HOLD)
+    return Hold(until=datetime.fromisoformat(ended) + pause, reason=str(record.get("reason")))
 
 
 def build_resource(

@@ -5,9 +5,12 @@ from __future__ import annotations
 import datetime as dt
 from collections.abc import Sequence
 from dataclasses import dataclass
+from decimal import Decimal
 from fnmatch import fnmatchcase
 
-from touchstone.core.conf import Platform
+from touchstone.core.conf import CloudChoice, Platform
+from touchstone.core.market import Market
+from touchstone.core.pods import Choice
 from touchstone_agent.protocol.messages import SlotClass
 
 VRAM_TOLERANCE = 0.02
@@ -70,6 +73,9 @@ class Needs:
     :param min_ram_gib: Memory it needs; 0 for no matter.
     :param allowed_hosts: Names of the only resources it may use; empty for any.
     :param labels: What servers' allow and deny patterns are matched with.
+    :param gpu_models: GPU models of pods it may run in, best first; empty for any.
+    :param cloud: Whose machines pods may be on.
+    :param max_price: Most that a pod may cost, USD per hour; ``None`` for no ceiling.
     """
 
     kind: SlotClass
@@ -80,6 +86,9 @@ class Needs:
     min_ram_gib: float = 0
     allowed_hosts: frozenset[str] = frozenset()
     labels: frozenset[str] = frozenset()
+    gpu_models: tuple[str, ...] = ()
+    cloud: CloudChoice = CloudChoice.ANY
+    max_price: Decimal | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -115,6 +124,7 @@ class Resource:
     :param running: The trainings that hold its slots.
     :param validation_running: The validations that hold its slots.
     :param silent_since: When it was last heard of, if it is not alive.
+    :param market: What it has to rent; ``None`` for what is not rented.
     """
 
     name: str
@@ -132,6 +142,7 @@ class Resource:
     running: tuple[Running, ...] = ()
     validation_running: tuple[Running, ...] = ()
     silent_since: dt.datetime | None = None
+    market: Market | None = None
 
     def get_slots(self, kind: SlotClass) -> int:
         """Return the slots for tasks of one kind."""
@@ -162,6 +173,10 @@ def find_unfit(needs: Needs, resource: Resource) -> str | None:
         return f"{name} is {resource.platform}, it must run {needs.platform}"
     if needs.allowed_hosts and name not in needs.allowed_hosts:
         return f"{name} is not one of its allowed hosts ({_tell(needs.allowed_hosts)})"
+    if resource.market is not None:
+        choice = _shop(needs, resource.market)
+        if not choice.candidates and not choice.may_wait:
+            return f"{name}: {choice.reason or 'its catalogue is empty'}"
     if needs.require_cuda and not has.cuda:
         return f"{name} has no CUDA"
     if needs.min_vram_gib > 0 and has.vram_gib < needs.min_vram_gib * (1 - VRAM_TOLERANCE):
@@ -174,6 +189,28 @@ def find_unfit(needs: Needs, resource: Resource) -> str | None:
     if resource.allow and not is_labelled(needs.labels, resource.allow):
         return f"{name} allows only {_tell(resource.allow)}"
     return None
+
+
+def find_unready(needs: Needs, resource: Resource) -> str | None:
+    """
+    Say why a resource that fits could not run a task right now, free slots or not.
+
+    :return: What is out of stock, or ``None``.
+    """
+    if resource.market is None:
+        return None
+    choice = _shop(needs, resource.market)
+    return None if choice.candidates else choice.reason
+
+
+def _shop(needs: Needs, market: Market) -> Choice:
+    return market.choose(
+        gpu_models=needs.gpu_models,
+        cloud=needs.cloud,
+        max_price=needs.max_price,
+        # Cards are sold by round numbers, and asked for by them.
+        min_memory_gb=needs.min_vram_gib,
+    )
 
 
 def is_labelled(labels: frozenset[str], patterns: Sequence[str]) -> bool:

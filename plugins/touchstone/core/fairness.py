@@ -16,6 +16,19 @@ Key = tuple[str, str]
 """A task: the submission's id and the task's."""
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Hold:
+    """
+    Why a task keeps away from RunPod for a while.
+
+    :param until: It may be tried again from then on.
+    :param reason: What happened the last time.
+    """
+
+    until: dt.datetime
+    reason: str
+
+
 @dataclass(frozen=True, kw_only=True)
 class Waiting:
     """
@@ -30,6 +43,7 @@ class Waiting:
     :param avoid: Servers where an earlier attempt failed for infrastructure.
     :param failed_at: When the last of those failed; ``None`` counts from ``since``.
     :param expected: How long it will hold a slot, if anything is known.
+    :param hold: Until when, and why, no pod is rented for it again; ``None`` if one may be.
     """
 
     key: Key
@@ -41,6 +55,7 @@ class Waiting:
     avoid: frozenset[str] = frozenset()
     failed_at: dt.datetime | None = None
     expected: Duration | None = None
+    hold: Hold | None = None
 
     @property
     def avoid_since(self) -> dt.datetime:

@@ -5,7 +5,14 @@ from __future__ import annotations
 import datetime as dt
 from collections.abc import Sequence
 
-from touchstone.core.eligibility import Resource, describe_needs, find_impossible, find_unfit
+from touchstone.core.conf import Platform
+from touchstone.core.eligibility import (
+    Resource,
+    describe_needs,
+    find_impossible,
+    find_unfit,
+    find_unready,
+)
 from touchstone.core.fairness import Waiting
 from touchstone.core.shapes import Graces, Shape, Shapes
 from touchstone_agent.protocol.messages import SlotClass
@@ -41,16 +48,20 @@ class Reasons:
         if reason is None:
             reason = self._told[shape] = self._explain_shape(shape)
         now = self._graces.now
+        parts = [reason] if reason else []
         if not shape.takes_any:
             until = tell_time(task.since + self._graces.cuda, now)
-            reason = f"prefers CUDA: waits for it until {until}; {reason}"
+            parts.insert(0, f"prefers CUDA: waits for it until {until}")
         if not shape.takes_avoided and not task.avoid.intersection(
             resource.name for resource in shape.usable
         ):
             until = tell_time(task.since + self._graces.avoid, now)
             failed = ", ".join(sorted(task.avoid))
-            reason = f"failed on {failed}: waits for another server until {until}; {reason}"
-        return reason
+            parts.insert(0, f"failed on {failed}: waits for another server until {until}")
+        if shape.is_held and task.hold is not None:
+            until = tell_time(task.hold.until, now)
+            parts.insert(0, f"{task.hold.reason}: no pod is tried again before {until}")
+        return "; ".join(parts)
 
     def _explain_shape(self, shape: Shape) -> str:
         fits = [item for item in self._shapes.all if find_unfit(shape.needs, item) is None]
@@ -58,15 +69,19 @@ class Reasons:
             return find_impossible(shape.needs, self._shapes.all) or ""
         if not shape.takes_any:
             fits = [item for item in fits if item.capability.cuda]
-        closed = [item for item in fits if not item.is_open(self._kind)]
+        if shape.is_held:
+            fits = [item for item in fits if item.platform is not Platform.RUNPOD]
+            if not fits:
+                return ""  # why it is held says all
+        closed = [item for item in fits if not self._is_ready(shape, item)]
         needs = describe_needs(shape.needs)
         if shape.usable:
             parts = [needs] if needs else []
             parts.append(self._tell_full(shape.usable))
             if len(closed) < _NAMES:
-                parts += (self._tell_closed(item) for item in closed)
+                parts += (self._tell_closed(shape, item) for item in closed)
             return "; ".join(parts)
-        why = ", ".join(self._tell_closed(item) for item in closed[:_NAMES])
+        why = ", ".join(self._tell_closed(shape, item) for item in closed[:_NAMES])
         if len(closed) > _NAMES:
             why += f", and {len(closed) - _NAMES} more"
         what = "no server with CUDA" if not shape.takes_any else "nothing"
@@ -101,7 +116,10 @@ class Reasons:
         excess = max(0, len(ends) - resource.get_slots(self._kind))
         return ends[excess] if len(ends) > excess else None
 
-    def _tell_closed(self, resource: Resource) -> str:
+    def _is_ready(self, shape: Shape, resource: Resource) -> bool:
+        return resource.is_open(self._kind) and find_unready(shape.needs, resource) is None
+
+    def _tell_closed(self, shape: Shape, resource: Resource) -> str:
         if resource.get_slots(self._kind) <= 0:
             return f"{resource.name} has no slots"
         if not resource.is_alive:
@@ -109,7 +127,7 @@ class Reasons:
                 return f"{resource.name} is not online"
             since = tell_time(resource.silent_since, self._graces.now)
             return f"{resource.name} is silent since {since}"
-        return f"{resource.name}: {resource.block}"
+        return f"{resource.name}: {resource.block or find_unready(shape.needs, resource)}"
 
 
 def tell_time(moment: dt.datetime, now: dt.datetime) -> str:

@@ -8,7 +8,13 @@ from dataclasses import dataclass
 from itertools import groupby
 
 from touchstone.core.conf import Platform
-from touchstone.core.eligibility import Needs, Resource, find_unfit, is_labelled
+from touchstone.core.eligibility import (
+    Needs,
+    Resource,
+    find_unfit,
+    find_unready,
+    is_labelled,
+)
 from touchstone.core.fairness import Waiting
 from touchstone_agent.protocol.messages import SlotClass
 
@@ -39,6 +45,7 @@ class Shape:
     :param avoid: Where it failed.
     :param takes_any: It may go without the CUDA it prefers.
     :param takes_avoided: It may go back to where it failed.
+    :param is_held: No pod may be rented for it now.
     :param tiers: The open resources it may use, best first; those of one tier are equally good.
     """
 
@@ -46,6 +53,7 @@ class Shape:
     avoid: frozenset[str]
     takes_any: bool
     takes_avoided: bool
+    is_held: bool
     tiers: tuple[tuple[Resource, ...], ...]
 
     @property
@@ -70,7 +78,7 @@ class Shapes:
         patterns = {pattern for item in self.all for pattern in (*item.allow, *item.deny)}
         self._globs = sorted(pattern for pattern in patterns if set(pattern) & set("*?["))
         self._words = patterns.difference(self._globs)
-        self._shapes: dict[tuple[_Reduced, frozenset[str], bool, bool], Shape] = {}
+        self._shapes: dict[tuple[_Reduced, frozenset[str], bool, bool, bool], Shape] = {}
         # Callers mostly share one object among equal needs, and even hashing them would take longer
         # than all else here. The tasks outlive these shapes, so no id is used twice.
         self._plain: dict[int, Shape] = {}
@@ -79,16 +87,17 @@ class Shapes:
     def get(self, task: Waiting) -> Shape:
         """Return a task's shape now."""
         needs = task.needs
-        if not needs.prefer_cuda and not task.avoid:
+        if not needs.prefer_cuda and not task.avoid and task.hold is None:
             shape = self._plain.get(id(needs))
             if shape is None:
-                shape = self._plain[id(needs)] = self._intern(needs, task.avoid, True, True)
+                shape = self._plain[id(needs)] = self._intern(needs, task.avoid, True, True, False)
             return shape
         waited = self._graces.now - task.since
         failed = self._graces.now - task.avoid_since
         takes_any = not needs.prefer_cuda or waited >= self._graces.cuda
         takes_avoided = not task.avoid or failed >= self._graces.avoid
-        return self._intern(needs, task.avoid, takes_any, takes_avoided)
+        is_held = task.hold is not None and task.hold.until > self._graces.now
+        return self._intern(needs, task.avoid, takes_any, takes_avoided, is_held)
 
     def find_after_graces(self, task: Waiting) -> tuple[tuple[dt.datetime, Shape], ...]:
         """Return the shapes a task will have when its graces are over, and from when on."""
@@ -96,20 +105,35 @@ class Shapes:
         ends = {
             "cuda": task.since + self._graces.cuda if needs.prefer_cuda else now,
             "avoid": task.avoid_since + self._graces.avoid if task.avoid else now,
+            "hold": task.hold.until if task.hold else now,
         }
         return tuple(
-            (end, self._intern(needs, task.avoid, ends["cuda"] <= end, ends["avoid"] <= end))
+            (
+                end,
+                self._intern(
+                    needs,
+                    task.avoid,
+                    ends["cuda"] <= end,
+                    ends["avoid"] <= end,
+                    ends["hold"] > end,
+                ),
+            )
             for end in sorted({moment for moment in ends.values() if moment > now})
         )
 
     def _intern(
-        self, needs: Needs, avoid: frozenset[str], takes_any: bool, takes_avoided: bool
+        self,
+        needs: Needs,
+        avoid: frozenset[str],
+        takes_any: bool,
+        takes_avoided: bool,
+        is_held: bool,
     ) -> Shape:
-        key = (self._reduce(needs), avoid, takes_any, takes_avoided)
+        key = (self._reduce(needs), avoid, takes_any, takes_avoided, is_held)
         shape = self._shapes.get(key)
         if shape is None:
-            tiers = self._rank(needs, avoid, takes_any, takes_avoided)
-            shape = Shape(needs, avoid, takes_any, takes_avoided, tiers)
+            tiers = self._rank(needs, avoid, takes_any, takes_avoided, is_held)
+            shape = Shape(needs, avoid, takes_any, takes_avoided, is_held, tiers)
             self._shapes[key] = shape
         return shape
 
@@ -123,17 +147,26 @@ class Shapes:
             reduced = self._reduced[id(needs)] = (
                 *(needs.platform, needs.require_cuda, needs.prefer_cuda),
                 *(needs.min_vram_gib, needs.min_ram_gib, needs.allowed_hosts),
+                *(needs.gpu_models, needs.cloud, needs.max_price),
                 matched,
             )
         return reduced
 
     def _rank(
-        self, needs: Needs, avoid: frozenset[str], takes_any: bool, takes_avoided: bool
+        self,
+        needs: Needs,
+        avoid: frozenset[str],
+        takes_any: bool,
+        takes_avoided: bool,
+        is_held: bool,
     ) -> tuple[tuple[Resource, ...], ...]:
         fits = [
             resource
             for resource in self.open
-            if (takes_any or resource.capability.cuda) and find_unfit(needs, resource) is None
+            if (takes_any or resource.capability.cuda)
+            and not (is_held and resource.platform is Platform.RUNPOD)
+            and find_unfit(needs, resource) is None
+            and find_unready(needs, resource) is None
         ]
         if not takes_avoided:
             fits = [resource for resource in fits if resource.name not in avoid] or fits

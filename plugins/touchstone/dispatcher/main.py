@@ -15,7 +15,6 @@ from typing import Any
 from touchstone.core.durations import ErrorLog, History
 from touchstone.dispatcher import metadata
 from touchstone.dispatcher.book import TaskBook
-from touchstone.dispatcher.cache import Cached
 from touchstone.dispatcher.control import read_control
 from touchstone.dispatcher.events import EventHandler
 from touchstone.dispatcher.fleet import FleetKeeper, find_fleet_file, load_fleet
@@ -25,8 +24,10 @@ from touchstone.dispatcher.learning import Learner
 from touchstone.dispatcher.placing import Placer
 from touchstone.dispatcher.publishing import PUBLISH_SECONDS, Publisher
 from touchstone.dispatcher.reconcile import Reconciler
+from touchstone.dispatcher.rental import Rental
 from touchstone.hooks.agent import AgentHook
 from touchstone.hooks.aws import build_client
+from touchstone.hooks.cache import Cached
 from touchstone.hooks.objects import ObjectStore
 from touchstone.hooks.records import Record, RecordStore
 from touchstone.hooks.starts import Starter
@@ -45,6 +46,8 @@ FACTS_SECONDS = 1.0
 """How old heartbeats and pauses may be that placement goes by."""
 FLEET_SECONDS = 30.0
 """Between two looks for servers that were enrolled meanwhile and have no pools yet."""
+RENTAL_SECONDS = 20.0
+"""Between two looks at what RunPod has."""
 STUCK_SECONDS = 60.0
 """Without a round of placement for so long, the process is not well."""
 
@@ -69,6 +72,7 @@ class Dispatcher:
         objects = ObjectStore.connect(settings)
         history, errors = History(), ErrorLog()
         self._records = records
+        self._rental = Rental(settings=settings, pools=metadata, clock=_now)
         self._learner = Learner(history=history, errors=errors)
         self._placer = Placer(
             airflow=metadata,
@@ -76,6 +80,7 @@ class Dispatcher:
             servers=Cached(records.list_servers, seconds=FACTS_SECONDS),
             control=Cached(partial(read_control, records), seconds=FACTS_SECONDS),
             starter=Starter(records=records, objects=objects, agent=agent, settings=settings),
+            rental=self._rental,
             history=history,
             settings=settings,
             clock=_now,
@@ -122,6 +127,7 @@ class Dispatcher:
                 ("publishing", partial(self._repeat, self._publish, PUBLISH_SECONDS)),
                 ("reconciling", partial(self._repeat, self._reconciler.run, RECONCILE_SECONDS)),
                 ("fleet", partial(self._repeat, self._welcome, FLEET_SECONDS)),
+                ("rental", partial(self._repeat, self._rental.refresh, RENTAL_SECONDS)),
                 ("learning", self._learn),
             )
         ]

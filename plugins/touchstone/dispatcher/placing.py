@@ -19,12 +19,14 @@ from touchstone.core.eligibility import Needs, Resource, Running, find_unfit
 from touchstone.core.placement import Placement, Plan, Waiting, plan
 from touchstone.core.pools import (
     DECK_POOL,
+    RUNPOD_POOL,
     build_pool,
     build_validation_pool,
 )
 from touchstone.dispatcher.book import Key, TaskBook
 from touchstone.dispatcher.control import Control
 from touchstone.dispatcher.metadata import TRAINING, Instance, LockedPools
+from touchstone.dispatcher.rental import Rental
 from touchstone.dispatcher.tally import Tally
 from touchstone.hooks.records import Record
 from touchstone.hooks.starts import Starter, StartOrder
@@ -81,6 +83,7 @@ class Placer:
     :param servers: Returns the server records.
     :param control: Returns what people have decided.
     :param starter: Starts what is on deck.
+    :param rental: RunPod as a resource.
     :param history: How long tasks take.
     :param settings: Limits of the installation.
     :param clock: The time, UTC.
@@ -94,6 +97,7 @@ class Placer:
         servers: Callable[[], Iterable[Record]],
         control: Callable[[], Control],
         starter: Starter,
+        rental: Rental,
         history: History,
         settings: Settings,
         clock: Callable[[], datetime],
@@ -103,6 +107,7 @@ class Placer:
         self._servers = servers
         self._control = control
         self._starter = starter
+        self._rental = rental
         self._history = history
         self._settings = settings
         self._clock = clock
@@ -217,7 +222,12 @@ class Placer:
                     silence=silence,
                 )
             )
-        return resources
+        rented = self._rental.build_resource(
+            slots=tally.slots(RUNPOD_POOL),
+            free=tally.free(RUNPOD_POOL),
+            running=running.get(RUNPOD_POOL, ()),
+        )
+        return [*resources, rented] if rented is not None else resources
 
     def _expect_end(self, instance: Instance, now: datetime) -> Running:
         record = self._book.find(instance)
@@ -250,6 +260,7 @@ class Placer:
                     submitter=demand.submitter,
                     avoid=demand.avoid,
                     failed_at=demand.failed_at,
+                    hold=demand.hold,
                     expected=self._history.expect(demand.like),
                 )
             )
@@ -291,9 +302,11 @@ class Placer:
     def _describe(
         self, instance: Instance, placement: Placement, resource: Resource, now: datetime
     ) -> dict[str, Any]:
-        needs_gpu = instance.task_id == TRAINING and resource.capability.cuda
+        is_on_prem = resource.platform is Platform.ON_PREM
+        needs_gpu = instance.task_id == TRAINING and resource.capability.cuda and is_on_prem
         return {
             "server": resource.name,
+            "platform": resource.platform.value,
             "is_on_deck": False,
             "was_on_deck": instance.is_on_deck,
             "gpus": int(needs_gpu),
@@ -358,6 +371,7 @@ class Placer:
             server=str(note["server"]),
             gpus=int(note["gpus"]),
             placement=note,
+            platform=Platform(note.get("platform") or Platform.ON_PREM),
         )
 
     def _start(self, instance: Instance, order: StartOrder) -> None:

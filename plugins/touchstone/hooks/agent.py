@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from airflow.sdk.bases.hook import BaseHook
 
 from touchstone.core import attempts
+from touchstone.core.conf import Platform
 from touchstone.hooks.aws import build_client, translated_errors
 from touchstone.hooks.records import Record, RecordStore
 from touchstone.settings import Settings, get_settings
@@ -152,6 +153,9 @@ def cancel_task(
 
     record = records.change_task(submission_id, task_id, decide)
     if only_fence is not None and record["fence"] != only_fence:
+        return record
+    if record.get("platform") == Platform.RUNPOD:
+        # No agent is there to be told: whoever drives the pod sees the wish, or the reaper does.
         return record
     if record.get("cancel") and record.get("attempt") and not attempts.is_ended(record):
         agent.send(record["server"], Cancel(ref=attempts.get_ref(record), reason=reason))

@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from touchstone.core import attempts
+from touchstone.core.conf import Platform
 from touchstone.core.names import build_content_key
 from touchstone.core.tasks import TaskSpec, build_start
 from touchstone.hooks.agent import AgentHook
@@ -58,6 +59,7 @@ class StartOrder:
     :param server: Where it goes.
     :param gpus: GPUs to hand over.
     :param placement: Why there, and what was expected of the wait; kept with the attempt.
+    :param platform: What the server is; to RunPod nothing is sent, a trigger rents the pod.
     """
 
     submission_id: str
@@ -67,6 +69,7 @@ class StartOrder:
     server: str
     gpus: int = 0
     placement: Mapping[str, Any] | None = None
+    platform: Platform = Platform.ON_PREM
 
 
 class Starter:
@@ -124,12 +127,14 @@ class Starter:
                 container_of=lambda ref: ref.container_name(self._settings.env),
                 now=datetime.now(UTC),
                 placement=order.placement,
+                platform=order.platform,
             )
 
         record = self._records.change_task(order.submission_id, order.task_id, decide)
         if (
             record["run_id"] == order.run_id
             and record["attempt"] == order.attempt
+            and record["platform"] != Platform.RUNPOD
             and record.get("phase") is None
             and not record.get("cancel")
             and not attempts.is_ended(record)

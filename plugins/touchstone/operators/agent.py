@@ -1,4 +1,4 @@
-"""Runs one attempt on an on-prem server."""
+"""Run one attempt: on an on-prem server, in a pod, or wherever there is room."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from airflow.sdk.exceptions import (
 )
 
 from touchstone.core.attempts import WaitEnd, build_failure, find_settled, get_ref
+from touchstone.core.conf import Platform
 from touchstone.core.tasks import TaskSpec
 from touchstone.settings import get_settings
 
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from airflow.sdk import Context
 
     from touchstone.hooks.records import Record
+    from touchstone.triggers.agent import AgentTrigger
     from touchstone_agent.protocol.messages import AttemptRef
 
 
@@ -60,7 +62,6 @@ class AgentOperator(BaseOperator):
         """
         from touchstone.hooks.records import RecordStore
         from touchstone.hooks.starts import Starter, StartOrder, prepare_task
-        from touchstone.triggers.agent import AgentTrigger
 
         if not self.spec:
             raise AirflowSkipException("nothing to run")
@@ -89,12 +90,13 @@ class AgentOperator(BaseOperator):
                     server=placement["server"],
                     gpus=placement["gpus"],
                     placement=placement,
+                    platform=_find_platform(placement),
                 )
             )
             self._started = ref = get_ref(record)
             fence = ref.fence
             self.log.info(
-                "%s attempt %s (fence %s) sent to server %s as %s: %s",
+                "%s attempt %s (fence %s) goes to %s as %s: %s",
                 ref.task_key,
                 ref.attempt,
                 ref.fence,
@@ -102,10 +104,20 @@ class AgentOperator(BaseOperator):
                 record["container"],
                 placement["reason"],
             )
+        trigger = self._find_trigger(placement)
         self.defer(
-            trigger=AgentTrigger(spec.submission_id, spec.task_id, fence, run_id),
+            trigger=trigger(spec.submission_id, spec.task_id, fence, run_id),
             method_name="raise_failure",
         )
+
+    def _find_trigger(self, placement: Mapping[str, Any]) -> type[AgentTrigger]:
+        """Return what waits for the attempt."""
+        from touchstone.triggers.agent import AgentTrigger
+
+        platform = _find_platform(placement)
+        if platform is not Platform.ON_PREM:
+            raise AirflowFailException(f"{self.task_id} was placed on {platform}, not on a server")
+        return AgentTrigger
 
     def _is_settled(self, record: Record | None, ti: Any) -> bool:
         """Tell whether the last attempt ended well; raise its failure if no other may follow."""
@@ -147,6 +159,47 @@ class AgentOperator(BaseOperator):
             reason="its Airflow task was killed while it started",
             only_fence=self._started.fence,
         )
+
+
+class RunPodOperator(AgentOperator):
+    """
+    Runs one task of a submission in a pod of its own, deferred while it runs.
+
+    Nothing is rented here: this writes the wish on record, and its trigger does the rest, so that
+    a worker's end costs nothing and no worker waits for a boot.
+
+    :param spec: (templated) What to run, as for :class:`AgentOperator`.
+    """
+
+    def _find_trigger(self, placement: Mapping[str, Any]) -> type[AgentTrigger]:
+        from touchstone.triggers.runpod import RunPodTrigger
+
+        platform = _find_platform(placement)
+        if platform is not Platform.RUNPOD:
+            raise AirflowFailException(f"{self.task_id} was placed on {platform}, not on RunPod")
+        return RunPodTrigger
+
+
+class TrainOperator(AgentOperator):
+    """
+    Runs one training wherever the dispatcher has found room for it: on a server or in a pod.
+
+    A mapped task cannot choose between two operators when it runs, so this one is both.
+
+    :param spec: (templated) What to run, as for :class:`AgentOperator`.
+    """
+
+    def _find_trigger(self, placement: Mapping[str, Any]) -> type[AgentTrigger]:
+        # On deck it is not known yet which of the two it will be.
+        if not placement["is_on_deck"] and _find_platform(placement) is Platform.ON_PREM:
+            return super()._find_trigger(placement)
+        from touchstone.triggers.runpod import RunPodTrigger
+
+        return RunPodTrigger
+
+
+def _find_platform(placement: Mapping[str, Any]) -> Platform:
+    return Platform(placement.get("platform") or Platform.ON_PREM)
 
 
 def build_exception(failure: Mapping[str, Any]) -> AirflowFailException:

@@ -2,25 +2,56 @@
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
 from touchstone.core.conf import Platform, RunConf, Schedule
+from touchstone.core.pools import RUNPOD_POOL
 from touchstone.core.states import SubmissionStatus
 from touchstone.settings import Settings, get_settings
-from touchstone_agent.protocol.errors import ConfigurationError
+from touchstone_agent.protocol.errors import ConfigurationError, TouchstoneError
 
 if TYPE_CHECKING:
-    from touchstone.core.eligibility import Needs
+    from touchstone.core.eligibility import Needs, Resource
     from touchstone.hooks.records import Record, RecordStore
 
+log = logging.getLogger(__name__)
 
-def check_platform(conf: RunConf) -> None:
-    """Refuse a platform that this installation does not have, rather than run somewhere else."""
-    if conf.schedule and conf.schedule.platform is Platform.RUNPOD:
-        raise ConfigurationError(
-            "platform: this installation is not connected to RunPod; use any or on-prem"
-        )
+
+def find_rental(conf: RunConf) -> Resource | None:
+    """
+    Return RunPod as somewhere to run, with what it has; ``None`` if the schedule keeps off it.
+
+    :raises ConfigurationError: If only RunPod is wanted, and this installation is not connected.
+    """
+    if conf.schedule is None or conf.schedule.platform is Platform.ON_PREM:
+        return None
+    from touchstone.core.eligibility import Capability, Resource
+    from touchstone.hooks.pods.facts import find_hook, read_market
+
+    wanted = get_settings().runpod
+    hook = find_hook(wanted)
+    if hook is None:
+        if conf.schedule.platform is Platform.RUNPOD:
+            raise ConfigurationError(
+                "platform: this installation is not connected to RunPod; use any or on-prem"
+            )
+        return None
+    try:
+        market = read_market(hook, wanted)
+    except TouchstoneError as error:
+        # It may have by the time that a pod is wanted what cannot be asked for now.
+        log.warning("RunPod cannot be asked what it has: %s", error)
+        market = None
+    anything = float("inf")
+    return Resource(
+        name=RUNPOD_POOL,
+        platform=Platform.RUNPOD,
+        capability=Capability(cuda=True, vram_gib=anything, ram_gib=anything),
+        market=market,
+    )
 
 
 def may_schedule(submission: Record, user: str) -> bool:
@@ -41,19 +72,30 @@ def check_baseline(records: RecordStore, conf: RunConf, user: str) -> None:
         raise ConfigurationError(f"baseline: {baseline!r} is no successful submission: {state}")
 
 
-def check_placeable(records: RecordStore, conf: RunConf, user: str) -> None:
-    """Refuse what no server there is could ever run: nobody would tell for days of waiting."""
+def check_placeable(
+    records: RecordStore,
+    conf: RunConf,
+    user: str,
+    find_rental: Callable[[RunConf], Resource | None] = find_rental,
+) -> None:
+    """
+    Refuse what nothing there is could ever run: nobody would tell for days of waiting.
+
+    :param find_rental: Asks RunPod, which takes a second and counts against its limits: only
+        when no server will do.
+    """
     from touchstone.core.demand import build_resource, build_schedule_needs
     from touchstone.core.eligibility import find_impossible
 
-    servers = records.list_servers()
-    if conf.schedule is None or not servers:
+    if conf.schedule is None:
         return
-    unknown = set(conf.schedule.allowed_hosts) - {str(server["server"]) for server in servers}
-    if unknown:
-        known = ", ".join(sorted(str(server["server"]) for server in servers))
+    servers = records.list_servers()
+    known = [str(server["server"]) for server in servers]
+    unknown = set(conf.schedule.allowed_hosts).difference(known, {RUNPOD_POOL})
+    if unknown and servers:
         raise ConfigurationError(
-            f"allowed_hosts: there is no server {sorted(unknown)[0]!r}; there are {known}"
+            f"allowed_hosts: there is no server {sorted(unknown)[0]!r}; "
+            f"there are {', '.join(sorted(known))}"
         )
     found = records.find_submission(conf.submission_id) if conf.submission_id else None
     system = conf.source.system.value if conf.source else str((found or {}).get("system"))
@@ -74,6 +116,11 @@ def check_placeable(records: RecordStore, conf: RunConf, user: str) -> None:
         # Of one that was never heard of nobody knows what it has.
         if server.get("inventory") or server.get("declared")
     ]
+    if resources and find_impossible(needs, resources) is None:
+        return
+    rental = find_rental(conf)
+    if rental is not None:
+        resources.append(rental)
     reason = find_impossible(needs, resources) if resources else None
     if reason is not None:
         raise ConfigurationError(f"{_name_need(needs)}: {reason}")
@@ -82,6 +129,8 @@ def check_placeable(records: RecordStore, conf: RunConf, user: str) -> None:
 def _name_need(needs: Needs) -> str:
     """Return the field of the form that most likely makes a schedule impossible."""
     wishes = {
+        "gpu_models": needs.gpu_models,
+        "max_price": needs.max_price,
         "min_vram_gib": needs.min_vram_gib,
         "require_cuda": needs.require_cuda,
         "min_ram_gib": needs.min_ram_gib,

@@ -26,7 +26,6 @@ from touchstone.core.tasks import TaskSpec, build_training_specs, build_validati
 from touchstone.operators.checks import (
     check_baseline,
     check_placeable,
-    check_platform,
     may_schedule,
     resolve_branch,
 )
@@ -90,7 +89,6 @@ class RegisterOperator(BaseOperator):
         submission_id = str(values.get("submission_id") or find_submission_of_run(run.run_id))
         try:
             conf = parse_conf(values)
-            check_platform(conf)
             check_baseline(records, conf, user)
             check_placeable(records, conf, user)
             if conf.submission_id is None:

@@ -251,6 +251,8 @@ def build_control(
     """
     common = build_common(paths, record, environ)
     return {
+        # Connections of the user's own, RunPod's for one: Airflow's way to give them.
+        **{name: value for name, value in environ.items() if name.startswith("AIRFLOW_CONN_")},
         **common,
         **build_airflow(paths, record, credentials),
         **build_connections(record, credentials),

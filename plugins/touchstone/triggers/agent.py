@@ -54,7 +54,7 @@ class AgentTrigger(BaseTrigger):
     def serialize(self) -> tuple[str, dict[str, Any]]:
         """Return the class path and everything the constructor takes."""
         return (
-            "touchstone.triggers.agent.AgentTrigger",
+            f"{type(self).__module__}.{type(self).__qualname__}",
             {
                 "submission_id": self.submission_id,
                 "touchstone_task_id": self.touchstone_task_id,
@@ -83,10 +83,14 @@ class AgentTrigger(BaseTrigger):
             if now != told:
                 told = now
                 self._tell(record)
+            self._see(record)
             end = find_end(record, fence=self.fence, run_id=self.run_id)
             if end is not None:
                 return build_event(end, record)
         raise RuntimeError("the watcher ended")  # pragma: no cover - it never does
+
+    def _see(self, record: Record) -> None:
+        """Act on what has changed; waiting itself needs nothing done."""
 
     def _tell(self, record: Record) -> None:
         if record["fence"] < self.fence:
@@ -117,6 +121,10 @@ class AgentTrigger(BaseTrigger):
             return
         record = await asyncio.to_thread(self._cancel)
         self.log.info("cancel of %s is on record: %s", self._name, record.get("status"))
+        await self._follow_up(record)
+
+    async def _follow_up(self, record: Record) -> None:
+        """Do what the wish to cancel alone does not; on a server the agent does all of it."""
 
     async def _is_still_deferred(self) -> bool:
         """A triggerer that was stopped for a while is told of kills that never happened."""

@@ -18,7 +18,16 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from touchstone.core.states import IllegalMove
 from touchstone.hooks.objects import ObjectNotFound
 from touchstone.hooks.records import RecordNotFound
-from touchstone.ui.routes import content, fleet, health, logs, queue, servers, submissions
+from touchstone.ui.routes import (
+    content,
+    fleet,
+    gpus,
+    health,
+    logs,
+    queue,
+    servers,
+    submissions,
+)
 from touchstone_agent.protocol.errors import (
     ConfigurationError,
     PermanentError,
@@ -92,7 +101,7 @@ def build_app() -> FastAPI:
     """Return the application; every route of it needs a user whom Airflow knows."""
     # The schema and its pages would be the only routes open to strangers.
     app = FastAPI(title="Touchstone", openapi_url=None, docs_url=None, redoc_url=None)
-    for module in (health, content, submissions, logs, queue, servers, fleet):
+    for module in (health, content, submissions, logs, queue, gpus, servers, fleet):
         app.include_router(module.router, prefix=API_PREFIX, dependencies=[Depends(get_user)])
     app.add_middleware(Boundary)
     app.add_exception_handler(HTTPException, _explain_http)

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from datetime import datetime
+from decimal import Decimal
 from typing import Any
 
+from touchstone.core.pod_attempts import compute_pod_cost, list_pods
 from touchstone.core.states import SubmissionStatus
 from touchstone.hooks.records import VERSION, Record, RecordNotFound, RecordStore
 from touchstone.ui.dependencies import Caller
@@ -78,6 +82,20 @@ def list_visible_submissions(
 def show_record(record: Record) -> Record:
     """Return a submission, or a task, as it is shown: without what only the store needs."""
     return {key: value for key, value in record.items() if key != VERSION}
+
+
+def show_cost(tasks: Iterable[Record], now: datetime) -> dict[str, Any] | None:
+    """
+    Return what the pods of tasks have cost, of all their attempts.
+
+    :return: ``usd``, rounded to a cent only when it is shown, and ``is_open`` while some pod is
+        still billed; ``None`` if there never was one.
+    """
+    costs = [compute_pod_cost(pod, now) for task in tasks for _, pod in list_pods(task)]
+    if not costs:
+        return None
+    usd = sum((amount for amount, _ in costs), Decimal())
+    return {"usd": f"{usd:.4f}", "is_open": any(is_open for _, is_open in costs)}
 
 
 def show_results(record: Record) -> dict[str, Any]:

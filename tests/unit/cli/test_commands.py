@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from typer.testing import CliRunner, Result
 from fakes.api import NOW, URL, FakeAirflow
 from touchstone import cli
 from touchstone.core.names import build_console_key
+from touchstone.core.pods import GpuRow, Stock
 from touchstone_agent.protocol.messages import AttemptRef
 
 Run = Callable[..., Result]
@@ -379,3 +381,48 @@ def test_no_stack_at_all_is_an_exit_of_its_own(run: Run, state_dir: Path) -> Non
     result = run("list")
     assert result.exit_code == 3
     assert "touchstone up" in result.stderr
+
+
+def test_the_gpus_of_runpod_are_a_table(run: Run, airflow: FakeAirflow) -> None:
+    row = GpuRow(
+        gpu="NVIDIA L4",
+        name="L4",
+        memory_gb=24,
+        secure_price=Decimal("0.39"),
+        community_price=None,
+        secure_stock=Stock.HIGH,
+        community_stock=Stock.NONE,
+        checked_at=NOW,
+    )
+    airflow.gpus = (row,)
+    shown = run("gpus").stdout
+    assert "L4" in shown
+    assert "0.39" in shown
+    assert "asked at 2026-03-01 12:00:00 UTC" in shown
+    assert json.loads(run("gpus", "--json").stdout)["gpus"][0]["name"] == "L4"
+
+
+def test_without_a_connection_there_are_no_gpus_to_list(run: Run) -> None:
+    result = run("gpus")
+    assert result.exit_code == 1
+    assert "not connected to RunPod" in result.stderr
+
+
+def test_a_task_in_a_pod_is_shown_with_its_pod_and_its_cost(run: Run, airflow: FakeAirflow) -> None:
+    airflow.add_submission(status="running")
+    pod = {
+        "name": "touchstone-dev-s-1-i5-1-1",
+        "id": "p1x2",
+        "gpu": "NVIDIA L4",
+        "cloud": "SECURE",
+        "data_center": "EU-RO-1",
+        "ordered_at": NOW.isoformat(),
+        "price_per_hour": "0.39",
+        "usd": "0.0130",
+        "gone_at": NOW.isoformat(),
+    }
+    add_task(airflow, server="runpod", platform="runpod", pod=pod)
+    shown = run("show", "s-1").stdout
+    assert "runpod NVIDIA L4" in shown
+    assert "pod p1x2 (NVIDIA L4, SECURE, EU-RO-1), $0.39/h, $0.0130" in shown
+    assert "cost" in shown

@@ -5,10 +5,14 @@ from __future__ import annotations
 import datetime as dt
 import random
 from dataclasses import replace
+from decimal import Decimal
 
 import pytest
 
-from touchstone.core.conf import Platform
+from touchstone.core.conf import CloudChoice, Platform
+from touchstone.core.estimates import estimate
+from touchstone.core.fairness import Hold
+from touchstone.core.market import Market
 from touchstone.core.placement import (
     Capability,
     Declared,
@@ -21,6 +25,7 @@ from touchstone.core.placement import (
     intersect,
     plan,
 )
+from touchstone.core.pods import Cloud, GpuOffer, Stock
 from touchstone_agent.protocol.messages import SlotClass
 
 NOW = dt.datetime(2026, 3, 2, 14, 0, tzinfo=dt.UTC)
@@ -50,6 +55,21 @@ def make_runpod(**overrides):
     return make_server(
         "runpod",
         **{"platform": Platform.RUNPOD, "capability": GPU, "validation_slots": 0} | overrides,
+    )
+
+
+def make_market(*offers, **fields):
+    return Market(offers=offers or (make_offer(),), **fields)
+
+
+def make_offer(name="RTX 4090", price="0.69", stock=Stock.HIGH, cloud=Cloud.SECURE):
+    return GpuOffer(
+        gpu=f"NVIDIA {name}",
+        name=name,
+        memory_gb=24,
+        cloud=cloud,
+        price_per_hour=Decimal(price),
+        stock=stock,
     )
 
 
@@ -558,3 +578,92 @@ def test_a_task_that_failed_after_hours_still_goes_elsewhere_first():
 
     assert place(task, *fleet) == {}
     assert place(replace(task, failed_at=before(300)), *fleet) == {"i1": "rio1"}
+
+
+# --- what is rented -----------------------------------------------------------------------------
+
+
+def test_a_pod_is_rented_when_no_server_is_free_and_not_before():
+    runpod = make_runpod(market=make_market())
+
+    assert place(make_waiting(), make_server(), runpod) == {"i1": "rio1"}
+    assert place(make_waiting(), make_full(), runpod) == {"i1": "runpod"}
+
+
+@pytest.mark.parametrize(
+    ("wish", "reason"),
+    [
+        ({"gpu_models": ("RTX 9999",)}, "runpod: GPU 'RTX 9999' is unknown to RunPod"),
+        ({"max_price": Decimal("0.5")}, "over the ceiling of $0.5/h"),
+        ({"cloud": CloudChoice.COMMUNITY}, "not offered in COMMUNITY cloud"),
+        ({"min_vram_gib": 48}, "has 24 GB, 48 GB are needed"),
+    ],
+)
+def test_what_runpod_does_not_have_at_all_it_could_never_run(wish, reason):
+    task = needs(platform=Platform.RUNPOD, **wish)
+
+    told = find_unfit(task, make_runpod(market=make_market()))
+
+    assert told is not None
+    assert reason in told
+
+
+def test_what_is_out_of_stock_is_waited_for_and_told():
+    runpod = make_runpod(market=make_market(make_offer(stock=Stock.NONE)))
+    task = make_waiting(needs=needs(platform=Platform.RUNPOD))
+
+    assert place(task, runpod) == {}
+    assert explain(task, runpod) == (
+        "needs RunPod; nothing that fits is ready: "
+        "runpod: RTX 4090 is out of stock in SECURE cloud; "
+        "NVIDIA RTX 4090 is not offered in COMMUNITY cloud"
+    )
+
+
+def test_a_second_choice_is_taken_when_the_first_is_out_of_stock():
+    offers = make_offer(stock=Stock.NONE), make_offer("RTX 3090", "0.46")
+    runpod = make_runpod(market=make_market(*offers))
+    picky = make_waiting(needs=needs(platform=Platform.RUNPOD, gpu_models=("RTX 4090",)))
+    easy = make_waiting(
+        "i5", needs=needs(platform=Platform.RUNPOD, gpu_models=("RTX 4090", "RTX 3090"))
+    )
+
+    assert place([picky, easy], runpod) == {"i5": "runpod"}
+
+
+def test_the_installations_ceiling_holds_beside_the_tasks_own():
+    market = make_market(max_price=Decimal("0.5"))
+    task = needs(platform=Platform.RUNPOD, max_price=Decimal(9))
+
+    assert "over the ceiling of $0.5/h" in str(find_unfit(task, make_runpod(market=market)))
+
+
+def make_hold(seconds, reason="no pod to be had"):
+    return Hold(until=NOW + dt.timedelta(seconds=seconds), reason=reason)
+
+
+def test_what_could_not_be_rented_is_not_tried_again_at_once_but_a_server_may_take_it():
+    runpod = make_runpod(market=make_market())
+    task = make_waiting(hold=make_hold(60))
+
+    assert place(task, runpod) == {}
+    assert place(task, runpod, make_server()) == {"i1": "rio1"}
+    assert place(replace(task, hold=make_hold(0)), runpod) == {"i1": "runpod"}
+
+
+def test_why_no_pod_is_tried_is_told_with_the_time_it_will_be():
+    runpod = make_runpod(market=make_market())
+    only = make_waiting(needs=needs(platform=Platform.RUNPOD), hold=make_hold(600, "over budget"))
+
+    assert explain(only, runpod) == "over budget: no pod is tried again before 14:10 UTC"
+    assert explain(replace(only, needs=TRAINING), runpod, make_full()) == (
+        "over budget: no pod is tried again before 14:10 UTC; "
+        "rio1 is full, next free about 14:20 UTC"
+    )
+
+
+def test_the_end_of_a_hold_is_in_the_estimate():
+    runpod = make_runpod(market=make_market())
+    task = make_waiting(needs=needs(platform=Platform.RUNPOD), hold=make_hold(600))
+
+    assert estimate([task], [runpod], now=NOW)[task.key].p50 == NOW + dt.timedelta(seconds=600)

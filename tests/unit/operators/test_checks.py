@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+from decimal import Decimal
+
 import pytest
 
 from fakes.stores import FakeRecordStore
 from touchstone.core.conf import parse_conf
-from touchstone.operators.checks import check_baseline, check_placeable, check_platform
+from touchstone.core.market import Market
+from touchstone.core.pods import Cloud, GpuOffer, Stock
+from touchstone.hooks.pods import facts
+from touchstone.hooks.runpod.errors import ServiceUnavailable
+from touchstone.operators.checks import check_baseline, check_placeable
 from touchstone_agent.protocol.errors import ConfigurationError
 
 INVENTORY = {"slots": 2, "memory_mib": 16 * 1024, "gpus": []}
@@ -25,6 +31,34 @@ def enrol(records):
         records.create_server({"server": name, "inventory": inventory} | fields)
 
     return make
+
+
+@pytest.fixture(autouse=True)
+def runpod(monkeypatch):
+    """RunPod is not connected, unless a test says what it has."""
+    monkeypatch.setattr(facts, "find_hook", lambda wanted: None)
+
+    def connect(*offers, error=None):
+        def read_market(hook, wanted):
+            if error is not None:
+                raise error
+            return Market(offers=offers, models=wanted.gpu_models, max_price=wanted.max_price)
+
+        monkeypatch.setattr(facts, "find_hook", lambda wanted: object())
+        monkeypatch.setattr(facts, "read_market", read_market)
+
+    return connect
+
+
+def offer(name="RTX 4090", price="0.69", stock=Stock.HIGH, memory_gb=24):
+    return GpuOffer(
+        gpu=f"NVIDIA GeForce {name}",
+        name=name,
+        memory_gb=memory_gb,
+        cloud=Cloud.SECURE,
+        price_per_hour=Decimal(price),
+        stock=stock,
+    )
 
 
 def conf(**schedule):
@@ -80,9 +114,56 @@ def test_an_accepted_submission_is_judged_by_its_own_kind(records, enrol):
         check_placeable(records, conf(), "chief")
 
 
-def test_a_platform_that_is_not_connected_is_refused():
-    with pytest.raises(ConfigurationError, match=r"^platform: "):
-        check_platform(conf(platform="runpod"))
+def test_a_platform_that_is_not_connected_is_refused(records, enrol):
+    for name in ("cpu1", "cpu2"):
+        with pytest.raises(ConfigurationError, match=r"^platform: .*not connected to RunPod"):
+            check_placeable(records, conf(platform="runpod"), "ada")
+        enrol(name)
+
+
+@pytest.mark.parametrize(
+    ("wish", "words"),
+    [
+        ({"gpu_models": ["RTX 9999"]}, "gpu_models: .*'RTX 9999' is unknown to RunPod"),
+        ({"max_price": "0.5"}, r"max_price: .*costs \$0.69/h .*over the ceiling of \$0.5/h"),
+        ({"min_vram_gib": 80}, "min_vram_gib: .*has 24 GB, 80 GB are needed"),
+        ({"cloud": "community"}, "platform: .*not offered in COMMUNITY cloud"),
+    ],
+)
+def test_what_runpod_never_has_is_refused_by_its_field(records, enrol, runpod, wish, words):
+    runpod(offer())
+    enrol()
+
+    with pytest.raises(ConfigurationError, match=f"^{words}"):
+        check_placeable(records, conf(platform="runpod", **wish), "ada")
+
+
+def test_what_is_only_out_of_stock_may_be_waited_for(records, runpod):
+    runpod(offer(stock=Stock.NONE))
+
+    check_placeable(records, conf(platform="runpod"), "ada")
+
+
+def test_a_runpod_that_cannot_be_asked_refuses_nothing(records, runpod):
+    runpod(error=ServiceUnavailable("503"))
+
+    check_placeable(records, conf(platform="runpod", gpu_models=["RTX 9999"]), "ada")
+
+
+def test_runpod_takes_what_no_server_could(records, enrol, runpod):
+    enrol()
+    runpod(offer())
+
+    check_placeable(records, conf(require_cuda=True), "ada")
+    with pytest.raises(ConfigurationError, match="no CUDA"):
+        check_placeable(records, conf(require_cuda=True, platform="on-prem"), "ada")
+
+
+def test_runpod_is_only_asked_when_no_server_will_do(records, enrol, runpod):
+    enrol()
+    runpod(error=AssertionError("it was asked"))
+
+    check_placeable(records, conf(), "ada")
 
 
 @pytest.mark.parametrize("status", [None, "error", "running"])

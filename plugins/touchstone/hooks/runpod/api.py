@@ -83,6 +83,9 @@ class AsyncPodApi(Protocol):
     async def list_offers(self) -> list[GpuOffer]:
         """Return the live catalogue."""
 
+    async def list_bills(self, pod_id: str | None = None) -> list[Bill]:
+        """Return what pods have cost by RunPod's own count, which lags behind."""
+
     async def read_logs(
         self, pod_id: str, *, source: str | None = None, tail: int = 200
     ) -> list[LogLine]:

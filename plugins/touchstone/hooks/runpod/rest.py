@@ -226,6 +226,10 @@ class AsyncRestPodApi:
         """Return the live catalogue."""
         return await self._hold(requests.list_offers())
 
+    async def list_bills(self, pod_id: str | None = None) -> list[Bill]:
+        """Return what pods of the last 30 days have cost, by RunPod's own count."""
+        return await self._hold(requests.list_bills(pod_id))
+
     async def read_logs(
         self, pod_id: str, *, source: str | None = None, tail: int = 200
     ) -> list[LogLine]:

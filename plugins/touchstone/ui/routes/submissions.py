@@ -22,6 +22,7 @@ from touchstone.ui.dependencies import (
 from touchstone.ui.queries import (
     get_visible_submission,
     list_visible_submissions,
+    show_cost,
     show_record,
     show_results,
 )
@@ -75,9 +76,11 @@ def get_submission(
 ) -> dict[str, Any]:
     """Return a submission with its tasks, and where those that wait stand in the queue."""
     record = get_visible_submission(records, caller, submission_id)
-    tasks = [show_record(task) for task in records.list_tasks(submission_id)]
+    found = records.list_tasks(submission_id)
+    tasks = [show_record(task) | {"cost": show_cost([task], clock())} for task in found]
     return {
-        "submission": show_record(record) | {"queue_position": _find_position(record, queue)},
+        "submission": show_record(record)
+        | {"queue_position": _find_position(record, queue), "cost": show_cost(found, clock())},
         "tasks": add_waiting(tasks, queue),
         "dispatcher": describe_dispatcher(queue, clock()),
     }

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from touchstone.dispatcher.cache import Cached
+from touchstone.hooks.cache import Cached
 
 
 class Source:

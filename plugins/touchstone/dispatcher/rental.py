@@ -1,0 +1,129 @@
+"""RunPod as one more resource of placement: what it has, and whether it takes anything now."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+from datetime import datetime, timedelta
+from typing import Final, Protocol
+
+from touchstone.core.conf import Platform
+from touchstone.core.eligibility import Capability, Resource, Running
+from touchstone.core.pods import Balance
+from touchstone.core.pools import RUNPOD_POOL
+from touchstone.hooks.pods.facts import RentalFacts, find_hook, read_facts
+from touchstone.hooks.runpod.hook import RunPodHook
+from touchstone.settings import Settings
+from touchstone_agent.protocol.errors import TouchstoneError
+
+log = logging.getLogger(__name__)
+
+BALANCE_SECONDS: Final = 120.0
+STALE: Final = timedelta(minutes=3)
+"""So old facts are none: whoever asks RunPod here has stopped."""
+
+_ANY: Final = float("inf")
+
+
+class Pools(Protocol):
+    """What this needs of Airflow's pools."""
+
+    def create_pool(self, name: str, slots: int, description: str) -> bool:
+        """Create a pool; return whether it was missing."""
+
+
+class Rental:
+    """
+    Asks RunPod from time to time, and tells placement.
+
+    An installation without a RunPod connection simply has no such resource; one that gets a
+    connection has it from the next look on, with a pool of its own.
+
+    :param settings: How pods are rented.
+    :param pools: Airflow's pools.
+    :param clock: The time, UTC.
+    :param find: Finds the account.
+    """
+
+    def __init__(
+        self,
+        *,
+        settings: Settings,
+        pools: Pools,
+        clock: Callable[[], datetime],
+        find: Callable[..., RunPodHook | None] = find_hook,
+    ) -> None:
+        self._settings = settings.runpod
+        self._pools = pools
+        self._clock = clock
+        self._find = find
+        self._lock = threading.Lock()
+        self._facts: RentalFacts | None = None
+        self._balance: Balance | None = None
+        self._balance_at: datetime | None = None
+        self._is_warned = False
+
+    @property
+    def facts(self) -> RentalFacts | None:
+        """Return what was seen last; ``None`` without a RunPod connection."""
+        with self._lock:
+            return self._facts
+
+    def refresh(self) -> None:
+        """Look again; takes seconds, and raises nothing that RunPod has done."""
+        hook = self._find(self._settings)
+        facts = None
+        if hook is not None:
+            self._read_balance(hook)
+            facts = read_facts(hook, self._settings, balance=self._balance, now=self._clock())
+            # Without slots: that money may be spent is for an admin to say.
+            self._pools.create_pool(RUNPOD_POOL, 0, "Touchstone: pods at RunPod")
+        with self._lock:
+            self._facts = facts
+
+    def _read_balance(self, hook: RunPodHook) -> None:
+        now = self._clock()
+        if self._balance_at is not None and now - self._balance_at < timedelta(
+            seconds=BALANCE_SECONDS
+        ):
+            return
+        self._balance_at = now
+        try:
+            self._balance = hook.get_balance()
+        except TouchstoneError as error:
+            log.warning("RunPod's balance is not known: %s", error)
+            return
+        is_low = self._balance.usd < hook.balance_warning
+        if is_low and not self._is_warned:
+            log.warning("RunPod's balance is low: $%.2f", self._balance.usd)
+        self._is_warned = is_low
+
+    def build_resource(
+        self, *, slots: int, free: int, running: Iterable[Running]
+    ) -> Resource | None:
+        """
+        Return RunPod as placement sees it; ``None`` if there is none.
+
+        :param slots: Slots of its pool.
+        :param free: How many of them hold nothing.
+        :param running: What holds the others.
+        """
+        facts = self.facts
+        if facts is None:
+            return None
+        found = Resource(
+            name=RUNPOD_POOL,
+            platform=Platform.RUNPOD,
+            slots=slots,
+            free=free,
+            # What a GPU must be like the market itself looks after.
+            capability=Capability(cuda=True, vram_gib=_ANY, ram_gib=_ANY),
+            block=facts.block,
+            running=tuple(running),
+            market=facts.market,
+        )
+        if self._clock() - facts.at > STALE:
+            return replace(found, block="it was not asked for a while")
+        return found

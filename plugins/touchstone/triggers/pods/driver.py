@@ -1,0 +1,337 @@
+"""Takes one attempt through its pod; each step can be repeated after a crash."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Sequence
+from datetime import datetime, timedelta
+from typing import Final
+
+from touchstone.core import attempts
+from touchstone.core.attempts import is_ended
+from touchstone.core.pod_attempts import (
+    Problem,
+    close_attempt,
+    find_pod,
+    may_rent,
+    note_ending,
+    note_order,
+    note_pod,
+)
+from touchstone.core.pods import Candidate, Pod, PodOrder
+from touchstone.core.states import TaskStatus
+from touchstone.core.tasks import TaskSpec
+from touchstone.hooks.money import OverBudget, ReservationSettled
+from touchstone.hooks.pods.desk import PodDesk, TaskKey
+from touchstone.hooks.pods.ending import give_back, terminate
+from touchstone.hooks.pods.keys import derive_key
+from touchstone.hooks.records import Record
+from touchstone.hooks.runpod.errors import (
+    Ambiguous,
+    ApiGone,
+    CapacityExhausted,
+    Forbidden,
+    OutOfFunds,
+    PodRejected,
+    Unauthorised,
+)
+from touchstone.triggers.pods.attending import Attendant
+from touchstone.triggers.pods.boarding import Boarding
+from touchstone.triggers.pods.failures import PodFailed, Stopped
+from touchstone_agent.protocol.errors import PermanentError, TouchstoneError, TransientError
+from touchstone_agent.protocol.messages import AttemptPhase, PhaseChanged
+from touchstone_agent.protocol.pods import POD_PROGRAM, PodVariable
+
+log = logging.getLogger(__name__)
+
+MAX_OFFERS: Final = 12
+"""So many offers are tried for one attempt."""
+MAX_DEFECTS: Final = 5
+PATIENCE: Final = timedelta(minutes=5)
+"""How long the catalogue may be out of reach before the slot is given to somebody else."""
+FIRST_PAUSE_SECONDS: Final = 1.0
+LONGEST_PAUSE_SECONDS: Final = 30.0
+LOOK_SECONDS: Final = 1.0
+UPLOAD_SECONDS: Final = 3600
+"""What a pod may live on after its training, to store what it has made."""
+
+
+class PodDriver:
+    """
+    Drives one attempt in a pod, from the wish on record to the pod that is gone.
+
+    What is to be done next follows from the record and from what RunPod shows, so whoever begins
+    anew after a crash goes on where the other was, and two that do the same at once rent one pod.
+
+    :param desk: What renting works with.
+    :param key: The task.
+    :param fence: The attempt.
+    """
+
+    def __init__(self, desk: PodDesk, key: TaskKey, fence: int) -> None:
+        self._desk = desk
+        self._key = key
+        self._fence = fence
+        self._stopping = asyncio.Event()
+
+    def stop(self) -> None:
+        """Say that nobody wants the attempt any more: its pod is given back at once."""
+        self._stopping.set()
+
+    async def run(self) -> None:
+        """Work until the pod is gone and the attempt's end on record; never raise."""
+        failures = defects = 0
+        while True:
+            try:
+                if await self._step():
+                    return
+                failures = defects = 0
+            except TouchstoneError as error:
+                failures += 1
+                log.warning("%s: %s; trying again", self._key, error)
+                await self._desk.sleep(_find_pause(failures, error))
+            except Exception as error:
+                # The attempt's last line of defence: a defect must not leave a pod for ever.
+                defects += 1
+                log.exception("%s: driving its pod failed", self._key)
+                if defects >= MAX_DEFECTS:
+                    reason = f"Touchstone failed on it: {type(error).__name__}"
+                    await self._end(Problem("defect", reason))
+                await self._desk.sleep(_find_pause(defects, None))
+
+    async def _step(self) -> bool:
+        """Do what comes next; return whether that was all."""
+        record = await self._desk.read(self._key)
+        pod = find_pod(record, self._fence)
+        if pod is None:
+            if may_rent(record, self._fence):
+                await self._rent(record)
+                return False
+            await self._close(None)
+            return True
+        if pod.get("gone_at"):
+            await self._close(None)
+            return True
+        if pod.get("ending_at"):
+            await give_back(self._desk, self._key, fence=self._fence)
+            return True
+        if pod.get("id") is None:
+            await self._find_order(pod)
+            return False
+        if self._is_over(record):
+            await self._end(None)
+            return False
+        try:
+            await self._work(record, pod)
+        except PodFailed as failure:
+            log.warning("%s: %s", self._key, failure)
+            await self._end(failure.problem)
+        except Stopped:
+            await self._end(None)
+        return False
+
+    def _is_over(self, record: Record) -> bool:
+        """Tell whether the pod has nothing more to do: what it has made is stored, or unwanted."""
+        if self._stopping.is_set() or record["fence"] != self._fence or record.get("cancel"):
+            return True
+        is_stored = bool(record.get("uploaded_at"))
+        return is_stored or (is_ended(record) and record["status"] != TaskStatus.ERROR)
+
+    async def _work(self, record: Record, pod: Record) -> None:
+        boarding = Boarding(self._desk, pod, self._stopping)
+        boarded = await boarding.board()
+        await Attendant(self._desk, self._key, record, boarding, boarded).attend()
+        await self._end(None)
+
+    async def _end(self, problem: Problem | None) -> None:
+        await self._desk.change(
+            self._key,
+            lambda found: note_ending(
+                found, fence=self._fence, now=self._desk.now(), problem=problem
+            ),
+        )
+
+    async def _close(self, problem: Problem | None) -> None:
+        await self._desk.change(
+            self._key,
+            lambda found: close_attempt(
+                found, fence=self._fence, now=self._desk.now(), problem=problem
+            ),
+        )
+
+    # --- renting ----------------------------------------------------------------------------
+
+    async def _rent(self, record: Record) -> None:
+        """Order a pod: each offer once, in the order of the wish, until one is taken."""
+        spec = attempts.build_attempt_spec(record)
+        try:
+            market = await self._desk.read_market()
+        except TouchstoneError as error:
+            waited = self._desk.now() - datetime.fromisoformat(record["intent_at"])
+            if isinstance(error, TransientError) and waited < PATIENCE:
+                raise
+            await self._close(Problem("account", str(error)))
+            return
+        choice = market.choose(
+            gpu_models=spec.pods.gpu_models,
+            cloud=spec.pods.cloud,
+            max_price=spec.pods.max_price,
+            min_memory_gb=spec.min_vram_gib,
+        )
+        if not choice.candidates:
+            await self._close(Problem("capacity", f"no pod to be had: {choice.reason}"))
+            return
+        problem = Problem("capacity", "no pod to be had")
+        for candidate in choice.candidates[:MAX_OFFERS]:
+            try:
+                if await self._order(record, spec, candidate):
+                    return
+            except OverBudget as error:
+                problem = Problem("budget", str(error))
+            except ReservationSettled as error:
+                problem = Problem("order", str(error))
+                break
+            except (CapacityExhausted, Forbidden) as error:
+                problem = Problem("capacity", str(error))
+            except PodRejected as error:
+                problem = Problem("order", str(error))
+            except (OutOfFunds, Unauthorised, ApiGone) as error:
+                kind = "funds" if isinstance(error, OutOfFunds) else "account"
+                problem = Problem(kind, str(error))
+                break
+        log.warning("%s gets no pod: %s", self._key, problem.reason)
+        await self._end(problem)
+        record = await self._desk.read(self._key)
+        if find_pod(record, self._fence) is None:
+            await self._close(problem)
+
+    async def _order(self, record: Record, spec: TaskSpec, candidate: Candidate) -> bool:
+        """
+        Order one pod.
+
+        :return: Whether that may have made one; ``False`` if it is not wanted any more.
+        :raises TouchstoneError: If this order was refused: none was made by it.
+        """
+        life = self._find_life(spec)
+        await asyncio.to_thread(
+            self._desk.ledger.reserve,
+            record,
+            price=candidate.price_per_hour,
+            seconds=life + self._desk.settings.runpod.boot_seconds,
+        )
+        noted = await self._desk.change(
+            self._key,
+            lambda found: note_order(
+                found, candidate, fence=self._fence, life_seconds=life, now=self._desk.now()
+            ),
+        )
+        if not may_rent(noted, self._fence):
+            return True  # the next step gives back what there is, which is nothing
+        failures = 0
+        while True:
+            try:
+                pod = await self._desk.api.create_pod(self._build_order(record, spec, candidate))
+            except Ambiguous as error:
+                log.warning("%s: %s; looking for it", self._key, error)
+                return True
+            except CapacityExhausted:
+                raise
+            except TransientError as error:
+                # Nothing was done: throttled, or nothing was sent at all.
+                failures += 1
+                if failures > MAX_OFFERS or self._stopping.is_set():
+                    raise CapacityExhausted(str(error)) from error
+                await self._desk.sleep(_find_pause(failures, error))
+            else:
+                await self._take(pod)
+                return True
+
+    async def _take(self, pod: Pod) -> None:
+        """Write down which pod is ours, and begin to count its cost."""
+        record = await self._desk.change(
+            self._key, lambda found: note_pod(found, pod, fence=self._fence, now=self._desk.now())
+        )
+        if (find_pod(record, self._fence) or {}).get("id") != pod.id:
+            # Another driver had given this order up, or has found another pod of it.
+            await self._give_back_extras([pod])
+            return
+        await asyncio.to_thread(self._desk.ledger.open, record, self._fence)
+        event = PhaseChanged(
+            ref=attempts.get_ref(record), phase=AttemptPhase.ACCEPTED, at=self._desk.now()
+        )
+        if record["fence"] == self._fence:
+            await self._desk.change(
+                self._key, lambda found: attempts.apply_phase(found, event, now=self._desk.now())
+            )
+        log.info("%s: pod %s (%s, %s)", self._key, pod.id, pod.gpu, pod.data_center)
+
+    async def _find_order(self, pod: Record) -> None:
+        """
+        Find out what has become of an order without an answer, by the exact name.
+
+        RunPod knows no idempotency key and takes a name twice, so nothing is ever ordered again
+        before this: one that is found is taken, others of the name are given back.
+        """
+        name, ordered_at = str(pod["name"]), datetime.fromisoformat(pod["ordered_at"])
+        limit = timedelta(seconds=self._desk.settings.runpod.reconcile_seconds)
+        while True:
+            asked = time.monotonic()
+            try:
+                found = (await self._desk.lister.get(since=asked)).list_named(name)
+            except PermanentError as error:
+                await self._end(Problem("account", str(error)))
+                return
+            if found:
+                await self._take(found[0])
+                await self._give_back_extras(found[1:])
+                return
+            if self._desk.now() - ordered_at > limit:
+                reason = "RunPod did not say whether it made a pod, and shows none of its name"
+                # One that appears later has no attempt any more, and is the reaper's.
+                await self._end(Problem("order", reason))
+                return
+            await self._desk.sleep(LOOK_SECONDS)
+
+    async def _give_back_extras(self, pods: Sequence[Pod]) -> None:
+        for pod in pods:
+            log.warning("%s: a second pod of its name, %s", self._key, pod.id)
+            ended_at = await terminate(self._desk, pod.id)
+            record = await self._desk.read(self._key)
+            await asyncio.to_thread(
+                self._desk.ledger.count_extra, record, self._fence, pod, ended_at=ended_at
+            )
+
+    def _find_life(self, spec: TaskSpec) -> int:
+        return spec.limits.wall_seconds + UPLOAD_SECONDS
+
+    def _build_order(self, record: Record, spec: TaskSpec, candidate: Candidate) -> PodOrder:
+        wanted, name = self._desk.settings.runpod, str(record["container"])
+        public = derive_key(self._desk.secret, name).public
+        env = {
+            "PUBLIC_KEY": public,
+            "SSH_PUBLIC_KEY": public,
+            PodVariable.LEASE_SECONDS.value: str(wanted.lease_seconds),
+            PodVariable.LIFE_SECONDS.value: str(self._find_life(spec)),
+            PodVariable.API_URL.value: self._desk.api_url,
+            PodVariable.OWNER.value: name,
+        }
+        return PodOrder(
+            name=name,
+            image=wanted.image or spec.image,
+            gpu=candidate.gpu,
+            cloud=candidate.cloud,
+            data_center=candidate.data_center,
+            disk_gb=wanted.disk_gb,
+            env=env,
+            entrypoint=(POD_PROGRAM,),
+            cmd=("serve",),
+            registry_id=wanted.registry_id,
+        )
+
+
+def _find_pause(failures: int, error: TouchstoneError | None) -> float:
+    pause: float = min(FIRST_PAUSE_SECONDS * 2 ** (failures - 1), LONGEST_PAUSE_SECONDS)
+    asked = error.retry_after if isinstance(error, TransientError) else None
+    return max(pause, float(asked or 0))

@@ -1,0 +1,168 @@
+"""RunPod as placement's resource: with a connection, without, and when it does not answer."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from decimal import Decimal
+
+import pytest
+
+from fakes.airflow_pools import FakeAirflow
+from fakes.placement_world import World
+from fakes.runpod_account import FakeRunPodHook, make_offer
+from touchstone.core.pods import Balance, Stock
+from touchstone.dispatcher.rental import STALE, Rental
+from touchstone.hooks.runpod.errors import ServiceUnavailable
+from touchstone.settings import Settings
+
+
+@pytest.fixture
+def hook():
+    return FakeRunPodHook()
+
+
+@pytest.fixture
+def pools(clock):
+    return FakeAirflow(clock)
+
+
+@pytest.fixture
+def rental(clock, pools, hook):
+    return Rental(settings=Settings(), pools=pools, clock=clock, find=lambda _: hook)
+
+
+def build(rental):
+    return rental.build_resource(slots=2, free=2, running=())
+
+
+def test_without_a_connection_there_is_no_such_resource_and_no_pool(clock, pools):
+    rental = Rental(settings=Settings(), pools=pools, clock=clock, find=lambda _: None)
+    rental.refresh()
+
+    assert build(rental) is None
+    assert "runpod" not in pools.pools
+
+
+def test_a_connection_brings_a_pool_without_slots_for_an_admin_to_open(rental, pools):
+    rental.refresh()
+
+    assert pools.pools["runpod"].slots == 0
+    assert build(rental).block is None
+
+
+def test_a_pool_that_is_there_keeps_its_slots(rental, pools):
+    pools.create_pool("runpod", 5, "")
+    rental.refresh()
+
+    assert pools.pools["runpod"].slots == 5
+
+
+def test_a_runpod_that_does_not_answer_takes_nothing_and_says_why(rental, hook):
+    hook.error = ServiceUnavailable("GET /v2/catalog/gpus: 503")
+    rental.refresh()
+
+    assert "503" in build(rental).block
+
+
+def test_without_the_money_for_an_hour_nothing_is_rented(rental, hook):
+    hook.balance = Balance(usd=Decimal("0.20"), spend_per_hour=Decimal())
+    rental.refresh()
+
+    assert "balance is $0.20" in build(rental).block
+
+
+def test_a_balance_that_nobody_tells_keeps_nothing_back(rental, hook):
+    hook.balance = ServiceUnavailable("GraphQL: 410")
+    rental.refresh()
+
+    assert build(rental).block is None
+
+
+def test_a_low_balance_is_warned_of_once_until_it_was_good_again(rental, hook, clock, caplog):
+    def look(usd):
+        hook.balance = Balance(usd=Decimal(usd), spend_per_hour=Decimal())
+        clock.advance(minutes=5)
+        rental.refresh()
+        return sum("balance is low" in record.message for record in caplog.records)
+
+    assert [look(49), look(48), look(90), look(49)] == [1, 1, 1, 2]
+
+
+def test_facts_that_nobody_renews_are_none(rental, clock):
+    rental.refresh()
+    clock.now += STALE + timedelta(seconds=1)
+
+    assert build(rental).block == "it was not asked for a while"
+
+
+# --- within the placement loop ------------------------------------------------------------------
+
+
+@pytest.fixture
+def world(monkeypatch, hook):
+    world = World(monkeypatch.setattr)
+    world.runpod = hook
+    world.airflow.create_pool("runpod", 1, "")
+    world.rental.refresh()
+    return world
+
+
+def test_an_any_task_spills_to_runpod_when_no_server_is_free_and_not_before(world):
+    world.add_server("rio")
+    first, second = world.submit("s-1", 1, 5)
+
+    world.tick()
+
+    assert (world.pool(first), world.pool(second)) == ("rio", "runpod")
+    assert world.note(second)["platform"] == "runpod"
+    assert world.note(second)["gpus"] == 0
+
+
+def test_a_placed_pod_is_claimed_and_nothing_is_sent_to_any_agent(world):
+    (key,) = world.submit("s-1", 5, platform="runpod")
+
+    world.settle()
+
+    record = world.record(key)
+    assert (record["platform"], record["server"], record["attempt"]) == ("runpod", "runpod", 1)
+    assert record["container"] == "touchstone-dev-s-1-i5-1-1"
+    assert world.agent.sent == []
+    assert world.state(key) == "deferred"
+
+
+def test_a_task_on_deck_is_claimed_for_a_pod_that_falls_free(world):
+    world.add_server("rio")
+    on_rio, in_pod, ready = world.submit("s-1", 1, 5, 20)
+    world.settle()
+    assert world.pool(ready) == "touchstone_deck"
+
+    world.airflow.end(in_pod)
+    world.settle()
+
+    assert world.pool(ready) == "runpod"
+    assert world.record(ready)["platform"] == "runpod"
+    assert [server for server, _ in world.starts()] == ["rio"]
+    assert world.pool(on_rio) == "rio"
+
+
+def test_what_is_out_of_stock_waits_and_goes_when_it_is_there(world, hook):
+    hook.offers = (make_offer(stock=Stock.NONE),)
+    world.rental.refresh()
+    (key,) = world.submit("s-1", 5, platform="runpod")
+    world.settle()
+    assert world.pool(key) == "touchstone_queue"
+
+    hook.offers = (make_offer(),)
+    world.rental.refresh()
+    world.settle()
+
+    assert world.pool(key) == "runpod"
+
+
+def test_a_pool_without_slots_pauses_renting(world):
+    world.airflow.set_slots("runpod", 0)
+    (key,) = world.submit("s-1", 5, platform="runpod")
+
+    world.settle()
+
+    assert world.pool(key) == "touchstone_queue"
