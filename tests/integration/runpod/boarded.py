@@ -66,7 +66,11 @@ class Boarded:
         return PodUploadReport.model_validate_json(output)
 
     def wait_phase(self, phase: PodPhase, seconds: float = 30) -> PodState:
-        return wait_for(lambda: state if (state := self.poll()).phase is phase else None, seconds)
+        deadline = time.monotonic() + seconds
+        while (state := self.poll()).phase is not phase:
+            assert time.monotonic() < deadline, f"not {phase} after {seconds} s: {state}"
+            time.sleep(0.05)
+        return state
 
     def run(self, command: str) -> str:
         """Run a command as root; return its output."""

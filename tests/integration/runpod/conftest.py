@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 import subprocess
 import time
@@ -17,6 +18,7 @@ from fakes.runpod.process import SSHD
 from fakes.runpod.server import Admin, EmulatorProcess
 from touchstone.core.pods import Pod, PodOrder
 from touchstone.hooks.runpod.api import Account
+from touchstone.hooks.runpod.errors import PodNotFound
 from touchstone.hooks.runpod.rest import RestPodApi
 
 Found = TypeVar("Found")
@@ -150,7 +152,8 @@ def world(shared_world: World) -> Iterator[World]:
     yield shared_world
     shared_world.admin.clear_faults()
     for pod in shared_world.admin.list_pods():
-        shared_world.api.terminate_pod(pod["id"])
+        with contextlib.suppress(PodNotFound):  # it has ended meanwhile
+            shared_world.api.terminate_pod(pod["id"])
 
 
 def find_processes(marker: str) -> list[int]:
@@ -165,3 +168,23 @@ def find_processes(marker: str) -> list[int]:
             if marker.encode() in line and b"ssh" not in line.split(b"\0")[0]:
                 found.append(int(folder.name))
     return found
+
+
+def pytest_terminal_summary(terminalreporter):
+    """Print what became of the tasks of the fault campaign, one line for each fault."""
+    reports = terminalreporter.getreports("passed") + terminalreporter.getreports("failed")
+    properties = [value for report in reports for name, value in report.user_properties]
+    rows = sorted(
+        (row for row in properties if isinstance(row, dict)), key=lambda row: row["fault"]
+    )
+    if not rows:
+        return
+    terminalreporter.section("fault campaign")
+    width = max(len(row["fault"]) for row in rows)
+    names = [name for name in rows[0] if name != "fault"]
+    terminalreporter.write_line(" ".join([f"{'fault':<{width}}", *names]))
+    for row in rows:
+        cells = [f"{row[name]:>{len(name)}}" for name in names]
+        terminalreporter.write_line(" ".join([f"{row['fault']:<{width}}", *cells]))
+    totals = [f"{sum(float(row[name]) for row in rows):>{len(name)}.10g}" for name in names]
+    terminalreporter.write_line(" ".join([f"{'all':<{width}}", *totals]))

@@ -43,6 +43,7 @@ def test_the_trainer_image_trains_in_a_pod(world: World, image: str) -> None:
         "TOUCHSTONE_SUBMISSION_ID": ref.submission_id,
         "TOUCHSTONE_TASK_ID": ref.task_id,
         "TOUCHSTONE_MODEL_GROUP_ID": ref.submission_id,
+        "TOUCHSTONE_THREADS": "1",
     }
     pod.start(
         PodStart(

@@ -404,7 +404,7 @@ def test_a_runner_that_is_killed_is_noticed(world: World) -> None:
     pod = board(world)
     pod.start(order("family"))
     pod.wait_phase(PodPhase.RUNNING)
-    pod.run("pkill -KILL -f 'touchstone_agent.pod run$'")
+    pod.run("kill -KILL $(pgrep -f 'touchstone_agent.pod run$')")
     state = pod.wait_phase(PodPhase.EXITED, seconds=10)
     assert "the pod's runner was ended" in str(state.problem)
     assert pod.run("pgrep -u nobody -l") == ""
@@ -413,7 +413,7 @@ def test_a_runner_that_is_killed_is_noticed(world: World) -> None:
 def test_sshd_that_ends_is_started_again(world: World) -> None:
     pod = board(world)
     pod.poll()
-    world.ssh.start(pod.port, "pkill -KILL -o sshd").wait(10)
+    world.ssh.start(pod.port, "kill -KILL $(pgrep -o sshd)").wait(10)
     assert pod.poll().phase is PodPhase.IDLE
 
 

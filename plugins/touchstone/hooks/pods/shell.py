@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from typing import TYPE_CHECKING, TypeVar
 
 from pydantic import ValidationError
@@ -75,6 +76,8 @@ class PodShell:
             ) -> bool:
                 return bool(key.get_fingerprint() == fingerprint)
 
+        # It tells of each command of each poll of each pod.
+        asyncssh.set_log_level(logging.WARNING)
         where = f"{address.host}:{address.port}"
         try:
             connection, _ = await asyncio.wait_for(

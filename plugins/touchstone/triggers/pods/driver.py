@@ -194,7 +194,7 @@ class PodDriver:
                 problem = Problem("order", str(error))
                 break
             except (CapacityExhausted, Forbidden) as error:
-                problem = Problem("capacity", str(error))
+                problem = Problem("capacity", f"no pod to be had: {error}")
             except PodRejected as error:
                 problem = Problem("order", str(error))
             except (OutOfFunds, Unauthorised, ApiGone) as error:

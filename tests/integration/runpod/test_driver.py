@@ -1,0 +1,237 @@
+"""An attempt in a pod, driven from the wish to the proof that the pod is gone."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from decimal import Decimal
+from typing import Any
+
+import pytest
+from tests.integration.runpod.conftest import SshClient, World
+from tests.integration.runpod.rented import (
+    count_doubled,
+    list_alive,
+    list_spans,
+    open_office,
+    open_rented_world,
+    sum_usd,
+)
+
+from fakes.renting import Clients, Office, train
+from touchstone.core.attempts import RENTAL_CLASSES, get_ref, request_cancel
+from touchstone.core.names import build_attempt_prefix, build_output_key
+from touchstone.core.pod_attempts import compute_pod_cost
+from touchstone.core.tasks import PodWishes
+from touchstone.hooks.meter import Meter
+from touchstone.hooks.money import Budgets
+from touchstone.hooks.objects import ObjectStore
+from touchstone.hooks.pods.desk import TaskKey
+from touchstone.hooks.records import Record
+from touchstone.triggers.pods.driver import PodDriver
+
+pytestmark = pytest.mark.integration
+
+CENT = Decimal("0.01")
+
+
+@pytest.fixture(scope="module")
+def shared_world(tmp_path_factory: pytest.TempPathFactory, ssh: SshClient) -> Iterator[World]:
+    with open_rented_world(tmp_path_factory.mktemp("runpod"), ssh) as world:
+        yield world
+
+
+@pytest.fixture
+def office(world: World, ministack: str) -> Office:
+    return open_office(world, ministack)
+
+
+def run_task(office: Office, key: TaskKey, *, tries: int = 1) -> Record:
+    async def run() -> Record:
+        async with office.work() as desk:
+            return await train(desk, office, key, tries=tries)
+
+    return asyncio.run(run())
+
+
+async def wait_record(office: Office, key: TaskKey, is_so: Any) -> Record:
+    for _ in range(400):
+        record = await asyncio.to_thread(office.read, key)
+        if is_so(record):
+            return record
+        await asyncio.sleep(0.05)
+    raise AssertionError(f"it did not come true: {record}")
+
+
+# --- all is well -----------------------------------------------------------------------------
+
+
+def test_what_a_pod_has_made_is_stored_and_the_pod_is_gone(office: Office, world: World) -> None:
+    record = run_task(office, office.submit("seconds=1"))
+    pod, ref = record["pod"], get_ref(record)
+    assert (record["outcome"], record["exit_code"]) == ("succeeded", 0)
+    assert (pod["gpu"], pod["cloud"], bool(pod["data_center"])) == ("NVIDIA L4", "SECURE", True)
+    assert world.admin.get_ledger(pod["id"])["open"] == 0
+
+    objects = ObjectStore(Clients.connect(office.aws_url).s3)
+    for name, text in (("models/long.h5", b"long 5\n"), ("models/short.h5", b"short 5\n")):
+        assert objects.get(office.settings.content_bucket, build_output_key(ref, name)) == text
+    bucket = office.settings.logs_bucket
+    console = objects.list(bucket, build_attempt_prefix(ref))
+    assert b"".join(objects.get(bucket, item.key) for item in console) == b"train, attempt 1-1\n"
+
+
+def test_the_cost_on_record_is_that_of_the_bill_to_the_cent(office: Office, world: World) -> None:
+    record = run_task(office, office.submit())
+    usd, is_open = compute_pod_cost(record["pod"], datetime.now(UTC))
+    assert not is_open
+    assert abs(usd - sum_usd(list_spans(world, office))) < CENT
+    dynamodb = Clients.connect(office.aws_url).dynamodb
+    meter = Meter(dynamodb, office.settings).list_pod(record["pod"]["name"])
+    assert [(entry.kind.value, entry.is_useful) for entry in meter] == [
+        ("1-opened", None),
+        ("2-closed", True),
+    ]
+    assert Budgets(dynamodb, office.settings).list_open() == []
+
+
+def test_two_that_drive_the_same_attempt_rent_one_pod(office: Office, world: World) -> None:
+    """As when Airflow takes a triggerer for dead that is not, and another one begins anew."""
+    key = office.submit("seconds=1")
+
+    async def run() -> None:
+        async with office.work() as one, office.work() as two:
+            fence = await asyncio.to_thread(office.claim, key)
+            await asyncio.gather(*(PodDriver(desk, key, fence).run() for desk in (one, two)))
+
+    asyncio.run(run())
+    assert office.read(key)["outcome"] == "succeeded"
+    assert list_alive(world, office) == []
+    assert abs(Decimal(office.read(key)["pod"]["usd"]) - sum_usd(list_spans(world, office))) < CENT
+
+
+def test_a_submissions_own_fault_is_told_as_one(office: Office) -> None:
+    record = run_task(office, office.submit("exit=3"))
+    assert (record["outcome"], record["failure_class"]) == ("failed(user)", "submission")
+    assert record["pod"]["gone_at"]
+
+
+def test_who_cancels_gets_the_pod_back_at_once(office: Office, world: World) -> None:
+    key = office.submit("seconds=60")
+
+    async def run() -> Record:
+        async with office.work() as desk:
+            driver = PodDriver(desk, key, await asyncio.to_thread(office.claim, key))
+            driving = asyncio.create_task(driver.run())
+            await wait_record(office, key, lambda found: found["status"] == "running")
+            await desk.change(
+                key, lambda found: request_cancel(found, by="ann", reason="no", now=desk.now())
+            )
+            driver.stop()  # as the trigger does when it sees that
+            await asyncio.wait_for(driving, 20)
+            return await desk.read(key)
+
+    record = asyncio.run(run())
+    assert (record["outcome"], record["reason"]) == ("cancelled", "no")
+    assert list_alive(world, office) == []
+
+
+# --- nothing to be had -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("kind", "failure_class", "words"),
+    [
+        ("create.out_of_funds", "funds", "fund"),
+        ("platform.key_revoked", "account", "key"),
+        ("platform.retired", "account", "410"),
+        ("create.no_capacity", "capacity", "no pod to be had"),
+        ("create.rejected", "order", "disk"),
+    ],
+)
+def test_what_refuses_us_is_told_and_asked_once(
+    office: Office, world: World, kind: str, failure_class: str, words: str
+) -> None:
+    world.admin.add_fault(kind, count=None)
+    before = count_requests(world)
+    record = run_task(office, office.submit())
+    assert (record["outcome"], record["failure_class"]) == ("failed(infrastructure)", failure_class)
+    assert failure_class in RENTAL_CLASSES, "so it is nobody's fault, and no try of the user's"
+    assert words in record["reason"].lower()
+    assert sum_usd(list_spans(world, office)) == 0
+    assert count_requests(world) - before <= 16, "no tight loop"
+    assert Budgets(Clients.connect(office.aws_url).dynamodb, office.settings).list_open() == []
+
+
+@pytest.mark.parametrize(
+    ("wishes", "words"),
+    [
+        (PodWishes(max_price=Decimal("0.01")), "0.01"),
+        (PodWishes(gpu_models=("GTX 480",)), "GTX 480"),
+    ],
+    ids=["price", "model"],
+)
+def test_a_wish_that_nothing_fulfils_is_told(office: Office, wishes: PodWishes, words: str) -> None:
+    record = run_task(office, office.submit(wishes=wishes))
+    assert record["failure_class"] == "capacity"
+    assert words in record["reason"]
+
+
+def test_without_money_nothing_is_rented(office: Office, world: World) -> None:
+    world.admin.set_account(balance="0")
+    try:
+        record = run_task(office, office.submit())
+    finally:
+        world.admin.set_account(balance="100")
+    assert record["failure_class"] == "funds"
+    assert list_spans(world, office) == []
+
+
+def test_a_budget_that_is_used_up_is_told(world: World, ministack: str) -> None:
+    office = open_office(world, ministack, runpod_budget_submission="0.01")
+    record = run_task(office, office.submit())
+    assert record["failure_class"] == "budget"
+    assert "budget of submission" in record["reason"]
+    assert list_spans(world, office) == []
+
+
+def test_the_next_model_is_taken_when_the_first_is_not_to_be_had(
+    office: Office, world: World
+) -> None:
+    world.admin.set_capacity(0, gpu="NVIDIA L4")
+    try:
+        record = run_task(office, office.submit())
+    finally:
+        world.admin.set_capacity(8, gpu="NVIDIA L4")
+    assert record["outcome"] == "succeeded"
+    assert record["pod"]["gpu"] == "NVIDIA GeForce RTX 3090"
+
+
+def count_requests(world: World) -> int:
+    counted: dict[str, Any] = world.admin.ask("GET", "/requests")
+    return sum(each["count"] for each in counted["operations"].values())
+
+
+# --- the way there is long -------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "kind", ["run.ssh_drop", "run.ssh_half_open", "run.ssh_freeze", "boot.ssh_late"]
+)
+def test_a_lost_login_is_no_lost_training(office: Office, world: World, kind: str) -> None:
+    params = {"seconds": 3.0} if kind != "run.ssh_drop" else {"after": 2.0, "every": 2.0}
+    world.admin.add_fault(kind, params=params, count=None)
+    record = run_task(office, office.submit("seconds=5"))
+    assert record["outcome"] == "succeeded", record["reason"]
+    spans = list_spans(world, office)
+    assert (len(spans), count_doubled(spans)) == (1, 0)
+
+
+def test_a_container_that_was_started_again_is_noticed(office: Office, world: World) -> None:
+    world.admin.add_fault("run.container_restart", params={"after": 3.0})
+    record = run_task(office, office.submit("seconds=8"), tries=2)
+    first = record["attempts"][0]
+    assert first["failure_class"] == "restarted"
+    assert record["outcome"] == "succeeded"
+    assert count_doubled(list_spans(world, office)) == 0

@@ -1,0 +1,185 @@
+"""The trigger of an attempt in a pod: waits as on a server, and has the pod driven meanwhile."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+from airflow.triggers.base import TaskFailedEvent, TaskSuccessEvent
+
+from fakes.agents import FakeAgentHook
+from fakes.stores import FakeRecordStore
+from touchstone.triggers import agent as agent_module
+from touchstone.triggers import runpod as module
+from touchstone.triggers.runpod import RunPodTrigger
+from touchstone.triggers.watch import TaskWatcher
+
+KEY = ("s-1", "i5")
+
+
+class FakeDriver:
+    """Takes note of who drives what, and ends when it is told to, or when the test says so."""
+
+    made: list[FakeDriver]
+
+    def __init__(self, desk, key, fence):
+        self.fence, self.key = fence, key
+        self.was_cancelled = False
+        self._stopping = asyncio.Event()
+        FakeDriver.made.append(self)
+
+    def stop(self):
+        self._stopping.set()
+
+    @property
+    def is_stopped(self):
+        return self._stopping.is_set()
+
+    async def run(self):
+        try:
+            await self._stopping.wait()
+        except asyncio.CancelledError:
+            self.was_cancelled = True
+            raise
+
+
+@pytest.fixture
+def records():
+    store = FakeRecordStore()
+    store.create_task(
+        {
+            "submission_id": "s-1",
+            "task_id": "i5",
+            "kind": "training",
+            "run_id": "run",
+            "status": "running",
+            "platform": "runpod",
+            "server": "runpod",
+            "attempt": 1,
+            "fence": 1,
+            "outcome": None,
+            "cancel": None,
+        }
+    )
+    return store
+
+
+@pytest.fixture(autouse=True)
+def parts(records, monkeypatch):
+    FakeDriver.made = []
+    watcher = TaskWatcher(records.find_tasks, poll_seconds=0.01)
+
+    async def get_watcher():
+        return watcher
+
+    async def get_desk():
+        return None
+
+    monkeypatch.setattr(agent_module, "get_watcher", get_watcher)
+    monkeypatch.setattr(agent_module, "get_agent", FakeAgentHook)
+    monkeypatch.setattr(agent_module, "get_records", lambda: records)
+    monkeypatch.setattr(module, "get_desk", get_desk)
+    monkeypatch.setattr(module, "PodDriver", FakeDriver)
+
+
+def change(records, **fields):
+    records.change_task(*KEY, lambda _: fields)
+
+
+async def until(is_so):
+    for _ in range(200):
+        if is_so():
+            return
+        await asyncio.sleep(0.01)
+    raise AssertionError("it did not come true")
+
+
+def wait(trigger):
+    async def run():
+        return [event async for event in trigger.run()]
+
+    return asyncio.create_task(run())
+
+
+def test_it_is_rebuilt_from_what_it_serialises():
+    path, arguments = RunPodTrigger("s-1", "i5", 3, "run").serialize()
+    assert path == "touchstone.triggers.runpod.RunPodTrigger"
+    assert RunPodTrigger(**arguments).serialize() == (path, arguments)
+
+
+async def test_the_pod_is_driven_until_the_attempt_has_ended(records):
+    waiting = wait(RunPodTrigger("s-1", "i5", 1, "run"))
+    await until(lambda: FakeDriver.made)
+    change(records, outcome="succeeded", status="uploading", pod={"id": "p", "gone_at": "now"})
+    assert isinstance((await waiting)[0], TaskSuccessEvent)
+    assert [driver.fence for driver in FakeDriver.made] == [1]
+    assert FakeDriver.made[0].was_cancelled, "nobody drives on behind a task that has ended"
+
+
+async def test_an_attempt_is_not_over_before_its_pod_is_gone(records):
+    waiting = wait(RunPodTrigger("s-1", "i5", 1, "run"))
+    pod = {"id": "p", "name": "n", "ordered_at": "then", "gone_at": None}
+    change(records, outcome="succeeded", status="uploading", pod=pod)
+    await asyncio.sleep(0.1)
+    assert not waiting.done()
+    change(records, pod=pod | {"gone_at": "now"})
+    assert isinstance((await waiting)[0], TaskSuccessEvent)
+
+
+async def test_on_deck_nothing_is_driven_before_it_is_known_where_it_runs(records):
+    waiting = wait(RunPodTrigger("s-1", "i5", 2, "run"))
+    await asyncio.sleep(0.1)
+    assert FakeDriver.made == []
+    change(records, fence=2, attempt=2)
+    await until(lambda: FakeDriver.made)
+    assert FakeDriver.made[0].fence == 2
+    waiting.cancel()
+
+
+async def test_what_a_server_runs_is_waited_for_only(records):
+    change(records, platform="on-prem", server="local")
+    waiting = wait(RunPodTrigger("s-1", "i5", 1, "run"))
+    await asyncio.sleep(0.1)
+    change(records, outcome="lost", status="lost", is_retriable=True)
+    assert isinstance((await waiting)[0], TaskFailedEvent)
+    assert FakeDriver.made == []
+
+
+async def test_a_wish_to_cancel_reaches_the_driver(records):
+    waiting = wait(RunPodTrigger("s-1", "i5", 1, "run"))
+    await until(lambda: FakeDriver.made)
+    change(records, cancel={"by": "ann", "reason": "no"})
+    await until(lambda: FakeDriver.made[0].is_stopped)
+    change(records, outcome="cancelled", status="cancelled")
+    assert (await waiting)[0].payload["outcome"] == "cancelled"
+
+
+async def test_a_newer_attempt_stops_the_older_ones_driver(records):
+    waiting = wait(RunPodTrigger("s-1", "i5", 1, "run"))
+    await until(lambda: FakeDriver.made)
+    change(records, fence=2, attempt=2)
+    assert isinstance((await waiting)[0], TaskFailedEvent)
+    assert FakeDriver.made[0].is_stopped
+
+
+async def test_a_kill_cancels_and_gives_the_pod_back(records):
+    trigger = RunPodTrigger("s-1", "i5", 1, "run")
+    killing = asyncio.create_task(trigger.on_kill())
+    await until(lambda: FakeDriver.made)
+    assert records.get_task(*KEY)["cancel"]["reason"]
+    FakeDriver.made[0].stop()
+    await killing
+
+
+async def test_a_driver_that_cannot_begin_is_begun_again(records, monkeypatch):
+    monkeypatch.setattr(module, "RETRY_SECONDS", 0.01)
+    failures = iter([RuntimeError("no connection")])
+
+    async def get_desk():
+        for failure in failures:
+            raise failure
+
+    monkeypatch.setattr(module, "get_desk", get_desk)
+    waiting = wait(RunPodTrigger("s-1", "i5", 1, "run"))
+    await until(lambda: FakeDriver.made)
+    waiting.cancel()
