@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer.core import TyperCommand, TyperGroup
 
-from touchstone import fleet_commands
+from touchstone import dev_commands, fleet_commands
 from touchstone.client.packing import is_remote
 from touchstone.terminal import AsJson, connect, open_console, print_json, say
 from touchstone_agent.protocol.errors import ConfigurationError, TouchstoneError
@@ -441,6 +441,7 @@ def retract(submission_id: SubmissionId, login: Login = None, as_json: AsJson = 
 
 app.add_typer(fleet_commands.fleet_app, name="fleet")
 app.add_typer(fleet_commands.manifest_app, name="manifest")
+app.add_typer(dev_commands.dev_app, name="dev")
 app.command()(fleet_commands.pause)
 app.command()(fleet_commands.resume)
 

@@ -63,6 +63,7 @@ class World:
         self.rental = Rental(
             settings=self.settings,
             pools=self.airflow,
+            notes=self.records,
             clock=self.clock,
             find=lambda _: self.runpod,
         )

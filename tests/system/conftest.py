@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import os
 import secrets
 
 import pytest
 
+from fakes.runpod.server import EmulatorProcess
 from system.installation import Installation
 
 
@@ -18,11 +20,27 @@ def pytest_collection_modifyitems(items):
 
 
 @pytest.fixture(scope="session")
-def installation(tmp_path_factory):
+def runpod(tmp_path_factory):
+    """A RunPod on this machine; its pods are containers where there is an engine."""
+    emulator = EmulatorProcess(tmp_path_factory.mktemp("runpod"), "--rate-limit", "none")
+    emulator.start()
+    yield emulator
+    emulator.stop()
+
+
+@pytest.fixture(scope="session")
+def installation(tmp_path_factory, runpod):
     """A running stack; Docker where there is an engine, the process runtime otherwise."""
     state_dir = tmp_path_factory.mktemp("stack")
     state_dir.chmod(0o700)
-    made = Installation(state_dir, env=f"t{secrets.token_hex(3)}")
+    connection = {"conn_type": "runpod", "host": runpod.url, "password": "rpa_test"}
+    options = {
+        "TOUCHSTONE_RUNPOD_CONN_ID": "touchstone_runpod",
+        "TOUCHSTONE_RUNPOD_GPU_MODELS": '["NVIDIA L4"]',
+        "TOUCHSTONE_RUNPOD_MIN_FREE_GB": "0.1",
+        "AIRFLOW_CONN_TOUCHSTONE_RUNPOD": json.dumps(connection),
+    }
+    made = Installation(state_dir, env=f"t{secrets.token_hex(3)}", options=options)
     done = made.run("up", "--slots", "3", timeout=900)
     if done.returncode != 0:
         pytest.fail(f"the stack does not start:\n{done.stdout}\n{done.stderr}", pytrace=False)

@@ -22,6 +22,8 @@ from botocore.config import Config
 
 from touchstone.client.access import get_access
 from touchstone.client.api import Client
+from touchstone.core.attempts import get_ref
+from touchstone.core.names import build_output_key
 from touchstone.hooks.objects import ObjectStore
 from touchstone.hooks.records import RecordStore
 from touchstone.settings import Settings
@@ -180,10 +182,25 @@ class Installation:
             )
         )
 
+    def has_pool(self, name: str) -> bool:
+        """Return whether Airflow has a pool."""
+        return self.airflow.get(f"/pools/{name}").status_code == 200
+
     def set_slots(self, pool: str, slots: int) -> None:
         """Change a pool's slots as the Pools page does."""
         body = {"pool": pool, "slots": slots, "include_deferred": True}
         self.airflow.patch(f"/pools/{pool}", json=body).raise_for_status()
+
+    def read_output(self, task: dict[str, Any], path: str) -> bytes:
+        """Return a file that a task's newest attempt has stored."""
+        item = next(item for item in task["files"] if item["path"] == path)
+        key = build_output_key(get_ref(task), path)
+        return self.objects.get(self.settings.content_bucket, key, sha256=item["sha256"])
+
+    def read_result(self, task: dict[str, Any]) -> dict[str, Any]:
+        """Return a task's result.json."""
+        result: dict[str, Any] = json.loads(self.read_output(task, "result.json"))
+        return result
 
     # --- attempts --------------------------------------------------------------------------
 

@@ -11,8 +11,6 @@ import httpx
 import pytest
 
 from system.installation import EXAMPLES, REPOSITORY
-from touchstone.core.attempts import get_ref
-from touchstone.core.names import build_output_key
 
 INTERVALS = (1, 5, 20)
 TRAINER = REPOSITORY / "include" / "elnigma"
@@ -51,18 +49,6 @@ def tasks(installation, trained):
     return [installation.task(trained, f"i{interval}") for interval in INTERVALS]
 
 
-def read_output(installation, task, path):
-    item = next(item for item in task["files"] if item["path"] == path)
-    key = build_output_key(get_ref(task), path)
-    return installation.objects.get(
-        installation.settings.content_bucket, key, sha256=item["sha256"]
-    )
-
-
-def read_result(installation, task):
-    return json.loads(read_output(installation, task, "result.json"))
-
-
 def test_the_submission_succeeds_with_a_score_and_all_its_times(installation, trained):
     submission = installation.submission(trained)
 
@@ -79,7 +65,7 @@ def test_six_models_are_in_the_models_bucket_with_the_digests_of_the_results(
 ):
     paths = []
     for task in tasks:
-        listed = {item["path"]: item for item in read_result(installation, task)["files"]}
+        listed = {item["path"]: item for item in installation.read_result(task)["files"]}
         for model in task["published"]["models"]:
             body = installation.objects.get(installation.settings.models_bucket, model["key"])
             assert hashlib.sha256(body).hexdigest() == model["sha256"]
@@ -107,7 +93,7 @@ def test_every_metric_is_the_same_in_result_evaluation_and_mlflow(installation, 
     assert len(rows) == 6
     mlflow = httpx.Client(base_url=installation.stack["urls"]["mlflow"], timeout=30)
     for task in tasks:
-        metrics = read_result(installation, task)["metrics"]
+        metrics = installation.read_result(task)["metrics"]
         assert {"net_sharpe", "hit_rate", "hit_rate_base", "max_drawdown"} <= set(metrics)
         mine = [row for row in rows if row["task_id"] == task["task_id"]]
         assert [row["strategy"] for row in mine] == ["long", "short"]
@@ -155,7 +141,7 @@ def test_phases_have_times_and_the_configuration_is_on_record(installation, task
         assert task["container"] == f"touchstone-{installation.settings.env}-" + "-".join(
             [task["submission_id"], task["task_id"], "1", "1"]
         )
-        effective = json.loads(read_output(installation, task, "effective_config.json"))
+        effective = json.loads(installation.read_output(task, "effective_config.json"))
         assert effective["training"]["epochs"] == 4
 
 
@@ -180,8 +166,8 @@ def test_an_accepted_submission_is_scheduled_again_without_another_validation(
     # Same commit, configuration, data and seed: the same predictions, bit for bit.
     first = next(task for task in tasks if task["task_id"] == "i5")
     assert (
-        read_result(installation, again)["predictions_sha256"]
-        == read_result(installation, first)["predictions_sha256"]
+        installation.read_result(again)["predictions_sha256"]
+        == installation.read_result(first)["predictions_sha256"]
     )
 
 
@@ -189,7 +175,7 @@ def test_results_are_shown_with_the_figures_of_the_result(installation, trained,
     results = installation.ask("results", trained)
 
     by_task = {item["task_id"]: item for item in results["results"]}
-    assert by_task["i5"]["metrics"] == read_result(installation, tasks[1])["metrics"]
+    assert by_task["i5"]["metrics"] == installation.read_result(tasks[1])["metrics"]
 
 
 def test_nothing_is_left_running(installation, trained):

@@ -43,9 +43,15 @@ def build_fleet(status: Record) -> RenderableType:
         )
     runpod = status["runpod"]
     if runpod["slots"] is not None:
-        table.add_row("runpod", "", _format_slots(runpod["in_use"], runpod["slots"]))
+        slots = _format_slots(runpod["in_use"], runpod["slots"])
+        table.add_row("runpod", _describe_account(runpod), slots)
     remarks = [difference for row in status["servers"] for difference in row["differences"]]
-    lines = [*_describe_placements(status), *remarks, *status["differences"]]
+    lines = [
+        *_describe_placements(status),
+        *_describe_pods(runpod),
+        *remarks,
+        *status["differences"],
+    ]
     return Group(table, *(Text(f" {clean(line)}", overflow="fold") for line in lines))
 
 
@@ -75,6 +81,33 @@ def _describe_state(row: Record) -> Text:
     if age is None:
         return Text("never heard of", "red")
     return Text("alive", "green") if row["is_alive"] else Text(f"silent {_ago(age)}", "red")
+
+
+def _describe_account(runpod: Record) -> Text:
+    if not runpod["is_connected"]:
+        return Text("no connection", "dim")
+    if runpod["block"]:
+        return Text("takes nothing", "red")
+    money = "" if runpod["balance_usd"] is None else f" ${float(runpod['balance_usd']):.2f}"
+    return Text(f"low:{money}", "yellow") if runpod["is_low"] else Text(f"open{money}", "green")
+
+
+def _describe_pods(runpod: Record) -> Iterator[str]:
+    if runpod["block"]:
+        yield f"runpod: {runpod['block']}"
+    elif runpod["is_low"]:
+        yield f"runpod: the balance is low: ${float(runpod['balance_usd']):.2f}; add funds"
+    proof = runpod["proof"]
+    if proof is None:
+        return
+    if proof["has_failed"]:
+        yield f"runpod: the list of {format_time(proof['at'])} was none; nothing was decided"
+        return
+    dry = ", dry run" if proof["is_dry_run"] else ""
+    yield (
+        f"runpod: at {format_time(proof['at'])} {proof['seen']} pods, {proof['ours']} ours, "
+        f"{proof['unknown']} unknown, {len(proof['terminated'])} ended{dry}"
+    )
 
 
 def _ago(seconds: float) -> str:

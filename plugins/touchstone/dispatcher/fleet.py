@@ -29,9 +29,11 @@ from touchstone.dispatcher.fleet_status import (
     find_refusal,
     get_pool_name,
     show_pool,
+    show_rental,
     tell_both,
     tell_slots,
 )
+from touchstone.hooks.pods.facts import REAPER, RENTAL
 from touchstone.hooks.records import Record, RecordNotFound, RecordStore
 from touchstone.settings import Settings
 from touchstone_agent.protocol.errors import ConfigurationError
@@ -327,7 +329,8 @@ class FleetKeeper:
                 build_row(record, pools, now, silence_seconds=self._silence_seconds)
                 for record in self._records.list_servers()
             ],
-            "runpod": show_pool(pools.get(RUNPOD_POOL)),
+            "runpod": show_pool(pools.get(RUNPOD_POOL))
+            | show_rental(self._records.find_note(RENTAL), self._records.find_note(REAPER)),
             "differences": list(compare_system(pools, is_missing_told=True)),
         }
 

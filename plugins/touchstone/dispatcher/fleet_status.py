@@ -196,6 +196,22 @@ def show_pool(facts: PoolFacts | None) -> Record:
     return {"slots": facts.slots, "in_use": count_held(facts)}
 
 
+def show_rental(rental: Record, reaper: Record) -> Record:
+    """
+    Return how RunPod is: its money, what keeps us from renting, and the reaper's last proof.
+
+    :param rental: What the dispatcher has noted of the account; empty without one.
+    :param reaper: What the reaper has noted.
+    """
+    names = ("balance_usd", "spend_per_hour", "block", "checked_at")
+    return {
+        "is_connected": bool(rental.get("is_connected")),
+        "is_low": bool(rental.get("is_low")),
+        **{name: rental.get(name) for name in names},
+        "proof": reaper.get("proof"),
+    }
+
+
 def count_held(facts: PoolFacts) -> int:
     """Return how many instances hold a slot of a pool."""
     return facts.running + facts.queued + facts.deferred

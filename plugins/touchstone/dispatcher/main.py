@@ -72,7 +72,7 @@ class Dispatcher:
         objects = ObjectStore.connect(settings)
         history, errors = History(), ErrorLog()
         self._records = records
-        self._rental = Rental(settings=settings, pools=metadata, clock=_now)
+        self._rental = Rental(settings=settings, pools=metadata, notes=records, clock=_now)
         self._learner = Learner(history=history, errors=errors)
         self._placer = Placer(
             airflow=metadata,

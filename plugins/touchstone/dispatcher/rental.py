@@ -13,7 +13,8 @@ from touchstone.core.conf import Platform
 from touchstone.core.eligibility import Capability, Resource, Running
 from touchstone.core.pods import Balance
 from touchstone.core.pools import RUNPOD_POOL
-from touchstone.hooks.pods.facts import RentalFacts, find_hook, read_facts
+from touchstone.hooks.pods.facts import RENTAL, RentalFacts, find_hook, read_facts
+from touchstone.hooks.records import Record
 from touchstone.hooks.runpod.hook import RunPodHook
 from touchstone.settings import Settings
 from touchstone_agent.protocol.errors import TouchstoneError
@@ -34,6 +35,13 @@ class Pools(Protocol):
         """Create a pool; return whether it was missing."""
 
 
+class Notes(Protocol):
+    """Where facts are written down for others to show."""
+
+    def put_note(self, name: str, facts: Record) -> None:
+        """Write down facts under a name."""
+
+
 class Rental:
     """
     Asks RunPod from time to time, and tells placement.
@@ -43,6 +51,7 @@ class Rental:
 
     :param settings: How pods are rented.
     :param pools: Airflow's pools.
+    :param notes: Where the facts are written down for whoever shows them.
     :param clock: The time, UTC.
     :param find: Finds the account.
     """
@@ -52,18 +61,20 @@ class Rental:
         *,
         settings: Settings,
         pools: Pools,
+        notes: Notes,
         clock: Callable[[], datetime],
         find: Callable[..., RunPodHook | None] = find_hook,
     ) -> None:
         self._settings = settings.runpod
         self._pools = pools
+        self._notes = notes
         self._clock = clock
         self._find = find
         self._lock = threading.Lock()
         self._facts: RentalFacts | None = None
         self._balance: Balance | None = None
         self._balance_at: datetime | None = None
-        self._is_warned = False
+        self._is_low = False
 
     @property
     def facts(self) -> RentalFacts | None:
@@ -82,6 +93,18 @@ class Rental:
             self._pools.create_pool(RUNPOD_POOL, 0, "Touchstone: pods at RunPod")
         with self._lock:
             self._facts = facts
+        self._notes.put_note(RENTAL, self._describe(facts))
+
+    def _describe(self, facts: RentalFacts | None) -> Record:
+        balance = facts and facts.balance
+        return {
+            "is_connected": facts is not None,
+            "balance_usd": str(balance.usd) if balance else None,
+            "spend_per_hour": str(balance.spend_per_hour) if balance else None,
+            "is_low": bool(balance) and self._is_low,
+            "block": facts.block if facts else None,
+            "checked_at": (facts.at if facts else self._clock()).isoformat(),
+        }
 
     def _read_balance(self, hook: RunPodHook) -> None:
         now = self._clock()
@@ -96,9 +119,9 @@ class Rental:
             log.warning("RunPod's balance is not known: %s", error)
             return
         is_low = self._balance.usd < hook.balance_warning
-        if is_low and not self._is_warned:
+        if is_low and not self._is_low:
             log.warning("RunPod's balance is low: $%.2f", self._balance.usd)
-        self._is_warned = is_low
+        self._is_low = is_low
 
     def build_resource(
         self, *, slots: int, free: int, running: Iterable[Running]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from decimal import Decimal
@@ -286,6 +287,20 @@ class RecordStore:
         :raises RecordNotFound: If it is not registered.
         """
         return self._change(self._settings.servers_table, {"server": server}, decide)
+
+    def find_note(self, name: str) -> Record:
+        """Return what :meth:`put_note` has written under a name; empty for nothing."""
+        return self.find_server(f"#{name}") or {}
+
+    def put_note(self, name: str, facts: Record) -> None:
+        """Write down what the control plane wants to remember or to show, and is no server's."""
+        key = f"#{name}"
+        try:
+            self.change_server(key, lambda _: facts)
+        except RecordNotFound:
+            with contextlib.suppress(RecordExists):
+                self.create_server({"server": key})
+            self.change_server(key, lambda _: facts)
 
     # --- the one way in and out ------------------------------------------------------------
 

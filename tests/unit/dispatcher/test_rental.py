@@ -10,6 +10,7 @@ import pytest
 from fakes.airflow_pools import FakeAirflow
 from fakes.placement_world import World
 from fakes.runpod_account import FakeRunPodHook, make_offer
+from fakes.stores import FakeRecordStore
 from touchstone.core.pods import Balance, Stock
 from touchstone.dispatcher.rental import STALE, Rental
 from touchstone.hooks.runpod.errors import ServiceUnavailable
@@ -27,16 +28,23 @@ def pools(clock):
 
 
 @pytest.fixture
-def rental(clock, pools, hook):
-    return Rental(settings=Settings(), pools=pools, clock=clock, find=lambda _: hook)
+def records():
+    return FakeRecordStore()
+
+
+@pytest.fixture
+def rental(clock, pools, records, hook):
+    return Rental(settings=Settings(), pools=pools, notes=records, clock=clock, find=lambda _: hook)
 
 
 def build(rental):
     return rental.build_resource(slots=2, free=2, running=())
 
 
-def test_without_a_connection_there_is_no_such_resource_and_no_pool(clock, pools):
-    rental = Rental(settings=Settings(), pools=pools, clock=clock, find=lambda _: None)
+def test_without_a_connection_there_is_no_such_resource_and_no_pool(clock, pools, records):
+    rental = Rental(
+        settings=Settings(), pools=pools, notes=records, clock=clock, find=lambda _: None
+    )
     rental.refresh()
 
     assert build(rental) is None
@@ -166,3 +174,12 @@ def test_a_pool_without_slots_pauses_renting(world):
     world.settle()
 
     assert world.pool(key) == "touchstone_queue"
+
+
+def test_money_that_runs_out_is_noted_for_whoever_shows_it(rental, records, hook):
+    hook.balance = Balance(usd=Decimal("12.5"), spend_per_hour=Decimal("0.7"))
+    rental.refresh()
+
+    noted = records.find_note("rental")
+    assert (noted["is_connected"], noted["is_low"], noted["balance_usd"]) == (True, True, "12.5")
+    assert noted["block"] is None, "there is still enough for an hour"

@@ -15,6 +15,12 @@ from touchstone_agent.protocol.errors import ConfigurationError, TouchstoneError
 
 log = logging.getLogger(__name__)
 
+RENTAL = "rental"
+"""What the newest facts are noted under, for whoever shows them."""
+
+REAPER = "reaper"
+"""What the reaper's memory and its last proof are noted under."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class RentalFacts:

@@ -8,7 +8,6 @@ does with its next look. Pods under other names are never touched.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 from collections.abc import Awaitable, Iterable
 from dataclasses import asdict, dataclass
@@ -20,14 +19,12 @@ from touchstone.core.reaping import Claim, Decision, Graces, Sightings, Terminat
 from touchstone.hooks.pods.billing import take_bills
 from touchstone.hooks.pods.desk import PodDesk, TaskKey
 from touchstone.hooks.pods.ending import give_back, terminate
-from touchstone.hooks.records import Record, RecordExists
+from touchstone.hooks.pods.facts import REAPER
+from touchstone.hooks.records import Record
 from touchstone_agent.protocol.errors import TouchstoneError
 from touchstone_agent.protocol.names import build_prefix, parse_container_name
 
 log = logging.getLogger(__name__)
-
-REAPER: Final = "#reaper"
-"""Key of its memory in the servers' table; no server is called so."""
 
 ACT_SECONDS: Final = 90.0
 """How long one look may take to end what it has found; the next one goes on."""
@@ -71,7 +68,7 @@ async def reap(desk: PodDesk) -> Proof:
     # The pods first: one that is ordered after this is on record when that is read.
     pods = await desk.api.list_pods()
     claims = await _read_claims(desk, [pod.name for pod in pods])
-    memory = await asyncio.to_thread(desk.records.find_server, REAPER) or {}
+    memory = await asyncio.to_thread(desk.records.find_note, REAPER)
     wanted = desk.settings.runpod
     decision = decide(
         pods,
@@ -198,10 +195,7 @@ def _remember(desk: PodDesk, decision: Decision, proof: Proof) -> None:
         "sightings": decision.sightings.to_json(),
         "proof": asdict(proof) | {"terminated": list(proof.terminated)},
     }
-    with contextlib.suppress(RecordExists):
-        if desk.records.find_server(REAPER) is None:
-            desk.records.create_server({"server": REAPER})
-    desk.records.change_server(REAPER, lambda _: changes)
+    desk.records.put_note(REAPER, changes)
 
 
 def _find_key(claim: Claim) -> TaskKey:
