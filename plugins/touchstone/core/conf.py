@@ -91,11 +91,8 @@ def _check_relative(value: str) -> str:
 
 Lines = Annotated[tuple[str, ...], BeforeValidator(_drop_blank)]
 Text = Annotated[str | None, BeforeValidator(_blank_is_none)]
-Usd = Annotated[
-    Decimal | None,
-    BeforeValidator(_blank_is_none),
-    Field(gt=0, le=1_000_000, max_digits=12, decimal_places=6),
-]
+Amount = Annotated[Decimal, Field(gt=0, le=1_000_000, max_digits=12, decimal_places=6)]
+Usd = Annotated[Amount | None, BeforeValidator(_blank_is_none)]
 
 
 class Schedule(BaseModel):

@@ -6,7 +6,7 @@ import datetime as dt
 
 import pytest
 
-from touchstone.core.conf import Platform, System, build_conf, parse_conf
+from touchstone.core.conf import Platform, Schedule, System, build_conf, parse_conf
 from touchstone_agent.protocol.errors import ConfigurationError
 
 GIT = "https://example.org/sets.git"
@@ -72,6 +72,10 @@ def test_repeated_intervals_are_trained_once():
         ({"source": GIT, "intervals": "1", "passthrough_args": ["'a"]}, "passthrough_args: "),
         ({"source": GIT, "intervals": "1", "platform": "moon"}, "platform: "),
         ({"source": GIT, "intervals": "1", "seed": -1}, "seed: "),
+        ({"source": GIT, "intervals": "1", "max_price": 0}, "max_price: "),
+        ({"source": GIT, "intervals": "1", "budget": "much"}, "budget: "),
+        ({"source": GIT, "intervals": "1", "max_hours": 0}, "max_hours: "),
+        ({"source": GIT, "intervals": "1", "cloud": "nine"}, "cloud: "),
         ({"source": GIT, "intervals": "1", "fetched_data_end_to": "soon"}, "fetched_data_end_to: "),
         ({"source": GIT, "path": "../.."}, "path: "),
         ({"source": GIT, "ref": "-x"}, "ref: "),
@@ -99,3 +103,25 @@ def test_the_canonical_conf_parses_to_itself():
     )
 
     assert parse_conf(build_conf(conf)) == conf
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {},
+        {"max_price": "", "budget": None, "max_hours": None, "gpu_models": [""]},
+        {
+            "max_price": 0.8,
+            "budget": "20",
+            "max_hours": 1.5,
+            "gpu_models": ["RTX 4090", "L4"],
+            "cloud": "secure",
+            "fetched_data_end_to": "2018-01-02",
+        },
+    ],
+)
+def test_a_schedule_on_record_is_read_as_it_was_written(fields):
+    schedule = parse_conf({"source": GIT, "intervals": "1", **fields}).schedule
+
+    assert schedule is not None
+    assert Schedule.model_validate(schedule.model_dump(mode="json")) == schedule
