@@ -34,6 +34,7 @@ __all__ = [
     "note_login",
     "note_order",
     "note_pod",
+    "note_refusal",
 ]
 
 
@@ -85,9 +86,9 @@ def note_order(
 
     :param candidate: What will be asked for; of several tries within an attempt the last one.
     :param life_seconds: How long the pod may live at most; with the price the worst that it costs.
-    :return: ``None`` if the attempt wants no pod any more: nothing may be ordered then.
+    :return: ``None`` if the attempt wants no pod any more, or has one: nothing may be ordered then.
     """
-    if not may_rent(record, fence):
+    if not may_rent(record, fence) or (record.get("pod") or {}).get("id"):
         return None
     return {
         "pod": {
@@ -133,6 +134,17 @@ def note_pod(record: Record, pod: Pod, *, fence: int, now: datetime) -> Record |
     if pod.price_per_hour:
         facts["price_per_hour"] = str(pod.price_per_hour)
     return _change(record, fence, facts)
+
+
+def note_refusal(record: Record, problem: Problem, *, fence: int, now: datetime) -> Record | None:
+    """
+    Write down that no order became a pod.
+
+    :return: ``None`` if one did: another driver of the attempt was faster, and its pod is good.
+    """
+    if (find_pod(record, fence) or {}).get("id"):
+        return None
+    return note_ending(record, fence=fence, now=now, problem=problem)
 
 
 def note_login(

@@ -96,14 +96,19 @@ def test_the_cost_on_record_is_that_of_the_bill_to_the_cent(office: Office, worl
     assert Budgets(dynamodb, office.settings).list_open() == []
 
 
-def test_two_that_drive_the_same_attempt_rent_one_pod(office: Office, world: World) -> None:
+@pytest.mark.parametrize("lead", [0, 0.02, 0.05, 0.1, 0.3])
+def test_two_that_drive_the_same_attempt_rent_one_pod(
+    office: Office, world: World, lead: float
+) -> None:
     """As when Airflow takes a triggerer for dead that is not, and another one begins anew."""
     key = office.submit("seconds=1")
 
     async def run() -> None:
         async with office.work() as one, office.work() as two:
             fence = await asyncio.to_thread(office.claim, key)
-            await asyncio.gather(*(PodDriver(desk, key, fence).run() for desk in (one, two)))
+            first = asyncio.create_task(PodDriver(one, key, fence).run())
+            await asyncio.sleep(lead)
+            await asyncio.gather(first, PodDriver(two, key, fence).run())
 
     asyncio.run(run())
     assert office.read(key)["outcome"] == "succeeded"

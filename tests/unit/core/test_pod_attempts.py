@@ -22,6 +22,7 @@ from touchstone.core.pod_attempts import (
     note_login,
     note_order,
     note_pod,
+    note_refusal,
 )
 from touchstone.core.pods import Candidate, Cloud, Pod, PodStatus
 from touchstone.core.tasks import TaskSpec
@@ -125,6 +126,20 @@ def test_nothing_is_ordered_for_what_nobody_wants_any_more(change):
 
     assert not may_rent(record, 1)
     assert note_order(record, CANDIDATE, fence=1, life_seconds=1, now=NOW) is None
+
+
+def test_nothing_is_ordered_where_another_driver_was_faster_and_no_refusal_ends_its_pod():
+    record = rent(make_task())
+
+    assert note_order(record, CANDIDATE, fence=1, life_seconds=1, now=NOW) is None
+    refused = Problem("capacity", "no pod to be had")
+    assert note_refusal(record, refused, fence=1, now=NOW) is None
+
+
+def test_a_refused_order_is_over():
+    refused = Problem("capacity", "no pod to be had")
+    changes = note_refusal(order(make_task()), refused, fence=1, now=NOW)
+    assert changes["pod"]["problem"] == {"class": "capacity", "reason": "no pod to be had"}
 
 
 def test_the_first_pod_of_an_order_is_the_one_and_its_own_price_holds():

@@ -19,6 +19,7 @@ from touchstone.core.pod_attempts import (
     note_ending,
     note_order,
     note_pod,
+    note_refusal,
 )
 from touchstone.core.pods import Candidate, Pod, PodOrder
 from touchstone.core.states import TaskStatus
@@ -202,8 +203,10 @@ class PodDriver:
                 problem = Problem(kind, str(error))
                 break
         log.warning("%s gets no pod: %s", self._key, problem.reason)
-        await self._end(problem)
-        record = await self._desk.read(self._key)
+        record = await self._desk.change(
+            self._key,
+            lambda found: note_refusal(found, problem, fence=self._fence, now=self._desk.now()),
+        )
         if find_pod(record, self._fence) is None:
             await self._close(problem)
 
@@ -227,8 +230,11 @@ class PodDriver:
                 found, candidate, fence=self._fence, life_seconds=life, now=self._desk.now()
             ),
         )
-        if not may_rent(noted, self._fence):
-            return True  # the next step gives back what there is, which is nothing
+        known = find_pod(noted, self._fence) or {}
+        if not may_rent(noted, self._fence) or known.get("id"):
+            # It is to end: the next step gives back what there is, which is nothing. Or another
+            # driver of the same attempt was faster: the next step goes on with its pod.
+            return True
         failures = 0
         while True:
             try:
@@ -285,7 +291,8 @@ class PodDriver:
                 return
             if found:
                 await self._take(found[0])
-                await self._give_back_extras(found[1:])
+                pod = find_pod(await self._desk.read(self._key), self._fence) or {}
+                await self._give_back_extras([one for one in found[1:] if one.id != pod.get("id")])
                 return
             if self._desk.now() - ordered_at > limit:
                 reason = "RunPod did not say whether it made a pod, and shows none of its name"
