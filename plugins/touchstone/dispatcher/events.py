@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import logging
 from collections.abc import Callable, Mapping
@@ -11,13 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from touchstone.core import attempts
 from touchstone.core.names import build_console_key, build_content_key, build_output_key
-from touchstone.core.states import (
-    SUBMISSION_OPEN,
-    IllegalMove,
-    SubmissionStatus,
-    check_submission_move,
-)
 from touchstone.core.tasks import CONTENT_FOLDER
+from touchstone.dispatcher.running import mark_running
 from touchstone.hooks.agent import AgentHook
 from touchstone.hooks.objects import ObjectStore
 from touchstone.hooks.records import Record, RecordNotFound, RecordStore
@@ -169,29 +163,12 @@ class EventHandler:
         )
         if record is not None and is_newest:
             if event.phase is AttemptPhase.RUNNING and record["kind"] == SlotClass.TRAINING:
-                self._mark_running(record["submission_id"])
+                mark_running(self._records, record["submission_id"])
             if event.phase is AttemptPhase.EXITED or event.phase in FINAL_PHASES:
                 self._on_end(record)
         if event.phase in FINAL_PHASES:
             # Also for an outranked attempt: its agent must not keep its files for days.
             self._agent.send(server, Acknowledge(ref=event.ref))
-
-    def _mark_running(self, submission_id: str) -> None:
-        def decide(found: Record) -> Record | None:
-            # Also from an end: a cleared task trains again.
-            if found["status"] == SubmissionStatus.RUNNING or not found.get("accepted_at"):
-                return None
-            check_submission_move(
-                submission_id, SubmissionStatus(found["status"]), SubmissionStatus.RUNNING
-            )
-            changes: Record = {"status": SubmissionStatus.RUNNING.value}
-            if found["status"] not in SUBMISSION_OPEN:
-                # It was cancelled once; that wish was fulfilled and says nothing of this attempt.
-                changes |= {"cancel": None, "ended_at": None, "reason": None}
-            return changes
-
-        with contextlib.suppress(IllegalMove):
-            self._records.change_submission(submission_id, decide)
 
     def _on_grants_wanted(self, server: str, event: GrantsWanted, message_id: str) -> None:
         ref = event.ref

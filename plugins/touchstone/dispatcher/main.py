@@ -108,6 +108,7 @@ class Dispatcher:
             airflow=metadata,
             clock=_now,
             is_hearing=lambda: self._events.is_hearing,
+            on_pod_end=self._learner.learn,
         )
         self._keeper = FleetKeeper(records=records, pools=metadata, settings=settings, clock=_now)
 

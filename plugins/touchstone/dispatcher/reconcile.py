@@ -12,6 +12,7 @@ from touchstone.core.conf import Platform
 from touchstone.core.outcomes import Outcome
 from touchstone.core.states import SUBMISSION_OPEN, SubmissionStatus, TaskStatus
 from touchstone.dispatcher.cancel import cancel_submission, close_cancelled
+from touchstone.dispatcher.running import mark_running
 from touchstone.hooks.agent import START_LIFE, AgentHook, cancel_task, cancel_tasks
 from touchstone.hooks.records import Record, RecordStore
 from touchstone.settings import Settings
@@ -58,6 +59,7 @@ class Reconciler:
     :param clock: The time, UTC.
     :param is_hearing: Tells whether this process receives agents' events at the moment; while it
         does not, silence means nothing.
+    :param on_pod_end: Told of attempts whose pods are gone.
     """
 
     def __init__(
@@ -69,6 +71,7 @@ class Reconciler:
         airflow: Airflow,
         clock: Callable[[], datetime],
         is_hearing: Callable[[], bool],
+        on_pod_end: Callable[[Record], None] = lambda _: None,
     ) -> None:
         self._records = records
         self._agent = agent
@@ -76,7 +79,9 @@ class Reconciler:
         self._airflow = airflow
         self._clock = clock
         self._is_hearing = is_hearing
+        self._on_pod_end = on_pod_end
         self._silent_since: dict[str, datetime] = {}
+        self._in_pods: dict[tuple[str, str], str] = {}
 
     def run(self) -> None:
         """Make one pass."""
@@ -84,11 +89,22 @@ class Reconciler:
         tasks = [task for task in found if not attempts.is_ended(task)]
         # What is in a pod its trigger looks after, and the reaper.
         on_servers = [task for task in tasks if task.get("platform") != Platform.RUNPOD]
+        self._follow_pods(task for task in found if task.get("platform") == Platform.RUNPOD)
         self._airflow.release_parked()
         self._repeat_cancels(on_servers)
         self._declare_lost(on_servers)
         self._end_orphans(tasks)
         self._close_ended_runs()
+
+    def _follow_pods(self, tasks: Iterable[Record]) -> None:
+        """Do for what is in pods what an agent's word does for what is on servers."""
+        now = {(task["submission_id"], task["task_id"]): task for task in tasks}
+        before, self._in_pods = self._in_pods, {key: task["status"] for key, task in now.items()}
+        for key, task in now.items():
+            if task["status"] == TaskStatus.RUNNING and before.get(key) != TaskStatus.RUNNING:
+                mark_running(self._records, task["submission_id"])
+        for task in self._records.find_tasks(sorted(before.keys() - now.keys())).values():
+            self._on_pod_end(task)
 
     def _repeat_cancels(self, tasks: Iterable[Record]) -> None:
         for task in tasks:

@@ -44,7 +44,12 @@ def hearing():
 
 
 @pytest.fixture
-def reconciler(records, agent, settings, clock, airflow, hearing):
+def ended_pods():
+    return []
+
+
+@pytest.fixture
+def reconciler(records, agent, settings, clock, airflow, hearing, ended_pods):
     return Reconciler(
         records=records,
         agent=agent,
@@ -52,6 +57,7 @@ def reconciler(records, agent, settings, clock, airflow, hearing):
         airflow=airflow,
         clock=clock,
         is_hearing=lambda: hearing["now"],
+        on_pod_end=lambda record: ended_pods.append(record["task_id"]),
     )
 
 
@@ -281,3 +287,42 @@ def test_a_retracted_submission_keeps_its_record(records, agent, make_submission
 def test_an_unknown_submission_cannot_be_cancelled(records, agent):
     with pytest.raises(RecordNotFound):
         cancel_submission("s-9", by="ann", records=records, agent=agent, end_runs=lambda _: [])
+
+
+@pytest.fixture
+def in_pod(records, make_submission, make_task):
+    """A training in a rented pod, whose submission was accepted."""
+    make_submission("queued", accepted_at="2026-11-22T11:00:00+00:00")
+    make_task(platform="runpod", phase="accepted", status="running")
+
+
+def test_a_submission_runs_as_soon_as_one_of_its_pods_trains(reconciler, records, in_pod):
+    records.change_task("s-1", "i5", lambda _: {"status": "preparing"})
+    reconciler.run()
+    assert records.get_submission("s-1")["status"] == "queued"
+
+    records.change_task("s-1", "i5", lambda _: {"status": "running"})
+    reconciler.run()
+    assert records.get_submission("s-1")["status"] == "running"
+
+
+def test_an_end_in_a_pod_is_told_once(reconciler, records, in_pod, ended_pods):
+    reconciler.run()
+    assert ended_pods == []
+
+    records.change_task("s-1", "i5", lambda _: {"status": "success", "outcome": "succeeded"})
+    reconciler.run()
+    reconciler.run()
+    assert ended_pods == ["i5"]
+
+
+def test_a_pod_is_looked_after_by_its_trigger_not_by_silence(
+    reconciler, records, agent, in_pod, clock
+):
+    cancel(records, agent)
+    for _ in range(3):
+        clock.advance(hours=1)
+        reconciler.run()
+
+    assert status(records) == "running"
+    assert agent.commands(Cancel) == []

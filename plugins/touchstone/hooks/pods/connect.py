@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+from importlib import import_module
 
 from touchstone.hooks.objects import ObjectStore
 from touchstone.hooks.pods.desk import PodDesk
@@ -23,7 +24,9 @@ async def connect_desk(settings: Settings | None = None) -> PodDesk:
     """
     settings = settings or get_settings()
     hook = RunPodHook(settings.runpod.conn_id)
-    # Looking up connections may block, and so does loading boto3's descriptions of services.
+    # Looking up connections may block, and so does loading boto3's descriptions of services, or
+    # what the first login would import.
+    await asyncio.to_thread(import_module, "asyncssh")
     account = await asyncio.to_thread(lambda: hook.account)
     records = await asyncio.to_thread(RecordStore.connect, settings)
     objects = await asyncio.to_thread(ObjectStore.connect, settings)
