@@ -16,11 +16,11 @@ EXPORT_MINISTACK = $(EXPORT) --only-group emulator
 EXPORT_POD = $(EXPORT) --only-group pod
 
 .PHONY: requirements help setup demo up down status test test-fast test-integration test-system test-placement test-placement-full test-campaigns \
-        test-trainer test-compose \
+        test-trainer test-compose test-runpod-real \
         lint format types check bench docs clean
 
 help: ## This list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-19s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: ## Install everything (Python 3.11 or 3.12 and git are enough); does nothing when up to date
 	@scripts/setup.sh
@@ -44,6 +44,7 @@ test: setup test-fast ## All tests; what cannot run here is listed as skipped
 	@# The two of each pair wait more than they work, and share nothing.
 	$(MAKE) --jobs=2 --output-sync=target test-trainer test-integration
 	$(MAKE) --jobs=2 --output-sync=target test-system test-placement
+	@echo "NOT RUN: the test with a pod at the real RunPod, which costs money (make test-runpod-real)"
 
 test-integration: ## Agents, engine and queues, for real
 	$(PYTEST) --numprocesses=4 tests/integration $(ARGS)
@@ -63,6 +64,9 @@ test-placement: ## The tests with several servers and a trainer that does as it 
 test-trainer: ## The trainer's own tests, in its own environment
 	@uv="$$(scripts/find-uv.sh)" && "$$uv" run --frozen --project include/elnigma \
 	  pytest -q -ra include/elnigma/tests
+
+test-runpod-real: setup ## One pod at the real RunPod, for $$0.50 at most (RUNPOD_API_KEY, TOUCHSTONE_RUNPOD_IMAGE)
+	$(PYTEST) -s tests/real $(ARGS)
 
 test-compose: setup ## The team deployment: built, up, one training, down (docker-compose and an engine)
 	$(PYTEST) tests/compose $(ARGS)
