@@ -6,7 +6,6 @@ import json
 import os
 import secrets
 import shutil
-import socket
 import subprocess
 import sys
 import time
@@ -15,6 +14,8 @@ from typing import Any
 
 import docker
 import httpx
+
+from fakes.ports import find_free_port
 
 REPOSITORY = Path(__file__).parents[2]
 TOUCHSTONE = Path(sys.executable).with_name("touchstone")
@@ -30,13 +31,6 @@ def find_compose() -> list[str] | None:
         return ["docker", "compose"]
     command = shutil.which("docker-compose")
     return [command] if command else None
-
-
-def find_free_port() -> int:
-    """Return a port that was free just now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 class Deployment:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import socket
 import subprocess
 import time
 import urllib.error
@@ -13,6 +12,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+from fakes.ports import find_free_port
 
 REPOSITORY = Path(__file__).parents[2]
 PROGRAM = REPOSITORY / ".venv-emulator/bin/ministack"
@@ -28,7 +29,7 @@ class MiniStack:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        self._port = _find_free_port()
+        self._port = find_free_port()
         self._process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -92,13 +93,6 @@ class MiniStack:
             "S3_DATA_DIR": str(self._folder / "objects"),
             "LOG_LEVEL": "WARNING",
         }
-
-
-def _find_free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 @pytest.fixture(scope="session")

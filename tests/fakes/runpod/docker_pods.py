@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import shlex
 import shutil
-import socket
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
@@ -14,6 +13,7 @@ from typing import Any, TypeVar
 import docker
 from docker.errors import DockerException, ImageNotFound, NotFound
 
+from fakes.ports import find_free_port
 from fakes.runpod.runtime import GPU_FILE, Launch, PullFailed
 from fakes.runpod.store import PodRow
 
@@ -68,7 +68,7 @@ class DockerRuntime:
 
     async def start(self, pod: PodRow, launch: Launch) -> int | None:
         """Start the container and wait for a banner of its sshd."""
-        port = _find_free_port()
+        port = find_free_port()
         folder = self._folder / pod.id
         (folder / "shared").mkdir(parents=True, exist_ok=True)
         (folder / "shared" / GPU_FILE).write_text(launch.gpu)
@@ -201,10 +201,3 @@ class DockerRuntime:
 
 def _name(pod: PodRow) -> str:
     return f"fake-runpod-{pod.id}"
-
-
-def _find_free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port

@@ -9,13 +9,13 @@ import os
 import shlex
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
 from pathlib import Path
 from typing import Any
 
+from fakes.ports import find_free_port
 from fakes.runpod.runtime import GPU_FILE, Launch
 from fakes.runpod.store import PodRow
 
@@ -64,7 +64,7 @@ class ProcessRuntime:
         folder = self._folder / pod.id
         (folder / "shared").mkdir(parents=True, exist_ok=True)
         (folder / "shared" / GPU_FILE).write_text(launch.gpu)
-        port = _find_free_port()
+        port = find_free_port()
         (folder / "spec.json").write_text(json.dumps(self._build_spec(pod, launch, folder, port)))
         command = [sys.executable, str(HERE / "pod_init.py"), str(folder / "spec.json")]
         if self.is_isolated:
@@ -197,13 +197,6 @@ def can_isolate(folder: Path) -> bool:
     done = subprocess.run([*command, str(probe / "root")], capture_output=True, check=False)
     shutil.rmtree(probe, ignore_errors=True)
     return done.returncode == 0
-
-
-def _find_free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 def _read_start_time(pid: int) -> str | None:
