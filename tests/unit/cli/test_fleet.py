@@ -252,6 +252,55 @@ def test_the_status_shows_servers_and_what_differs(run: Run, file: Path, pools: 
     assert out(run("fleet", "status", "--json"))["servers"][0]["server"] == "rio"
 
 
+RENTAL = {
+    "is_connected": True,
+    "balance_usd": "49.5",
+    "spend_per_hour": "0",
+    "is_low": False,
+    "block": None,
+    "checked_at": "2026-03-01T12:00:00+00:00",
+}
+PROOF = {
+    "at": "2026-03-01T12:00:00+00:00",
+    "seen": 5,
+    "ours": 3,
+    "unknown": 1,
+    "terminated": ["a"],
+    "has_failed": False,
+    "is_dry_run": False,
+}
+
+
+@pytest.mark.parametrize(
+    ("rental", "proof", "told"),
+    [
+        ({}, None, ["no connection"]),
+        (RENTAL, None, ["open $49.50"]),
+        (RENTAL | {"balance_usd": None}, None, ["open"]),
+        (RENTAL | {"is_low": True}, None, ["low: $49.50", "the balance is low: $49.50; add funds"]),
+        (RENTAL | {"block": "the key is refused"}, None, ["takes nothing", "runpod: the key is"]),
+        (RENTAL, PROOF, ["5 pods, 3 ours, 1 unknown, 1 ended"]),
+        (RENTAL, PROOF | {"is_dry_run": True}, ["1 ended, dry run"]),
+        (RENTAL, PROOF | {"has_failed": True}, ["was none; nothing was decided"]),
+    ],
+)
+def test_the_status_tells_how_runpod_is_and_what_the_reaper_has_seen(
+    run: Run,
+    airflow: FakeAirflow,
+    pools: FakePools,
+    rental: dict[str, Any],
+    proof: dict[str, Any] | None,
+    told: list[str],
+) -> None:
+    pools.create_pool("runpod", 2, "")
+    airflow.records.put_note("rental", rental)
+    airflow.records.put_note("reaper", {"proof": proof})
+    shown = run("fleet", "status").stdout
+    for text in told:
+        assert text in shown, shown
+    assert out(run("fleet", "status", "--json"))["runpod"]["proof"] == proof
+
+
 def test_a_server_that_was_never_heard_of_is_shown_as_that(
     run: Run, airflow: FakeAirflow, pools: FakePools
 ) -> None:
