@@ -108,7 +108,14 @@ REFUSED = {
         ({"source": GIT, "path": "no/such/folder"}, "path: "),
         ({"source": "upload:" + "0" * 64}, "source: nothing was uploaded"),
         ({"source": GIT, "intervals": "1", "branch": "main"}, "branch: "),
-        ({"source": GIT, "intervals": "1", "platform": "runpod"}, "platform: "),
+        (
+            {"source": GIT, "intervals": "1", "platform": "on-prem", "require_cuda": True},
+            "require_cuda: ",
+        ),
+        (
+            {"source": GIT, "intervals": "1", "platform": "runpod", "gpu_models": ["0"]},
+            "gpu_models: ",
+        ),
         ({"source": GIT, "intervals": "1", "baseline": "nobody"}, "baseline: "),
     ]
 }
