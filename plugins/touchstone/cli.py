@@ -419,6 +419,35 @@ def logs(
 
 
 @app.command()
+def enter(
+    submission_id: SubmissionId,
+    task: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="[TASK]",
+            show_default=False,
+            help="validation or i5, for example. [default: the first that runs]",
+        ),
+    ] = None,
+    login: Login = None,
+    as_json: AsJson = False,
+) -> None:
+    """Print the command that opens a shell where a task runs."""
+    from touchstone.client.entering import build_enter_command, choose_running
+    from touchstone.client.watch import get_submission
+
+    with connect(login) as client:
+        found = get_submission(client, _check_id(submission_id))
+    chosen = choose_running(found["tasks"], task)
+    command, where = build_enter_command(chosen)
+    if as_json:
+        print_json({"task": chosen["task_id"], "command": command, "where": where})
+        return
+    say(f"{chosen['task_id']}: {where}")
+    typer.echo(command)
+
+
+@app.command()
 def cancel(
     submission_id: SubmissionId,
     reason: Annotated[str | None, typer.Option(help="Why; others will read it.")] = None,

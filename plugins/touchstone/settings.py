@@ -14,6 +14,13 @@ Environment = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9]{1,11}$")
 Usd = Annotated[Decimal, Field(ge=0, le=1_000_000_000, decimal_places=6)]
 
 
+PublicKey = Annotated[
+    str,
+    StringConstraints(strip_whitespace=True, pattern=r"^(ssh|ecdsa|sk)-[\w@.-]+ \S+( [^\n\r]*)?$"),
+]
+"""One line as in ``authorized_keys``, without options."""
+
+
 class RunPodSettings(BaseSettings):
     """
     How pods are rented, from ``TOUCHSTONE_RUNPOD_*`` environment variables.
@@ -28,6 +35,7 @@ class RunPodSettings(BaseSettings):
     :param min_free_gb: What must be free of it before a training begins.
     :param min_driver: Oldest major version of the GPU driver that is accepted.
     :param registry_id: RunPod's id of the credentials of a private image.
+    :param ssh_keys: Public keys of admins who may log in to every pod (JSON list).
     :param lease_seconds: How long a pod lives on without hearing of us.
     :param boot_seconds: From the order to a running container, image pull included.
     :param login_seconds: From a running container to a login.
@@ -51,6 +59,7 @@ class RunPodSettings(BaseSettings):
     min_free_gb: float = Field(default=2, ge=0)
     min_driver: int = Field(default=525, ge=0)
     registry_id: str | None = None
+    ssh_keys: tuple[PublicKey, ...] = ()
     lease_seconds: int = Field(default=900, ge=5)
     boot_seconds: int = Field(default=1200, ge=5)
     login_seconds: int = Field(default=300, ge=5)

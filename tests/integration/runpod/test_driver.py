@@ -20,6 +20,7 @@ from tests.integration.runpod.rented import (
 )
 
 from fakes.renting import Clients, Office, train
+from touchstone.client.entering import build_enter_command
 from touchstone.core.attempts import RENTAL_CLASSES, get_ref, request_cancel
 from touchstone.core.names import build_attempt_prefix, build_output_key
 from touchstone.core.pod_attempts import compute_pod_cost
@@ -240,3 +241,21 @@ def test_a_container_that_was_started_again_is_noticed(office: Office, world: Wo
     assert first["failure_class"] == "restarted"
     assert record["outcome"] == "succeeded"
     assert count_doubled(list_spans(world, office)) == 0
+
+
+def test_an_admins_key_opens_a_shell_in_the_pod_of_a_training(world: World, ministack: str) -> None:
+    office = open_office(world, ministack, runpod={"ssh_keys": (world.ssh.public_key,)})
+    key = office.submit("seconds=4")
+
+    async def run() -> tuple[Record, str]:
+        async with office.work() as desk:
+            training = asyncio.create_task(train(desk, office, key, tries=1))
+            found = await wait_record(office, key, lambda record: record.get("running_at"))
+            command, _ = build_enter_command(found)
+            port = int(command.split()[2])
+            shell = await asyncio.to_thread(world.ssh.run, port, "id -un; hostname")
+            return await training, shell.output
+
+    record, said = asyncio.run(run())
+    assert said.split()[0] == "root"
+    assert record["outcome"] == "succeeded"

@@ -28,9 +28,12 @@ def test_what_the_order_says_is_taken() -> None:
     assert settings.problems == ()
 
 
-def test_one_key_logs_in_and_the_orders_outranks_the_accounts() -> None:
-    assert read_settings(GOOD).public_key == "ssh-ed25519 BBBB order"
-    assert read_settings({**GOOD, "SSH_PUBLIC_KEY": ""}).public_key == "ssh-ed25519 AAAA account"
+def test_the_orders_keys_log_in_and_outrank_the_accounts() -> None:
+    more = ("ssh-ed25519 BBBB order", "ssh-ed25519 CCCC more")
+    assert read_settings(GOOD).public_keys == more
+    account = {"SSH_PUBLIC_KEY": "", "PUBLIC_KEY": "ssh-ed25519 AAAA account\nssh-rsa DDDD another"}
+    assert read_settings({**GOOD, **account}).public_keys == ("ssh-ed25519 AAAA account",)
+    assert read_settings({**GOOD, "SSH_PUBLIC_KEY": "", "PUBLIC_KEY": "\n"}).public_keys == ()
 
 
 @pytest.mark.parametrize("text", ["", "soon", "-1", "0", "nan", "inf"])

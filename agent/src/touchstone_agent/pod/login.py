@@ -6,7 +6,7 @@ import base64
 import hashlib
 import re
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from touchstone_agent.pod.home import HOME_VARIABLE, PodHome
@@ -53,17 +53,18 @@ class Login:
         self._authorized = home.state / "authorized_keys"
         self.log_file = home.state / "sshd.log"
 
-    def prepare(self, public_key: str) -> str:
+    def prepare(self, public_keys: Iterable[str]) -> str:
         """
-        Make a new host key, and let one key in.
+        Make a new host key, and let some keys in.
 
-        :param public_key: As in ``authorized_keys``; empty lets nobody in.
+        :param public_keys: As in ``authorized_keys``; none lets nobody in.
         :return: The host key's fingerprint, as OpenSSH writes it.
         :raises OSError: If that is not possible here.
         :raises subprocess.SubprocessError: If no key could be made.
         """
         RUN_FOLDER.mkdir(mode=0o755, parents=True, exist_ok=True)
-        self._authorized.write_text(f"{public_key}\n" if public_key else "", encoding="utf-8")
+        text = "".join(f"{key}\n" for key in public_keys)
+        self._authorized.write_text(text, encoding="utf-8")
         public = self._host_key.with_suffix(".pub")
         for file in (self._host_key, public):
             file.unlink(missing_ok=True)

@@ -116,7 +116,7 @@ class FirstProcess:
         write_json(home.environment_file, select_environment(self._environ))
         boot_id = uuid4().hex
         self._has_ended_attempt = mend_attempt(home, boot_id=boot_id)
-        fingerprint = self._login.prepare(settings.public_key)
+        fingerprint = self._login.prepare(settings.public_keys)
         # Last of the files: whoever finds it finds all others.
         write_json(home.boot_file, {"boot_id": boot_id})
         self._boot_id = boot_id

@@ -36,7 +36,7 @@ class PodSettings:
     :param api_url: Base of the API by which it ends itself.
     :param pod_id: Its own id there; empty if it was not told.
     :param api_key: Its own key there; empty if it was not told.
-    :param public_key: The key that may log in; empty if there is none.
+    :param public_keys: The keys that may log in.
     :param problems: What was wrong with the environment, for the log.
     """
 
@@ -45,7 +45,7 @@ class PodSettings:
     api_url: str
     pod_id: str
     api_key: str = field(repr=False)
-    public_key: str
+    public_keys: tuple[str, ...]
     problems: tuple[str, ...] = ()
 
 
@@ -70,17 +70,17 @@ def read_settings(environ: Mapping[str, str]) -> PodSettings:
         return default
 
     # What the order says outranks the account's keys, which the service may put into the other.
-    key = environ.get("SSH_PUBLIC_KEY") or environ.get("PUBLIC_KEY") or ""
-    lines = key.strip().splitlines()
+    ordered = environ.get("SSH_PUBLIC_KEY", "").split("\n")
+    given = ordered if any(ordered) else environ.get("PUBLIC_KEY", "").strip().split("\n")[:1]
     settings = PodSettings(
         lease_seconds=find_seconds(PodVariable.LEASE_SECONDS, DEFAULT_LEASE_SECONDS),
         life_seconds=find_seconds(PodVariable.LIFE_SECONDS, DEFAULT_LIFE_SECONDS),
         api_url=(environ.get(PodVariable.API_URL) or DEFAULT_API_URL).rstrip("/"),
         pod_id=environ.get("RUNPOD_POD_ID", ""),
         api_key=environ.get("RUNPOD_API_KEY", ""),
-        public_key=lines[0].strip() if lines else "",
+        public_keys=tuple(key.strip() for key in given if key.strip()),
     )
-    if not settings.public_key:
+    if not settings.public_keys:
         problems.append("neither SSH_PUBLIC_KEY nor PUBLIC_KEY is set: nobody can log in")
     if not settings.pod_id or not settings.api_key:
         problems.append("RUNPOD_POD_ID or RUNPOD_API_KEY is missing: the pod cannot end itself")

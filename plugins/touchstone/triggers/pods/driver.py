@@ -315,7 +315,8 @@ class PodDriver:
 
     def _build_order(self, record: Record, spec: TaskSpec, candidate: Candidate) -> PodOrder:
         wanted, name = self._desk.settings.runpod, str(record["container"])
-        public = derive_key(self._desk.secret, name).public
+        own = derive_key(self._desk.secret, name).public
+        public = "\n".join((own, *wanted.ssh_keys))
         env = {
             "PUBLIC_KEY": public,
             "SSH_PUBLIC_KEY": public,
