@@ -153,6 +153,7 @@ def build_resource(
         free=free,
         validation_slots=validation_slots,
         validation_free=validation_free,
+        kinds=find_kinds(server),
         capability=intersect(
             Declared(
                 cuda=declared.get("cuda"),
@@ -168,6 +169,18 @@ def build_resource(
         validation_running=tuple(validation_running),
         silent_since=heard,
     )
+
+
+def find_kinds(server: Mapping[str, Any]) -> frozenset[SlotClass]:
+    """
+    Return what a server's agent takes at all.
+
+    One that was set up without slots for trainings refuses them, whatever its pool says: that is
+    how a server for validations alone is made, and no admin has drained it.
+    """
+    inventory = server.get("inventory") or {}
+    keys = {SlotClass.TRAINING: "slots", SlotClass.VALIDATION: "validation_slots"}
+    return frozenset(kind for kind, key in keys.items() if inventory.get(key) != 0)
 
 
 def find_detected(server: Mapping[str, Any]) -> Capability | None:

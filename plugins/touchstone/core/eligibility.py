@@ -13,6 +13,7 @@ from touchstone.core.market import Market
 from touchstone.core.pods import Choice
 from touchstone_agent.protocol.messages import SlotClass
 
+BOTH_KINDS = frozenset(SlotClass)
 VRAM_TOLERANCE = 0.02
 """A card sold with 24 GiB reports up to so much less: the driver keeps some for itself."""
 
@@ -116,6 +117,8 @@ class Resource:
     :param free: How many of them hold nothing; may be negative after an admin took slots away.
     :param validation_slots: The same of its pool for validations.
     :param validation_free: The same of its pool for validations.
+    :param kinds: What it takes at all, whatever slots its pools have: an agent may be set up for
+        validations only.
     :param capability: What it has, see :func:`intersect`.
     :param allow: Patterns of labels; a task needs one of them; empty for all tasks.
     :param deny: Patterns of labels that keep a task away, even one that is allowed.
@@ -134,6 +137,7 @@ class Resource:
     free: int = 0
     validation_slots: int = 0
     validation_free: int = 0
+    kinds: frozenset[SlotClass] = BOTH_KINDS
     capability: Capability = Capability()
     allow: tuple[str, ...] = ()
     deny: tuple[str, ...] = ()
@@ -146,6 +150,8 @@ class Resource:
 
     def get_slots(self, kind: SlotClass) -> int:
         """Return the slots for tasks of one kind."""
+        if kind not in self.kinds:
+            return 0
         return self.slots if kind is SlotClass.TRAINING else self.validation_slots
 
     def get_free(self, kind: SlotClass) -> int:
@@ -171,6 +177,8 @@ def find_unfit(needs: Needs, resource: Resource) -> str | None:
     name, has = resource.name, resource.capability
     if needs.platform is not Platform.ANY and needs.platform is not resource.platform:
         return f"{name} is {resource.platform}, it must run {needs.platform}"
+    if needs.kind not in resource.kinds:
+        return f"{name} takes no {needs.kind}s"
     if needs.allowed_hosts and name not in needs.allowed_hosts:
         return f"{name} is not one of its allowed hosts ({_tell(needs.allowed_hosts)})"
     if resource.market is not None:
@@ -238,7 +246,7 @@ def find_impossible(needs: Needs, resources: Sequence[Resource]) -> str | None:
     """
     Say why no known resource could ever run a task.
 
-    Slots are not looked at: they are an admin's to give back.
+    Slots of pools are not looked at: they are an admin's to give back.
 
     :param needs: What the task asks for.
     :param resources: Every resource there is, also drained and silent ones.

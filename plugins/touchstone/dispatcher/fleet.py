@@ -8,6 +8,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Protocol
 
+from touchstone.core.demand import find_kinds
 from touchstone.core.fleet import Fleet, ServerSpec, parse_fleet
 from touchstone.core.pools import QUEUE_POOL, RUNPOD_POOL, build_validation_pool
 from touchstone.dispatcher.control import (
@@ -37,6 +38,7 @@ from touchstone.hooks.pods.facts import REAPER, RENTAL
 from touchstone.hooks.records import Record, RecordNotFound, RecordStore
 from touchstone.settings import Settings
 from touchstone_agent.protocol.errors import ConfigurationError
+from touchstone_agent.protocol.messages import SlotClass
 
 __all__ = [
     "Control",
@@ -401,6 +403,9 @@ def _choose_slots(
         )
     drained = record.get("drained") or {}
     target = {key: pool.slots or int(drained.get(key) or 0) for key, pool in facts.items()}
+    if SlotClass.TRAINING not in find_kinds(record):
+        _check_without_trainings(name, slots, target)
+        return target
     if slots is not None:
         return {**target, "slots": slots}
     if not drained and target["slots"]:
@@ -415,3 +420,16 @@ def _choose_slots(
             f"slots: nothing says how many {name} had before; give --slots N{hint}"
         )
     return target
+
+
+def _check_without_trainings(name: str, slots: int | None, target: Mapping[str, int]) -> None:
+    """Refuse what makes no sense for a server whose agent was set up for validations only."""
+    if slots is not None:
+        raise ConfigurationError(
+            f"slots: {slots}, but the agent of {name} takes no trainings; its own settings say so"
+        )
+    if not target["validation_slots"]:
+        raise ConfigurationError(
+            f"slots: nothing says how many validations {name} took before; set the slots of "
+            f"{build_validation_pool(name)} on Airflow's Pools page"
+        )

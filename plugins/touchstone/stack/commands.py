@@ -36,7 +36,11 @@ def up(
         str, typer.Option(help="What trainings run in: auto, docker or process.")
     ] = "auto",
     slots: Annotated[
-        int | None, typer.Option(min=1, help="Trainings at a time, at the first start.")
+        int | None,
+        typer.Option(min=0, help="Trainings at a time, at the first start; 0 only validates here."),
+    ] = None,
+    validation_slots: Annotated[
+        int | None, typer.Option(min=1, help="Validations at a time, at the first start.")
     ] = None,
     servers: Annotated[
         str | None,
@@ -58,6 +62,7 @@ def up(
         options = lifecycle.UpOptions(
             runtime=choose_runtime(runtime, _report),
             slots=slots,
+            validation_slots=validation_slots,
             servers=parse_servers(servers),
             ports=parse_ports(ports),
         )

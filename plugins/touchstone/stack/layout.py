@@ -75,7 +75,7 @@ class LocalServer(BaseModel):
     An on-prem server that is, really, an agent of its own on this machine.
 
     :param name: Its name; also that of its pool and queues.
-    :param slots: Trainings at a time.
+    :param slots: Trainings at a time; 0 takes only validations.
     :param validation_slots: Validations at a time.
     """
 
@@ -287,8 +287,8 @@ def parse_servers(text: str | None) -> tuple[LocalServer, ...]:
     for item in filter(None, (text or "").replace(" ", "").split(",")):
         name, _, slots = item.partition("=")
         check_server_name(name)
-        if not slots.isdecimal() or not 1 <= int(slots) <= _MAX_SLOTS:
-            raise ConfigurationError(f"server {item!r}: write NAME=SLOTS, 1 to {_MAX_SLOTS}")
+        if not slots.isdecimal() or int(slots) > _MAX_SLOTS:
+            raise ConfigurationError(f"server {item!r}: write NAME=SLOTS, 0 to {_MAX_SLOTS}")
         if name in servers:
             raise ConfigurationError(f"server {name!r} is given twice")
         servers[name] = LocalServer(name=name, slots=int(slots))

@@ -75,14 +75,16 @@ class UpOptions:
     What ``touchstone up`` was asked for.
 
     :param runtime: What attempts run in.
-    :param slots: Trainings at a time on a single server; ``None`` keeps what was, or follows
-        the CPUs.
+    :param slots: Trainings at a time on a single server; 0 takes only validations, ``None`` keeps
+        what was, or follows the CPUs.
+    :param validation_slots: Validations at a time on a single server; ``None`` keeps what was.
     :param servers: Several servers, each an agent of its own; empty for one, or what was.
     :param ports: Configured ports by name.
     """
 
     runtime: Runtime
     slots: int | None = None
+    validation_slots: int | None = None
     servers: tuple[LocalServer, ...] = ()
     ports: Mapping[str, int]
 
@@ -207,7 +209,7 @@ def _build_record(paths: StatePaths, options: UpOptions) -> StackRecord:
         stack_id=stack_id,
         # Fixed by the first start: queues, buckets and containers carry it in their names.
         env=old.env if old else os.environ.get("TOUCHSTONE_ENV", "dev"),
-        servers=_decide_servers(old, options),
+        servers=decide_servers(old, options),
         ports=ports,
         configured_ports=frozenset(options.ports) or (old.configured_ports if old else frozenset()),
         urls=Urls(
@@ -221,13 +223,21 @@ def _build_record(paths: StatePaths, options: UpOptions) -> StackRecord:
     )
 
 
-def _decide_servers(old: StackRecord | None, options: UpOptions) -> tuple[LocalServer, ...]:
+def decide_servers(old: StackRecord | None, options: UpOptions) -> tuple[LocalServer, ...]:
+    """
+    Return the servers of a stack.
+
+    :param old: The stack as it was; ``None`` at its first start.
+    :param options: What was asked for now.
+    """
     if options.servers:
         return options.servers
-    if old and (not options.slots or len(old.servers) > 1):
+    if old and len(old.servers) > 1:
         return old.servers
-    slots = options.slots or max(2, (os.cpu_count() or 2) // 2)
-    return (LocalServer(name=old.servers[0].name if old else "local", slots=slots),)
+    slots = max(2, (os.cpu_count() or 2) // 2)
+    before = old.servers[0] if old else LocalServer(name="local", slots=slots)
+    asked = {"slots": options.slots, "validation_slots": options.validation_slots}
+    return (before.model_copy(update={k: v for k, v in asked.items() if v is not None}),)
 
 
 def _refuse_rival(paths: StatePaths, options: UpOptions) -> None:

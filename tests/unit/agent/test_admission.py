@@ -55,7 +55,7 @@ def test_a_drained_server_says_so() -> None:
     refusal = decide(make_start(), capacity=Capacity(slots=0, validation_slots=1))
 
     assert isinstance(refusal, Refuse)
-    assert refusal.reason == "drained: this server has no training slots"
+    assert refusal.reason == "this server takes no trainings"
 
 
 def test_the_same_start_again_is_a_repeat_even_when_the_server_is_full() -> None:

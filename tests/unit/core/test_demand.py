@@ -246,6 +246,22 @@ def test_nothing_was_detected_before_the_first_word():
     assert find_detected({"server": "rio"}) is None
 
 
+@pytest.mark.parametrize(
+    ("slots", "kinds"),
+    [
+        ({}, set(SlotClass)),
+        ({"slots": 2, "validation_slots": 1}, set(SlotClass)),
+        ({"slots": 0, "validation_slots": 2}, {SlotClass.VALIDATION}),
+        ({"slots": 2, "validation_slots": 0}, {SlotClass.TRAINING}),
+    ],
+)
+def test_what_an_agent_has_no_slots_for_its_server_does_not_take(slots, kinds):
+    inventory = {"memory_mib": 1024, "gpus": [], **slots}
+
+    assert offer(make_server(inventory=inventory)).kinds == kinds
+    assert offer(make_server(inventory=None)).kinds == set(SlotClass)
+
+
 def test_policies_come_from_the_fleet_file():
     server = make_server(declared={"priority": 3, "allow": ["nightly"], "deny": ["user:bob"]})
 

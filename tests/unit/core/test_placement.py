@@ -143,6 +143,25 @@ def test_what_is_drained_silent_or_full_is_not_impossible():
     assert find_impossible(needs(require_cuda=True), [make_server("rio2"), server]) is None
 
 
+def test_a_server_for_validations_alone_is_not_told_as_a_drained_one():
+    only = make_server(slots=0, free=0, kinds=frozenset({SlotClass.VALIDATION}))
+    on_prem = make_waiting(needs=needs(platform=Platform.ON_PREM))
+
+    assert explain(on_prem, only) == (
+        "no resource can run it (needs an on-prem server): rio1 takes no trainings"
+    )
+    assert place(make_waiting("validation", needs=VALIDATION), only) == {"validation": "rio1"}
+
+
+def test_what_a_server_does_not_take_goes_to_runpod_whatever_slots_its_pool_has():
+    only = make_server(kinds=frozenset({SlotClass.VALIDATION}))
+
+    assert place(make_waiting(), only, make_runpod()) == {"i1": "runpod"}
+    assert explain(make_waiting(), only, make_runpod(slots=0, free=0)) == (
+        "nothing is ready: runpod has no slots"
+    )
+
+
 def test_constraints_that_no_single_server_meets_together_are_impossible():
     fleet = [
         make_server("large", capability=Capability(ram_gib=256)),

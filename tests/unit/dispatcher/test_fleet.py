@@ -381,6 +381,36 @@ def test_a_drain_after_an_admin_gave_slots_back_remembers_those(keeper, pools, r
     assert (rio()["drained"]["slots"], rio()["drained"]["validation_slots"]) == (1, 3)
 
 
+@pytest.fixture
+def validator(enrol, keeper):
+    """A server whose agent was set up without slots for trainings, with its pools."""
+    enrol("local", gpus=0, slots=0)
+    apply(keeper, "schema_version = 1\n[servers.local]")
+
+
+def test_a_server_for_validations_alone_begins_so_and_is_no_difference(keeper, pools, validator):
+    assert (pools.slots()["local"], pools.slots()["local_validation"]) == (0, 1)
+    [row] = keeper.build_status()["servers"]
+    assert (row["drained"], row["differences"]) == (None, [])
+
+
+def test_a_server_for_validations_alone_is_drained_and_attached(keeper, pools, validator):
+    keeper.drain_server("local", by="chief")
+    assert pools.slots()["local_validation"] == 0
+
+    keeper.attach_server("local", by="chief")
+
+    assert (pools.slots()["local"], pools.slots()["local_validation"]) == (0, 1)
+
+
+def test_a_server_for_validations_alone_gets_no_trainings_by_a_number(keeper, pools, validator):
+    with pytest.raises(ConfigurationError, match="slots: 2, but the agent of local takes no"):
+        keeper.attach_server("local", slots=2, by="chief")
+    pools.set_slots("local_validation", 0)
+    with pytest.raises(ConfigurationError, match="set the slots of local_validation"):
+        keeper.attach_server("local", by="chief")
+
+
 def test_attaching_with_a_number_sets_that_many_even_if_nothing_was_drained(keeper, pools, rio):
     keeper.attach_server("rio", slots=1, by="chief")
     assert pools.slots()["rio"] == 1

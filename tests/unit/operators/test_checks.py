@@ -88,6 +88,17 @@ def test_one_server_that_fits_is_enough_also_when_it_is_silent(records, enrol):
     check_placeable(records, conf(require_cuda=True, min_vram_gib=24), "ada")
 
 
+def test_where_servers_only_validate_trainings_need_runpod(records, enrol, runpod):
+    enrol("local", inventory=INVENTORY | {"slots": 0})
+
+    with pytest.raises(ConfigurationError, match=r"^platform: .*local takes no trainings"):
+        check_placeable(records, conf(), "ada")
+    runpod(offer())
+    check_placeable(records, conf(), "ada")
+    with pytest.raises(ConfigurationError, match=r"^platform: .*local takes no trainings"):
+        check_placeable(records, conf(platform="on-prem"), "ada")
+
+
 def test_servers_may_deny_somebodys_tasks(records, enrol):
     enrol(declared={"deny": ["user:ada"]})
 

@@ -15,7 +15,7 @@ class Capacity:
     """
     What this server offers.
 
-    :param slots: Training slots; 0 = drained.
+    :param slots: Training slots; 0 takes no trainings.
     :param validation_slots: Validation slots.
     :param gpu_ids: GPUs it may hand over.
     :param images_allowed: Patterns, one of which an image must match.
@@ -101,7 +101,7 @@ def decide_start(
     others = [a for a in attempts if a.holds_slot and a not in older]
     offered = capacity.of(start.slot_class)
     if offered == 0:
-        return _reject(f"drained: this server has no {start.slot_class} slots")
+        return _reject(f"this server takes no {start.slot_class}s")
     taken = sum(a.start.slot_class is start.slot_class for a in others)
     if taken >= offered:
         return _reject(f"full: {taken} of {offered} {start.slot_class} slots are taken")
