@@ -30,6 +30,7 @@ class RunPodSettings(BaseSettings):
     :param image: Image of pods, as RunPod can pull it; ``None`` for the task's own.
     :param gpu_models: Models for who names none, best first (JSON list).
     :param max_price: Most USD per hour of any pod; ``None`` for no ceiling.
+    :param vcpus: vCPUs of a CPU pod, in which validations run where no server takes any.
     :param data_centers: Where to rent (JSON list); empty lets RunPod choose.
     :param disk_gb: Container disk of a pod.
     :param min_free_gb: What must be free of it before a training begins.
@@ -54,6 +55,7 @@ class RunPodSettings(BaseSettings):
     image: str | None = None
     gpu_models: tuple[str, ...] = ("RTX 4090", "RTX 3090")
     max_price: Decimal | None = Field(default=None, gt=0)
+    vcpus: int = Field(default=4, ge=2)
     data_centers: tuple[str, ...] = ()
     disk_gb: int = Field(default=20, ge=5)
     min_free_gb: float = Field(default=2, ge=0)

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from decimal import Decimal
 
-from touchstone.core.pods import Balance, Cloud, GpuOffer, Stock
+from touchstone.core.pods import Balance, Cloud, CpuOffer, GpuOffer, Stock
 
 
 def make_offer(name: str = "RTX 4090", price: str = "0.69", stock: Stock = Stock.HIGH) -> GpuOffer:
@@ -21,11 +21,24 @@ def make_offer(name: str = "RTX 4090", price: str = "0.69", stock: Stock = Stock
     )
 
 
+def make_cpu(cpu: str = "cpu3c", price: str = "0.03") -> CpuOffer:
+    """Return a CPU flavor, by its price per vCPU."""
+    return CpuOffer(
+        cpu=cpu,
+        name="Compute-Optimized",
+        min_vcpus=2,
+        max_vcpus=32,
+        memory_gb_per_vcpu=2,
+        price_per_vcpu=Decimal(price),
+    )
+
+
 class FakeRunPodHook:
     """As much of the hook as those need who only look."""
 
     def __init__(self) -> None:
         self.offers: tuple[GpuOffer, ...] = (make_offer(),)
+        self.cpus: tuple[CpuOffer, ...] | Exception = (make_cpu(),)
         self.balance: Balance | Exception = Balance(usd=Decimal(100), spend_per_hour=Decimal())
         self.balance_warning = Decimal(50)
         self.error: Exception | None = None
@@ -42,6 +55,12 @@ class FakeRunPodHook:
         if self.error is not None:
             raise self.error
         return list(self.offers)
+
+    def list_cpus(self) -> list[CpuOffer]:
+        """Return the catalogue of CPUs, or raise what it was told to."""
+        if isinstance(self.cpus, Exception):
+            raise self.cpus
+        return list(self.cpus)
 
     def get_balance(self) -> Balance:
         """Return the money, or raise what it was told to."""

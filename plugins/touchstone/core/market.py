@@ -8,7 +8,7 @@ from decimal import Decimal
 from typing import Final
 
 from touchstone.core.conf import CloudChoice
-from touchstone.core.pods import Choice, Cloud, GpuOffer, Wish, choose
+from touchstone.core.pods import Choice, Cloud, CpuOffer, GpuOffer, Wish, choose, choose_cpu
 
 CLOUDS: Final[Mapping[CloudChoice, tuple[Cloud, ...]]] = {
     CloudChoice.ANY: (Cloud.SECURE, Cloud.COMMUNITY),
@@ -23,12 +23,16 @@ class Market:
     The live catalogue, and what an installation takes of it.
 
     :param offers: Every GPU model in every cloud that has it.
+    :param cpus: Every CPU flavor.
+    :param vcpus: How many vCPUs a CPU pod gets.
     :param models: Models for who names none, best first; empty for the cheapest that fits.
     :param max_price: Most USD per hour for anybody; ``None`` for no ceiling.
     :param data_centers: Where to rent; empty lets RunPod choose.
     """
 
     offers: tuple[GpuOffer, ...]
+    cpus: tuple[CpuOffer, ...] = ()
+    vcpus: int = 4
     models: tuple[str, ...] = ()
     max_price: Decimal | None = None
     data_centers: tuple[str, ...] = ()
@@ -45,7 +49,7 @@ class Market:
         min_memory_gb: float = 0,
     ) -> Choice:
         """
-        Return what to order for a task, best first.
+        Return which GPU to order for a task, best first.
 
         :param gpu_models: The task's own list; empty for the installation's.
         :param cloud: Whose machines.
@@ -55,14 +59,34 @@ class Market:
         key = (gpu_models, cloud, max_price, min_memory_gb)
         found = self._choices.get(key)
         if found is None:
-            ceilings = [price for price in (max_price, self.max_price) if price is not None]
             wish = Wish(
                 gpus=gpu_models or self.models,
                 clouds=CLOUDS[cloud],
                 data_centers=self.data_centers,
-                max_price=min(ceilings, default=None),
+                max_price=self._find_ceiling(max_price),
                 min_memory_gb=min_memory_gb,
             )
             # Asked for every task in every round of placement, and most tasks ask alike.
             found = self._choices[key] = choose(self.offers, wish)
         return found
+
+    def choose_cpu(self, *, max_price: Decimal | None = None) -> Choice:
+        """
+        Return which CPU to order for a task that needs no GPU, best first.
+
+        :param max_price: The task's own ceiling; the installation's holds as well.
+        """
+        key = ("cpu", max_price)
+        found = self._choices.get(key)
+        if found is None:
+            found = self._choices[key] = choose_cpu(
+                self.cpus,
+                vcpus=self.vcpus,
+                max_price=self._find_ceiling(max_price),
+                data_centers=self.data_centers,
+            )
+        return found
+
+    def _find_ceiling(self, max_price: Decimal | None) -> Decimal | None:
+        ceilings = [price for price in (max_price, self.max_price) if price is not None]
+        return min(ceilings, default=None)

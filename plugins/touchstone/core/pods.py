@@ -1,4 +1,4 @@
-"""Pods and GPU offers of RunPod as Touchstone sees them, and the choice of what to rent."""
+"""Pods and offers of RunPod as Touchstone sees them, and the choice of what to rent."""
 
 from __future__ import annotations
 
@@ -93,6 +93,7 @@ class PodOrder:
     :param image: The pod *is* a container of this image; there is no Docker inside.
     :param gpu: GPU model id of the catalogue.
     :param cpu: CPU flavor id of the catalogue.
+    :param vcpus: How many of it; ``None`` for a GPU, which brings its own.
     :param data_center: ``None`` lets RunPod choose.
     :param disk_gb: Container disk, wiped with the container.
     :param entrypoint: Instead of the image's; empty keeps the image's.
@@ -106,7 +107,7 @@ class PodOrder:
     gpu: str | None = None
     gpu_count: int = 1
     cpu: str | None = None
-    vcpus: int = 4
+    vcpus: int | None = None
     cloud: Cloud = Cloud.SECURE
     data_center: str | None = None
     disk_gb: int = 20
@@ -121,6 +122,8 @@ class PodOrder:
         """Refuse an order of nothing or of both."""
         if (self.gpu is None) == (self.cpu is None):
             raise ValueError("a pod has either a GPU or a CPU")
+        if (self.cpu is None) != (self.vcpus is None):
+            raise ValueError("a CPU pod says how many vCPUs, and no other does")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -140,6 +143,22 @@ class GpuOffer:
     price_per_hour: Decimal
     stock: Stock
     data_centers: Mapping[str, Stock] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class CpuOffer:
+    """
+    One CPU flavor, as the live catalogue has it, which tells no stock of it.
+
+    :param price_per_vcpu: USD per hour of one vCPU, in RunPod's own cloud: there is no other.
+    """
+
+    cpu: str
+    name: str
+    min_vcpus: int
+    max_vcpus: int
+    memory_gb_per_vcpu: float
+    price_per_vcpu: Decimal
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -182,13 +201,21 @@ class Wish:
 
 @dataclass(frozen=True, kw_only=True)
 class Candidate:
-    """One thing to order; the catalogue says it is there, only the order itself can tell."""
+    """
+    One thing to order; the catalogue says it is there, only the order itself can tell.
 
-    gpu: str
+    :param gpu: GPU model, or ``None`` for a CPU.
+    :param memory_gb: Of the GPU, or of the whole CPU pod.
+    :param cpu: CPU flavor, or ``None`` for a GPU; likewise how many vCPUs of it.
+    """
+
+    gpu: str | None
     cloud: Cloud
     data_center: str | None
     price_per_hour: Decimal
-    memory_gb: int
+    memory_gb: float
+    cpu: str | None = None
+    vcpus: int | None = None
 
 
 class Obstacle(StrEnum):
@@ -327,6 +354,52 @@ def _refuse_unknown(wanted: str, offers: Iterable[GpuOffer]) -> Refusal:
     names = ", ".join(sorted({offer.name for offer in offers})) or "none"
     text = f"GPU {wanted!r} is unknown to RunPod; there are {names}"
     return Refusal(obstacle=Obstacle.UNKNOWN_GPU, text=text)
+
+
+def choose_cpu(
+    offers: Iterable[CpuOffer],
+    *,
+    vcpus: int,
+    max_price: Decimal | None = None,
+    data_centers: tuple[str, ...] = (),
+) -> Choice:
+    """
+    Return which CPU pods to order, cheapest flavor first.
+
+    :param offers: The live catalogue.
+    :param vcpus: How many a pod is to have.
+    :param max_price: Most USD per hour for all of them; ``None`` for no ceiling.
+    :param data_centers: Where to rent; empty lets RunPod choose.
+    """
+    candidates: list[Candidate] = []
+    refusals: list[Refusal] = []
+    for offer in sorted(offers, key=lambda each: (each.price_per_vcpu, each.cpu)):
+        price = offer.price_per_vcpu * vcpus
+        if not offer.min_vcpus <= vcpus <= offer.max_vcpus:
+            has = f"{offer.min_vcpus} to {offer.max_vcpus} vCPUs"
+            text = f"CPU {offer.cpu} has {has}, {vcpus} are wanted"
+            refusals.append(Refusal(obstacle=Obstacle.TOO_SMALL, text=text))
+        elif max_price is not None and price > max_price:
+            text = f"CPU {offer.cpu} costs ${price}/h, over the ceiling of ${max_price}/h"
+            refusals.append(Refusal(obstacle=Obstacle.OVER_CEILING, text=text))
+        else:
+            candidates += (
+                Candidate(
+                    gpu=None,
+                    cpu=offer.cpu,
+                    vcpus=vcpus,
+                    cloud=Cloud.SECURE,
+                    data_center=place,
+                    price_per_hour=price,
+                    memory_gb=offer.memory_gb_per_vcpu * vcpus,
+                )
+                for place in data_centers or (None,)
+            )
+    if not candidates and not refusals:
+        # It could not be asked, or has none just now: either may be otherwise in a moment.
+        text = "RunPod shows no CPU to rent"
+        refusals.append(Refusal(obstacle=Obstacle.OUT_OF_STOCK, text=text))
+    return Choice(candidates=tuple(candidates), refusals=tuple(refusals))
 
 
 @dataclass(frozen=True, kw_only=True)

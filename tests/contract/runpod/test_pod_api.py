@@ -27,6 +27,7 @@ from touchstone.hooks.runpod.errors import (
 )
 from touchstone.hooks.runpod.rest import AsyncRestPodApi, RestPodApi
 from touchstone.hooks.runpod.sdk import SdkPodApi
+from touchstone_agent.protocol.errors import ConfigurationError
 
 L4 = "NVIDIA L4"
 
@@ -124,6 +125,32 @@ def test_the_catalogue_tells_price_and_stock_of_each_cloud(api: PodApi, admin: A
     assert (a5000.price_per_hour, a5000.stock) == (Decimal("0.16"), Stock.NONE)
     assert offers["RTX A5000", Cloud.SECURE].stock is Stock.HIGH
     assert ("L4", Cloud.COMMUNITY) not in offers, "it is not offered there"
+
+
+@pytest.mark.parametrize("backend", ["rest", "async"])
+def test_the_catalogue_tells_what_each_cpu_costs(api: PodApi) -> None:
+    offers = {offer.cpu: offer for offer in api.list_cpus()}
+    assert offers["cpu3c"].price_per_vcpu == Decimal("0.03")
+    assert (offers["cpu3c"].min_vcpus, offers["cpu3c"].memory_gb_per_vcpu) == (2, 2)
+
+
+def test_the_sdk_says_who_tells_of_cpus(sdk: SdkPodApi) -> None:
+    with pytest.raises(ConfigurationError, match="REST v2"):
+        sdk.list_cpus()
+
+
+@pytest.mark.parametrize("backend", ["rest", "async"])
+def test_a_cpu_pod_costs_what_its_vcpus_cost_and_has_no_gpu(api: PodApi) -> None:
+    pod = api.create_pod(build_order(gpu=None, cpu="cpu3c", vcpus=4))
+    assert (pod.gpu, pod.gpu_count, pod.cloud) == (None, 0, Cloud.SECURE)
+    assert pod.price_per_hour == Decimal("0.12")
+
+
+def test_a_cpu_that_is_out_of_stock_is_no_capacity(api: PodApi, admin: Admin) -> None:
+    """RunPod's catalogue tells no stock of CPUs: only the order does."""
+    admin.add_fault("create.no_capacity", match={"cpu": "cpu3c"})
+    with pytest.raises(CapacityExhausted):
+        api.create_pod(build_order(gpu=None, cpu="cpu3c", vcpus=4))
 
 
 @pytest.mark.parametrize(

@@ -64,11 +64,20 @@ GPUS = {
 }
 
 CPUS = {
-    "cpu3c": CpuFlavor(
-        id="cpu3c",
-        name="Compute-Optimized",
-        memory_gb_per_vcpu=2,
-        price_per_vcpu=Decimal("0.03"),
+    flavor.id: flavor
+    for flavor in (
+        CpuFlavor(
+            id="cpu5c",
+            name="Compute-Optimized",
+            memory_gb_per_vcpu=2,
+            price_per_vcpu=Decimal("0.035"),
+        ),
+        CpuFlavor(
+            id="cpu3c",
+            name="Compute-Optimized",
+            memory_gb_per_vcpu=2,
+            price_per_vcpu=Decimal("0.03"),
+        ),
     )
 }
 

@@ -297,6 +297,9 @@ class Cloud:
         if flavor is None:
             raise Refused(400, f"cpu flavor {order.cpu!r} is unknown")
         data_center = next(iter(order.data_centers), next(iter(DATA_CENTERS)))
+        context = {"name": order.name, "cpu": flavor.id, "cloud": SECURE, "api": order.api}
+        if self.draw("create.no_capacity", **context, data_center=data_center) is not None:
+            raise Refused(400, NO_CAPACITY)
         return (
             SECURE,
             data_center,

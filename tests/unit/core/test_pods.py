@@ -9,12 +9,15 @@ import pytest
 
 from touchstone.core.pods import (
     Cloud,
+    CpuOffer,
     GpuOffer,
     Obstacle,
+    PodOrder,
     Stock,
     Wish,
     build_gpu_rows,
     choose,
+    choose_cpu,
     compute_cost,
 )
 
@@ -158,3 +161,56 @@ def test_the_list_for_people_has_a_line_per_model_cheapest_first() -> None:
 )
 def test_begun_seconds_are_paid(seconds: float, usd: str) -> None:
     assert compute_cost(Decimal("0.36"), seconds) == Decimal(usd)
+
+
+def build_cpu(cpu: str, price: str) -> CpuOffer:
+    return CpuOffer(
+        cpu=cpu,
+        name="Compute-Optimized",
+        min_vcpus=2,
+        max_vcpus=32,
+        memory_gb_per_vcpu=2,
+        price_per_vcpu=Decimal(price),
+    )
+
+
+CPUS = [build_cpu("cpu5c", "0.035"), build_cpu("cpu3c", "0.03")]
+
+
+def test_the_cheapest_cpu_comes_first_with_the_price_of_all_its_vcpus() -> None:
+    choice = choose_cpu(CPUS, vcpus=4)
+    assert [(each.cpu, each.vcpus, each.gpu) for each in choice.candidates] == [
+        ("cpu3c", 4, None),
+        ("cpu5c", 4, None),
+    ]
+    assert [each.price_per_hour for each in choice.candidates] == [Decimal("0.12"), Decimal("0.14")]
+    assert (choice.candidates[0].cloud, choice.candidates[0].memory_gb) == (SECURE, 8)
+
+
+def test_a_cpu_is_tried_in_each_data_centre_that_is_wanted() -> None:
+    choice = choose_cpu(CPUS[1:], vcpus=4, data_centers=("EU-RO-1", "US-KS-2"))
+    assert [each.data_center for each in choice.candidates] == ["EU-RO-1", "US-KS-2"]
+
+
+@pytest.mark.parametrize(
+    ("wish", "reason", "may_wait"),
+    [
+        ({"max_price": Decimal("0.1")}, "CPU cpu3c costs $0.12/h, over the ceiling", False),
+        ({"vcpus": 64}, "CPU cpu3c has 2 to 32 vCPUs, 64 are wanted", False),
+        ({"offers": []}, "RunPod shows no CPU to rent", True),
+    ],
+)
+def test_why_there_is_no_cpu_is_told(wish: dict, reason: str, may_wait: bool) -> None:
+    choice = choose_cpu(**{"offers": CPUS, "vcpus": 4} | wish)
+    assert choice.candidates == ()
+    assert choice.reason.startswith(reason)
+    assert choice.may_wait is may_wait
+
+
+@pytest.mark.parametrize(
+    "hardware",
+    [{}, {"gpu": "g", "cpu": "c", "vcpus": 4}, {"cpu": "c"}, {"gpu": "g", "vcpus": 4}],
+)
+def test_an_order_is_of_a_gpu_or_of_so_many_vcpus(hardware: dict) -> None:
+    with pytest.raises(ValueError, match=r"GPU|vCPUs"):
+        PodOrder(name="n", image="i", **hardware)

@@ -281,6 +281,21 @@ def test_the_catalogue_is_read_once_for_each_cloud() -> None:
     assert (offer.stock, offer.data_centers) == (Stock.LOW, {"EU-RO-1": Stock.HIGH})
 
 
+def test_the_catalogue_of_cpus_tells_what_a_vcpu_costs() -> None:
+    cpu = {
+        "id": "cpu3c",
+        "name": "Compute-Optimized",
+        "group": "Gen 3",
+        "vcpu": {"min": 2, "max": 32},
+        "ramGbPerVcpu": 2.0,
+        "price": {"securePerVcpu": 0.03, "serverlessPerVcpu": 0.04},
+    }
+    [step], [offer] = hold(requests.list_cpus(), answer(200, {"cpus": [cpu]}))
+    assert (step.method, step.path) == ("GET", "/v2/catalog/cpus")
+    assert (offer.cpu, offer.min_vcpus, offer.max_vcpus) == ("cpu3c", 2, 32)
+    assert (offer.price_per_vcpu, offer.memory_gb_per_vcpu) == (Decimal("0.03"), 2)
+
+
 def test_a_bill_is_one_sum_per_pod() -> None:
     records = [
         {"podId": "a", "totalAmount": 0.1},

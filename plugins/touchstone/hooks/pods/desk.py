@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
 from touchstone.core.market import Market
+from touchstone.core.pods import CpuOffer
 from touchstone.hooks.objects import ObjectStore
 from touchstone.hooks.pods.ledger import Ledger
 from touchstone.hooks.records import Record, RecordStore
 from touchstone.hooks.runpod.api import AsyncPodApi
 from touchstone.hooks.runpod.lister import AsyncPodLister
 from touchstone.settings import Settings
+from touchstone_agent.protocol.errors import TouchstoneError
+
+log = logging.getLogger(__name__)
 
 MARKET_SECONDS = 30.0
 """How old the catalogue may be that an order is chosen from."""
@@ -84,9 +89,18 @@ class PodDesk:
                 wanted = self.settings.runpod
                 self._market = Market(
                     offers=tuple(await self.api.list_offers()),
+                    cpus=await self._list_cpus(),
+                    vcpus=wanted.vcpus,
                     models=wanted.gpu_models,
                     max_price=wanted.max_price,
                     data_centers=wanted.data_centers,
                 )
                 self._market_until = clock() + MARKET_SECONDS
             return self._market
+
+    async def _list_cpus(self) -> tuple[CpuOffer, ...]:
+        try:
+            return tuple(await self.api.list_cpus())
+        except TouchstoneError as error:
+            log.warning("RunPod does not tell its CPUs: %s", error)
+            return ()  # no reason to train on none of its GPUs

@@ -62,8 +62,15 @@ def read_market(hook: RunPodHook, wanted: RunPodSettings) -> Market:
     """
     with hook.get_conn() as api:
         offers = tuple(api.list_offers())
+        try:
+            cpus = tuple(api.list_cpus())
+        except TouchstoneError as error:
+            log.warning("RunPod does not tell its CPUs: %s", error)
+            cpus = ()  # no reason to train on none of its GPUs
     return Market(
         offers=offers,
+        cpus=cpus,
+        vcpus=wanted.vcpus,
         models=wanted.gpu_models,
         max_price=wanted.max_price,
         data_centers=wanted.data_centers,

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Protocol
 
-from touchstone.core.pods import Balance, Bill, GpuOffer, Pod, PodOrder
+from touchstone.core.pods import Balance, Bill, CpuOffer, GpuOffer, Pod, PodOrder
 from touchstone.hooks.runpod.provider import DEFAULT_URL
 
 
@@ -61,6 +61,9 @@ class PodApi(Protocol):
     def list_offers(self) -> list[GpuOffer]:
         """Return the live catalogue: every GPU model in every cloud that has it."""
 
+    def list_cpus(self) -> list[CpuOffer]:
+        """Return the live catalogue of CPUs: every flavor, of RunPod's own cloud."""
+
     def get_balance(self) -> Balance:
         """Return the account's money."""
 
@@ -82,6 +85,9 @@ class AsyncPodApi(Protocol):
 
     async def list_offers(self) -> list[GpuOffer]:
         """Return the live catalogue."""
+
+    async def list_cpus(self) -> list[CpuOffer]:
+        """Return the live catalogue of CPUs."""
 
     async def list_bills(self, pod_id: str | None = None) -> list[Bill]:
         """Return what pods have cost by RunPod's own count, which lags behind."""

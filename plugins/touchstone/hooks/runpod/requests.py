@@ -16,7 +16,7 @@ from urllib.parse import quote
 
 from pydantic import ValidationError
 
-from touchstone.core.pods import Bill, Cloud, GpuOffer, Pod, PodOrder
+from touchstone.core.pods import Bill, Cloud, CpuOffer, GpuOffer, Pod, PodOrder
 from touchstone.hooks.runpod.api import LogLine
 from touchstone.hooks.runpod.errors import (
     Ambiguous,
@@ -32,6 +32,7 @@ from touchstone.hooks.runpod.errors import (
 )
 from touchstone.hooks.runpod.wire import (
     WireBill,
+    WireCpuTypes,
     WireGpuTypes,
     WireLogLine,
     WireModel,
@@ -175,6 +176,13 @@ def list_offers() -> Conversation[list[GpuOffer]]:
         catalogue = _decode(WireGpuTypes, (yield from _send(request)), request)
         offers += [offer for gpu in catalogue.gpus if (offer := gpu.find_offer(cloud))]
     return offers
+
+
+def list_cpus() -> Conversation[list[CpuOffer]]:
+    """Read the catalogue of CPUs, which tells no stock."""
+    request = ApiRequest(method="GET", path="/v2/catalog/cpus")
+    catalogue = _decode(WireCpuTypes, (yield from _send(request)), request)
+    return [cpu.build() for cpu in catalogue.cpus]
 
 
 def list_bills(pod_id: str | None = None) -> Conversation[list[Bill]]:

@@ -12,7 +12,7 @@ from typing import Any
 
 import httpx
 
-from touchstone.core.pods import Balance, Bill, GpuOffer, Pod, PodOrder
+from touchstone.core.pods import Balance, Bill, CpuOffer, GpuOffer, Pod, PodOrder
 from touchstone.hooks.runpod import requests
 from touchstone.hooks.runpod.api import Account, LogLine
 from touchstone.hooks.runpod.requests import (
@@ -123,6 +123,10 @@ class RestPodApi:
         """Return the live catalogue."""
         return self._hold(requests.list_offers())
 
+    def list_cpus(self) -> list[CpuOffer]:
+        """Return the live catalogue of CPUs."""
+        return self._hold(requests.list_cpus())
+
     def list_bills(self, pod_id: str | None = None) -> list[Bill]:
         """Return what pods of the last 30 days have cost, by RunPod's own count."""
         return self._hold(requests.list_bills(pod_id))
@@ -225,6 +229,10 @@ class AsyncRestPodApi:
     async def list_offers(self) -> list[GpuOffer]:
         """Return the live catalogue."""
         return await self._hold(requests.list_offers())
+
+    async def list_cpus(self) -> list[CpuOffer]:
+        """Return the live catalogue of CPUs."""
+        return await self._hold(requests.list_cpus())
 
     async def list_bills(self, pod_id: str | None = None) -> list[Bill]:
         """Return what pods of the last 30 days have cost, by RunPod's own count."""

@@ -22,6 +22,7 @@ import httpx
 from touchstone.core.pods import (
     Balance,
     Cloud,
+    CpuOffer,
     GpuOffer,
     Pod,
     PodOrder,
@@ -46,7 +47,7 @@ from touchstone.hooks.runpod.requests import (
     translate_refusal,
 )
 from touchstone.hooks.runpod.wire import read_stock
-from touchstone_agent.protocol.errors import PermanentError, TouchstoneError
+from touchstone_agent.protocol.errors import ConfigurationError, PermanentError, TouchstoneError
 
 _SDK_LOCK = threading.Lock()
 """The SDK reads its key from a global variable and its address from the environment."""
@@ -134,6 +135,10 @@ class SdkPodApi:
             for gpu in found
             if gpu["secureCloud" if cloud is Cloud.SECURE else "communityCloud"]
         ]
+
+    def list_cpus(self) -> list[CpuOffer]:
+        """Raise: nothing of ours asks GraphQL for them."""
+        raise ConfigurationError("the SDK is not asked for CPUs: ask REST v2's backend")
 
     def get_balance(self) -> Balance:
         """Return the account's money."""
@@ -244,7 +249,7 @@ def _build_create_arguments(order: PodOrder) -> dict[str, Any]:
     }
     if order.gpu is not None:
         return {**arguments, "gpu_type_id": order.gpu, "gpu_count": order.gpu_count}
-    return {**arguments, "instance_id": f"{order.cpu}-{order.vcpus}-{2 * order.vcpus}"}
+    return {**arguments, "instance_id": f"{order.cpu}-{order.vcpus}-{2 * (order.vcpus or 0)}"}
 
 
 def _require_quotable(values: Mapping[str, str]) -> None:

@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from touchstone.core.pods import (
     Bill,
     Cloud,
+    CpuOffer,
     GpuOffer,
     Pod,
     PodOrder,
@@ -158,6 +159,46 @@ class WireGpuTypes(WireModel):
     """The catalogue."""
 
     gpus: list[WireGpuType]
+
+
+class WireVcpus(WireModel):
+    """How many vCPUs a pod of a flavor can have."""
+
+    min: int
+    max: int
+
+
+class WireCpuPrice(WireModel):
+    """USD per hour of one vCPU."""
+
+    secure: Decimal = Field(alias="securePerVcpu")
+
+
+class WireCpuType(WireModel):
+    """A CPU flavor of the catalogue."""
+
+    id: str
+    name: str
+    vcpu: WireVcpus
+    memory_gb_per_vcpu: float = Field(alias="ramGbPerVcpu")
+    price: WireCpuPrice
+
+    def build(self) -> CpuOffer:
+        """Return our offer."""
+        return CpuOffer(
+            cpu=self.id,
+            name=self.name,
+            min_vcpus=self.vcpu.min,
+            max_vcpus=self.vcpu.max,
+            memory_gb_per_vcpu=self.memory_gb_per_vcpu,
+            price_per_vcpu=self.price.secure,
+        )
+
+
+class WireCpuTypes(WireModel):
+    """The catalogue of CPUs."""
+
+    cpus: list[WireCpuType]
 
 
 class WireBillRecord(WireModel):
