@@ -9,7 +9,7 @@ from airflow.sdk import DAG, Param, task_group
 
 from touchstone.core.conf import INTERVALS_PATTERN, CloudChoice, Platform, System
 from touchstone.core.pools import FINISH_POOL, QUEUE_POOL
-from touchstone.operators.agent import AgentOperator, TrainOperator
+from touchstone.operators.agent import PlacedOperator
 from touchstone.operators.collect import CollectOperator
 from touchstone.operators.submission import (
     VALIDATION_KEY,
@@ -270,6 +270,9 @@ PARAMS = {
     ),
 }
 
+UNTIL_SETTLED = {"retries": 99, "retry_delay": timedelta(seconds=10)}
+"""The attempts' own ledgers decide when to stop; this only bounds what they allow."""
+
 with DAG(
     dag_id="touchstone",
     description="Validate, train and judge a feature set or model structure.",
@@ -284,8 +287,12 @@ with DAG(
     tags=["touchstone"],
 ) as dag:
     register = RegisterOperator(task_id="register")
-    validate = AgentOperator(
-        task_id="validate", pool=QUEUE_POOL, spec=register.output[VALIDATION_KEY]
+    validate = PlacedOperator(
+        task_id="validate",
+        pool=QUEUE_POOL,
+        spec=register.output[VALIDATION_KEY],
+        # What a host did, or a pod that was not to be had, says nothing of the submission.
+        **UNTIL_SETTLED,
     )
     accept = ShortCircuitOperator(
         task_id="accept",
@@ -301,13 +308,11 @@ with DAG(
     @task_group(group_id="interval", prefix_group_id=False)
     def interval(spec: object) -> None:
         """Train one interval's pair of models, then publish it."""
-        train = TrainOperator(
+        train = PlacedOperator(
             task_id="train",
             pool=QUEUE_POOL,
             spec=spec,
-            # The attempts' own ledgers decide when to stop; this only bounds what they allow.
-            retries=99,
-            retry_delay=timedelta(seconds=10),
+            **UNTIL_SETTLED,
             map_index_template="interval {{ task.spec.interval }}",
         )
         collect = CollectOperator(

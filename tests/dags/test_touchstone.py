@@ -13,6 +13,7 @@ from airflow.sdk.definitions.context import Context
 
 from touchstone.core.conf import CONF_KEYS, parse_conf
 from touchstone.core.pools import FINISH_POOL, QUEUE_POOL
+from touchstone.operators.agent import PlacedOperator
 
 DAG_FILE = Path(__file__).parents[2] / "dags" / "touchstone.py"
 KNOWN_CONTEXT_KEYS = set(Context.__annotations__)
@@ -37,6 +38,14 @@ def test_every_task_has_owner_tags_and_retries(dag):
     for task in dag.tasks:
         assert task.owner == "touchstone"
         assert task.retries >= 1
+
+
+def test_what_is_placed_may_go_to_a_pod_and_is_tried_as_long_as_its_ledger_allows(dag):
+    for task_id in ("validate", "train"):
+        task = dag.get_task(task_id)
+        kind = getattr(task, "operator_class", type(task))
+        assert issubclass(kind, PlacedOperator)
+        assert task.retries == 99
 
 
 def test_no_callable_has_a_parameter_that_airflow_keeps_for_itself(dag):

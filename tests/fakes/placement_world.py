@@ -28,7 +28,7 @@ from touchstone.dispatcher.placing import Placer
 from touchstone.dispatcher.rental import Rental
 from touchstone.hooks.records import Record
 from touchstone.hooks.starts import Starter
-from touchstone.operators.agent import AgentOperator, TrainOperator
+from touchstone.operators.agent import PlacedOperator
 from touchstone.settings import Settings
 from touchstone_agent.protocol.messages import AttemptPhase, Limits, PhaseChanged, Start
 
@@ -210,8 +210,7 @@ class World:
         """Let a worker run the operator of a queued task instance."""
         placement = self.airflow.begin(key)
         instance, record = self.airflow.instances[key], self.record(key)
-        kind = TrainOperator if instance.task_id == TRAINING else AgentOperator
-        operator = kind(task_id=instance.task_id, spec=record["config"])
+        operator = PlacedOperator(task_id=instance.task_id, spec=record["config"])
         ti = SimpleNamespace(
             run_id=instance.run_id,
             try_number=instance.try_number,

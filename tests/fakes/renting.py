@@ -15,7 +15,7 @@ import secrets
 import signal
 import sys
 import tarfile
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -26,9 +26,9 @@ from botocore.config import Config
 
 from touchstone.core import attempts
 from touchstone.core.attempts import WaitEnd, find_end
-from touchstone.core.conf import Platform
+from touchstone.core.conf import Platform, System
 from touchstone.core.names import build_content_key
-from touchstone.core.tasks import PodWishes, TaskSpec
+from touchstone.core.tasks import PodWishes, TaskSpec, build_validation_spec
 from touchstone.hooks.meter import Meter
 from touchstone.hooks.money import Budgets
 from touchstone.hooks.objects import ObjectStore
@@ -42,7 +42,7 @@ from touchstone.hooks.runpod.rest import AsyncRestPodApi, RestPodApi
 from touchstone.settings import RunPodSettings, Settings
 from touchstone.stack.provision import Stores, provision
 from touchstone.triggers.pods.driver import PodDriver
-from touchstone_agent.protocol.messages import Limits
+from touchstone_agent.protocol.messages import Limits, SlotClass
 
 LISTS_PER_MINUTE = 600
 SECRET = hashlib.sha256(b"a control plane for tests").digest()
@@ -154,25 +154,46 @@ class Office:
 
         :param say: What the trainer is told, see ``trainer.sh``.
         """
-        content = build_content()
+        validation = self._build_validation({"features.py": "\n"}, submission_id)
+        spec = validation.model_copy(
+            update={
+                "task_id": "i5",
+                "kind": SlotClass.TRAINING,
+                "interval": 5,
+                "passthrough": say,
+                "platform": Platform.RUNPOD.value,
+                "pods": wishes or PodWishes(),
+            }
+        )
+        return self._record(spec)
+
+    def validate(self, *, exit_code: int = 0) -> TaskKey:
+        """
+        Record a submission that is to be validated.
+
+        :param exit_code: What its validation comes to, see ``trainer.sh``.
+        """
+        files = {"features.py": "\n"} | ({"exit": str(exit_code)} if exit_code else {})
+        return self._record(self._build_validation(files))
+
+    def _build_validation(
+        self, files: Mapping[str, str], submission_id: str | None = None
+    ) -> TaskSpec:
+        content = build_content(files)
         digest = hashlib.sha256(content).hexdigest()
         objects = ObjectStore(_connect("s3", self.aws_url))
         objects.put_new(self.settings.content_bucket, build_content_key(digest), content)
-        spec = TaskSpec(
-            submission_id=submission_id or f"s{secrets.token_hex(4)}",
-            task_id="i5",
-            kind="training",
-            system="feature_set",
+        return build_validation_spec(
+            submission_id or f"s{secrets.token_hex(4)}",
+            system=System.FEATURE_SET,
             image="trainer:1",
             content_sha256=digest,
             content_size=len(content),
-            interval=5,
-            passthrough=say,
-            platform=Platform.RUNPOD,
-            submitted_by="ann",
             limits=Limits(memory_mib=512, wall_seconds=120),
-            pods=wishes or PodWishes(),
+            submitted_by="ann",
         )
+
+    def _record(self, spec: TaskSpec) -> TaskKey:
         record = attempts.new_task(
             spec, run_id=spec.submission_id, map_index=0, now=datetime.now(UTC)
         )
@@ -200,13 +221,14 @@ class Office:
         return self.records.get_task(key.submission_id, key.task_id)
 
 
-def build_content() -> bytes:
-    """Return an archive as the gate makes them."""
+def build_content(files: Mapping[str, str]) -> bytes:
+    """Return an archive as the gate makes them, of texts by name."""
     memory = io.BytesIO()
     with tarfile.open(fileobj=memory, mode="w:gz") as archive:
-        member = tarfile.TarInfo("features.py")
-        member.size = 1
-        archive.addfile(member, io.BytesIO(b"\n"))
+        for name, text in files.items():
+            member = tarfile.TarInfo(name)
+            member.size = len(text)
+            archive.addfile(member, io.BytesIO(text.encode()))
     return memory.getvalue()
 
 

@@ -3,13 +3,15 @@
 # behaves as the arguments behind -- say:
 #   seconds=N   take so long            exit=CODE   end with that code and its class
 #   eat=MIB     need so much memory     first-exit=CODE   the same, in the first attempt only
+# A validation has no such arguments: what it comes to is in the module's file "exit".
 set -u
 command=$1
 shift
-out= interval= seconds=0 code=0 eat=0 first_only=
+out= module= interval= seconds=0 code=0 eat=0 first_only=
 while [ $# -gt 0 ]; do
   case $1 in
   --out) out=$2 && shift ;;
+  --module) module=$2 && shift ;;
   --prediction-interval) interval=$2 && shift ;;
   seconds=*) seconds=${1#*=} ;;
   eat=*) eat=${1#*=} ;;
@@ -45,7 +47,12 @@ aborted() {
 trap aborted TERM
 
 say "$command, attempt $TOUCHSTONE_ATTEMPT"
-[ "$command" = train ] || verdict 0 succeeded ok null console.log
+if [ "$command" = validate ]; then
+  if [ -r "$module/exit" ]; then
+    verdict "$(cat "$module/exit")" failed submission '"submission: it is wrong"' console.log
+  fi
+  verdict 0 succeeded ok null console.log
+fi
 if [ "$eat" != 0 ]; then
   # In a file of /tmp, which is memory of this container, up to half of what it may use.
   dd if=/dev/zero of=/tmp/eaten bs=1M count="$eat" 2>/dev/null || verdict 137 failed oom '"out of memory"' console.log

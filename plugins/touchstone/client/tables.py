@@ -13,6 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from touchstone.client.watch import Snapshot
+from touchstone.core.pod_attempts import describe_pod
 
 _STYLES = {
     "success": "green",
@@ -69,9 +70,9 @@ def build_tasks(tasks: Sequence[Record]) -> RenderableType:
 
 
 def _format_deployment(task: Record) -> str:
-    """Return where a task runs: the server, or the GPU that is rented for it."""
+    """Return where a task runs: the server, or what is rented for it."""
     pod = task.get("pod")
-    return f"runpod {pod['gpu']}" if pod else str(task.get("server") or "")
+    return f"runpod {describe_pod(pod)}" if pod else str(task.get("server") or "")
 
 
 def _format_pod(task: Record) -> str:
@@ -79,7 +80,7 @@ def _format_pod(task: Record) -> str:
     if not pod:
         return ""
     where = ", ".join(str(pod[key]) for key in ("cloud", "data_center") if pod.get(key))
-    words = [f"pod {pod.get('id') or 'ordered'} ({pod['gpu']}, {where})"]
+    words = [f"pod {pod.get('id') or 'ordered'} ({describe_pod(pod)}, {where})"]
     words.append(f"${pod['price_per_hour']}/h")
     words.append(_format_cost(task.get("cost")))
     return ", ".join(word for word in words if word)

@@ -410,6 +410,17 @@ def declare_lost(
     return {"phase": AttemptPhase.LOST.value} | _ended(TaskStatus.LOST, Outcome.LOST, reason, now)
 
 
+def is_fulfilled(record: Record) -> bool:
+    """
+    Tell whether an attempt has come to what it was for.
+
+    That is its models, or, of a validation, a verdict, good or bad: ``accept`` reads it.
+    """
+    outcome = record.get("outcome")
+    is_judged = record["kind"] == SlotClass.VALIDATION and outcome == Outcome.FAILED_USER
+    return bool(outcome == Outcome.SUCCEEDED or is_judged)
+
+
 class WaitEnd(StrEnum):
     """What a trigger does when its attempt has ended."""
 
@@ -421,6 +432,8 @@ class WaitEnd(StrEnum):
 MAX_USER_FAILURES = 3
 MAX_OUT_OF_MEMORY = 2
 """Attempts that may fail by the user's code, and for memory; other hosts' faults never count."""
+MAX_VALIDATIONS = 3
+"""Attempts of a validation, whoever's faults; a pod that was not to be had was no attempt."""
 
 
 def may_retry(record: Record) -> bool:
@@ -428,6 +441,10 @@ def may_retry(record: Record) -> bool:
     if not record.get("is_retriable"):
         return False
     ended = _find_attempts_since_clear(record)
+    if record["kind"] == SlotClass.VALIDATION:
+        # Somebody waits for a verdict, and is told soon that there will be none.
+        had = sum(item.get("failure_class") not in RENTAL_CLASSES for item in ended)
+        return had < MAX_VALIDATIONS
     by_user = sum(item.get("outcome") == Outcome.FAILED_USER for item in ended)
     by_memory = sum(item.get("failure_class") == OUT_OF_MEMORY for item in ended)
     return bool(by_user < MAX_USER_FAILURES and by_memory < MAX_OUT_OF_MEMORY)
@@ -437,8 +454,8 @@ def find_end(record: Record, *, fence: int, run_id: str) -> WaitEnd | None:
     """
     Say how the Airflow task that waits for an attempt ends.
 
-    A validation succeeds as soon as there is a verdict, good or bad: ``accept`` reads it. A
-    training ends when its container has exited; its uploads go on behind it.
+    A validation succeeds as soon as there is a verdict. A training ends when its container has
+    exited; its uploads go on behind it.
 
     :param fence: The attempt that is waited for; it may be the next one, of a task on deck.
     :param run_id: The DAG run that waits; what another run has taken over is not retried.
@@ -455,12 +472,10 @@ def find_end(record: Record, *, fence: int, run_id: str) -> WaitEnd | None:
     if outcome is None or is_rented(record.get("pod") or {}):
         # A pod is billed until it is gone, so it holds its slot until then.
         return None
-    if outcome == Outcome.SUCCEEDED:
+    if is_fulfilled(record):
         return WaitEnd.SUCCEED
     if outcome == Outcome.CANCELLED:
         return WaitEnd.FAIL
-    if outcome == Outcome.FAILED_USER and record["kind"] == SlotClass.VALIDATION:
-        return WaitEnd.SUCCEED
     return WaitEnd.RETRY if may_retry(record) else WaitEnd.FAIL
 
 

@@ -108,7 +108,7 @@ class Running:
 @dataclass(frozen=True, kw_only=True)
 class Resource:
     """
-    A place that takes tasks: an on-prem server, or RunPod.
+    A place that takes tasks: an on-prem server, or RunPod, whose slots tasks of both kinds share.
 
     :param name: Its name, which is also that of its pool.
     :param platform: ``ON_PREM`` or ``RUNPOD``.
@@ -148,24 +148,33 @@ class Resource:
     silent_since: dt.datetime | None = None
     market: Market | None = None
 
+    @property
+    def is_shared(self) -> bool:
+        """Return whether tasks of both kinds take the same slots: a pod is a pod."""
+        return self.platform is Platform.RUNPOD
+
     def get_slots(self, kind: SlotClass) -> int:
         """Return the slots for tasks of one kind."""
         if kind not in self.kinds:
             return 0
-        return self.slots if kind is SlotClass.TRAINING else self.validation_slots
+        return self.validation_slots if self._is_apart(kind) else self.slots
 
     def get_free(self, kind: SlotClass) -> int:
         """Return how many tasks of one kind may start there now, were it alive and not blocked."""
-        free = self.free if kind is SlotClass.TRAINING else self.validation_free
+        free = self.validation_free if self._is_apart(kind) else self.free
         return max(0, min(free, self.get_slots(kind)))
 
     def get_running(self, kind: SlotClass) -> tuple[Running, ...]:
         """Return the tasks of one kind that hold slots."""
-        return self.running if kind is SlotClass.TRAINING else self.validation_running
+        return self.validation_running if self._is_apart(kind) else self.running
 
     def is_open(self, kind: SlotClass) -> bool:
         """Return whether it takes tasks of one kind as soon as a slot is free."""
         return self.is_alive and self.block is None and self.get_slots(kind) > 0
+
+    def _is_apart(self, kind: SlotClass) -> bool:
+        """Tell whether a kind has slots beside those for trainings."""
+        return kind is SlotClass.VALIDATION and not self.is_shared
 
 
 def find_unfit(needs: Needs, resource: Resource) -> str | None:
@@ -212,6 +221,8 @@ def find_unready(needs: Needs, resource: Resource) -> str | None:
 
 
 def _shop(needs: Needs, market: Market) -> Choice:
+    if needs.kind is SlotClass.VALIDATION:
+        return market.choose_cpu(max_price=needs.max_price)
     return market.choose(
         gpu_models=needs.gpu_models,
         cloud=needs.cloud,

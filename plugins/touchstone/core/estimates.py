@@ -126,7 +126,8 @@ class _Forecast:
     """
     Plays the queue of one kind forward, in seconds from now.
 
-    The order is that of the queue as it is now; nothing arrives and nothing fails.
+    The order is that of the queue as it is now; nothing arrives and nothing fails. Where both kinds
+    share slots, what waits of the other kind is not foreseen, only what runs.
     """
 
     def __init__(

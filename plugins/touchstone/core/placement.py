@@ -8,6 +8,7 @@ Equal inputs give equal plans, whatever their order: two dispatchers decide the 
 from __future__ import annotations
 
 import datetime as dt
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -111,7 +112,8 @@ def plan(
     Tasks are offered by priority, then by fair share between submitters, then by age. Each takes
     the best of what is free and fits: on-prem before RunPod, a server where it has not failed
     before one where it has, CUDA first if it prefers that, then by the server's priority, then
-    the least capable, so that a GPU is not taken by what needs none.
+    the least capable, so that a GPU is not taken by what needs none. Validations go first where
+    both kinds share slots: they are short, and their engineers wait for them.
 
     :param waiting: The tasks that wait.
     :param resources: Servers and RunPod with what is free of them.
@@ -127,15 +129,17 @@ def plan(
     placements: list[Placement] = []
     waits: list[Wait] = []
     graces = Graces(now=now, cuda=cuda_grace, avoid=avoid_grace)
+    shared: Counter[str] = Counter()
     for kind, used in ((SlotClass.VALIDATION, validation_usage), (SlotClass.TRAINING, usage)):
         tasks = [task for task in waiting if task.needs.kind is kind]
         if not tasks:
             continue
-        desk = _Desk(kind, resources, graces)
+        desk = _Desk(kind, resources, graces, shared)
         shares = Shares(used, weights)
         if not is_paused:
             offer_fairly(tasks, shares, desk.take)
             placements += desk.placements
+            shared.update(placement.resource for placement in desk.placements)
             placed = {placement.key for placement in desk.placements}
             tasks = [task for task in tasks if task.key not in placed]
         reasons = Reasons(kind, desk.shapes, graces, is_paused=is_paused)
@@ -147,12 +151,25 @@ def plan(
 
 
 class _Desk:
-    """Gives the free slots of one kind away, each once."""
+    """
+    Gives the free slots of one kind away, each once.
 
-    def __init__(self, kind: SlotClass, resources: Sequence[Resource], graces: Graces) -> None:
+    :param taken: Slots by resource that the other kind has been given just now.
+    """
+
+    def __init__(
+        self,
+        kind: SlotClass,
+        resources: Sequence[Resource],
+        graces: Graces,
+        taken: Mapping[str, int],
+    ) -> None:
         self.shapes = Shapes(kind, resources, graces)
         self.placements: list[Placement] = []
-        self._free = {item.name: item.get_free(kind) for item in self.shapes.open}
+        self._free = {
+            item.name: max(0, item.get_free(kind) - item.is_shared * taken.get(item.name, 0))
+            for item in self.shapes.open
+        }
         self._left = sum(self._free.values())
         self._exhausted: set[Shape] = set()
 

@@ -24,6 +24,7 @@ __all__ = [
     "Problem",
     "close_attempt",
     "compute_pod_cost",
+    "describe_pod",
     "find_pod",
     "is_rented",
     "list_pods",
@@ -63,6 +64,12 @@ def find_pod(record: Record, fence: int) -> Record | None:
     return next((pod for number, pod in list_pods(record) if number == fence), None)
 
 
+def describe_pod(pod: Record) -> str:
+    """Return what was rented, as people call it: its GPU, or its CPU."""
+    # Pods of the version before have no word of a CPU: they had GPUs.
+    return f"CPU {pod['cpu']}, {pod['vcpus']} vCPU" if pod.get("cpu") else str(pod["gpu"])
+
+
 def compute_pod_cost(pod: Record, now: datetime) -> tuple[Decimal, bool]:
     """Return what a pod has cost so far, in USD, and whether it still costs."""
     if pod.get("usd") is not None:
@@ -96,6 +103,8 @@ def note_order(
             "id": None,
             "ordered_at": now.isoformat(),
             "gpu": candidate.gpu,
+            "cpu": candidate.cpu,
+            "vcpus": candidate.vcpus,
             "cloud": candidate.cloud.value,
             "data_center": candidate.data_center,
             "price_per_hour": str(candidate.price_per_hour),

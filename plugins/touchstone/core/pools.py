@@ -28,4 +28,4 @@ def build_validation_pool(server: str) -> str:
 
 def build_pool(server: str, *, is_validation: bool) -> str:
     """Return the pool of one kind of work on a server; ``runpod`` has but one."""
-    return build_validation_pool(server) if is_validation else server
+    return build_validation_pool(server) if is_validation and server != RUNPOD_POOL else server

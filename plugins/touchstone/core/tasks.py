@@ -7,7 +7,7 @@ from decimal import Decimal
 
 from pydantic import BaseModel, ConfigDict
 
-from touchstone.core.conf import CloudChoice, Platform, Schedule, System
+from touchstone.core.conf import CloudChoice, Schedule, System
 from touchstone.core.names import VALIDATION_TASK_ID, build_task_id
 from touchstone_agent.protocol.messages import (
     AttemptRef,
@@ -129,8 +129,6 @@ def build_validation_spec(
         content_size=content_size,
         limits=limits,
         submitted_by=submitted_by,
-        # A pod is billed by the minute, and boots longer than a validation takes.
-        platform=Platform.ON_PREM.value,
     )
 
 

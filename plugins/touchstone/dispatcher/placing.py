@@ -32,6 +32,7 @@ from touchstone.hooks.records import Record
 from touchstone.hooks.starts import Starter, StartOrder
 from touchstone.settings import Settings
 from touchstone_agent.protocol.errors import TouchstoneError
+from touchstone_agent.protocol.messages import SlotClass
 
 log = logging.getLogger(__name__)
 
@@ -226,6 +227,9 @@ class Placer:
             slots=tally.slots(RUNPOD_POOL),
             free=tally.free(RUNPOD_POOL),
             running=running.get(RUNPOD_POOL, ()),
+            # A pod boots longer than a validation takes, costs money, and has a network that
+            # cannot be shut: it is for those who have no server for validations, busy or not.
+            takes_validations=not any(item.get_slots(SlotClass.VALIDATION) for item in resources),
         )
         return [*resources, rented] if rented is not None else resources
 

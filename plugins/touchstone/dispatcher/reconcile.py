@@ -101,7 +101,9 @@ class Reconciler:
         now = {(task["submission_id"], task["task_id"]): task for task in tasks}
         before, self._in_pods = self._in_pods, {key: task["status"] for key, task in now.items()}
         for key, task in now.items():
-            if task["status"] == TaskStatus.RUNNING and before.get(key) != TaskStatus.RUNNING:
+            is_training = task["kind"] == SlotClass.TRAINING
+            has_begun = before.get(key) != TaskStatus.RUNNING
+            if is_training and task["status"] == TaskStatus.RUNNING and has_begun:
                 mark_running(self._records, task["submission_id"])
         for task in self._records.find_tasks(sorted(before.keys() - now.keys())).values():
             self._on_pod_end(task)

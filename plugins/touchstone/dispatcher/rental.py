@@ -18,6 +18,7 @@ from touchstone.hooks.records import Record
 from touchstone.hooks.runpod.hook import RunPodHook
 from touchstone.settings import Settings
 from touchstone_agent.protocol.errors import TouchstoneError
+from touchstone_agent.protocol.messages import SlotClass
 
 log = logging.getLogger(__name__)
 
@@ -124,7 +125,7 @@ class Rental:
         self._is_low = is_low
 
     def build_resource(
-        self, *, slots: int, free: int, running: Iterable[Running]
+        self, *, slots: int, free: int, running: Iterable[Running], takes_validations: bool
     ) -> Resource | None:
         """
         Return RunPod as placement sees it; ``None`` if there is none.
@@ -132,6 +133,7 @@ class Rental:
         :param slots: Slots of its pool.
         :param free: How many of them hold nothing.
         :param running: What holds the others.
+        :param takes_validations: Whether validations may go there as well as trainings.
         """
         facts = self.facts
         if facts is None:
@@ -141,6 +143,7 @@ class Rental:
             platform=Platform.RUNPOD,
             slots=slots,
             free=free,
+            kinds=frozenset(SlotClass) if takes_validations else frozenset({SlotClass.TRAINING}),
             # What a GPU must be like the market itself looks after.
             capability=Capability(cuda=True, vram_gib=_ANY, ram_gib=_ANY),
             block=facts.block,

@@ -180,11 +180,12 @@ class RunPodOperator(AgentOperator):
         return RunPodTrigger
 
 
-class TrainOperator(AgentOperator):
+class PlacedOperator(AgentOperator):
     """
-    Runs one training wherever the dispatcher has found room for it: on a server or in a pod.
+    Runs one task wherever the dispatcher has placed it: on a server or in a pod.
 
-    A mapped task cannot choose between two operators when it runs, so this one is both.
+    Which of the two is known only when it runs, and a task cannot change its operator then: so
+    this one is both.
 
     :param spec: (templated) What to run, as for :class:`AgentOperator`.
     """

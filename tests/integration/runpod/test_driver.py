@@ -21,7 +21,7 @@ from tests.integration.runpod.rented import (
 
 from fakes.renting import Clients, Office, train
 from touchstone.client.entering import build_enter_command
-from touchstone.core.attempts import RENTAL_CLASSES, get_ref, request_cancel
+from touchstone.core.attempts import RENTAL_CLASSES, WaitEnd, find_end, get_ref, request_cancel
 from touchstone.core.names import build_attempt_prefix, build_output_key
 from touchstone.core.pod_attempts import compute_pod_cost
 from touchstone.core.tasks import PodWishes
@@ -141,6 +141,53 @@ def test_who_cancels_gets_the_pod_back_at_once(office: Office, world: World) -> 
     record = asyncio.run(run())
     assert (record["outcome"], record["reason"]) == ("cancelled", "no")
     assert list_alive(world, office) == []
+
+
+# --- a validation ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("exit_code", "outcome", "reason"),
+    [(0, "succeeded", None), (3, "failed(user)", "submission: it is wrong")],
+    ids=["good", "bad"],
+)
+def test_a_validation_has_its_verdict_in_a_cpu_pod_that_is_gone_and_paid(
+    office: Office, world: World, exit_code: int, outcome: str, reason: str | None
+) -> None:
+    record = run_task(office, office.validate(exit_code=exit_code))
+    assert (record["outcome"], record["reason"]) == (outcome, reason)
+    assert find_end(record, fence=1, run_id=record["run_id"]) is WaitEnd.SUCCEED
+
+    pod = record["pod"]
+    assert (pod["gpu"], pod["cpu"], pod["vcpus"]) == (None, "cpu3c", 4)
+    assert pod["gone_at"]
+    assert list_alive(world, office) == []
+    [span] = list_spans(world, office)
+    assert Decimal(span["rate"]) == Decimal("0.12")
+
+    dynamodb = Clients.connect(office.aws_url).dynamodb
+    opened, closed = Meter(dynamodb, office.settings).list_pod(pod["name"])
+    assert (opened.rental.price_per_hour, opened.rental.gpu) == (Decimal("0.12"), None)
+    assert closed.is_useful, "a verdict is what it was for, good or bad"
+    assert abs(Decimal(pod["usd"]) - Decimal(span["usd"])) < CENT
+    assert Budgets(dynamodb, office.settings).list_open() == []
+
+
+def test_a_validation_takes_the_next_cpu_when_the_cheapest_is_not_to_be_had(
+    office: Office, world: World
+) -> None:
+    world.admin.add_fault("create.no_capacity", match={"cpu": "cpu3c"})
+    record = run_task(office, office.validate())
+    assert (record["outcome"], record["pod"]["cpu"]) == ("succeeded", "cpu5c")
+    assert record["pod"]["price_per_hour"] == "0.14"
+
+
+def test_a_validation_that_gets_no_cpu_is_nobodys_fault(world: World, ministack: str) -> None:
+    office = open_office(world, ministack, runpod={"max_price": "0.1"})
+    record = run_task(office, office.validate())
+    assert record["failure_class"] == "capacity"
+    assert "CPU cpu3c costs $0.12/h, over the ceiling of $0.1/h" in record["reason"]
+    assert list_spans(world, office) == []
 
 
 # --- nothing to be had -----------------------------------------------------------------------

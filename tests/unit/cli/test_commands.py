@@ -426,3 +426,25 @@ def test_a_task_in_a_pod_is_shown_with_its_pod_and_its_cost(run: Run, airflow: F
     assert "runpod NVIDIA L4" in shown
     assert "pod p1x2 (NVIDIA L4, SECURE, EU-RO-1), $0.39/h, $0.0130" in shown
     assert "cost" in shown
+
+
+def test_a_validation_in_a_pod_is_shown_with_its_cpu(run: Run, airflow: FakeAirflow) -> None:
+    airflow.add_submission(status="validating")
+    pod = {
+        "name": "touchstone-dev-s-1-validation-1-1",
+        "id": "p1x2",
+        "gpu": None,
+        "cpu": "cpu3c",
+        "vcpus": 4,
+        "cloud": "SECURE",
+        "data_center": "EU-RO-1",
+        "ordered_at": NOW.isoformat(),
+        "price_per_hour": "0.12",
+        "usd": "0.0021",
+        "gone_at": NOW.isoformat(),
+    }
+    add_task(airflow, server="runpod", platform="runpod", pod=pod)
+    shown = run("show", "s-1").stdout
+    assert "runpod CPU cpu3c, 4 vCPU" in shown
+    assert "pod p1x2 (CPU cpu3c, 4 vCPU, SECURE, EU-RO-1), $0.12/h, $0.0021" in shown
+    assert "None" not in shown

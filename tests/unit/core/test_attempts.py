@@ -126,6 +126,8 @@ def test_a_validation_that_finds_a_fault_ends_well_for_airflow():
     assert task["status"] == TaskStatus.ERROR
     assert task["reason"] == "no build_features"
     assert find_end(task) is WaitEnd.SUCCEED
+    assert attempts.is_fulfilled(task), "a verdict is what it was for"
+    assert not attempts.is_fulfilled({**task, "kind": "training"})
 
 
 def test_a_validation_that_needs_too_much_memory_is_the_submitters_fault():
@@ -272,8 +274,8 @@ def test_what_is_uploaded_cannot_be_lost_any_more():
     assert task["status"] == TaskStatus.UPLOADING
 
 
-def attempt_until_it_stops(event, limit=10):
-    task, number = make_task(), 1
+def attempt_until_it_stops(event, limit=10, kind="training"):
+    task, number = make_task(kind), 1
     while number < limit:
         task = tell(
             task, phase(event.phase.value, fence=number, reason=event.reason, **event.details)
@@ -288,6 +290,20 @@ def attempt_until_it_stops(event, limit=10):
 def test_users_failures_stop_at_the_third_and_memory_at_the_second():
     assert attempt_until_it_stops(failed(1, "unknown", "boom")) == 3
     assert attempt_until_it_stops(failed(137, "oom", "out of memory")) == 2
+
+
+def test_a_validation_that_cannot_be_carried_out_is_given_up_at_the_third():
+    lost = phase("lost", reason="gone")
+    assert attempt_until_it_stops(lost, kind="validation") == 3
+    assert attempt_until_it_stops(lost) == 10, "a training goes on: it is no fault of its own"
+
+
+def test_a_pod_that_was_not_to_be_had_is_no_attempt_of_a_validation():
+    refused = {"outcome": "failed(infrastructure)", "failure_class": "capacity"}
+    task = make_task("validation", attempt=5, **refused, status="error", is_retriable=True)
+    task["attempts"] = [{**item, **refused} for item in task["attempts"]]
+
+    assert find_end(task, fence=5) is WaitEnd.RETRY
 
 
 def test_who_clears_a_task_gives_it_a_new_ledger():

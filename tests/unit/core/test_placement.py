@@ -25,7 +25,7 @@ from touchstone.core.placement import (
     intersect,
     plan,
 )
-from touchstone.core.pods import Cloud, GpuOffer, Stock
+from touchstone.core.pods import Cloud, CpuOffer, GpuOffer, Stock
 from touchstone_agent.protocol.messages import SlotClass
 
 NOW = dt.datetime(2026, 3, 2, 14, 0, tzinfo=dt.UTC)
@@ -54,7 +54,8 @@ def make_full(name="rio1", *, minutes=20, **overrides):
 def make_runpod(**overrides):
     return make_server(
         "runpod",
-        **{"platform": Platform.RUNPOD, "capability": GPU, "validation_slots": 0} | overrides,
+        **{"platform": Platform.RUNPOD, "capability": GPU, "kinds": frozenset({SlotClass.TRAINING})}
+        | overrides,
     )
 
 
@@ -686,3 +687,82 @@ def test_the_end_of_a_hold_is_in_the_estimate():
     task = make_waiting(needs=needs(platform=Platform.RUNPOD), hold=make_hold(600))
 
     assert estimate([task], [runpod], now=NOW)[task.key].p50 == NOW + dt.timedelta(seconds=600)
+
+
+# --- validations in pods ------------------------------------------------------------------------
+
+
+def make_pods(slots=2, **fields):
+    """RunPod where no server takes validations."""
+    market = make_market(cpus=(make_cpu(),), **fields)
+    return make_runpod(slots=slots, free=slots, kinds=frozenset(SlotClass), market=market)
+
+
+def make_cpu(cpu="cpu3c", price="0.03"):
+    return CpuOffer(
+        cpu=cpu,
+        name="Compute-Optimized",
+        min_vcpus=2,
+        max_vcpus=32,
+        memory_gb_per_vcpu=2,
+        price_per_vcpu=Decimal(price),
+    )
+
+
+def make_validation(submission_id="s-1"):
+    return make_waiting(needs=VALIDATION, key=(submission_id, f"{submission_id}-validation"))
+
+
+def test_a_validation_goes_to_a_pod_only_where_pods_take_validations():
+    assert place(make_validation(), make_pods()) == {"s-1-validation": "runpod"}
+    assert explain(make_validation(), make_runpod()) == (
+        "no resource can run it: runpod takes no validations"
+    )
+
+
+def test_validations_and_trainings_never_take_more_pods_than_there_are_slots():
+    validations = [make_validation(f"s-{number}") for number in range(2)]
+    trainings = [make_waiting(f"i{number}") for number in range(3)]
+
+    assert place([*trainings, *validations], make_pods(slots=3)) == {
+        "s-0-validation": "runpod",
+        "s-1-validation": "runpod",
+        "i0": "runpod",
+    }
+    assert place([*trainings, *validations], make_pods(slots=2)) == {
+        "s-0-validation": "runpod",
+        "s-1-validation": "runpod",
+    }
+
+
+def test_a_validation_is_held_to_the_installations_ceiling_for_all_its_vcpus():
+    assert place(make_validation(), make_pods(max_price=Decimal("0.12"))) != {}
+    assert explain(make_validation(), make_pods(max_price=Decimal("0.11"))) == (
+        "no resource can run it: runpod: CPU cpu3c costs $0.12/h, over the ceiling of $0.11/h"
+    )
+
+
+def test_a_validation_needs_no_gpu_that_is_in_stock():
+    pods = make_runpod(
+        kinds=frozenset(SlotClass),
+        market=make_market(make_offer(stock=Stock.NONE), cpus=(make_cpu(),)),
+    )
+
+    assert place([make_waiting(), make_validation()], pods) == {"s-1-validation": "runpod"}
+
+
+def test_while_runpod_shows_no_cpu_a_validation_waits_and_is_told_so():
+    pods = make_runpod(kinds=frozenset(SlotClass), market=make_market())
+
+    assert explain(make_validation(), pods) == (
+        "nothing is ready: runpod: RunPod shows no CPU to rent"
+    )
+
+
+def test_full_pods_are_told_to_a_validation_with_their_next_end():
+    full = make_full("runpod", platform=Platform.RUNPOD, market=make_market(cpus=(make_cpu(),)))
+
+    assert explain(make_validation(), full) == "runpod is full, next free about 14:20 UTC"
+    assert estimate([make_validation()], [full], now=NOW)["s-1", "s-1-validation"].p50 == (
+        NOW + dt.timedelta(minutes=20)
+    )

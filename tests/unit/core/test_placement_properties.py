@@ -25,15 +25,31 @@ GRACE = 300
 SEEDS = 10
 EVENTS = 1100
 
+TRAININGS_ONLY = frozenset({SlotClass.TRAINING})
+LEAST = {
+    ("training", False): 80,
+    ("training", True): 5,
+    ("validation", False): 10,
+    ("validation", True): 0,
+}
+"""So much was placed of each kind on servers and in pods, or the day shows nothing."""
+
 # --- the oracle -------------------------------------------------------------------------------
 
 
+def pool_of(server, kind):
+    """The pool that a kind takes its slots of: RunPod has but one."""
+    return (server.name, "training" if server.platform.value == "runpod" else kind)
+
+
 def slots_of(server, kind):
-    return server.slots if kind == "training" else server.validation_slots
+    if SlotClass(kind) not in server.kinds:
+        return 0
+    return server.slots if pool_of(server, kind)[1] == "training" else server.validation_slots
 
 
 def free_of(server, kind):
-    return server.free if kind == "training" else server.validation_free
+    return server.free if pool_of(server, kind)[1] == "training" else server.validation_free
 
 
 def matches(label, pattern):
@@ -46,7 +62,8 @@ def could_run(task, server):
     hit = [p for p in server.deny for label in needs.labels if matches(label, p)]
     let = [p for p in server.allow for label in needs.labels if matches(label, p)]
     return (
-        (needs.platform.value == "any" or needs.platform.value == server.platform.value)
+        needs.kind in server.kinds
+        and (needs.platform.value == "any" or needs.platform.value == server.platform.value)
         and (not needs.allowed_hosts or server.name in needs.allowed_hosts)
         and (has.cuda or not needs.require_cuda)
         and (needs.min_vram_gib == 0 or has.vram_gib >= needs.min_vram_gib)
@@ -95,23 +112,24 @@ def check_plan(decided, waiting, servers, *, now, usage, weights, is_paused=Fals
         task.key: [s.name for s in servers if may_now(task, s, servers, now)] for task in waiting
     }
     free = {
-        (s.name, kind): max(0, min(free_of(s, kind), slots_of(s, kind)))
+        pool_of(s, kind): max(0, min(free_of(s, kind), slots_of(s, kind)))
         for s in servers
-        for kind in ("training", "validation")
+        for kind in ("validation", "training")
     }
     used = {"training": Counter(usage), "validation": Counter()}
     left = dict(tasks)
     for placement in decided.placements:
         task, server = left.pop(placement.key), by_name[placement.resource]
         kind = task.needs.kind.value
-        choices = [by_name[n] for n in allowed[task.key] if free[n, kind] > 0]
+        choices = [by_name[n] for n in allowed[task.key] if free[pool_of(by_name[n], kind)] > 0]
         assert server in choices, "over the slots, or not eligible"
         check_choice(task, server, choices)
         check_turn(task, server, left.values(), allowed, used[kind], weights)
-        free[server.name, kind] -= 1
+        free[pool_of(server, kind)] -= 1
         used[kind][task.submitter] += 1
     for task in left.values():
-        idle = [name for name in allowed[task.key] if free[name, task.needs.kind.value] > 0]
+        kind = task.needs.kind.value
+        idle = [name for name in allowed[task.key] if free[pool_of(by_name[name], kind)] > 0]
         assert not idle, f"{task.key} waits beside {idle}"
 
 
@@ -181,6 +199,7 @@ class World:
             name="runpod",
             platform=Platform.RUNPOD,
             slots=2,
+            kinds=TRAININGS_ONLY,
             capability=Capability(cuda=True, vram_gib=24, ram_gib=32),
         )
 
@@ -287,6 +306,10 @@ class World:
         block = self.random.choice([None, None, "out of stock"])
         self.servers["runpod"] = replace(self.servers["runpod"], block=block)
 
+    def change_what_pods_take(self):
+        kinds = self.random.choice([TRAININGS_ONLY, frozenset(SlotClass)])
+        self.servers["runpod"] = replace(self.servers["runpod"], kinds=kinds)
+
     def pause(self):
         self.is_paused = True
 
@@ -312,6 +335,7 @@ class World:
             self.lose: 2,
             self.revive: 4,
             self.change_stock: 3,
+            self.change_what_pods_take: 3,
             self.pause: 1,
             self.resume: 6,
             self.weigh: 1,
@@ -322,7 +346,10 @@ class World:
 
     def see(self):
         """Return what placement sees: servers with what is free of them."""
-        used = Counter((server, task.needs.kind.value) for task, server in self.held.values())
+        used = Counter(
+            pool_of(self.servers[server], task.needs.kind.value)
+            for task, server in self.held.values()
+        )
         return [
             replace(
                 server,
@@ -351,8 +378,8 @@ class World:
             self.random.shuffle(servers)
             assert plan(waiting, servers, **facts) == decided
         for placement in decided.placements:
-            self.happened["placed on", placement.resource == "runpod"] += 1
             task = self.waiting.pop(placement.key)
+            self.happened["placed a", task.needs.kind.value, placement.resource == "runpod"] += 1
             self.held[placement.key] = (task, placement.resource)
 
 
@@ -367,9 +394,9 @@ def test_whatever_happens_every_plan_keeps_its_promises(seed):
             world.tick()
 
     # A day on which nothing was placed would keep every promise.
-    assert world.happened["placed on", False] > 100
-    assert world.happened["placed on", True] > 5
-    assert len(world.happened) == 18
+    for (kind, is_pod), least in LEAST.items():
+        assert world.happened["placed a", kind, is_pod] > least
+    assert len(world.happened) == 21
 
 
 # --- no starvation ----------------------------------------------------------------------------
@@ -516,8 +543,16 @@ def fleets(draw):
         for name in draw(st.lists(st.sampled_from(NAMES), unique=True))
     ]
     if draw(st.booleans()):
-        last = Resource(name="runpod", platform=Platform.RUNPOD, slots=2, free=1)
-        servers.append(replace(last, capability=draw(CAPABILITIES)))
+        servers.append(
+            Resource(
+                name="runpod",
+                platform=Platform.RUNPOD,
+                slots=2,
+                free=draw(st.integers(0, 2)),
+                kinds=draw(st.sampled_from([TRAININGS_ONLY, frozenset(SlotClass)])),
+                capability=draw(CAPABILITIES),
+            )
+        )
     return servers
 
 

@@ -14,6 +14,7 @@ from touchstone.core.demand import FIRST_HOLD, LONGEST_HOLD, find_avoided, find_
 from touchstone.core.pod_attempts import (
     Problem,
     close_attempt,
+    describe_pod,
     find_pod,
     may_rent,
     note_bill,
@@ -39,11 +40,11 @@ CANDIDATE = Candidate(
 GOOD = {"outcome": "succeeded", "class": "ok", "exit_code": 0}
 
 
-def make_task(*, tries=1):
+def make_task(*, tries=1, kind="training"):
     spec = TaskSpec(
         submission_id="s-1",
         task_id="i5",
-        kind="training",
+        kind=kind,
         system="feature_set",
         image="trainer",
         content_sha256="0" * 64,
@@ -259,3 +260,54 @@ def test_runpods_own_bill_takes_the_place_of_our_count_once():
 
     assert (record["pod"]["usd"], record["pod"]["is_billed"]) == ("0.0120", True)
     assert note_bill(record, fence=1, usd=Decimal("0.0120")) is None
+
+
+# --- validations in CPU pods --------------------------------------------------------------------
+
+CPU = Candidate(
+    gpu=None,
+    cpu="cpu3c",
+    vcpus=4,
+    cloud=Cloud.SECURE,
+    data_center=None,
+    price_per_hour=Decimal("0.12"),
+    memory_gb=8,
+)
+
+
+def rent_cpu():
+    record = make_task(kind="validation")
+    record |= note_order(record, CPU, fence=1, life_seconds=3600, now=NOW)
+    pod = make_pod(gpu=None, gpu_count=0, price_per_hour=Decimal("0.12"))
+    return record | note_pod(record, pod, fence=1, now=NOW)
+
+
+def test_a_cpu_pod_is_on_record_by_its_flavor_and_told_so():
+    pod = find_pod(rent_cpu(), 1)
+
+    assert (pod["gpu"], pod["cpu"], pod["vcpus"]) == (None, "cpu3c", 4)
+    assert describe_pod(pod) == "CPU cpu3c, 4 vCPU"
+
+
+def test_a_pod_of_the_version_before_is_told_by_its_gpu():
+    pod = find_pod(rent(make_task()), 1)
+    del pod["cpu"], pod["vcpus"]
+
+    assert describe_pod(pod) == "NVIDIA GeForce RTX 4090"
+
+
+@pytest.mark.parametrize(("code", "status"), [(0, "success"), (3, "error")])
+def test_a_validation_in_a_pod_ends_well_with_any_verdict_once_its_pod_is_gone(code, status):
+    record = exit_with(rent_cpu(), code)
+    assert find_end(record, fence=1, run_id="s-1") is None
+
+    record = give_back(record)
+
+    assert record["status"] == status
+    assert find_end(record, fence=1, run_id="s-1") is WaitEnd.SUCCEED
+
+
+def test_a_validation_whose_pod_fails_is_tried_again():
+    record = give_back(rent_cpu(), problem=Problem("boot", "did not boot within 1200 s"))
+
+    assert find_end(record, fence=1, run_id="s-1") is WaitEnd.RETRY

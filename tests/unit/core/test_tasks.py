@@ -85,6 +85,10 @@ def test_a_validation_has_neither_network_nor_schedule(system):
     assert start.argv[:3] == ("validate", "--system", system.value)
 
 
+def test_a_validation_may_run_wherever_validations_are_taken():
+    assert make_validation().platform == "any"
+
+
 def test_only_a_trainer_branch_needs_the_network():
     plain, branch = make_trainings()[0], make_trainings(commit="c" * 40)[0]
 

@@ -326,3 +326,9 @@ def test_a_pod_is_looked_after_by_its_trigger_not_by_silence(
 
     assert status(records) == "running"
     assert agent.commands(Cancel) == []
+
+
+def test_a_validation_in_a_pod_makes_no_submission_run(reconciler, records, in_pod):
+    records.change_task("s-1", "i5", lambda _: {"kind": "validation"})
+    reconciler.run()
+    assert records.get_submission("s-1")["status"] == "queued"

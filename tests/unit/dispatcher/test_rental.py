@@ -38,7 +38,7 @@ def rental(clock, pools, records, hook):
 
 
 def build(rental):
-    return rental.build_resource(slots=2, free=2, running=())
+    return rental.build_resource(slots=2, free=2, running=(), takes_validations=True)
 
 
 def test_without_a_connection_there_is_no_such_resource_and_no_pool(clock, pools, records):
@@ -183,3 +183,100 @@ def test_money_that_runs_out_is_noted_for_whoever_shows_it(rental, records, hook
     noted = records.find_note("rental")
     assert (noted["is_connected"], noted["is_low"], noted["balance_usd"]) == (True, True, "12.5")
     assert noted["block"] is None, "there is still enough for an hour"
+
+
+# --- validations in pods ------------------------------------------------------------------------
+
+
+def test_where_no_server_takes_validations_they_go_to_pods(world):
+    world.add_server("rio", validation_slots=0)
+    key = world.validate("s-1")
+
+    world.settle()
+
+    assert world.pool(key) == "runpod"
+    assert (world.record(key)["platform"], world.record(key)["server"]) == ("runpod", "runpod")
+    assert world.note(key)["reason"] == "a slot of runpod is free, and none on-prem that fits"
+    assert world.agent.sent == []
+
+
+def test_where_there_is_no_server_at_all_validations_go_to_pods(world):
+    key = world.validate("s-1")
+
+    world.settle()
+
+    assert (world.pool(key), world.state(key)) == ("runpod", "deferred")
+
+
+def test_a_validation_waits_for_a_busy_server_rather_than_take_a_pod(world):
+    world.add_server("rio")
+    first, second = world.validate("s-1"), world.validate("s-2")
+
+    world.settle()
+
+    assert (world.pool(first), world.pool(second)) == ("rio_validation", "touchstone_queue")
+
+
+def test_a_validation_waits_for_a_silent_server_too(world):
+    world.add_server("rio")
+    world.silence("rio")
+    world.advance(3600)
+    world.rental.refresh()
+    key = world.validate("s-1")
+
+    world.settle()
+
+    assert world.pool(key) == "touchstone_queue"
+    [wait] = world.dispatcher.view.plan.waits
+    assert wait.reason.startswith("nothing is ready: rio is silent since")
+
+
+def test_a_server_that_is_drained_leaves_validations_to_pods(world):
+    world.add_server("rio")
+    world.airflow.set_slots("rio_validation", 0)
+    key = world.validate("s-1")
+
+    world.settle()
+
+    assert world.pool(key) == "runpod"
+
+
+def test_both_kinds_share_the_slots_of_runpod(world):
+    world.airflow.set_slots("runpod", 2)
+    trainings = world.submit("s-1", 1, 5, platform="runpod")
+    validation = world.validate("s-2")
+
+    world.settle()
+
+    assert world.pool(validation) == "runpod"
+    assert sorted(world.pool(key) for key in trainings) == ["runpod", "touchstone_queue"]
+
+    world.airflow.end(validation)
+    world.settle()
+
+    assert {world.pool(key) for key in trainings} == {"runpod"}
+
+
+def test_without_slots_for_pods_a_validation_waits_and_is_told_so(world):
+    world.add_server("rio", validation_slots=0)
+    world.airflow.set_slots("runpod", 0)
+    world.validate("s-1")
+
+    world.settle()
+
+    [wait] = world.dispatcher.view.plan.waits
+    assert wait.reason == "nothing is ready: rio has no slots, runpod has no slots"
+
+
+def test_a_catalogue_of_cpus_that_is_not_told_keeps_no_training_back(world, hook):
+    hook.cpus = ServiceUnavailable("GET /v2/catalog/cpus: 503")
+    world.rental.refresh()
+    (training,) = world.submit("s-1", 5, platform="runpod")
+    world.airflow.set_slots("runpod", 2)
+    world.validate("s-2")
+
+    world.settle()
+
+    assert world.pool(training) == "runpod"
+    [wait] = world.dispatcher.view.plan.waits
+    assert wait.reason == "nothing is ready: runpod: RunPod shows no CPU to rent"

@@ -19,7 +19,7 @@ from touchstone.core import attempts
 from touchstone.core.attempts import WaitEnd, find_end
 from touchstone.core.tasks import TaskSpec
 from touchstone.hooks.starts import Starter, StartOrder
-from touchstone.operators.agent import RESCHEDULE_SECONDS, AgentOperator
+from touchstone.operators.agent import RESCHEDULE_SECONDS, AgentOperator, PlacedOperator
 from touchstone.settings import Settings
 from touchstone_agent.protocol.errors import TransientError
 from touchstone_agent.protocol.messages import AttemptPhase, Cancel, Limits, PhaseChanged, Start
@@ -288,3 +288,22 @@ def test_a_kill_leaves_a_newer_attempt_alone(operator, records, agent, parts):
 
     assert records.get_task("s-1", "i5")["cancel"] is None
     assert agent.commands(Cancel) == []
+
+
+@pytest.mark.parametrize("kind", ["training", "validation"])
+@pytest.mark.parametrize(
+    ("placement", "trigger"),
+    [
+        (ON_RIO, "AgentTrigger"),
+        ({**ON_RIO, "server": "runpod", "platform": "runpod", "gpus": 0}, "RunPodTrigger"),
+        (ON_DECK, "RunPodTrigger"),
+    ],
+    ids=["server", "pod", "deck"],
+)
+def test_what_is_placed_is_waited_for_where_it_was_placed(records, agent, kind, placement, trigger):
+    operator = PlacedOperator(task_id="train", spec={**SPEC, "kind": kind})
+
+    found = execute(operator, placement)
+
+    assert type(found).__name__ == trigger
+    assert len(agent.sent) == (placement is ON_RIO)

@@ -183,3 +183,18 @@ async def test_a_driver_that_cannot_begin_is_begun_again(records, monkeypatch):
     waiting = wait(RunPodTrigger("s-1", "i5", 1, "run"))
     await until(lambda: FakeDriver.made)
     waiting.cancel()
+
+
+@pytest.mark.parametrize(
+    ("outcome", "status"), [("succeeded", "success"), ("failed(user)", "error")]
+)
+async def test_a_validation_ends_well_with_any_verdict_when_its_pod_is_gone(
+    records, outcome, status
+):
+    pod = {"id": "p", "name": "n", "ordered_at": "then", "gone_at": None}
+    change(records, kind="validation", outcome=outcome, status=status, pod=pod)
+    waiting = wait(RunPodTrigger("s-1", "i5", 1, "run"))
+    await asyncio.sleep(0.1)
+    assert not waiting.done()
+    change(records, pod=pod | {"gone_at": "now"})
+    assert isinstance((await waiting)[0], TaskSuccessEvent)

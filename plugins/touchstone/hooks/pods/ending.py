@@ -11,7 +11,7 @@ import asyncio
 import logging
 from datetime import datetime
 
-from touchstone.core.outcomes import Outcome
+from touchstone.core.attempts import is_fulfilled
 from touchstone.core.pod_attempts import (
     Problem,
     close_attempt,
@@ -103,7 +103,7 @@ async def _pay(
     desk: PodDesk, key: TaskKey, record: Record, fence: int, ended_at: datetime | None
 ) -> None:
     """Count what the pod has cost, then note it gone: in this order it is repeated, not lost."""
-    is_useful = record["fence"] == fence and record.get("outcome") == Outcome.SUCCEEDED
+    is_useful = record["fence"] == fence and is_fulfilled(record)
     seconds, usd = await asyncio.to_thread(
         desk.ledger.close, record, fence, ended_at=ended_at, is_useful=is_useful
     )

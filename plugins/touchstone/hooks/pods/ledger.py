@@ -74,7 +74,7 @@ class Ledger:
         Count what an attempt's pod has cost, and give back what was reserved beyond that.
 
         :param ended_at: When it was given back; ``None`` if the order never became a pod.
-        :param is_useful: Whether its attempt ended well.
+        :param is_useful: Whether its attempt came to what it was for.
         :return: Seconds and USD, also when somebody else has closed it before.
         """
         pod = find_pod(record, fence) or {}

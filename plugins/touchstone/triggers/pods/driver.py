@@ -11,9 +11,11 @@ from typing import Final
 
 from touchstone.core import attempts
 from touchstone.core.attempts import is_ended
+from touchstone.core.market import Market
 from touchstone.core.pod_attempts import (
     Problem,
     close_attempt,
+    describe_pod,
     find_pod,
     may_rent,
     note_ending,
@@ -21,7 +23,7 @@ from touchstone.core.pod_attempts import (
     note_pod,
     note_refusal,
 )
-from touchstone.core.pods import Candidate, Pod, PodOrder
+from touchstone.core.pods import Candidate, Choice, Pod, PodOrder
 from touchstone.core.states import TaskStatus
 from touchstone.core.tasks import TaskSpec
 from touchstone.hooks.money import OverBudget, ReservationSettled
@@ -42,7 +44,7 @@ from touchstone.triggers.pods.attending import Attendant
 from touchstone.triggers.pods.boarding import Boarding
 from touchstone.triggers.pods.failures import PodFailed, Stopped
 from touchstone_agent.protocol.errors import PermanentError, TouchstoneError, TransientError
-from touchstone_agent.protocol.messages import AttemptPhase, PhaseChanged
+from touchstone_agent.protocol.messages import AttemptPhase, PhaseChanged, SlotClass
 from touchstone_agent.protocol.pods import POD_PROGRAM, PodVariable
 
 log = logging.getLogger(__name__)
@@ -175,12 +177,7 @@ class PodDriver:
                 raise
             await self._close(Problem("account", str(error)))
             return
-        choice = market.choose(
-            gpu_models=spec.pods.gpu_models,
-            cloud=spec.pods.cloud,
-            max_price=spec.pods.max_price,
-            min_memory_gb=spec.min_vram_gib,
-        )
+        choice = _choose(market, spec)
         if not choice.candidates:
             await self._close(Problem("capacity", f"no pod to be had: {choice.reason}"))
             return
@@ -271,7 +268,8 @@ class PodDriver:
             await self._desk.change(
                 self._key, lambda found: attempts.apply_phase(found, event, now=self._desk.now())
             )
-        log.info("%s: pod %s (%s, %s)", self._key, pod.id, pod.gpu, pod.data_center)
+        ours = find_pod(record, self._fence) or {}
+        log.info("%s: pod %s (%s, %s)", self._key, pod.id, describe_pod(ours), pod.data_center)
 
     async def _find_order(self, pod: Record) -> None:
         """
@@ -329,6 +327,8 @@ class PodDriver:
             name=name,
             image=wanted.image or spec.image,
             gpu=candidate.gpu,
+            cpu=candidate.cpu,
+            vcpus=candidate.vcpus,
             cloud=candidate.cloud,
             data_center=candidate.data_center,
             disk_gb=wanted.disk_gb,
@@ -337,6 +337,18 @@ class PodDriver:
             cmd=("serve",),
             registry_id=wanted.registry_id,
         )
+
+
+def _choose(market: Market, spec: TaskSpec) -> Choice:
+    """Return what to order: a GPU to train on, a CPU to validate."""
+    if spec.kind is SlotClass.VALIDATION:
+        return market.choose_cpu(max_price=spec.pods.max_price)
+    return market.choose(
+        gpu_models=spec.pods.gpu_models,
+        cloud=spec.pods.cloud,
+        max_price=spec.pods.max_price,
+        min_memory_gb=spec.min_vram_gib,
+    )
 
 
 def _find_pause(failures: int, error: TouchstoneError | None) -> float:
