@@ -86,3 +86,37 @@ def test_killed_parts_neither_interrupt_nor_double_a_pod(installation, runpod):
     spans = [s for s in runpod.admin.get_ledger()["spans"] if submission_id in s["name"]]
     assert [span["pod_id"] for span in spans] == [after["pod"]["id"]]
     assert spans[0]["ended_at"] is not None
+
+
+@pytest.fixture
+def no_server_validates(installation):
+    """As where there is no server: validations go to pods."""
+    installation.set_slots("local_validation", 0)
+    yield
+    installation.set_slots("local_validation", 1)
+
+
+@pytest.mark.parametrize(
+    ("module", "status", "words"),
+    [
+        ("momentum", "accepted", ""),
+        ("broken/look_ahead_backfill", "rejected", "look-ahead"),
+    ],
+)
+def test_without_a_server_a_module_is_judged_in_a_cpu_pod(
+    installation, runpod, no_server_validates, module, status, words
+):
+    submission_id = installation.submit(EXAMPLES / module)
+    found = installation.wait_for_submission(
+        submission_id, "accepted", "rejected", "error", seconds=300
+    )
+    assert (found["status"], words in (found.get("reason") or "")) == (status, True)
+
+    task = installation.task(submission_id, "validation")
+    pod, bill = task["pod"], runpod.admin.get_ledger(task["pod"]["id"])
+    assert (task["platform"], pod["cpu"], pod["gpu"]) == ("runpod", "cpu3c", None)
+    assert bill["open"] == 0
+    assert abs(Decimal(str(pod["usd"])) - Decimal(bill["usd"])) < CENT
+    shown = installation.run("show", submission_id).stdout
+    assert "CPU cpu3c, 4 vCPU" in shown
+    assert "None" not in shown
