@@ -184,8 +184,8 @@ class PodDriver:
         problem = Problem("capacity", "no pod to be had")
         for candidate in choice.candidates[:MAX_OFFERS]:
             try:
-                if await self._order(record, spec, candidate):
-                    return
+                await self._order(record, spec, candidate)
+                return
             except OverBudget as error:
                 problem = Problem("budget", str(error))
             except ReservationSettled as error:
@@ -207,11 +207,10 @@ class PodDriver:
         if find_pod(record, self._fence) is None:
             await self._close(problem)
 
-    async def _order(self, record: Record, spec: TaskSpec, candidate: Candidate) -> bool:
+    async def _order(self, record: Record, spec: TaskSpec, candidate: Candidate) -> None:
         """
-        Order one pod.
+        Order one pod, which may have made one afterwards, unless none is wanted any more.
 
-        :return: Whether that may have made one; ``False`` if it is not wanted any more.
         :raises TouchstoneError: If this order was refused: none was made by it.
         """
         life = self._find_life(spec)
@@ -231,14 +230,14 @@ class PodDriver:
         if not may_rent(noted, self._fence) or known.get("id"):
             # It is to end: the next step gives back what there is, which is nothing. Or another
             # driver of the same attempt was faster: the next step goes on with its pod.
-            return True
+            return
         failures = 0
         while True:
             try:
                 pod = await self._desk.api.create_pod(self._build_order(record, spec, candidate))
             except Ambiguous as error:
                 log.warning("%s: %s; looking for it", self._key, error)
-                return True
+                return
             except CapacityExhausted:
                 raise
             except TransientError as error:
@@ -249,7 +248,7 @@ class PodDriver:
                 await self._desk.sleep(_find_pause(failures, error))
             else:
                 await self._take(pod)
-                return True
+                return
 
     async def _take(self, pod: Pod) -> None:
         """Write down which pod is ours, and begin to count its cost."""
