@@ -164,7 +164,11 @@ def build_airflow(
         # long before it looks again, and only then tells of the end: five seconds by default.
         "workers": {"min_heartbeat_interval": 1},
         # Half of the default: most of the time between a task's end and the next one's start.
-        "scheduler": {"scheduler_idle_sleep_time": 0.5},
+        "scheduler": {
+            "scheduler_idle_sleep_time": 0.5,
+            # What a task loses whose worker is killed; five minutes by default.
+            "task_instance_heartbeat_timeout": 120,
+        },
         "triggerer": {"capacity": 2000},
         "dag_processor": {
             "dag_bundle_storage_path": paths.airflow / "bundles",
