@@ -90,6 +90,8 @@ class Settings(BaseSettings):
     :param allow_local_sources: Whether a source may be a path on the Airflow host (one-machine
         installations and tests only: it lets submitters read what Airflow can read).
     :param max_active_runs: DAG runs at a time; Airflow's own run queue holds the rest.
+    :param early_runs: Runs of one user at a time that have not got as far as their trainings, or
+        twice the slots for validations if that is more; the rest let others' go first.
     :param training_cpus: CPUs of one training.
     :param training_memory_mib: Memory of one training, MiB.
     :param training_wall_seconds: Longest training, seconds.
@@ -130,6 +132,7 @@ class Settings(BaseSettings):
     elnigma_git: str | None = None
     allow_local_sources: bool = False
     max_active_runs: int = Field(default=64, ge=1)
+    early_runs: int = Field(default=8, ge=1)
     training_cpus: float = Field(default=1.0, gt=0)
     training_memory_mib: int = Field(default=4096, ge=64)
     training_wall_seconds: int = Field(default=86_400, ge=1)

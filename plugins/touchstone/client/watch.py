@@ -10,6 +10,7 @@ from typing import Any, Protocol
 
 from touchstone.client.api import Client
 from touchstone.client.errors import NotFound, NotRegistered, Refused, Unreachable
+from touchstone.core.admission import HELD_UNTIL
 
 POLL_SECONDS = 1.0
 PATIENCE_SECONDS = 300.0
@@ -174,13 +175,14 @@ def get_submission(client: Client, submission_id: str) -> dict[str, Any]:
         return client.get_submission(submission_id)
     except NotFound as error:
         try:
-            state = client.get_run(submission_id)["state"]
+            run = client.get_run(submission_id)
         except Refused:
             raise error from None
-        if state not in _OVER:
-            raise NotRegistered(
-                f"{submission_id} is not registered yet: its run is {state}"
-            ) from None
+        if run["state"] not in _OVER:
+            message = f"{submission_id} is not registered yet: its run is {run['state']}"
+            if str(run.get("run_after") or "").startswith(f"{HELD_UNTIL:%Y-%m-%d}"):
+                message += ", behind others of its submitter's"
+            raise NotRegistered(message) from None
         if reason := find_failure(client, submission_id):
             raise NotFound(f"{submission_id} was refused: {reason}", status=404) from None
         raise

@@ -12,6 +12,7 @@ from functools import partial
 from types import FrameType
 from typing import Any
 
+from touchstone.core.admission import admit
 from touchstone.core.durations import ErrorLog, History
 from touchstone.dispatcher import metadata
 from touchstone.dispatcher.book import TaskBook
@@ -33,10 +34,12 @@ from touchstone.hooks.records import Record, RecordStore
 from touchstone.hooks.starts import Starter
 from touchstone.settings import Settings, get_settings
 from touchstone_agent.protocol.errors import TouchstoneError
+from touchstone_agent.protocol.messages import SlotClass
 from touchstone_agent.protocol.names import build_event_queue
 
 log = logging.getLogger(__name__)
 
+ADMIT_SECONDS = 1.0
 RECONCILE_SECONDS = 5.0
 TICK_SECONDS = 0.5
 """Between two rounds of placement when nothing happens; events wake it at once."""
@@ -125,6 +128,7 @@ class Dispatcher:
             for name, target in (
                 ("events", self._events.run),
                 ("placing", self._place),
+                ("admitting", partial(self._repeat, self._admit, ADMIT_SECONDS)),
                 ("publishing", partial(self._repeat, self._publish, PUBLISH_SECONDS)),
                 ("reconciling", partial(self._repeat, self._reconciler.run, RECONCILE_SECONDS)),
                 ("fleet", partial(self._repeat, self._welcome, FLEET_SECONDS)),
@@ -202,6 +206,17 @@ class Dispatcher:
                 log.exception("placing failed, trying again")
             self._wake.wait(pause)
             self._wake.clear()
+
+    def _admit(self) -> None:
+        """Let everybody's next few runs begin, and no more."""
+        slots = sum(r.get_slots(SlotClass.VALIDATION) for r in self._placer.view.resources)
+        # Twice as many as are validated at a time: the next ones are ready when those end.
+        limit = max(self._settings.early_runs, 2 * slots)
+        admission = admit(metadata.read_early_runs(), limit=limit)
+        if admission.release:
+            metadata.release_runs(admission.release)
+        if admission.hold:
+            metadata.hold_runs(admission.hold)
 
     def _publish(self) -> None:
         self._publisher.publish(tick_seconds=self._tick_seconds)

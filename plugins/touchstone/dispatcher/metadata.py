@@ -17,16 +17,18 @@ from airflow.models.task_state_store import TaskStateStoreModel
 from airflow.models.taskinstance import TaskInstance
 from airflow.utils.session import create_session
 from airflow.utils.state import DagRunState, State, TaskInstanceState
-from sqlalchemy import and_, exists, func, not_, or_, select, update
+from sqlalchemy import ColumnElement, and_, exists, func, not_, or_, select, update
 from sqlalchemy.exc import IntegrityError, OperationalError
 from sqlalchemy.orm import Session
 
+from touchstone.core.admission import HELD_UNTIL, EarlyRun
 from touchstone.core.pools import DECK_POOL, QUEUE_POOL
 from touchstone_agent.protocol.errors import PermanentError, TransientError
 
 DAG_ID = "touchstone"
 TRAINING = "train"
 VALIDATION = "validate"
+PLAN = "plan"
 PLACEMENT_KEY = "placement"
 """Key in Airflow's task state store under which a task instance finds where it goes."""
 
@@ -401,7 +403,7 @@ class LockedPools:
 
 def release_parked() -> int:
     """
-    Let Airflow have runs back that somebody has cleared or marked while they were parked.
+    Let Airflow have runs back that somebody has cleared or marked while they were parked or held.
 
     :return: How many.
     """
@@ -410,19 +412,71 @@ def release_parked() -> int:
         TaskInstance.run_id == DagRun.run_id,
         TaskInstance.task_id == TRAINING,
     )
+    is_touched = DagRun.state != DagRunState.QUEUED
+    has_none_waiting = ~trainings.where(_IS_WAITING_TRAINING)
+    has_begun = trainings.where(not_(_IS_WAITING_TRAINING))
+    return _change_runs(
+        DagRun.dag_id == DAG_ID,
+        or_(
+            and_(DagRun.run_after == HELD_UNTIL, is_touched),
+            and_(DagRun.run_after == PARKED_UNTIL, or_(is_touched, has_none_waiting, has_begun)),
+        ),
+        run_after=_ASKED_FOR_AT,
+    )
+
+
+def read_early_runs() -> list[EarlyRun]:
+    """Return the runs that have not got as far as their trainings, begun or not."""
+    has_plan = exists().where(
+        TaskInstance.dag_id == DagRun.dag_id,
+        TaskInstance.run_id == DagRun.run_id,
+        TaskInstance.task_id == PLAN,
+        TaskInstance.state.in_(State.finished),
+    )
+    has_begun = DagRun.state == DagRunState.RUNNING
+    is_new = and_(
+        DagRun.state == DagRunState.QUEUED,
+        DagRun.last_scheduling_decision.is_(None),
+        DagRun.run_after != PARKED_UNTIL,
+    )
+    with create_session() as session:
+        rows = session.execute(
+            select(DagRun.id, DagRun.triggering_user_name, has_begun, DagRun.run_after)
+            .where(DagRun.dag_id == DAG_ID, or_(is_new, and_(has_begun, ~has_plan)))
+            .order_by(DagRun.id)
+        ).all()
+    return [
+        EarlyRun(
+            pk=pk, submitter=user or "unknown", has_begun=bool(begun), is_held=after == HELD_UNTIL
+        )
+        for pk, user, begun, after in rows
+    ]
+
+
+def hold_runs(run_pks: Sequence[int]) -> int:
+    """Keep runs that have not begun from beginning; return how many."""
+    return _change_runs(
+        DagRun.id.in_(run_pks),
+        DagRun.state == DagRunState.QUEUED,
+        DagRun.last_scheduling_decision.is_(None),
+        DagRun.run_after != PARKED_UNTIL,
+        run_after=HELD_UNTIL,
+    )
+
+
+def release_runs(run_pks: Sequence[int]) -> int:
+    """Let runs begin that were kept from it; return how many."""
+    return _change_runs(
+        DagRun.id.in_(run_pks), DagRun.run_after == HELD_UNTIL, run_after=_ASKED_FOR_AT
+    )
+
+
+def _change_runs(*conditions: ColumnElement[bool], **values: Any) -> int:
     with create_session() as session:
         changed = session.execute(
             update(DagRun)
-            .where(
-                DagRun.dag_id == DAG_ID,
-                DagRun.run_after == PARKED_UNTIL,
-                or_(
-                    DagRun.state != DagRunState.QUEUED,
-                    ~trainings.where(_IS_WAITING_TRAINING),
-                    trainings.where(not_(_IS_WAITING_TRAINING)),
-                ),
-            )
-            .values(run_after=_ASKED_FOR_AT)
+            .where(*conditions)
+            .values(**values)
             .execution_options(synchronize_session=False)
         )
         return int(changed.rowcount)  # type: ignore[attr-defined]

@@ -14,6 +14,7 @@ from typer.testing import CliRunner, Result
 
 from fakes.api import NOW, URL, FakeAirflow
 from touchstone import cli
+from touchstone.core.admission import HELD_UNTIL
 from touchstone.core.names import build_console_key
 from touchstone.core.pods import GpuRow, Stock
 from touchstone_agent.protocol.messages import AttemptRef
@@ -303,6 +304,12 @@ def test_a_submission_on_its_way_is_not_called_missing(
     result = run(command, "s-1")
     assert result.exit_code == 1
     assert "s-1 is not registered yet: its run is queued" in result.stderr
+
+
+def test_a_submission_that_lets_others_go_first_says_so(run: Run, airflow: FakeAirflow) -> None:
+    run_after = HELD_UNTIL.isoformat().replace("+00:00", "Z")
+    airflow.runs["s-1"] = {"dag_run_id": "s-1", "state": "queued", "run_after": run_after}
+    assert "its run is queued, behind others of its submitter's" in run("show", "s-1").stderr
 
 
 def test_a_submission_whose_run_was_refused_says_why(run: Run, airflow: FakeAirflow) -> None:
