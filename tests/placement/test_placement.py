@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import secrets
 import signal
 import threading
 import time
@@ -15,8 +16,10 @@ import pytest
 
 from placement.conftest import SERVERS
 from system.installation import EXAMPLES, wait_for
+from touchstone.client.packing import pack
 
 MODULE = EXAMPLES / "momentum"
+CROWD = 50
 ALL_SLOTS = sum(SERVERS.values())
 
 
@@ -262,6 +265,23 @@ def test_what_no_server_could_ever_run_is_refused_at_once(fleet):
 
     assert done.returncode == 1
     assert "min_vram_gib" in done.stdout + done.stderr
+
+
+def test_somebodys_many_submissions_do_not_keep_anothers_first_from_beginning(fleet):
+    """In Airflow's own queue of runs it would stand behind all of them."""
+    crowd = [f"crowd-{secrets.token_hex(4)}" for _ in range(CROWD)]
+    admin = fleet.client("admin")
+    source = admin.upload(pack(MODULE, 1 << 20))
+    for submission_id in crowd:
+        admin.start_run(submission_id, {"source": source})
+    try:
+        guest = fleet.submit(MODULE)
+        fleet.wait_for_submission(guest, "accepted", seconds=180)
+        registered = [item for item in crowd if fleet.submission(item)]
+        assert 0 < len(registered) < CROWD, "it took its turn among all of them"
+    finally:
+        for submission_id in crowd:
+            fleet.end_run(submission_id)
 
 
 def test_a_lost_agents_tasks_run_elsewhere_and_its_late_result_is_refused(fleet):
