@@ -6,7 +6,7 @@ BIN := .venv/bin
 CODE := plugins dags agent tests scripts include
 TYPED := plugins/touchstone agent/src
 FAST_TESTS := $(wildcard tests/unit tests/contract tests/dags agent/tests)
-PYTEST := $(BIN)/pytest -q -ra
+PYTEST := $(BIN)/pytest -q -ra --durations=12 --durations-min=5
 ARGS ?=
 EXPORT = "$$(scripts/find-uv.sh)" export --quiet --frozen --no-emit-local --no-header
 # What the images of the team deployment install.
