@@ -15,6 +15,7 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict
 
 from fakes.stores import FakeObjectStore, FakeRecordStore
 from touchstone.core.pods import GpuRow
+from touchstone.dispatcher.cancel import cancel_unregistered
 from touchstone.settings import Settings, get_settings
 from touchstone.ui import dependencies
 from touchstone.ui.app import build_app
@@ -29,6 +30,18 @@ class FakeEnder:
     """Remembers what it was asked to end."""
 
     calls: list[tuple[Any, ...]] = field(default_factory=list)
+    unregistered: dict[str, str] = field(default_factory=dict)
+
+    def cancel_unregistered(
+        self, submission_id: str, *, by: str, is_admin: bool
+    ) -> dict[str, Any] | None:
+        return cancel_unregistered(
+            submission_id,
+            by=by,
+            is_admin=is_admin,
+            find_submitter=self.unregistered.get,
+            end_runs=list,
+        )
 
     def cancel(self, submission_id: str, *, by: str, reason: str | None) -> dict[str, Any]:
         self.calls.append(("cancel", submission_id, by, reason))

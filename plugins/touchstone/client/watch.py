@@ -185,7 +185,8 @@ def get_submission(client: Client, submission_id: str) -> dict[str, Any]:
             raise NotRegistered(message) from None
         if reason := find_failure(client, submission_id):
             raise NotFound(f"{submission_id} was refused: {reason}", status=404) from None
-        raise
+        message = f"{submission_id} was ended before it was registered"
+        raise NotFound(message, status=404) from None
 
 
 def is_at_work(client: Client, submission: dict[str, Any]) -> bool:

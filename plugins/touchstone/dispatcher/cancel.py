@@ -71,6 +71,35 @@ def cancel_submission(
     return {"cancelled_tasks": cancelled, "ended_runs": ended_runs}
 
 
+def _find_submitter(run_id: str) -> str | None:
+    from touchstone.dispatcher.metadata import find_submitter
+
+    return find_submitter(run_id)
+
+
+def cancel_unregistered(
+    submission_id: str,
+    *,
+    by: str,
+    is_admin: bool,
+    find_submitter: Callable[[str], str | None] = _find_submitter,
+    end_runs: EndRuns = _end_runs,
+) -> dict[str, Any] | None:
+    """
+    End the run of a submission that has not got as far as a record.
+
+    :param by: Who asked.
+    :param is_admin: Whether they may end others' runs.
+    :param find_submitter: Tells who triggered a run that has not ended.
+    :param end_runs: Ends DAG runs by id.
+    :return: As :func:`cancel_submission`; ``None`` if there is no such run, or it is not theirs.
+    """
+    submitter = find_submitter(submission_id)
+    if submitter is None or not (is_admin or submitter == by):
+        return None
+    return {"cancelled_tasks": [], "ended_runs": end_runs([submission_id])}
+
+
 def close_cancelled(found: Record, reason: str) -> Record | None:
     """Return the fields that make a submission cancelled; ``None`` if it has ended otherwise."""
     if found["status"] not in SUBMISSION_OPEN:

@@ -43,6 +43,8 @@ _PLACED_STATES = (
     TaskInstanceState.UP_FOR_RETRY,
     TaskInstanceState.UP_FOR_RESCHEDULE,
 )
+UNKNOWN_USER = "unknown"
+"""Whose a run is that nobody triggered by name."""
 ENDED_RUN_STATES = frozenset({DagRunState.SUCCESS.value, DagRunState.FAILED.value})
 
 
@@ -78,6 +80,19 @@ def find_ended_instances(run_ids: Iterable[str]) -> set[tuple[str, str, int]]:
             )
         ).all()
     return {(run_id, task_id, map_index) for run_id, task_id, map_index in rows}
+
+
+def find_submitter(run_id: str) -> str | None:
+    """Return who triggered a run that has not ended; ``None`` if there is no such run."""
+    with create_session() as session:
+        row = session.execute(
+            select(DagRun.triggering_user_name).where(
+                DagRun.dag_id == DAG_ID,
+                DagRun.run_id == run_id,
+                DagRun.state.not_in(ENDED_RUN_STATES),
+            )
+        ).first()
+    return None if row is None else row[0] or UNKNOWN_USER
 
 
 def fail_runs(run_ids: Iterable[str]) -> list[str]:
@@ -447,7 +462,10 @@ def read_early_runs() -> list[EarlyRun]:
         ).all()
     return [
         EarlyRun(
-            pk=pk, submitter=user or "unknown", has_begun=bool(begun), is_held=after == HELD_UNTIL
+            pk=pk,
+            submitter=user or UNKNOWN_USER,
+            has_begun=bool(begun),
+            is_held=after == HELD_UNTIL,
         )
         for pk, user, begun, after in rows
     ]

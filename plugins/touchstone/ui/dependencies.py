@@ -45,6 +45,12 @@ class Ender(Protocol):
         """End a submission's tasks and runs."""
         ...
 
+    def cancel_unregistered(
+        self, submission_id: str, *, by: str, is_admin: bool
+    ) -> dict[str, Any] | None:
+        """End the run of a submission without a record; ``None`` if there is none of theirs."""
+        ...
+
     def retract(self, submission_id: str, *, by: str) -> dict[str, Any]:
         """End a submission for good."""
         ...
@@ -56,6 +62,13 @@ class _DispatcherEnder:
         from touchstone.dispatcher.cancel import cancel_submission
 
         return cancel_submission(submission_id, by=by, reason=reason)
+
+    def cancel_unregistered(
+        self, submission_id: str, *, by: str, is_admin: bool
+    ) -> dict[str, Any] | None:
+        from touchstone.dispatcher.cancel import cancel_unregistered
+
+        return cancel_unregistered(submission_id, by=by, is_admin=is_admin)
 
     def retract(self, submission_id: str, *, by: str) -> dict[str, Any]:
         from touchstone.dispatcher.cancel import retract_submission

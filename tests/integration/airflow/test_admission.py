@@ -101,6 +101,16 @@ def test_what_has_begun_or_waits_for_other_reasons_is_never_held(real_airflow, f
     assert metadata.hold_runs([add_run("r-1", **fields)]) == 0
 
 
+def test_a_run_is_somebodys_until_it_has_ended(real_airflow):
+    add_run("r-1", run_after=HELD_UNTIL)
+    add_run("r-2", user=None)
+    add_run("r-3", state="failed")
+
+    found = [metadata.find_submitter(f"r-{number}") for number in range(1, 5)]
+
+    assert found == ["ann", "unknown", None, None]
+
+
 def test_a_held_run_that_somebody_moved_is_airflows_again(real_airflow):
     """A scheduler that was faster would otherwise have begun it for another age."""
     pk = add_run("r-1")

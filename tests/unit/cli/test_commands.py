@@ -312,6 +312,13 @@ def test_a_submission_that_lets_others_go_first_says_so(run: Run, airflow: FakeA
     assert "its run is queued, behind others of its submitter's" in run("show", "s-1").stderr
 
 
+def test_a_submission_that_was_ended_before_it_began_says_so(
+    run: Run, airflow: FakeAirflow
+) -> None:
+    airflow.runs["s-1"] = {"dag_run_id": "s-1", "state": "failed"}
+    assert "s-1 was ended before it was registered" in run("show", "s-1").stderr
+
+
 def test_a_submission_whose_run_was_refused_says_why(run: Run, airflow: FakeAirflow) -> None:
     airflow.runs["s-1"] = {"dag_run_id": "s-1", "state": "failed"}
     airflow.failed_tasks = [{"task_id": "register", "state": "failed", "try_number": 1}]

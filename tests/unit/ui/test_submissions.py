@@ -110,6 +110,20 @@ def test_cancelling_says_who_and_why(
     assert ender.calls == [("cancel", "s-1", "engineer", "wrong branch")]
 
 
+def test_what_has_not_begun_is_cancelled_by_its_submitter_or_an_admin(
+    login: Callable[..., TestClient], ender: FakeEnder
+) -> None:
+    ender.unregistered = {"s-1": "engineer", "s-2": "somebody"}
+
+    engineer = login()
+    answer = engineer.post(f"{API}/s-1/cancel", json={})
+    assert answer.json() == {"cancelled_tasks": [], "ended_runs": ["s-1"]}
+    assert engineer.post(f"{API}/s-2/cancel", json={}).status_code == 404
+    admin = login("boss", "admin")
+    assert admin.post(f"{API}/s-2/cancel", json={}).json()["ended_runs"] == ["s-2"]
+    assert admin.post(f"{API}/s-3/cancel", json={}).status_code == 404
+
+
 def test_retracting_says_who(
     engineer: TestClient, make_submission: Callable[..., str], ender: FakeEnder
 ) -> None:

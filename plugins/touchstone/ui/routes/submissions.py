@@ -113,6 +113,11 @@ def cancel_submission(
     caller: CallerDep, records: RecordsDep, ender: EnderDep, submission_id: str, body: CancelBody
 ) -> dict[str, Any]:
     """End a submission's tasks and runs; what has ended already stays as it is."""
+    if records.find_submission(submission_id) is None:
+        # Its run may wait to begin, for long when there are many.
+        ended = ender.cancel_unregistered(submission_id, by=caller.name, is_admin=caller.is_admin)
+        if ended is not None:
+            return ended
     get_visible_submission(records, caller, submission_id)
     return ender.cancel(submission_id, by=caller.name, reason=body.reason)
 
