@@ -9,6 +9,7 @@ from decimal import Decimal
 
 import pytest
 
+from fakes.runpod_account import make_cpu
 from touchstone.core.conf import CloudChoice, Platform
 from touchstone.core.estimates import estimate
 from touchstone.core.fairness import Hold
@@ -25,7 +26,7 @@ from touchstone.core.placement import (
     intersect,
     plan,
 )
-from touchstone.core.pods import Cloud, CpuOffer, GpuOffer, Stock
+from touchstone.core.pods import Cloud, GpuOffer, Stock
 from touchstone_agent.protocol.messages import SlotClass
 
 NOW = dt.datetime(2026, 3, 2, 14, 0, tzinfo=dt.UTC)
@@ -696,17 +697,6 @@ def make_pods(slots=2, **fields):
     """RunPod where no server takes validations."""
     market = make_market(cpus=(make_cpu(),), **fields)
     return make_runpod(slots=slots, free=slots, kinds=frozenset(SlotClass), market=market)
-
-
-def make_cpu(cpu="cpu3c", price="0.03"):
-    return CpuOffer(
-        cpu=cpu,
-        name="Compute-Optimized",
-        min_vcpus=2,
-        max_vcpus=32,
-        memory_gb_per_vcpu=2,
-        price_per_vcpu=Decimal(price),
-    )
 
 
 def make_validation(submission_id="s-1"):

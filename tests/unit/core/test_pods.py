@@ -7,9 +7,9 @@ from decimal import Decimal
 
 import pytest
 
+from fakes.runpod_account import make_cpu
 from touchstone.core.pods import (
     Cloud,
-    CpuOffer,
     GpuOffer,
     Obstacle,
     PodOrder,
@@ -163,18 +163,7 @@ def test_begun_seconds_are_paid(seconds: float, usd: str) -> None:
     assert compute_cost(Decimal("0.36"), seconds) == Decimal(usd)
 
 
-def build_cpu(cpu: str, price: str) -> CpuOffer:
-    return CpuOffer(
-        cpu=cpu,
-        name="Compute-Optimized",
-        min_vcpus=2,
-        max_vcpus=32,
-        memory_gb_per_vcpu=2,
-        price_per_vcpu=Decimal(price),
-    )
-
-
-CPUS = [build_cpu("cpu5c", "0.035"), build_cpu("cpu3c", "0.03")]
+CPUS = [make_cpu("cpu5c", "0.035"), make_cpu("cpu3c", "0.03")]
 
 
 def test_the_cheapest_cpu_comes_first_with_the_price_of_all_its_vcpus() -> None:
