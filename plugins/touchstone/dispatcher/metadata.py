@@ -125,6 +125,13 @@ def fail_runs(run_ids: Iterable[str]) -> list[str]:
 
 
 _ASKED_FOR_AT = func.coalesce(DagRun.queued_at, DagRun.start_date, func.now())
+_MAY_BEGIN = and_(
+    DagRun.dag_id == DAG_ID,
+    DagRun.state == DagRunState.QUEUED,
+    DagRun.last_scheduling_decision.is_(None),
+    # Not one that is parked, nor one that somebody wants to begin later.
+    DagRun.run_after <= func.now(),
+)
 _IS_WAITING_TRAINING = and_(
     TaskInstance.state.is_not(None),
     TaskInstance.state == TaskInstanceState.SCHEDULED,
@@ -449,11 +456,7 @@ def read_early_runs() -> list[EarlyRun]:
         TaskInstance.state.in_(State.finished),
     )
     has_begun = DagRun.state == DagRunState.RUNNING
-    is_new = and_(
-        DagRun.state == DagRunState.QUEUED,
-        DagRun.last_scheduling_decision.is_(None),
-        DagRun.run_after != PARKED_UNTIL,
-    )
+    is_new = or_(_MAY_BEGIN, DagRun.run_after == HELD_UNTIL)
     with create_session() as session:
         rows = session.execute(
             select(DagRun.id, DagRun.triggering_user_name, has_begun, DagRun.run_after)
@@ -473,13 +476,7 @@ def read_early_runs() -> list[EarlyRun]:
 
 def hold_runs(run_pks: Sequence[int]) -> int:
     """Keep runs that have not begun from beginning; return how many."""
-    return _change_runs(
-        DagRun.id.in_(run_pks),
-        DagRun.state == DagRunState.QUEUED,
-        DagRun.last_scheduling_decision.is_(None),
-        DagRun.run_after != PARKED_UNTIL,
-        run_after=HELD_UNTIL,
-    )
+    return _change_runs(DagRun.id.in_(run_pks), _MAY_BEGIN, run_after=HELD_UNTIL)
 
 
 def release_runs(run_pks: Sequence[int]) -> int:

@@ -59,6 +59,7 @@ def list_startable():
 def test_runs_before_their_trainings_are_told_with_their_submitters(real_airflow):
     queued = add_run("r-1")
     parked = add_run("r-2", run_after=PARKED_UNTIL)
+    tomorrow = add_run("r-7", run_after=datetime.now(UTC) + timedelta(days=1))
     again = add_run("r-3", last_scheduling_decision=datetime.now(UTC))
     real_airflow.add("r-4", "validate")
     real_airflow.add("r-5", "plan", state="success")
@@ -68,6 +69,7 @@ def test_runs_before_their_trainings_are_told_with_their_submitters(real_airflow
 
     assert found[queued] == EarlyRun(pk=queued, submitter="ann")
     assert not {parked, again} & found.keys(), "they have begun before"
+    assert tomorrow not in found
     [begun] = [run for run in found.values() if run.has_begun]
     assert begun.submitter == "unknown"
     assert len(found) == 2
@@ -94,6 +96,7 @@ def test_a_held_run_is_not_begun_until_it_is_released(known_dag):
         {"state": "running"},
         {"state": "failed"},
         {"run_after": PARKED_UNTIL},
+        {"run_after": datetime.now(UTC) + timedelta(days=1)},
         {"last_scheduling_decision": datetime(2026, 1, 1, tzinfo=UTC)},
     ],
 )
