@@ -40,7 +40,7 @@ FAULTS = {
 WORKER_STEPS = {"before_intent", "intent", "gone"}
 """Between them no worker has to do with a pod."""
 CASES = [
-    pytest.param(part, step, marks=pytest.mark.campaign(sample=12))
+    pytest.param(part, step, marks=pytest.mark.campaign(sample=24))
     for part in PARTS
     for step in STEPS
     if part != WORKER or step in WORKER_STEPS

@@ -92,7 +92,7 @@ async def go_on(office: Office, key: TaskKey, fence: int) -> Record:
         return record
 
 
-@pytest.mark.campaign(sample=10)
+@pytest.mark.campaign(sample=16)
 @pytest.mark.parametrize("die_at", range(1, LAST_STEP + 1))
 def test_another_goes_on_where_it_died(world: World, ministack: str, die_at: int) -> None:
     office = open_office(world, ministack)
