@@ -39,7 +39,7 @@ FAULTS = {
 """What makes the steps long enough to be hit."""
 WORKER_STEPS = {"before_intent", "intent", "gone"}
 """Between them no worker has to do with a pod."""
-SAMPLE, SELDOM = 24, 999
+SAMPLE, SELDOM = 34, 999
 """One in so many is in every run; Airflow takes two minutes to notice a worker's end."""
 CASES = [
     pytest.param(

@@ -68,6 +68,7 @@ def test_a_pods_predictions_are_those_of_a_server(installation, spilled):
     )
 
 
+@pytest.mark.campaign(sample=999)  # each run has a death out of test_pod_deaths
 def test_killed_parts_neither_interrupt_nor_double_a_pod(installation, runpod):
     submission_id = installation.submit(
         SLOW, "--intervals", "5", "--config", "fast.toml", "--platform", "runpod"

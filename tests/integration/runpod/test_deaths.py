@@ -114,7 +114,8 @@ def test_another_goes_on_where_it_died(world: World, ministack: str, die_at: int
 def test_when_nobody_goes_on_the_pod_ends_itself(world: World, ministack: str) -> None:
     """The dead-man's switch: all of ours is gone for good, and the pod asks for its own end."""
     office = open_office(world, ministack, runpod={"lease_seconds": 6})
-    key = office.submit("seconds=100")
+    # Longer than the lease; who goes on afterwards trains it to the end.
+    key = office.submit("seconds=25")
     process = start_driver(office, key, office.claim(key), die_at=0)
     try:
         wait_for(lambda: office.read(key)["status"] == "running")

@@ -33,7 +33,7 @@ from touchstone.hooks.pods.reaper import reap
 from touchstone.hooks.records import Record
 from touchstone_agent.protocol.errors import TouchstoneError
 
-pytestmark = [pytest.mark.integration, pytest.mark.campaign(sample=14), pytest.mark.timeout(400)]
+pytestmark = [pytest.mark.integration, pytest.mark.campaign(sample=28), pytest.mark.timeout(400)]
 
 RUNS = 5
 LONGEST_SECONDS = 240
