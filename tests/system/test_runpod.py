@@ -100,7 +100,7 @@ def no_server_validates(installation):
 @pytest.mark.parametrize(
     ("module", "status", "words"),
     [
-        ("momentum", "accepted", ""),
+        pytest.param("momentum", "accepted", "", marks=pytest.mark.campaign(sample=999)),
         ("broken/look_ahead_backfill", "rejected", "look-ahead"),
     ],
 )
