@@ -117,6 +117,40 @@ def test_two_that_drive_the_same_attempt_rent_one_pod(
     assert abs(Decimal(office.read(key)["pod"]["usd"]) - sum_usd(list_spans(world, office))) < CENT
 
 
+class SoldOut:
+    """An API whose catalogue is read slowly: when it answers, everything has been sold."""
+
+    def __init__(self, api: Any, office: Office, key: TaskKey) -> None:
+        self._api = api
+        self._office = office
+        self._key = key
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._api, name)
+
+    async def list_offers(self) -> tuple[()]:
+        await wait_record(self._office, self._key, lambda found: (found.get("pod") or {}).get("id"))
+        return ()
+
+
+def test_one_that_finds_nothing_to_rent_leaves_the_others_pod_alone(
+    office: Office, world: World
+) -> None:
+    key = office.submit("seconds=1")
+
+    async def run() -> None:
+        async with office.work() as one, office.work() as two:
+            fence = await asyncio.to_thread(office.claim, key)
+            two.api = SoldOut(two.api, office, key)
+            await asyncio.gather(PodDriver(one, key, fence).run(), PodDriver(two, key, fence).run())
+
+    asyncio.run(run())
+    record = office.read(key)
+    assert record["outcome"] == "succeeded", record["reason"]
+    assert list_alive(world, office) == []
+    assert len(list_spans(world, office)) == 1
+
+
 def test_a_submissions_own_fault_is_told_as_one(office: Office) -> None:
     record = run_task(office, office.submit("exit=3"))
     assert (record["outcome"], record["failure_class"]) == ("failed(user)", "submission")

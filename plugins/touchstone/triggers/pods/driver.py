@@ -175,11 +175,11 @@ class PodDriver:
             waited = self._desk.now() - datetime.fromisoformat(record["intent_at"])
             if isinstance(error, TransientError) and waited < PATIENCE:
                 raise
-            await self._close(Problem("account", str(error)))
+            await self._refuse(Problem("account", str(error)))
             return
         choice = _choose(market, spec)
         if not choice.candidates:
-            await self._close(Problem("capacity", f"no pod to be had: {choice.reason}"))
+            await self._refuse(Problem("capacity", f"no pod to be had: {choice.reason}"))
             return
         problem = Problem("capacity", "no pod to be had")
         for candidate in choice.candidates[:MAX_OFFERS]:
@@ -199,6 +199,10 @@ class PodDriver:
                 kind = "funds" if isinstance(error, OutOfFunds) else "account"
                 problem = Problem(kind, str(error))
                 break
+        await self._refuse(problem)
+
+    async def _refuse(self, problem: Problem) -> None:
+        """End the attempt for want of a pod, unless another driver of it has got one."""
         log.warning("%s gets no pod: %s", self._key, problem.reason)
         record = await self._desk.change(
             self._key,
