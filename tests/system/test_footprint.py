@@ -8,10 +8,11 @@ from datetime import datetime
 import psutil
 import pytest
 
-from system.installation import EXAMPLES
+from system.installation import EXAMPLES, wait_for
 
 IDLE_BYTES = 80 * 1000**2
-"""The promise: an agent costs a server less than this."""
+IDLE_CORES = 0.01
+"""The promise: an agent that has nothing to do costs a server less than these."""
 
 
 @pytest.fixture
@@ -25,6 +26,19 @@ def test_an_idle_agent_is_small(quiet):
     process = psutil.Process(quiet.part("agent-local")["pid"])
 
     assert process.memory_info().rss < IDLE_BYTES
+
+
+def test_an_idle_agent_hardly_works(quiet):
+    process = psutil.Process(quiet.part("agent-local")["pid"])
+
+    def work(seconds: float) -> float:
+        before = process.cpu_times()
+        time.sleep(seconds)
+        after = process.cpu_times()
+        return (after.user + after.system - before.user - before.system) / seconds
+
+    # One window is enough: an agent that polled in a tight loop would have none.
+    wait_for("the agent rests", lambda: work(10) < IDLE_CORES, seconds=60)
 
 
 def test_a_verdict_is_on_record_with_the_time_it_took(quiet):

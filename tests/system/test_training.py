@@ -171,6 +171,28 @@ def test_an_accepted_submission_is_scheduled_again_without_another_validation(
     )
 
 
+def test_a_model_structure_is_trained_on_the_reference_features(installation):
+    done = installation.run(
+        "submit",
+        str(EXAMPLES / "wide_mlp"),
+        *("--system", "model_structure", "--intervals", "5", "--wait", "--json"),
+        *("--override", "training.epochs=2", "--override", "model.params.width=17"),
+    )
+
+    assert done.returncode == 0, f"{done.stdout}\n{done.stderr}"
+    submission_id = json.loads(done.stdout)["submission_id"]
+    task = installation.task(submission_id, "i5")
+    assert [row["strategy"] for row in installation.records.list_evaluations(submission_id)] == [
+        "long",
+        "short",
+    ]
+    for model in task["published"]["models"]:
+        body = installation.objects.get(installation.settings.models_bucket, model["key"])
+        # The reference model has no such layer, and none of this width.
+        assert b"BatchNormalization" in body
+        assert b'"units": 17' in body
+
+
 def test_results_are_shown_with_the_figures_of_the_result(installation, trained, tasks):
     results = installation.ask("results", trained)
 
