@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import os
 import secrets
+import shutil
+import subprocess
 
 import pytest
 
 from fakes.runpod.server import EmulatorProcess
-from system.installation import Installation
+from system.installation import TRAINER, Installation
 
 
 def pytest_collection_modifyitems(items):
@@ -29,7 +31,29 @@ def runpod(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
-def installation(tmp_path_factory, runpod):
+def elnigma_repository(tmp_path_factory):
+    """A repository of el-nigma with a branch that says so when it trains."""
+    folder = tmp_path_factory.mktemp("elnigma")
+
+    def git(*arguments):
+        identity = ["-c", "user.name=test", "-c", "user.email=test@example.org"]
+        subprocess.run(["git", "-C", str(folder), *identity, *arguments], check=True)
+
+    ignore = shutil.ignore_patterns("__pycache__", ".venv", "tests")
+    shutil.copytree(TRAINER, folder, ignore=ignore, dirs_exist_ok=True)
+    git("init", "--quiet", "--initial-branch=main")
+    git("add", "--all")
+    git("commit", "--quiet", "--message=main")
+    git("checkout", "--quiet", "-b", "feature/louder")
+    train = folder / "src" / "elnigma" / "train.py"
+    train.write_text(f"{train.read_text()}\nprint('LOUDER')\n")
+    git("commit", "--quiet", "--all", "--message=louder")
+    git("checkout", "--quiet", "main")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def installation(tmp_path_factory, runpod, elnigma_repository):
     """A running stack; Docker where there is an engine, the process runtime otherwise."""
     state_dir = tmp_path_factory.mktemp("stack")
     state_dir.chmod(0o700)
@@ -38,6 +62,7 @@ def installation(tmp_path_factory, runpod):
         "TOUCHSTONE_RUNPOD_CONN_ID": "touchstone_runpod",
         "TOUCHSTONE_RUNPOD_GPU_MODELS": '["NVIDIA L4"]',
         "TOUCHSTONE_RUNPOD_MIN_FREE_GB": "0.1",
+        "TOUCHSTONE_ELNIGMA_GIT": elnigma_repository.as_uri(),
         "AIRFLOW_CONN_TOUCHSTONE_RUNPOD": json.dumps(connection),
     }
     made = Installation(state_dir, env=f"t{secrets.token_hex(3)}", options=options)

@@ -31,6 +31,7 @@ from touchstone.settings import Settings
 REPOSITORY = Path(__file__).parents[2]
 TOUCHSTONE = Path(sys.executable).with_name("touchstone")
 EXAMPLES = REPOSITORY / "include" / "examples"
+TRAINER = REPOSITORY / "include" / "elnigma"
 SLOW = Path(__file__).parent / "modules" / "slow"
 
 

@@ -10,10 +10,9 @@ import subprocess
 import httpx
 import pytest
 
-from system.installation import EXAMPLES, REPOSITORY
+from system.installation import EXAMPLES, TRAINER
 
 INTERVALS = (1, 5, 20)
-TRAINER = REPOSITORY / "include" / "elnigma"
 LOAD = """
 import os, sys
 os.environ["KERAS_BACKEND"] = "jax"
@@ -191,6 +190,26 @@ def test_a_model_structure_is_trained_on_the_reference_features(installation):
         # The reference model has no such layer, and none of this width.
         assert b"BatchNormalization" in body
         assert b'"units": 17' in body
+
+
+def test_a_branch_of_elnigma_trains_instead_of_the_images_own(installation, elnigma_repository):
+    done = installation.run(
+        "submit",
+        str(EXAMPLES / "momentum"),
+        *("--branch", "feature/louder", "--intervals", "5"),
+        *("--override", "training.epochs=2", "--wait", "--json"),
+    )
+
+    assert done.returncode == 0, f"{done.stdout}\n{done.stderr}"
+    submission_id = json.loads(done.stdout)["submission_id"]
+    commit = subprocess.check_output(
+        ["git", "-C", str(elnigma_repository), "rev-parse", "feature/louder"], text=True
+    ).strip()
+    task = installation.task(submission_id, "i5")
+    assert installation.read_result(task)["versions"]["elnigma_commit"] == commit
+    console = installation.run("logs", submission_id, "i5").stdout
+    assert f"el-nigma commit {commit}" in console
+    assert "LOUDER" in console
 
 
 def test_results_are_shown_with_the_figures_of_the_result(installation, trained, tasks):

@@ -28,7 +28,7 @@ class Workshop:
     :param env: Environment.
     :param server: This server.
     :param instance: Identity of this agent's state folder.
-    :param cache: Folder of the cache of trainer branches.
+    :param cache: Folder of the cache of what trainer branches require.
     :param flush_seconds: Between two looks at a console.
     :param stopping: Set when the agent is about to stop.
     """

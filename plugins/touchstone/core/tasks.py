@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+from collections.abc import Mapping
 from decimal import Decimal
 
 from pydantic import BaseModel, ConfigDict
@@ -21,6 +22,8 @@ from touchstone_agent.protocol.pods import PodStart
 
 CONTRACT_VERSION = "1"
 CONTENT_FOLDER = "content"
+CHECKOUT_FOLDER = "elnigma"
+"""Where a commit of el-nigma lies beside the content, if the schedule names a branch."""
 RUNNER = ("elnigma-run",)
 """The entry point of every trainer image, for where it is not started as such."""
 REFERENCE_FEATURE_SET = "elnigma.features.reference"
@@ -45,6 +48,22 @@ class PodWishes(BaseModel):
     budget: Decimal | None = None
 
 
+class Checkout(BaseModel):
+    """
+    A commit of el-nigma, packed, that is run instead of the image's own.
+
+    :param commit: Its full id.
+    :param sha256: Digest of the archive.
+    :param size: The archive's size in bytes.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    commit: str
+    sha256: str
+    size: int
+
+
 class TaskSpec(BaseModel):
     """
     Everything that decides what a task computes; shown as the task's configuration.
@@ -62,8 +81,7 @@ class TaskSpec(BaseModel):
     :param overrides: ``key.path=value`` each.
     :param passthrough: Further arguments, already split.
     :param fetched_data_end_to: Last day of data.
-    :param elnigma_git: Git URL of el-nigma, with ``elnigma_commit``.
-    :param elnigma_commit: Commit to check out; ``None`` for the image's own el-nigma.
+    :param elnigma: The el-nigma that is run; ``None`` for the image's own.
     :param seed: Seed of the training.
     :param platform: Where the schedule lets it run.
     :param submitted_by: Whose it is: submitters share what is free.
@@ -93,8 +111,7 @@ class TaskSpec(BaseModel):
     overrides: tuple[str, ...] = ()
     passthrough: tuple[str, ...] = ()
     fetched_data_end_to: dt.date | None = None
-    elnigma_git: str | None = None
-    elnigma_commit: str | None = None
+    elnigma: Checkout | None = None
     seed: int = 0
     platform: str = "any"
     submitted_by: str = "unknown"
@@ -133,12 +150,7 @@ def build_validation_spec(
 
 
 def build_training_specs(
-    validation: TaskSpec,
-    schedule: Schedule,
-    *,
-    limits: Limits,
-    elnigma_git: str | None,
-    elnigma_commit: str | None,
+    validation: TaskSpec, schedule: Schedule, *, limits: Limits, elnigma: Checkout | None = None
 ) -> list[TaskSpec]:
     """
     Return one training per prediction interval, of the content that was validated.
@@ -146,8 +158,7 @@ def build_training_specs(
     :param validation: The submission's validation; names content, system and image.
     :param schedule: The engineer's decision.
     :param limits: What each attempt may use; the schedule may ask for less time.
-    :param elnigma_git: Git URL of el-nigma, if the schedule names a branch.
-    :param elnigma_commit: The commit that branch stood at.
+    :param elnigma: What the schedule's branch stood at, if it names one.
     """
     if schedule.max_hours is not None:
         wall_seconds = min(limits.wall_seconds, max(1, round(schedule.max_hours * 3600)))
@@ -169,8 +180,7 @@ def build_training_specs(
                 "overrides": schedule.overrides,
                 "passthrough": schedule.passthrough_argv,
                 "fetched_data_end_to": schedule.fetched_data_end_to,
-                "elnigma_git": elnigma_git if elnigma_commit else None,
-                "elnigma_commit": elnigma_commit,
+                "elnigma": elnigma,
                 "seed": schedule.seed,
                 "platform": schedule.platform.value,
                 "priority": schedule.priority,
@@ -219,19 +229,29 @@ def build_environment(spec: TaskSpec, ref: AttemptRef) -> dict[str, str]:
         "TOUCHSTONE_SEED": str(spec.seed),
         "TOUCHSTONE_THREADS": str(max(1, int(spec.limits.cpus))),
     }
-    if spec.elnigma_commit and spec.elnigma_git:
-        environment["TOUCHSTONE_ELNIGMA_GIT"] = spec.elnigma_git
-        environment["TOUCHSTONE_ELNIGMA_COMMIT"] = spec.elnigma_commit
+    if spec.elnigma:
+        environment["TOUCHSTONE_ELNIGMA_COMMIT"] = spec.elnigma.commit
     return environment
 
 
-def build_start(spec: TaskSpec, ref: AttemptRef, content: Grant, *, gpus: int = 0) -> Start:
+def list_archives(spec: TaskSpec) -> dict[str, tuple[str, int]]:
+    """Return what is unpacked for a task: digest and size of the archive, by folder."""
+    archives = {CONTENT_FOLDER: (spec.content_sha256, spec.content_size)}
+    if spec.elnigma:
+        archives[CHECKOUT_FOLDER] = (spec.elnigma.sha256, spec.elnigma.size)
+    return archives
+
+
+def build_start(
+    spec: TaskSpec, ref: AttemptRef, grants: Mapping[str, Grant], *, gpus: int = 0
+) -> Start:
     """
     Return the command that starts an attempt.
 
-    The network is on only where a trainer branch has to be installed, and so never for a
-    validation.
+    The network is on only where a branch may have to install what it requires beyond the image,
+    and so never for a validation.
 
+    :param grants: Leave to read each of the task's archives, by folder.
     :param gpus: GPUs to hand over.
     """
     return Start(
@@ -240,24 +260,19 @@ def build_start(spec: TaskSpec, ref: AttemptRef, content: Grant, *, gpus: int = 
         image=spec.image,
         argv=build_argv(spec),
         environment=build_environment(spec, ref),
-        inputs=(
-            Input(
-                path=CONTENT_FOLDER,
-                grant=content,
-                sha256=spec.content_sha256,
-                size=spec.content_size,
-                unpack=True,
-            ),
+        inputs=tuple(
+            Input(path=folder, grant=grants[folder], sha256=sha256, size=size, unpack=True)
+            for folder, (sha256, size) in list_archives(spec).items()
         ),
         limits=spec.limits,
-        network=spec.elnigma_commit is not None,
+        network=spec.elnigma is not None,
         gpus=gpus,
     )
 
 
-def build_pod_start(spec: TaskSpec, ref: AttemptRef, content: Grant) -> PodStart:
+def build_pod_start(spec: TaskSpec, ref: AttemptRef, grants: Mapping[str, Grant]) -> PodStart:
     """Return what a pod is told to run: the same as a server, but for what a pod is by itself."""
-    start = build_start(spec, ref, content)
+    start = build_start(spec, ref, grants)
     return PodStart(
         ref=ref,
         command=RUNNER,

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from touchstone.core import attempts
 from touchstone.core.names import build_console_key, build_content_key, build_output_key
-from touchstone.core.tasks import CONTENT_FOLDER
+from touchstone.core.tasks import TaskSpec, list_archives
 from touchstone.dispatcher.running import mark_running
 from touchstone.hooks.agent import AgentHook
 from touchstone.hooks.objects import ObjectStore
@@ -194,8 +194,10 @@ class EventHandler:
             return "this server has no such attempt"
         if record["fence"] != event.ref.fence and event.purpose is not GrantPurpose.CONSOLE:
             return "a newer attempt has taken its place"
+        is_input = event.purpose is GrantPurpose.INPUT
+        inputs = _list_inputs(record) if is_input else {}
         for want in event.wants:
-            if not _is_safe(want.path, event.purpose):
+            if not (want.path in inputs if is_input else _is_safe(want.path, event.purpose)):
                 return f"{want.path!r} is not a path for {event.purpose}"
         return None
 
@@ -204,7 +206,8 @@ class EventHandler:
     ) -> Grant:
         settings = self._settings
         if purpose is GrantPurpose.INPUT:
-            key = build_content_key(record["config"]["content_sha256"])
+            sha256, _ = _list_inputs(record)[want.path]
+            key = build_content_key(sha256)
             return self._objects.grant_get(settings.content_bucket, key)
         if purpose is GrantPurpose.CONSOLE:
             bucket, key = settings.logs_bucket, build_console_key(ref, int(want.path))
@@ -237,10 +240,12 @@ class EventHandler:
         self._agent.send(server, Sync(expected=expected), correlation_id=message_id)
 
 
+def _list_inputs(record: Mapping[str, Any]) -> dict[str, tuple[str, int]]:
+    return list_archives(TaskSpec.model_validate(record["config"]))
+
+
 def _is_safe(path: str, purpose: GrantPurpose) -> bool:
     if purpose is GrantPurpose.CONSOLE:
         return path.isascii() and path.isdigit() and len(path) == 12
-    if purpose is GrantPurpose.INPUT:
-        return path == CONTENT_FOLDER
     parts = path.split("/")
     return 0 < len(path) <= 512 and not any(part in {"", ".", ".."} for part in parts)

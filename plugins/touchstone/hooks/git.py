@@ -6,6 +6,7 @@ import gzip
 import hashlib
 import io
 import os
+import re
 import subprocess
 import tarfile
 import tempfile
@@ -57,17 +58,6 @@ class GitSource:
         self._protocols = f"{_SAFE_PROTOCOLS}:file" if allow_local else _SAFE_PROTOCOLS
         self._max_bytes = max_bytes
 
-    def resolve(self, url: str, ref: str | None, *, field: str = "ref") -> str:
-        """
-        Return the commit a ref stands at now.
-
-        :param field: The user's name of the ref, for the error message.
-        :raises ConfigurationError: If the source cannot be reached or has no such ref; the
-            message begins with the field's name.
-        """
-        with tempfile.TemporaryDirectory(prefix="touchstone-git-") as folder:
-            return self._fetch(Path(folder), url, ref, field)
-
     def fetch(self, url: str, ref: str | None, path: str) -> Content:
         """
         Return a folder of a repository at a ref, packed.
@@ -78,24 +68,44 @@ class GitSource:
         """
         with tempfile.TemporaryDirectory(prefix="touchstone-git-") as folder:
             repository = Path(folder)
-            commit = self._fetch(repository, url, ref, "ref")
+            commit = self._fetch(repository, url, ref, ref_field="ref", url_field="source")
             tree = f"{commit}:{'' if path == '.' else path.rstrip('/')}"
             kind = self._git(repository, "cat-file", "-t", tree)
             if kind.returncode != 0 or kind.stdout.strip() != b"tree":
                 raise ConfigurationError(f"path: {commit[:12]} has no folder {path!r}")
-            # To a file of limited size: a few kilobytes of nested trees can unfold to anything.
-            packed = repository / "packed.tar"
-            tar = self._git(repository, "archive", "--format=tar", f"--output={packed}", "--", tree)
-            if tar.returncode != 0:
-                raise ConfigurationError(
-                    f"path: cannot pack {path!r} ({_last_line(tar.stderr)}); "
-                    f"content may have {self._max_bytes} bytes"
-                )
-            body = packed.read_bytes()
+            body = self._pack(repository, tree, field="path")
         archive = repack(body, "source", max_bytes=self._max_bytes)
         return Content(archive=archive, commit=commit)
 
-    def _fetch(self, repository: Path, url: str, ref: str | None, field: str) -> str:
+    def fetch_all(self, url: str, ref: str, *, field: str) -> Content:
+        """
+        Return all of a repository at a ref, packed, but for symbolic links and submodules.
+
+        :param field: The user's name of the ref, with which every error message begins.
+        :raises ConfigurationError: If the repository cannot be reached, has no such ref, or is too
+            large.
+        """
+        with tempfile.TemporaryDirectory(prefix="touchstone-git-") as folder:
+            repository = Path(folder)
+            commit = self._fetch(repository, url, ref, ref_field=field, url_field=field)
+            body = self._pack(repository, commit, field=field)
+        archive = repack(body, field, max_bytes=self._max_bytes, keep_links_out=True)
+        return Content(archive=archive, commit=commit)
+
+    def _pack(self, repository: Path, tree: str, *, field: str) -> bytes:
+        # To a file of limited size: a few kilobytes of nested trees can unfold to anything.
+        packed = repository / "packed.tar"
+        tar = self._git(repository, "archive", "--format=tar", f"--output={packed}", "--", tree)
+        if tar.returncode != 0:
+            raise ConfigurationError(
+                f"{field}: cannot pack it ({_last_line(tar.stderr)}); "
+                f"there may be {self._max_bytes} bytes"
+            )
+        return packed.read_bytes()
+
+    def _fetch(
+        self, repository: Path, url: str, ref: str | None, *, ref_field: str, url_field: str
+    ) -> str:
         self._check_protocol(url)
         self._git(repository, "init", "--quiet", "--bare")
         fetched = self._git(
@@ -106,11 +116,11 @@ class GitSource:
         if fetched.returncode != 0:
             line = _last_line(fetched.stderr)
             if "couldn't find remote ref" in line or "not our ref" in line:
-                raise ConfigurationError(f"{field}: {url} has no ref {ref or 'HEAD'!r}")
-            raise ConfigurationError(f"source: cannot read {url}: {line}")
+                raise ConfigurationError(f"{ref_field}: {_shown(url)} has no ref {ref or 'HEAD'!r}")
+            raise ConfigurationError(f"{url_field}: cannot read {_shown(url)}: {line}")
         commit = self._git(repository, "rev-parse", "--verify", "FETCH_HEAD^{commit}")
         if commit.returncode != 0:
-            raise ConfigurationError(f"{field}: {ref!r} of {url} is not a commit")
+            raise ConfigurationError(f"{ref_field}: {ref!r} of {_shown(url)} is not a commit")
         return commit.stdout.decode().strip()
 
     def _check_protocol(self, url: str) -> None:
@@ -153,7 +163,9 @@ class GitSource:
             ) from error
 
 
-def repack(tar: bytes, field: str, *, path: str = ".", max_bytes: int) -> bytes:
+def repack(
+    tar: bytes, field: str, *, path: str = ".", max_bytes: int, keep_links_out: bool = False
+) -> bytes:
     """
     Return regular files of a tar as a ``.tar.gz`` whose bytes depend on nothing but them.
 
@@ -161,6 +173,7 @@ def repack(tar: bytes, field: str, *, path: str = ".", max_bytes: int) -> bytes:
     :param field: The user's name of what is packed, for the error message.
     :param path: Take only what is below this folder, which becomes the root.
     :param max_bytes: Largest sum of the files, and largest result.
+    :param keep_links_out: Leave links out, rather than refuse them.
     :raises ConfigurationError: If it is not a tar, has a member that could escape, or is too
         large or empty.
     """
@@ -171,7 +184,8 @@ def repack(tar: bytes, field: str, *, path: str = ".", max_bytes: int) -> bytes:
         with tarfile.open(fileobj=io.BytesIO(tar)) as source:
             for member in source:
                 name = member.name.removeprefix("./")
-                if member.isdir() or not name.startswith(prefix):
+                is_link = member.issym() or member.islnk()
+                if member.isdir() or not name.startswith(prefix) or (is_link and keep_links_out):
                     continue
                 if not member.isfile() or name.startswith("/") or ".." in Path(name).parts:
                     raise ConfigurationError(f"{field}: {member.name!r} is not a plain file inside")
@@ -196,6 +210,11 @@ def repack(tar: bytes, field: str, *, path: str = ".", max_bytes: int) -> bytes:
             info.size, info.mode = len(body), mode
             target.addfile(info, io.BytesIO(body))
     return packed.getvalue()
+
+
+def _shown(url: str) -> str:
+    """Return a URL as anybody may read it: an installation's own may hold a token."""
+    return re.sub(r"://[^/@]*@", "://", url)
 
 
 def _last_line(stderr: bytes) -> str:

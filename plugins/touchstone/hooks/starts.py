@@ -10,11 +10,20 @@ from typing import Any
 from touchstone.core import attempts
 from touchstone.core.conf import Platform
 from touchstone.core.names import build_content_key
-from touchstone.core.tasks import TaskSpec, build_start
+from touchstone.core.tasks import TaskSpec, build_start, list_archives
 from touchstone.hooks.agent import AgentHook
 from touchstone.hooks.objects import ObjectStore
 from touchstone.hooks.records import Record, RecordExists, RecordStore
 from touchstone.settings import Settings
+from touchstone_agent.protocol.messages import Grant
+
+
+def grant_archives(objects: ObjectStore, settings: Settings, spec: TaskSpec) -> dict[str, Grant]:
+    """Return leave to read each of a task's archives, by the folder that it is unpacked to."""
+    return {
+        folder: objects.grant_get(settings.content_bucket, build_content_key(sha256))
+        for folder, (sha256, _) in list_archives(spec).items()
+    }
 
 
 def prepare_task(
@@ -144,9 +153,7 @@ class Starter:
 
     def _send(self, record: Record, order: StartOrder) -> None:
         spec = attempts.build_attempt_spec(record)
-        content = self._objects.grant_get(
-            self._settings.content_bucket, build_content_key(spec.content_sha256)
-        )
+        grants = grant_archives(self._objects, self._settings, spec)
         # Whoever claimed it chose the server; a second caller may have another one in mind.
-        start = build_start(spec, attempts.get_ref(record), content, gpus=order.gpus)
+        start = build_start(spec, attempts.get_ref(record), grants, gpus=order.gpus)
         self._agent.send(record["server"], start)

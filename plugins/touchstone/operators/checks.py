@@ -15,6 +15,7 @@ from touchstone_agent.protocol.errors import ConfigurationError, TouchstoneError
 
 if TYPE_CHECKING:
     from touchstone.core.eligibility import Needs, Resource
+    from touchstone.hooks.git import Content
     from touchstone.hooks.records import Record, RecordStore
 
 log = logging.getLogger(__name__)
@@ -140,8 +141,16 @@ def _name_need(needs: Needs) -> str:
     return next(name for name, wish in wishes.items() if wish)
 
 
-def resolve_branch(settings: Settings, schedule: Schedule) -> str | None:
-    """Return the commit of the schedule's el-nigma branch; ``None`` if it names none."""
+def fetch_branch(settings: Settings, schedule: Schedule) -> Content | None:
+    """
+    Return what the schedule's el-nigma branch stands at, packed; ``None`` if it names none.
+
+    It is fetched here and handed over, because where it runs there is no credential for a
+    repository.
+
+    :raises ConfigurationError: If this installation knows no el-nigma repository, or that one has
+        no such branch, tag or commit.
+    """
     if schedule.branch is None:
         return None
     if settings.elnigma_git is None:
@@ -151,4 +160,4 @@ def resolve_branch(settings: Settings, schedule: Schedule) -> str | None:
     from touchstone.hooks.git import GitSource
 
     git = GitSource(allow_local=True, max_bytes=settings.content_bytes)
-    return git.resolve(settings.elnigma_git, schedule.branch, field="branch")
+    return git.fetch_all(settings.elnigma_git, schedule.branch, field="branch")

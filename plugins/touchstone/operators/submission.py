@@ -22,12 +22,17 @@ from touchstone.core.states import (
     TaskStatus,
     check_submission_move,
 )
-from touchstone.core.tasks import TaskSpec, build_training_specs, build_validation_spec
+from touchstone.core.tasks import (
+    Checkout,
+    TaskSpec,
+    build_training_specs,
+    build_validation_spec,
+)
 from touchstone.operators.checks import (
     check_baseline,
     check_placeable,
+    fetch_branch,
     may_schedule,
-    resolve_branch,
 )
 from touchstone.settings import get_settings
 from touchstone_agent.protocol.errors import ConfigurationError, PermanentError
@@ -146,7 +151,7 @@ class RegisterOperator(BaseOperator):
                     f"run_id: submission {submission_id} exists already; choose another run id"
                 ) from None
         content = self._fetch(conf)
-        self._store(content)
+        _store(content)
         schedule = _plan_schedule(conf.schedule, user) if conf.schedule else {}
 
         def decide(found: Record) -> Record:
@@ -180,7 +185,7 @@ class RegisterOperator(BaseOperator):
         settings, source = get_settings(), conf.source
         assert source is not None  # noqa: S101
         if conf.schedule and conf.schedule.branch:
-            resolve_branch(settings, conf.schedule)
+            fetch_branch(settings, conf.schedule)
         if source.upload_sha256 is None:
             git = GitSource(
                 allow_local=settings.allow_local_sources, max_bytes=settings.content_bytes
@@ -198,22 +203,11 @@ class RegisterOperator(BaseOperator):
         archive = repack(uploaded, "source", path=source.path, max_bytes=settings.content_bytes)
         return Content(archive=archive, commit=None)
 
-    def _store(self, content: Content) -> None:
-        from touchstone.hooks.objects import ObjectStore
-
-        settings = get_settings()
-        ObjectStore.connect(settings).put_new(
-            settings.content_bucket,
-            build_content_key(content.sha256),
-            content.archive,
-            content_type="application/gzip",
-        )
-
     def _schedule(self, records: RecordStore, conf: RunConf, run_id: str, user: str) -> None:
         assert conf.submission_id is not None  # noqa: S101 - parse_conf sees to both
         assert conf.schedule is not None  # noqa: S101
         schedule = conf.schedule
-        resolve_branch(get_settings(), schedule)
+        fetch_branch(get_settings(), schedule)
 
         def decide(found: Record) -> Record:
             if not may_schedule(found, user):
@@ -370,8 +364,7 @@ class PlanOperator(BaseOperator):
                 wall_seconds=settings.training_wall_seconds,
                 console_bytes=settings.console_bytes,
             ),
-            elnigma_git=settings.elnigma_git,
-            elnigma_commit=resolve_branch(settings, schedule),
+            elnigma=_store_branch(schedule),
         )
         run_id = str(context["ti"].run_id)
         check_submission_move(
@@ -390,6 +383,26 @@ class PlanOperator(BaseOperator):
             lambda found: _move(found, SubmissionStatus.QUEUED, tasks=[s.task_id for s in specs]),
         )
         return [spec.model_dump(mode="json") for spec in specs]
+
+
+def _store(content: Content) -> None:
+    from touchstone.hooks.objects import ObjectStore
+
+    settings = get_settings()
+    ObjectStore.connect(settings).put_new(
+        settings.content_bucket,
+        build_content_key(content.sha256),
+        content.archive,
+        content_type="application/gzip",
+    )
+
+
+def _store_branch(schedule: Schedule) -> Checkout | None:
+    content = fetch_branch(get_settings(), schedule)
+    if content is None:
+        return None
+    _store(content)
+    return Checkout(commit=str(content.commit), sha256=content.sha256, size=len(content.archive))
 
 
 def evaluate_submission(submission_id: str | None, closing_run_id: str) -> None:

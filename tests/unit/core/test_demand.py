@@ -134,9 +134,7 @@ def test_a_schedule_asks_for_what_its_trainings_will():
         limits=Limits(),
         submitted_by="ann",
     )
-    (spec,) = build_training_specs(
-        validation, schedule, limits=Limits(), elnigma_git=None, elnigma_commit=None
-    )
+    (spec,) = build_training_specs(validation, schedule, limits=Limits())
     task = attempts.new_task(spec, run_id="s-1", map_index=0, now=NOW)
 
     assert build_needs(task) == build_schedule_needs(

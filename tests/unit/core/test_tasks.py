@@ -9,6 +9,7 @@ import pytest
 
 from touchstone.core.conf import Schedule, System
 from touchstone.core.tasks import (
+    Checkout,
     build_argv,
     build_environment,
     build_start,
@@ -17,7 +18,12 @@ from touchstone.core.tasks import (
 )
 from touchstone_agent.protocol.messages import AttemptRef, Grant, Limits, SlotClass
 
-GRANT = Grant(method="GET", url="http://store/x", expires_at=datetime(2026, 1, 1, tzinfo=UTC))
+GRANTS = {
+    folder: Grant(
+        method="GET", url=f"http://store/{folder}", expires_at=datetime(2026, 1, 1, tzinfo=UTC)
+    )
+    for folder in ("content", "elnigma")
+}
 
 
 def make_validation(system=System.FEATURE_SET):
@@ -36,8 +42,7 @@ def make_trainings(system=System.FEATURE_SET, *, commit=None, **schedule):
         make_validation(system),
         Schedule(**({"intervals": "1,5"} | schedule)),
         limits=Limits(cpus=2),
-        elnigma_git="https://example.org/elnigma.git",
-        elnigma_commit=commit,
+        elnigma=commit and Checkout(commit=commit, sha256="d" * 64, size=7),
     )
 
 
@@ -78,7 +83,7 @@ def test_a_model_structure_is_trained_on_the_reference_features():
 
 @pytest.mark.parametrize("system", list(System))
 def test_a_validation_has_neither_network_nor_schedule(system):
-    start = build_start(make_validation(system), make_ref("validation"), GRANT)
+    start = build_start(make_validation(system), make_ref("validation"), GRANTS)
 
     assert start.slot_class is SlotClass.VALIDATION
     assert not start.network
@@ -92,13 +97,25 @@ def test_a_validation_may_run_wherever_validations_are_taken():
 def test_only_a_trainer_branch_needs_the_network():
     plain, branch = make_trainings()[0], make_trainings(commit="c" * 40)[0]
 
-    assert not build_start(plain, make_ref("i1"), GRANT).network
-    assert build_start(branch, make_ref("i1"), GRANT).network
+    assert not build_start(plain, make_ref("i1"), GRANTS).network
+    assert build_start(branch, make_ref("i1"), GRANTS).network
     assert build_environment(branch, make_ref("i1"))["TOUCHSTONE_ELNIGMA_COMMIT"] == "c" * 40
 
 
+def test_a_branch_is_handed_over_beside_the_content():
+    plain, branch = make_trainings()[0], make_trainings(commit="c" * 40)[0]
+
+    assert [item.path for item in build_start(plain, make_ref("i1"), GRANTS).inputs] == ["content"]
+    content, checkout = build_start(branch, make_ref("i1"), GRANTS).inputs
+    assert (content.path, content.sha256, content.size) == ("content", "a" * 64, 9)
+    assert (checkout.path, checkout.sha256, checkout.size) == ("elnigma", "d" * 64, 7)
+    assert checkout.grant == GRANTS["elnigma"]
+    assert content.unpack
+    assert checkout.unpack
+
+
 def test_the_environment_names_the_attempt_and_holds_no_grant():
-    start = build_start(make_trainings(seed=3)[0], make_ref("i1"), GRANT)
+    start = build_start(make_trainings(seed=3)[0], make_ref("i1"), GRANTS)
 
     assert start.environment["TOUCHSTONE_ATTEMPT"] == "1-4"
     assert start.environment["TOUCHSTONE_SEED"] == "3"

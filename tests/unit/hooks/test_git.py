@@ -71,8 +71,30 @@ def test_the_same_files_give_the_same_bytes_whatever_the_commit(repository, sour
     assert first.sha256 == second.sha256
 
 
-def test_a_branch_is_resolved_to_the_commit_it_stands_at(repository, source):
-    assert source.resolve(str(repository), "main") == git(repository, "rev-parse", "HEAD")
+def test_all_of_a_branch_is_packed_but_for_its_links(repository, source):
+    (repository / "link").symlink_to("/etc/passwd")
+    git(repository, "add", "--all")
+    git(repository, "commit", "--quiet", "--message=third")
+
+    content = source.fetch_all(str(repository), "main", field="branch")
+
+    assert names(content.archive) == ["README", "sets/momentum/features.py"]
+    assert content.commit == git(repository, "rev-parse", "HEAD")
+
+
+@pytest.mark.parametrize(
+    ("url", "ref"), [("{}", "nope"), ("/no/such/repository", "main")], ids=["ref", "repository"]
+)
+def test_whatever_is_wrong_with_a_branch_is_told_by_the_fields_name(repository, source, url, ref):
+    with pytest.raises(ConfigurationError, match=r"^branch: "):
+        source.fetch_all(url.format(repository), ref, field="branch")
+
+
+def test_a_token_in_the_url_of_an_installation_is_told_nobody(source):
+    with pytest.raises(ConfigurationError) as raised:
+        source.fetch_all("https://bot:s3cret@127.0.0.1:9/x.git", "main", field="branch")
+
+    assert "s3cret" not in str(raised.value)
 
 
 @pytest.mark.parametrize(

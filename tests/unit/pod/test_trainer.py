@@ -33,6 +33,7 @@ def test_the_environment_is_the_images_the_orders_and_the_contracts() -> None:
         "TOUCHSTONE_MEMORY_MIB": "512",
         "TOUCHSTONE_CONSOLE_BYTES": str(8 * 1024**2),
         "TOUCHSTONE_OUTPUT_BYTES": str(1024**3),
+        "TOUCHSTONE_IN": f"{ATTEMPT}/in",
         "TOUCHSTONE_OUT": f"{ATTEMPT}/out",
         "TOUCHSTONE_PROGRESS_FILE": f"{ATTEMPT}/out/progress.jsonl",
         "HOME": f"{ATTEMPT}/tmp",

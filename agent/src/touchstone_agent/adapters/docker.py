@@ -212,6 +212,7 @@ class DockerRuntime:
     def _build_environment(self, spec: LaunchSpec) -> dict[str, str]:
         return {
             **spec.environment,
+            "TOUCHSTONE_IN": IN,
             "TOUCHSTONE_OUT": OUT,
             "TOUCHSTONE_PROGRESS_FILE": f"{OUT}/progress.jsonl",
             "HOME": TMP,

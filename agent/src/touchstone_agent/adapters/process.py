@@ -162,6 +162,7 @@ class ProcessRuntime:
             **{name: os.environ[name] for name in INHERITED if name in os.environ},
             **self._settings.environment,
             **spec.environment,
+            "TOUCHSTONE_IN": str(spec.folder / "in"),
             "TOUCHSTONE_OUT": str(out),
             "TOUCHSTONE_PROGRESS_FILE": str(out / "progress.jsonl"),
             "HOME": tmp,

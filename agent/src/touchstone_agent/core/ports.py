@@ -48,7 +48,8 @@ class LaunchSpec:
     :param argv: Arguments; ``{in}`` and ``{out}`` are still in place.
     :param environment: Environment, without what depends on the runtime.
     :param folder: The attempt's folder, with ``in``, ``out`` and ``tmp``.
-    :param cache: Folder of the cache of trainer branches; ``None`` unless it may use the network.
+    :param cache: Folder of the cache of what trainer branches require; ``None`` unless it may use
+        the network.
     :param limits: What it may use.
     :param network: Whether it may use the network.
     :param gpu_ids: GPUs to hand over.

@@ -31,6 +31,7 @@ class PodHome:
     def __init__(self, root: Path) -> None:
         self.root = root
         self.attempt = root / "attempt"
+        self.inputs = self.attempt / "in"
         self.out = self.attempt / "out"
         self.tmp = self.attempt / "tmp"
         self.state = root / "state"

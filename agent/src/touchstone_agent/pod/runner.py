@@ -158,7 +158,7 @@ class PodRunner:
 
     def _clean_up(self) -> None:
         """Give back the disk that is not needed any more; the record is to fit on it."""
-        for folder in (self._home.attempt / "in", self._home.tmp):
+        for folder in (self._home.inputs, self._home.tmp):
             remove_tree(folder)
 
     def _note(self, **facts: Any) -> None:

@@ -38,8 +38,8 @@ _OOM_EVENTS = (
 
 def build_command(start: PodStart, home: PodHome) -> list[str]:
     """Return the runner's command. Pure."""
-    folder = str(home.attempt / "in")
-    return [*start.command, *fill_arguments(start.argv, inputs=folder, out=str(home.out))]
+    arguments = fill_arguments(start.argv, inputs=str(home.inputs), out=str(home.out))
+    return [*start.command, *arguments]
 
 
 def build_environment(start: PodStart, home: PodHome, image: Mapping[str, str]) -> dict[str, str]:
@@ -53,6 +53,7 @@ def build_environment(start: PodStart, home: PodHome, image: Mapping[str, str]) 
         **image,
         **start.environment,
         **build_limit_variables(start.limits),
+        "TOUCHSTONE_IN": str(home.inputs),
         "TOUCHSTONE_OUT": str(out),
         "TOUCHSTONE_PROGRESS_FILE": str(out / "progress.jsonl"),
         "HOME": tmp,

@@ -1,9 +1,9 @@
 """
-A commit of el-nigma, fetched once and kept in the cache with what it needs beyond the image.
+A commit of el-nigma among the inputs, and what it requires beyond the image.
 
-Both kinds of folder are built under another name and renamed when complete, under a lock of their
-own: a second runner waits for the first and finds the work done; one that dies leaves nothing
-that could be taken for a whole.
+That is installed once and kept in the cache: built under another name and renamed when complete,
+under a lock of its own. A second runner waits for the first and finds the work done; one that dies
+leaves nothing that could be taken for a whole.
 """
 
 from __future__ import annotations
@@ -24,25 +24,19 @@ from elnigma_runner.settings import Settings
 from elnigma_runner.trainer import PrepareError, PrepareStopped, Run, Trainer
 
 _COMMIT = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
-_GIT_URL = re.compile(r"(https?|ssh|git|file)://[^\s-]\S*|/\S+|[\w.]+@[\w.-]+:\S+")
-# Where the trainer's project may lie in its repository.
+# Where the commit lies among the inputs, and where the trainer's project may lie in it.
+_FOLDER = "elnigma"
 _PROJECT_FOLDERS = (".", "include/elnigma")
 _REQUIREMENTS = "requirements.txt"
-# What git and pip say when asking again is of no use.
-_FINAL_ERRORS = re.compile(
-    r"not our ref|couldn't find remote ref|not appear to be a git repo|repository .*not found"
-    r"|not a tree|unadvertised object|unable to read tree|authentication failed|does not exist"
-    r"|do not match the hashes",
-    re.IGNORECASE,
-)
-_GIT_CONFIG = "[safe]\n\tdirectory = *\n[core]\n\thooksPath = /dev/null\n"
+# What pip says when asking again is of no use.
+_FINAL_ERRORS = re.compile(r"do not match the hashes", re.IGNORECASE)
 
 
 class Checkout:
     """
     Makes the trainer of one commit ready.
 
-    :param settings: Names repository, commit and cache.
+    :param settings: Names inputs, commit and cache.
     :param console: Where the work is told.
     :param work: Folder for temporary files of this attempt.
     :param run: Runs a command under the attempt's limits.
@@ -53,15 +47,10 @@ class Checkout:
         self._console = console
         self._work = work
         self._run = run
-        git_config = work / "gitconfig"
-        git_config.write_text(_GIT_CONFIG)
         # These commands are the runner's own: they may need its proxy, index and CA settings.
         self._environment = {
             **os.environ,
             "HOME": str(work),
-            "GIT_TERMINAL_PROMPT": "0",
-            "GIT_CONFIG_GLOBAL": str(git_config),
-            "GIT_ALLOW_PROTOCOL": "https:http:ssh:git:file",
             "PIP_NO_INPUT": "1",
             "PIP_DISABLE_PIP_VERSION_CHECK": "1",
         }
@@ -73,15 +62,10 @@ class Checkout:
         :raises PrepareError: If it cannot be had.
         :raises PrepareStopped: If a limit or an abort came first.
         """
-        url, commit = self._settings.git, self._settings.commit
-        if not url or not _GIT_URL.fullmatch(url):
-            raise PrepareError(f"{url!r} is not a git URL", temporary=False)
+        commit = self._settings.commit
         if not commit or not _COMMIT.fullmatch(commit):
             raise PrepareError(f"{commit!r} is not a full commit id", temporary=False)
-        with self._made_once("trainers", commit) as partial:
-            if partial is not None:
-                self._fetch(url, commit, partial)
-        project = self._find_project(self._settings.cache / "trainers" / commit)
+        project = self._find_project(self._settings.inputs / _FOLDER)
         python, sites = self._find_python(project)
         source = project / "src" if (project / "src").is_dir() else project
         return Trainer(
@@ -90,19 +74,6 @@ class Checkout:
             environment={"PYTHONPATH": str(source), "ELNIGMA_ROOT": str(project)},
             sites=sites,
         )
-
-    def _fetch(self, url: str, commit: str, folder: Path) -> None:
-        self._console.say(f"fetching el-nigma commit {commit}")
-        git = ["git", "-C", str(folder)]
-        self._check([*git, "init", "-q", "--template="], "git init failed")
-        fetch = [*git, "fetch", "-q", "--no-tags", "--no-recurse-submodules"]
-        if self._call([*fetch, "--depth", "1", "--", url, commit]) != 0:
-            # Some servers hand out branches and tags only.
-            refs = ["+refs/heads/*:refs/remotes/origin/*", "+refs/tags/*:refs/tags/*"]
-            self._check([*fetch, "--", url, *refs], "el-nigma cannot be fetched")
-        self._check([*git, "checkout", "-q", "--detach", commit], f"no commit {commit} there")
-        # History is of no use to a training, and nothing may be run from its settings later.
-        shutil.rmtree(folder / ".git")
 
     def _find_project(self, checkout: Path) -> Path:
         for name in _PROJECT_FOLDERS:
@@ -170,10 +141,10 @@ class Checkout:
 
     def _check(self, argv: list[str], problem: str) -> None:
         if self._call(argv) != 0:
-            # Git's advice comes after the error itself.
+            # pip's advice comes after the error itself.
             lines = self._console.last_lines(5)
-            line = next((line for line in lines if line.startswith(("fatal", "ERROR"))), "")
-            final = _FINAL_ERRORS.search("\n".join(lines)) or problem.startswith("no commit")
+            line = next((line for line in lines if line.startswith("ERROR")), "")
+            final = _FINAL_ERRORS.search("\n".join(lines))
             raise PrepareError(f"{problem}: {line or lines[-1]}", temporary=not final)
 
 

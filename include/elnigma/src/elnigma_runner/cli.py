@@ -123,7 +123,7 @@ class Attempt:
 
     def _prepare_trainer(self) -> Trainer:
         settings = self._settings
-        if settings.git is None and settings.commit is None:
+        if settings.commit is None:
             return find_own_trainer(settings)
         self._progress.write(
             {"t": time.time(), "phase": "preparing", "percent": 0.0, "eta_s": None, "metrics": {}}

@@ -42,9 +42,9 @@ class Settings:
     :param output_bytes: Bytes of all output files together.
     :param submission_id: As ``result.json`` must name it.
     :param task_id: Likewise.
-    :param git: Git URL of el-nigma, if a commit of it is to be run instead of the image's own.
-    :param commit: That commit.
-    :param cache: Folder that keeps checkouts between attempts.
+    :param inputs: Input folder.
+    :param commit: The commit of el-nigma that is there and is to be run, if not the image's own.
+    :param cache: Folder that keeps what commits require between attempts.
     :param trainer: Executable of the trainer; ``None`` for the Python module ``elnigma``.
     :param environment: The environment that the trainer gets.
     """
@@ -58,7 +58,7 @@ class Settings:
     output_bytes: int
     submission_id: str
     task_id: str
-    git: str | None
+    inputs: Path
     commit: str | None
     cache: Path
     trainer: str | None
@@ -104,7 +104,7 @@ def read_settings(out: Path, environment: Mapping[str, str]) -> Settings:
         output_bytes=int(_read(environment, "TOUCHSTONE_OUTPUT_BYTES", 1024.0 * MIB) or 0),
         submission_id=environment.get("TOUCHSTONE_SUBMISSION_ID", ""),
         task_id=environment.get("TOUCHSTONE_TASK_ID", ""),
-        git=environment.get("TOUCHSTONE_ELNIGMA_GIT") or None,
+        inputs=Path(environment.get("TOUCHSTONE_IN") or "/in"),
         commit=environment.get("TOUCHSTONE_ELNIGMA_COMMIT") or None,
         cache=Path(
             environment.get("TOUCHSTONE_CACHE") or Path(tempfile.gettempdir()) / "touchstone-cache"
@@ -113,9 +113,7 @@ def read_settings(out: Path, environment: Mapping[str, str]) -> Settings:
         environment={
             name: value
             for name, value in environment.items()
-            if (name in _PASSED_ON or name.startswith(_PASSED_ON_PREFIXES))
-            # Where the trainer came from is the runner's affair, and so is what a URL may carry.
-            and name != "TOUCHSTONE_ELNIGMA_GIT"
+            if name in _PASSED_ON or name.startswith(_PASSED_ON_PREFIXES)
         },
     )
 

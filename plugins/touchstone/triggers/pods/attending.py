@@ -14,7 +14,6 @@ from touchstone.core import attempts
 from touchstone.core.names import (
     build_attempt_prefix,
     build_console_key,
-    build_content_key,
     build_output_key,
 )
 from touchstone.core.pod_attempts import find_pod, note_login
@@ -22,6 +21,7 @@ from touchstone.core.tasks import build_pod_start
 from touchstone.hooks.pods.desk import PodDesk, TaskKey
 from touchstone.hooks.pods.shell import CallRefused
 from touchstone.hooks.records import Record
+from touchstone.hooks.starts import grant_archives
 from touchstone.triggers.pods.boarding import Boarded, Boarding
 from touchstone.triggers.pods.failures import PodFailed, Stopped
 from touchstone.triggers.pods.preflight import check_host
@@ -148,12 +148,10 @@ class Attendant:
 
     async def _start(self) -> None:
         spec = attempts.build_attempt_spec(self._record)
-        content = await asyncio.to_thread(
-            self._desk.objects.grant_get,
-            self._desk.settings.content_bucket,
-            build_content_key(spec.content_sha256),
+        grants = await asyncio.to_thread(
+            grant_archives, self._desk.objects, self._desk.settings, spec
         )
-        start = build_pod_start(spec, self._ref, content)
+        start = build_pod_start(spec, self._ref, grants)
         try:
             await self._boarded.shell.call("start", start, PodState)
         except CallRefused as error:
