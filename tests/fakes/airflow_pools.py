@@ -10,7 +10,8 @@ from datetime import datetime
 from typing import Any
 
 from touchstone.core.pools import DECK_POOL, FINISH_POOL, QUEUE_POOL, UNLIMITED
-from touchstone.dispatcher.metadata import TRAINING, Instance, PoolFacts, PoolsBusy
+from touchstone.dispatcher.metadata.pools import Instance, PoolFacts, PoolsBusy
+from touchstone.dispatcher.metadata.rows import TRAINING
 from touchstone_agent.protocol.errors import PermanentError
 
 Key = tuple[str, str, int]

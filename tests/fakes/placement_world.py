@@ -23,7 +23,7 @@ from touchstone.core.pools import build_validation_pool
 from touchstone.core.tasks import TaskSpec
 from touchstone.dispatcher.book import TaskBook
 from touchstone.dispatcher.control import read_control
-from touchstone.dispatcher.metadata import TRAINING, VALIDATION
+from touchstone.dispatcher.metadata.rows import TRAINING, VALIDATION
 from touchstone.dispatcher.placing import Placer
 from touchstone.dispatcher.rental import Rental
 from touchstone.hooks.records import Record

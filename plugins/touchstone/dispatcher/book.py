@@ -12,7 +12,8 @@ from touchstone.core.durations import Like, describe_task
 from touchstone.core.eligibility import Needs
 from touchstone.core.fairness import Hold
 from touchstone.core.names import find_submission_of_run
-from touchstone.dispatcher.metadata import TRAINING, VALIDATION, Instance
+from touchstone.dispatcher.metadata.pools import Instance
+from touchstone.dispatcher.metadata.rows import TRAINING, VALIDATION
 from touchstone.hooks.records import Record, RecordStore
 from touchstone_agent.protocol.messages import SlotClass
 

@@ -20,7 +20,7 @@ EndRuns = Callable[[Iterable[str]], list[str]]
 
 
 def _end_runs(run_ids: Iterable[str]) -> list[str]:
-    from touchstone.dispatcher.metadata import fail_runs
+    from touchstone.dispatcher.metadata.runs import fail_runs
 
     return fail_runs(run_ids)
 
@@ -72,7 +72,7 @@ def cancel_submission(
 
 
 def _find_submitter(run_id: str) -> str | None:
-    from touchstone.dispatcher.metadata import find_submitter
+    from touchstone.dispatcher.metadata.runs import find_submitter
 
     return find_submitter(run_id)
 

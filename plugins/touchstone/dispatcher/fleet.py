@@ -370,9 +370,9 @@ def find_fleet_file(settings: Settings) -> Path | None:
 
 def get_airflow_pools() -> Pools:
     """Return Airflow's own pools; imports its models, which clients must not need."""
-    from touchstone.dispatcher import metadata
+    from touchstone.dispatcher.metadata import pools
 
-    return metadata
+    return pools
 
 
 # --- small parts -----------------------------------------------------------------------------

@@ -14,7 +14,6 @@ from typing import Any
 
 from touchstone.core.admission import admit
 from touchstone.core.durations import ErrorLog, History
-from touchstone.dispatcher import metadata
 from touchstone.dispatcher.book import TaskBook
 from touchstone.dispatcher.control import read_control
 from touchstone.dispatcher.events import EventHandler
@@ -22,6 +21,7 @@ from touchstone.dispatcher.fleet import FleetKeeper, find_fleet_file, load_fleet
 from touchstone.dispatcher.health import serve_health
 from touchstone.dispatcher.hearing import EventLoop
 from touchstone.dispatcher.learning import Learner
+from touchstone.dispatcher.metadata import pools, runs
 from touchstone.dispatcher.placing import Placer
 from touchstone.dispatcher.publishing import PUBLISH_SECONDS, Publisher
 from touchstone.dispatcher.reconcile import Reconciler
@@ -75,10 +75,10 @@ class Dispatcher:
         objects = ObjectStore.connect(settings)
         history, errors = History(), ErrorLog()
         self._records = records
-        self._rental = Rental(settings=settings, pools=metadata, notes=records, clock=_now)
+        self._rental = Rental(settings=settings, pools=pools, notes=records, clock=_now)
         self._learner = Learner(history=history, errors=errors)
         self._placer = Placer(
-            airflow=metadata,
+            airflow=pools,
             book=TaskBook(records),
             servers=Cached(records.list_servers, seconds=FACTS_SECONDS),
             control=Cached(partial(read_control, records), seconds=FACTS_SECONDS),
@@ -108,12 +108,12 @@ class Dispatcher:
             records=records,
             agent=agent,
             settings=settings,
-            airflow=metadata,
+            airflow=runs,
             clock=_now,
             is_hearing=lambda: self._events.is_hearing,
             on_pod_end=self._learner.learn,
         )
-        self._keeper = FleetKeeper(records=records, pools=metadata, settings=settings, clock=_now)
+        self._keeper = FleetKeeper(records=records, pools=pools, settings=settings, clock=_now)
 
     def run(self) -> None:
         """
@@ -196,7 +196,7 @@ class Dispatcher:
                 self._placer.tick()
                 self._ticked_at = time.monotonic()
                 self._tick_seconds = self._ticked_at - started
-            except metadata.PoolsBusy as error:
+            except pools.PoolsBusy as error:
                 log.debug("%s", error)
                 pause = BUSY_SECONDS
             except TouchstoneError as error:
@@ -212,11 +212,11 @@ class Dispatcher:
         slots = sum(r.get_slots(SlotClass.VALIDATION) for r in self._placer.view.resources)
         # Twice as many as are validated at a time: the next ones are ready when those end.
         limit = max(self._settings.early_runs, 2 * slots)
-        admission = admit(metadata.read_early_runs(), limit=limit)
+        admission = admit(runs.read_early_runs(), limit=limit)
         if admission.release:
-            metadata.release_runs(admission.release)
+            runs.release_runs(admission.release)
         if admission.hold:
-            metadata.hold_runs(admission.hold)
+            runs.hold_runs(admission.hold)
 
     def _publish(self) -> None:
         self._publisher.publish(tick_seconds=self._tick_seconds)

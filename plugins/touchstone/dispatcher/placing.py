@@ -25,7 +25,8 @@ from touchstone.core.pools import (
 )
 from touchstone.dispatcher.book import Key, TaskBook
 from touchstone.dispatcher.control import Control
-from touchstone.dispatcher.metadata import TRAINING, Instance, LockedPools
+from touchstone.dispatcher.metadata.pools import Instance, LockedPools
+from touchstone.dispatcher.metadata.rows import TRAINING
 from touchstone.dispatcher.rental import Rental
 from touchstone.dispatcher.tally import Tally
 from touchstone.hooks.records import Record

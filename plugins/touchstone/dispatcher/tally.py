@@ -8,7 +8,7 @@ from dataclasses import replace
 
 from touchstone.core.pools import DECK_POOL, FINISH_POOL, QUEUE_POOL, UNLIMITED
 from touchstone.dispatcher.book import Key
-from touchstone.dispatcher.metadata import Instance, LockedPools, PoolFacts
+from touchstone.dispatcher.metadata.pools import Instance, LockedPools, PoolFacts
 
 _HELD = frozenset({"queued", "running", "deferred"})
 _PLENTY = 10_000

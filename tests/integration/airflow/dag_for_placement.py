@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 from airflow.sdk import DAG
 
 from touchstone.core.pools import QUEUE_POOL
-from touchstone.dispatcher.metadata import DAG_ID, TRAINING
+from touchstone.dispatcher.metadata.rows import DAG_ID, TRAINING
 from touchstone.operators.agent import AgentOperator
 
 TASKS = 25

@@ -21,8 +21,8 @@ from sqlalchemy import delete, select, update
 
 from fakes.airflow_pools import RETRIES
 from touchstone.core.pools import DECK_POOL, FINISH_POOL, QUEUE_POOL, UNLIMITED
-from touchstone.dispatcher import metadata
-from touchstone.dispatcher.metadata import DAG_ID, TRAINING
+from touchstone.dispatcher.metadata import pools
+from touchstone.dispatcher.metadata.rows import DAG_ID, TRAINING
 
 Key = tuple[str, str, int]
 
@@ -64,11 +64,11 @@ class RealAirflow:
     ``touchstone.dispatcher.metadata`` alone.
     """
 
-    read_instances = staticmethod(metadata.read_instances)
-    lock_pools = staticmethod(metadata.lock_pools)
-    read_pools = staticmethod(metadata.read_pools)
-    create_pool = staticmethod(metadata.create_pool)
-    set_slots = staticmethod(metadata.set_slots)
+    read_instances = staticmethod(pools.read_instances)
+    lock_pools = staticmethod(pools.lock_pools)
+    read_pools = staticmethod(pools.read_pools)
+    create_pool = staticmethod(pools.create_pool)
+    set_slots = staticmethod(pools.set_slots)
 
     def empty(self) -> None:
         """Forget all runs, task instances and pools; make the pools that are always there."""
@@ -80,7 +80,7 @@ class RealAirflow:
             (DECK_POOL, UNLIMITED),
             (FINISH_POOL, UNLIMITED),
         ):
-            assert metadata.create_pool(name, slots, "")
+            assert pools.create_pool(name, slots, "")
 
     def add(
         self,

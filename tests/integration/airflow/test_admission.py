@@ -12,8 +12,8 @@ from airflow.utils.session import create_session
 from sqlalchemy import delete, select
 
 from touchstone.core.admission import HELD_UNTIL, EarlyRun
-from touchstone.dispatcher import metadata
-from touchstone.dispatcher.metadata import DAG_ID, PARKED_UNTIL
+from touchstone.dispatcher.metadata import runs
+from touchstone.dispatcher.metadata.rows import DAG_ID, PARKED_UNTIL
 
 
 def add_run(run_id, *, state="queued", user="ann", **fields):
@@ -65,7 +65,7 @@ def test_runs_before_their_trainings_are_told_with_their_submitters(real_airflow
     real_airflow.add("r-5", "plan", state="success")
     real_airflow.add("r-6", dag_id="other")
 
-    found = {run.pk: run for run in metadata.read_early_runs()}
+    found = {run.pk: run for run in runs.read_early_runs()}
 
     assert found[queued] == EarlyRun(pk=queued, submitter="ann")
     assert not {parked, again} & found.keys(), "they have begun before"
@@ -78,14 +78,14 @@ def test_runs_before_their_trainings_are_told_with_their_submitters(real_airflow
 def test_a_held_run_is_not_begun_until_it_is_released(known_dag):
     first, second = add_run("r-1"), add_run("r-2")
 
-    assert metadata.hold_runs([first]) == 1
+    assert runs.hold_runs([first]) == 1
     assert list_startable() == ["r-2"]
-    assert {run.pk: run.is_held for run in metadata.read_early_runs()} == {
+    assert {run.pk: run.is_held for run in runs.read_early_runs()} == {
         first: True,
         second: False,
     }
 
-    assert metadata.release_runs([first, second]) == 1
+    assert runs.release_runs([first, second]) == 1
     assert list_startable() == ["r-1", "r-2"]
     assert read_run(first).run_after < HELD_UNTIL
 
@@ -101,7 +101,7 @@ def test_a_held_run_is_not_begun_until_it_is_released(known_dag):
     ],
 )
 def test_what_has_begun_or_waits_for_other_reasons_is_never_held(real_airflow, fields):
-    assert metadata.hold_runs([add_run("r-1", **fields)]) == 0
+    assert runs.hold_runs([add_run("r-1", **fields)]) == 0
 
 
 def test_a_run_is_somebodys_until_it_has_ended(real_airflow):
@@ -109,7 +109,7 @@ def test_a_run_is_somebodys_until_it_has_ended(real_airflow):
     add_run("r-2", user=None)
     add_run("r-3", state="failed")
 
-    found = [metadata.find_submitter(f"r-{number}") for number in range(1, 5)]
+    found = [runs.find_submitter(f"r-{number}") for number in range(1, 5)]
 
     assert found == ["ann", "unknown", None, None]
 
@@ -117,10 +117,10 @@ def test_a_run_is_somebodys_until_it_has_ended(real_airflow):
 def test_a_held_run_that_somebody_moved_is_airflows_again(real_airflow):
     """A scheduler that was faster would otherwise have begun it for another age."""
     pk = add_run("r-1")
-    metadata.hold_runs([pk])
-    assert metadata.release_parked() == 0, "it is still held"
+    runs.hold_runs([pk])
+    assert runs.release_parked() == 0, "it is still held"
     with create_session() as session:
         session.get(DagRun, pk).state = "running"
 
-    assert metadata.release_parked() == 1
+    assert runs.release_parked() == 1
     assert read_run(pk).run_after < HELD_UNTIL

@@ -26,14 +26,9 @@ from sqlalchemy.exc import OperationalError
 
 from fakes.airflow_pools import RETRIES
 from touchstone.core.pools import DECK_POOL, FINISH_POOL, QUEUE_POOL
-from touchstone.dispatcher import metadata
-from touchstone.dispatcher.metadata import (
-    PARKED_UNTIL,
-    PLACEMENT_KEY,
-    TRAINING,
-    VALIDATION,
-    PoolsBusy,
-)
+from touchstone.dispatcher.metadata import runs
+from touchstone.dispatcher.metadata.pools import PLACEMENT_KEY, PoolsBusy
+from touchstone.dispatcher.metadata.rows import PARKED_UNTIL, TRAINING, VALIDATION
 from touchstone_agent.protocol.errors import PermanentError
 
 
@@ -658,7 +653,7 @@ def test_a_parked_run_that_somebody_has_a_hand_in_is_airflows_again(real_airflow
     park(real_airflow, key, untouched)
     real_airflow.change(key, **change)
 
-    assert metadata.release_parked() == 1
+    assert runs.release_parked() == 1
 
     assert read_run("s-1").run_after < PARKED_UNTIL
     assert read_run("s-2").run_after == PARKED_UNTIL
@@ -673,7 +668,7 @@ def test_run_states_and_ended_instances_are_found(real_airflow):
     real_airflow.add("s-1", map_index=1)
     real_airflow.add("s-2", map_index=0)
 
-    assert metadata.find_run_states(["s-1", "s-2", "s-3"]) == {"s-1": "running", "s-2": "running"}
-    assert metadata.find_ended_instances(["s-1", "s-2"]) == {ended}
-    assert metadata.find_run_states([]) == {}
-    assert metadata.find_ended_instances([]) == set()
+    assert runs.find_run_states(["s-1", "s-2", "s-3"]) == {"s-1": "running", "s-2": "running"}
+    assert runs.find_ended_instances(["s-1", "s-2"]) == {ended}
+    assert runs.find_run_states([]) == {}
+    assert runs.find_ended_instances([]) == set()

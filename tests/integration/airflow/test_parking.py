@@ -9,8 +9,8 @@ from airflow.utils.state import TaskInstanceState
 from sqlalchemy import select
 
 from touchstone.core.pools import DECK_POOL, FINISH_POOL
-from touchstone.dispatcher import metadata
-from touchstone.dispatcher.metadata import PARKED_UNTIL, VALIDATION
+from touchstone.dispatcher.metadata import runs
+from touchstone.dispatcher.metadata.rows import PARKED_UNTIL, VALIDATION
 
 
 def find_run(run_id):
@@ -90,14 +90,14 @@ def test_a_parked_run_that_somebody_touched_is_airflows_again(real_airflow, wait
     park(real_airflow, "r-1")
     real_airflow.change(waiting[0], **change)
 
-    assert metadata.release_parked() == 1
+    assert runs.release_parked() == 1
     assert find_run("r-1")[2] < PARKED_UNTIL
 
 
 def test_a_parked_run_that_still_waits_stays_parked(real_airflow, waiting):
     park(real_airflow, "r-1")
 
-    assert metadata.release_parked() == 0
+    assert runs.release_parked() == 0
     assert find_run("r-1")[2] == PARKED_UNTIL
 
 
@@ -106,5 +106,5 @@ def test_a_parked_run_that_was_ended_is_shown_when_it_was_asked_for(real_airflow
     with create_session() as session:
         session.scalar(select(DagRun).where(DagRun.run_id == "r-1")).state = "failed"
 
-    assert metadata.release_parked() == 1
+    assert runs.release_parked() == 1
     assert find_run("r-1")[1] == "failed"

@@ -40,7 +40,7 @@ from touchstone.core import attempts
 from touchstone.core.names import build_task_id
 from touchstone.core.pools import DECK_POOL, FINISH_POOL, QUEUE_POOL, UNLIMITED
 from touchstone.core.tasks import TaskSpec
-from touchstone.dispatcher import metadata
+from touchstone.dispatcher.metadata import pools, rows
 from touchstone.hooks.agent import AgentHook
 from touchstone.hooks.objects import ObjectStore
 from touchstone.hooks.records import RecordStore
@@ -186,7 +186,7 @@ class Installation:
         provision(self.settings, stores, servers)
         system = {QUEUE_POOL: 0, DECK_POOL: UNLIMITED, FINISH_POOL: UNLIMITED}
         for pool, slots in (system | self.slots).items():
-            metadata.create_pool(pool, slots, "")
+            pools.create_pool(pool, slots, "")
         return RecordStore(self.connect("dynamodb"), self.settings)
 
     def submit(self, records: RecordStore) -> None:
@@ -220,7 +220,7 @@ class Installation:
                 task = attempts.new_task(spec, run_id=submission_id, map_index=index, now=now)
                 records.create_task(task)
             trigger_dag(
-                dag_id=metadata.DAG_ID,
+                dag_id=rows.DAG_ID,
                 run_id=submission_id,
                 triggered_by=DagRunTriggeredByType.TEST,
             )
@@ -230,7 +230,7 @@ class Installation:
         with create_session(scoped=False) as session:
             states = session.scalars(
                 select(TaskInstance.state).where(
-                    TaskInstance.dag_id == metadata.DAG_ID, TaskInstance.map_index >= 0
+                    TaskInstance.dag_id == rows.DAG_ID, TaskInstance.map_index >= 0
                 )
             )
             return Counter(str(state) for state in states)
@@ -239,7 +239,7 @@ class Installation:
         """Return how many runs are kept from the scheduler at the moment."""
         with create_session(scoped=False) as session:
             after = session.scalars(select(DagRun.run_after))
-            return sum(moment == metadata.PARKED_UNTIL for moment in after)
+            return sum(moment == rows.PARKED_UNTIL for moment in after)
 
     def wait_for_end(self, killer: Killer) -> int:
         """Wait until all have succeeded; return how many runs were parked at most."""

@@ -21,7 +21,8 @@ from sqlalchemy import select, update
 from sqlalchemy.orm import Session
 
 from touchstone.core.names import build_task_id
-from touchstone.dispatcher.metadata import DAG_ID, PLACEMENT_KEY, TRAINING
+from touchstone.dispatcher.metadata.pools import PLACEMENT_KEY
+from touchstone.dispatcher.metadata.rows import DAG_ID, TRAINING
 from touchstone.hooks.records import RecordStore
 from touchstone.operators.agent import AgentOperator
 

@@ -12,7 +12,8 @@ from touchstone.core.attempts import renew_task
 from touchstone.core.pools import DECK_POOL, FINISH_POOL, QUEUE_POOL, UNLIMITED
 from touchstone.core.tasks import TaskSpec
 from touchstone.dispatcher.control import set_paused
-from touchstone.dispatcher.metadata import VALIDATION, PoolsBusy
+from touchstone.dispatcher.metadata.pools import PoolsBusy
+from touchstone.dispatcher.metadata.rows import VALIDATION
 from touchstone.dispatcher.placing import RECOVER_AFTER
 from touchstone_agent.protocol.errors import TransientError
 from touchstone_agent.protocol.messages import AttemptPhase, Start

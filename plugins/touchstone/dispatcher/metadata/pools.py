@@ -1,40 +1,37 @@
-"""The only module that knows Airflow's tables; its tests fail when a new Airflow differs."""
+"""Pools, the task instances in them, and the lock under which they are moved."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from airflow.api.common.mark_tasks import set_dag_run_state_to_failed
-from airflow.models.dagbag import DBDagBag
 from airflow.models.dagrun import DagRun
 from airflow.models.pool import Pool
 from airflow.models.task_state_store import TaskStateStoreModel
 from airflow.models.taskinstance import TaskInstance
 from airflow.utils.session import create_session
 from airflow.utils.state import DagRunState, State, TaskInstanceState
-from sqlalchemy import ColumnElement, and_, exists, func, not_, or_, select, update
+from sqlalchemy import and_, exists, not_, select, update
 from sqlalchemy.exc import IntegrityError, OperationalError
 from sqlalchemy.orm import Session
 
-from touchstone.core.admission import HELD_UNTIL, EarlyRun
 from touchstone.core.pools import DECK_POOL, QUEUE_POOL
+from touchstone.dispatcher.metadata.rows import (
+    ASKED_FOR_AT,
+    DAG_ID,
+    IS_WAITING_TRAINING,
+    PARKED_UNTIL,
+    TRAINING,
+    VALIDATION,
+)
 from touchstone_agent.protocol.errors import PermanentError, TransientError
 
-DAG_ID = "touchstone"
-TRAINING = "train"
-VALIDATION = "validate"
-PLAN = "plan"
 PLACEMENT_KEY = "placement"
 """Key in Airflow's task state store under which a task instance finds where it goes."""
-
-PARKED_UNTIL = datetime(9000, 1, 1, tzinfo=UTC)
-"""When a parked run is to be started: never by Airflow itself."""
-
 _PLACED_STATES = (
     TaskInstanceState.SCHEDULED,
     TaskInstanceState.QUEUED,
@@ -42,100 +39,6 @@ _PLACED_STATES = (
     TaskInstanceState.DEFERRED,
     TaskInstanceState.UP_FOR_RETRY,
     TaskInstanceState.UP_FOR_RESCHEDULE,
-)
-UNKNOWN_USER = "unknown"
-"""Whose a run is that nobody triggered by name."""
-ENDED_RUN_STATES = frozenset({DagRunState.SUCCESS.value, DagRunState.FAILED.value})
-
-
-def find_run_states(run_ids: Iterable[str]) -> dict[str, str]:
-    """Return the state of each of the DAG's runs that exist, by run id."""
-    wanted = list(dict.fromkeys(run_ids))
-    if not wanted:
-        return {}
-    with create_session() as session:
-        rows = session.execute(
-            select(DagRun.run_id, DagRun.state).where(
-                DagRun.dag_id == DAG_ID, DagRun.run_id.in_(wanted)
-            )
-        ).all()
-    return {run_id: str(getattr(state, "value", state)) for run_id, state in rows}
-
-
-def find_ended_instances(run_ids: Iterable[str]) -> set[tuple[str, str, int]]:
-    """
-    Return the task instances of runs that have ended: run id, task id, map index.
-
-    Cleared ones wait again and are not among them.
-    """
-    wanted = list(dict.fromkeys(run_ids))
-    if not wanted:
-        return set()
-    with create_session() as session:
-        rows = session.execute(
-            select(TaskInstance.run_id, TaskInstance.task_id, TaskInstance.map_index).where(
-                TaskInstance.dag_id == DAG_ID,
-                TaskInstance.run_id.in_(wanted),
-                TaskInstance.state.in_(list(State.finished)),
-            )
-        ).all()
-    return {(run_id, task_id, map_index) for run_id, task_id, map_index in rows}
-
-
-def find_submitter(run_id: str) -> str | None:
-    """Return who triggered a run that has not ended; ``None`` if there is no such run."""
-    with create_session() as session:
-        row = session.execute(
-            select(DagRun.triggering_user_name).where(
-                DagRun.dag_id == DAG_ID,
-                DagRun.run_id == run_id,
-                DagRun.state.not_in(ENDED_RUN_STATES),
-            )
-        ).first()
-    return None if row is None else row[0] or UNKNOWN_USER
-
-
-def fail_runs(run_ids: Iterable[str]) -> list[str]:
-    """
-    End runs the way the UI's "mark as failed" does; runs that have ended are left alone.
-
-    Running and deferred task instances become failed, which makes the triggerer call their
-    triggers' ``on_kill``; those that have not started never will.
-
-    :return: The runs that were ended.
-    """
-    ended = []
-    with create_session() as session:
-        bag = DBDagBag()
-        for run_id in dict.fromkeys(run_ids):
-            run = session.scalar(
-                select(DagRun).where(DagRun.dag_id == DAG_ID, DagRun.run_id == run_id)
-            )
-            if run is None or str(run.state) in ENDED_RUN_STATES:
-                continue
-            dag = bag.get_dag_for_run(run, session=session)
-            if dag is None:
-                continue
-            set_dag_run_state_to_failed(dag=dag, run_id=run_id, commit=True, session=session)
-            ended.append(run_id)
-    return ended
-
-
-# --- pools and placements ---------------------------------------------------------------------
-
-
-_ASKED_FOR_AT = func.coalesce(DagRun.queued_at, DagRun.start_date, func.now())
-_MAY_BEGIN = and_(
-    DagRun.dag_id == DAG_ID,
-    DagRun.state == DagRunState.QUEUED,
-    DagRun.last_scheduling_decision.is_(None),
-    # Not one that is parked, nor one that somebody wants to begin later.
-    DagRun.run_after <= func.now(),
-)
-_IS_WAITING_TRAINING = and_(
-    TaskInstance.state.is_not(None),
-    TaskInstance.state == TaskInstanceState.SCHEDULED,
-    TaskInstance.pool == QUEUE_POOL,
 )
 
 
@@ -382,7 +285,7 @@ class LockedPools:
         """
         of_run = (TaskInstance.dag_id == DagRun.dag_id, TaskInstance.run_id == DagRun.run_id)
         has_begun = exists().where(
-            *of_run, TaskInstance.task_id == TRAINING, not_(_IS_WAITING_TRAINING)
+            *of_run, TaskInstance.task_id == TRAINING, not_(IS_WAITING_TRAINING)
         )
         has_others = exists().where(
             *of_run,
@@ -418,83 +321,9 @@ class LockedPools:
                 DagRun.state == DagRunState.QUEUED,
                 DagRun.run_after == PARKED_UNTIL,
             )
-            .values(state=DagRunState.RUNNING, run_after=_ASKED_FOR_AT)
+            .values(state=DagRunState.RUNNING, run_after=ASKED_FOR_AT)
             .execution_options(synchronize_session=False)
         )
-
-
-def release_parked() -> int:
-    """
-    Let Airflow have runs back that somebody has cleared or marked while they were parked or held.
-
-    :return: How many.
-    """
-    trainings = exists().where(
-        TaskInstance.dag_id == DagRun.dag_id,
-        TaskInstance.run_id == DagRun.run_id,
-        TaskInstance.task_id == TRAINING,
-    )
-    is_touched = DagRun.state != DagRunState.QUEUED
-    has_none_waiting = ~trainings.where(_IS_WAITING_TRAINING)
-    has_begun = trainings.where(not_(_IS_WAITING_TRAINING))
-    return _change_runs(
-        DagRun.dag_id == DAG_ID,
-        or_(
-            and_(DagRun.run_after == HELD_UNTIL, is_touched),
-            and_(DagRun.run_after == PARKED_UNTIL, or_(is_touched, has_none_waiting, has_begun)),
-        ),
-        run_after=_ASKED_FOR_AT,
-    )
-
-
-def read_early_runs() -> list[EarlyRun]:
-    """Return the runs that have not got as far as their trainings, begun or not."""
-    has_plan = exists().where(
-        TaskInstance.dag_id == DagRun.dag_id,
-        TaskInstance.run_id == DagRun.run_id,
-        TaskInstance.task_id == PLAN,
-        TaskInstance.state.in_(State.finished),
-    )
-    has_begun = DagRun.state == DagRunState.RUNNING
-    is_new = or_(_MAY_BEGIN, DagRun.run_after == HELD_UNTIL)
-    with create_session() as session:
-        rows = session.execute(
-            select(DagRun.id, DagRun.triggering_user_name, has_begun, DagRun.run_after)
-            .where(DagRun.dag_id == DAG_ID, or_(is_new, and_(has_begun, ~has_plan)))
-            .order_by(DagRun.id)
-        ).all()
-    return [
-        EarlyRun(
-            pk=pk,
-            submitter=user or UNKNOWN_USER,
-            has_begun=bool(begun),
-            is_held=after == HELD_UNTIL,
-        )
-        for pk, user, begun, after in rows
-    ]
-
-
-def hold_runs(run_pks: Sequence[int]) -> int:
-    """Keep runs that have not begun from beginning; return how many."""
-    return _change_runs(DagRun.id.in_(run_pks), _MAY_BEGIN, run_after=HELD_UNTIL)
-
-
-def release_runs(run_pks: Sequence[int]) -> int:
-    """Let runs begin that were kept from it; return how many."""
-    return _change_runs(
-        DagRun.id.in_(run_pks), DagRun.run_after == HELD_UNTIL, run_after=_ASKED_FOR_AT
-    )
-
-
-def _change_runs(*conditions: ColumnElement[bool], **values: Any) -> int:
-    with create_session() as session:
-        changed = session.execute(
-            update(DagRun)
-            .where(*conditions)
-            .values(**values)
-            .execution_options(synchronize_session=False)
-        )
-        return int(changed.rowcount)  # type: ignore[attr-defined]
 
 
 @contextmanager
