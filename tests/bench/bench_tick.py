@@ -1,12 +1,19 @@
 """
 What one round of placement costs, and how well the rounds fill a fleet.
 
-Tick: plans 5,000 waiting tasks over 100 servers, again and again; beside it, in the same minute, a
+Plan: plans 5,000 waiting tasks over 100 servers, again and again; beside it, in the same minute, a
 plain sort of the same list, which anybody's queue has to do. Both are pure computation.
+
+Tick: a whole round of the dispatcher's on Airflow's real tables (SQLite), with as many waiting and
+every slot held; beside it, the one query by which it reads them. Records and queues are in memory:
+the dispatcher keeps the ones it has read, and sends nothing in such a round.
 
 Makespan: lets a mix of tasks, the same for the same seed, arrive at a mixed fleet on a virtual
 clock, and compares the end of the last with a bound that no schedule can beat: for every group of
 machines, the work that only they can do divided by their slots; and the longest single task.
+Beside it, the same mix from one submitter alone, which shows what fair shares cost, and list
+scheduling (Graham 1966, Bounds for certain multiprocessing anomalies): whoever came first takes the
+first slot that will do.
 """
 
 from __future__ import annotations
@@ -14,11 +21,14 @@ from __future__ import annotations
 import argparse
 import datetime as dt
 import itertools
+import os
 import random
 import statistics
+import tempfile
 import time
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 
 from fakes.virtual_fleet import MORNING, Job, VirtualFleet
 from touchstone.core.conf import Platform
@@ -110,7 +120,7 @@ def measure(what: Callable[[], object], times: int) -> tuple[float, float]:
     return statistics.median(spans), max(spans)
 
 
-def measure_ticks(*, ticks: int, waiting: int, servers: int) -> None:
+def measure_plans(*, ticks: int, waiting: int, servers: int) -> None:
     """Print the times of rounds with full, partly and wholly free fleets."""
     source = random.Random(1)
     queue = make_queue(source, waiting)
@@ -118,7 +128,7 @@ def measure_ticks(*, ticks: int, waiting: int, servers: int) -> None:
     def sort() -> object:
         return sorted(queue, key=lambda task: (-task.priority, task.since, task.order, task.key))
 
-    print(f"{waiting} waiting tasks, {servers} servers, {ticks} ticks each:")
+    print(f"{waiting} waiting tasks, {servers} servers, {ticks} times each:")
     for free in (0.0, 0.05, 1.0):
         fleet = make_servers(source, servers, free=free)
         placed = len(plan(queue, fleet, now=MORNING).placements)
@@ -131,6 +141,43 @@ def measure_ticks(*, ticks: int, waiting: int, servers: int) -> None:
     fleet = make_servers(source, servers, free=0)
     middle, longest = measure(lambda: estimate(queue, fleet, now=MORNING), max(3, ticks // 10))
     print(f"  estimate of every start: p50 {middle:.0f} ms, max {longest:.0f} ms")
+
+
+def measure_ticks(*, ticks: int, waiting: int, servers: int) -> None:
+    """Print the times of whole rounds, and of reading what they are about."""
+    with tempfile.TemporaryDirectory(prefix="touchstone-bench-") as folder:
+        # Airflow looks for these when it is imported, and not again.
+        os.environ["AIRFLOW_HOME"] = folder
+        os.environ["AIRFLOW__CORE__LOAD_EXAMPLES"] = "False"
+        from fakes.placement_world import World
+        from integration.airflow.database import RealAirflow, migrate, use_database
+
+        with use_database(migrate(f"sqlite:///{folder}/airflow.db")):
+            airflow = RealAirflow()
+            airflow.empty()
+            world = World(lambda *_: None)
+            for number in range(servers):
+                world.add_server(f"rio{number}", slots=3)
+                airflow.create_pool(f"rio{number}", 3, "")
+            world.airflow = airflow  # type: ignore[assignment]
+            dispatcher = world.make_dispatcher()
+            for number in range((waiting + 3 * servers) // 5):
+                submitter = f"user{number % 20}"
+                world.submit(f"s-{number}", 1, 2, 3, 4, 5, submitted_by=submitter, job=f"j{number}")
+            dispatcher.tick()
+            for placed in airflow.read_instances():
+                if placed.placement is not None:
+                    airflow.change(placed.key, state="deferred")
+            # The records of what waits are read, and the runs that only wait are parked.
+            for _ in range(3):
+                dispatcher.tick()
+            left = len(dispatcher.view.waiting)
+            middle, longest = measure(dispatcher.tick, ticks)
+            plain, _ = measure(airflow.read_instances, ticks)
+    print(
+        f"  whole tick, {left} wait: p50 {middle:.0f} ms, max {longest:.0f} ms; reading the "
+        f"instances {plain:.0f} ms, ratio {middle / plain:.1f}"
+    )
 
 
 # --- makespan ---------------------------------------------------------------------------------
@@ -189,6 +236,35 @@ def find_bound(jobs: Sequence[Job], servers: Sequence[Resource]) -> float:
     return bound
 
 
+def run_fleet(jobs: Iterable[Job], servers: Sequence[Resource]) -> float:
+    """Return the seconds until the last task has ended."""
+    fleet = VirtualFleet(servers)
+    fleet.run(jobs)
+    end = max(held.ends for held in fleet.started.values())
+    return (end - MORNING).total_seconds()
+
+
+def take_over(job: Job) -> Job:
+    """Return a job as one submitter's that has them all."""
+    return replace(job, task=replace(job.task, submitter="ada"))
+
+
+def schedule_list(jobs: Sequence[Job], servers: Sequence[Resource]) -> float:
+    """Return the seconds that list scheduling takes, in the order of arrival."""
+    slots = [(0.0, server) for server in servers for _ in range(server.slots)]
+    waiting = sorted(jobs, key=lambda job: (job.task.since, job.task.key))
+    end = 0.0
+    for job in waiting:
+        arrival = (job.task.since - MORNING).total_seconds()
+        fits = [n for n, (_, s) in enumerate(slots) if find_unfit(job.task.needs, s) is None]
+        # Of those that are free by then any will do: the first one of the list.
+        number = min(fits, key=lambda n: (max(arrival, slots[n][0]), n))
+        free, server = slots[number]
+        slots[number] = (max(arrival, free) + job.seconds, server)
+        end = max(end, slots[number][0])
+    return end
+
+
 def measure_makespan(*, seeds: int, count: int) -> None:
     """Print how long mixes take beside the bound."""
     servers = make_fleet()
@@ -196,17 +272,18 @@ def measure_makespan(*, seeds: int, count: int) -> None:
     print(f"{count} tasks over {slots} slots of {len(servers)} resources, seven of them with CUDA:")
     # With 0.55 CUDA is what the fleet is short of: tasks that need none take it in their turn.
     for gpu in (0.0, 0.3, 0.55):
-        ratios = []
+        ratios, alone, listed = [], [], []
         for seed in range(1, seeds + 1):
             jobs = make_mix(seed, count, gpu)
-            fleet = VirtualFleet(servers)
-            fleet.run(jobs)
-            end = max(held.ends for held in fleet.started.values())
-            ratios.append((end - MORNING).total_seconds() / find_bound(jobs, servers))
+            bound = find_bound(jobs, servers)
+            ratios.append(run_fleet(jobs, servers) / bound)
+            alone.append(run_fleet(map(take_over, jobs), servers) / bound)
+            listed.append(schedule_list(jobs, servers) / bound)
         told = ", ".join(f"{ratio:.3f}" for ratio in ratios)
         print(
             f"  {gpu:.0%} need CUDA: makespan over the bound, median "
-            f"{statistics.median(ratios):.3f} of {told}"
+            f"{statistics.median(ratios):.3f} of {told}; one submitter "
+            f"{statistics.median(alone):.3f}, list scheduling {statistics.median(listed):.3f}"
         )
 
 
@@ -219,6 +296,7 @@ def main() -> None:
     parser.add_argument("--mixes", type=int, default=5)
     parser.add_argument("--tasks", type=int, default=600)
     given = parser.parse_args()
+    measure_plans(ticks=given.ticks, waiting=given.waiting, servers=given.servers)
     measure_ticks(ticks=given.ticks, waiting=given.waiting, servers=given.servers)
     measure_makespan(seeds=given.mixes, count=given.tasks)
 
