@@ -106,15 +106,16 @@ class GitSource:
     def _fetch(
         self, repository: Path, url: str, ref: str | None, *, ref_field: str, url_field: str
     ) -> str:
-        self._check_protocol(url)
+        self._check_protocol(url, url_field)
         self._git(repository, "init", "--quiet", "--bare")
         fetched = self._git(
             repository,
             *("fetch", "--quiet", "--depth=1", "--no-tags", "--no-recurse-submodules"),
             *("--", url, ref or "HEAD"),
+            field=url_field,
         )
         if fetched.returncode != 0:
-            line = _last_line(fetched.stderr)
+            line = _shown(_last_line(fetched.stderr))
             if "couldn't find remote ref" in line or "not our ref" in line:
                 raise ConfigurationError(f"{ref_field}: {_shown(url)} has no ref {ref or 'HEAD'!r}")
             raise ConfigurationError(f"{url_field}: cannot read {_shown(url)}: {line}")
@@ -123,16 +124,19 @@ class GitSource:
             raise ConfigurationError(f"{ref_field}: {ref!r} of {_shown(url)} is not a commit")
         return commit.stdout.decode().strip()
 
-    def _check_protocol(self, url: str) -> None:
+    def _check_protocol(self, url: str, field: str) -> None:
         is_remote = url.startswith(("https://", "ssh://")) or (
             "://" not in url and not url.startswith(("/", ".")) and ":" in url
         )
         if not is_remote and "file" not in self._protocols.split(":"):
             raise ConfigurationError(
-                f"source: {url!r} is not allowed here; use https:// or ssh:// (git@host:repo)"
+                f"{field}: {_shown(url)!r} is not allowed here; "
+                "use https:// or ssh:// (git@host:repo)"
             )
 
-    def _git(self, repository: Path, *arguments: str) -> subprocess.CompletedProcess[bytes]:
+    def _git(
+        self, repository: Path, *arguments: str, field: str = "source"
+    ) -> subprocess.CompletedProcess[bytes]:
         environment = {
             "PATH": os.environ.get("PATH", "/usr/bin:/bin"),
             "HOME": os.environ.get("HOME", str(repository)),
@@ -159,7 +163,7 @@ class GitSource:
             )
         except subprocess.TimeoutExpired as error:
             raise ConfigurationError(
-                f"source: git {arguments[0]} did not end within {GIT_SECONDS} s"
+                f"{field}: git {arguments[0]} did not end within {GIT_SECONDS} s"
             ) from error
 
 

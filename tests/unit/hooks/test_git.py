@@ -83,7 +83,9 @@ def test_all_of_a_branch_is_packed_but_for_its_links(repository, source):
 
 
 @pytest.mark.parametrize(
-    ("url", "ref"), [("{}", "nope"), ("/no/such/repository", "main")], ids=["ref", "repository"]
+    ("url", "ref"),
+    [("{}", "nope"), ("/no/such/repository", "main"), ("http://127.0.0.1:9/x.git", "main")],
+    ids=["ref", "repository", "protocol"],
 )
 def test_whatever_is_wrong_with_a_branch_is_told_by_the_fields_name(repository, source, url, ref):
     with pytest.raises(ConfigurationError, match=r"^branch: "):
