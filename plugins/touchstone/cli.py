@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import os
-import re
 import secrets
-import shlex
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from datetime import UTC, datetime
 from importlib import import_module
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -20,6 +16,14 @@ from typer.core import TyperCommand, TyperGroup
 
 from touchstone import dev_commands, fleet_commands
 from touchstone.client.packing import is_remote
+from touchstone.client.requests import (
+    build_id,
+    build_schedule,
+    check_conf,
+    check_id,
+    drop_none,
+    pack_source,
+)
 from touchstone.terminal import AsJson, connect, open_console, print_json, say
 from touchstone_agent.protocol.errors import ConfigurationError, TouchstoneError
 
@@ -192,18 +196,18 @@ def submit(
 ) -> None:
     """Submit a feature set or a model structure; with --intervals, train it as well."""
     chosen = submission_id or build_id(datetime.now(UTC), secrets.token_hex(3))
-    _check_id(chosen)
+    check_id(chosen)
     if ref is not None and not is_remote(source):
         raise ConfigurationError(f"ref: {source} is not a git URL, so it has no branches")
-    conf = _drop_none(
+    conf = drop_none(
         {
             "source": source,
             "system": system,
             "ref": ref,
             "path": path,
             "notes": notes,
-            **_build_schedule(
-                ctx,
+            **build_schedule(
+                ctx.meta.get(_PASSTHROUGH, ()),
                 intervals=intervals,
                 config=config,
                 branch=branch,
@@ -221,9 +225,9 @@ def submit(
             ),
         }
     )
-    archive = None if is_remote(source) else _pack(source)
+    archive = None if is_remote(source) else pack_source(source)
     # Before anything is sent, so that nothing is uploaded for a wrong option.
-    _check_conf(conf | ({"source": "upload:" + "0" * 64} if archive is not None else {}))
+    check_conf(conf | ({"source": "upload:" + "0" * 64} if archive is not None else {}))
     with connect(login) as client:
         if archive is not None:
             conf["source"] = client.upload(archive)
@@ -259,12 +263,12 @@ def schedule(
     from touchstone.core.names import build_run_id
     from touchstone.core.states import SCHEDULABLE
 
-    _check_id(submission_id)
-    conf = _drop_none(
+    check_id(submission_id)
+    conf = drop_none(
         {
             "submission_id": submission_id,
-            **_build_schedule(
-                ctx,
+            **build_schedule(
+                ctx.meta.get(_PASSTHROUGH, ()),
                 intervals=intervals,
                 config=config,
                 branch=branch,
@@ -282,7 +286,7 @@ def schedule(
             ),
         }
     )
-    _check_conf(conf)
+    check_conf(conf)
     with connect(login) as client:
         submission = get_submission(client, submission_id)["submission"]
         if submission["status"] not in SCHEDULABLE:
@@ -336,7 +340,7 @@ def show(submission_id: SubmissionId, login: Login = None, as_json: AsJson = Fal
     from touchstone.client.watch import get_submission
 
     with connect(login) as client:
-        found = get_submission(client, _check_id(submission_id))
+        found = get_submission(client, check_id(submission_id))
     _warn_of_dispatcher(found)
     if as_json:
         print_json(found)
@@ -354,7 +358,7 @@ def show(submission_id: SubmissionId, login: Login = None, as_json: AsJson = Fal
 def results(submission_id: SubmissionId, login: Login = None, as_json: AsJson = False) -> None:
     """Show what a submission's models are worth."""
     with connect(login) as client:
-        found = client.get_results(_check_id(submission_id))
+        found = client.get_results(check_id(submission_id))
     if as_json:
         print_json(found)
         return
@@ -407,7 +411,7 @@ def logs(
     if follow and as_json:
         raise ConfigurationError("json: a document that is followed would never be whole")
     with connect(login) as client:
-        _check_id(submission_id)
+        check_id(submission_id)
         chosen = find_task(client, submission_id, task, say, time.sleep if follow else None)
         reader = Reader(client, submission_id, chosen, attempt=attempt, sleep=time.sleep)
         if as_json:
@@ -437,7 +441,7 @@ def enter(
     from touchstone.client.watch import get_submission
 
     with connect(login) as client:
-        found = get_submission(client, _check_id(submission_id))
+        found = get_submission(client, check_id(submission_id))
     chosen = choose_running(found["tasks"], task)
     command, where = build_enter_command(chosen)
     if as_json:
@@ -456,7 +460,7 @@ def cancel(
 ) -> None:
     """End a submission's tasks and runs."""
     with connect(login) as client:
-        ended = client.cancel(_check_id(submission_id), reason)
+        ended = client.cancel(check_id(submission_id), reason)
     _print_ended(submission_id, "cancelled", ended, as_json)
 
 
@@ -464,7 +468,7 @@ def cancel(
 def retract(submission_id: SubmissionId, login: Login = None, as_json: AsJson = False) -> None:
     """Withdraw a submission for good."""
     with connect(login) as client:
-        ended = client.retract(_check_id(submission_id))
+        ended = client.retract(check_id(submission_id))
     _print_ended(submission_id, "retracted", ended, as_json)
 
 
@@ -478,104 +482,6 @@ app.command()(fleet_commands.resume)
 def main() -> None:
     """Run the command line."""
     app()
-
-
-def build_id(now: datetime, random: str) -> str:
-    """Return a new submission's id: readable, in order of time, and nobody else's."""
-    return f"{now:%Y%m%d-%H%M%S}-{random}"
-
-
-def _build_schedule(
-    ctx: typer.Context,
-    *,
-    intervals: str | None,
-    config: str | None,
-    override: Sequence[str] | None,
-    needs: Sequence[str] | None,
-    **others: object,
-) -> dict[str, Any]:
-    passthrough = [shlex.quote(word) for word in ctx.meta.get(_PASSTHROUGH, ())]
-    fields = _drop_none(
-        {
-            "config_file": config,
-            "config_overrides": list(override) if override else None,
-            "passthrough_args": passthrough or None,
-            **parse_needs(needs or ()),
-            **others,
-        }
-    )
-    if intervals is None:
-        if fields:
-            raise ConfigurationError(
-                f"intervals: {next(iter(fields))} says how to train, and without --intervals "
-                "nothing is trained"
-            )
-        return {}
-    return {"intervals": intervals, **fields}
-
-
-def parse_needs(needs: Sequence[str]) -> dict[str, Any]:
-    """
-    Read what a schedule needs of a server, as the command line gives it.
-
-    :raises ConfigurationError: If a field is not one of those; its value is checked with the rest.
-    """
-    from touchstone.core.conf import PLACEMENT_KEYS
-
-    found: dict[str, Any] = {}
-    for item in needs:
-        key, equals, value = item.partition("=")
-        if key not in PLACEMENT_KEYS or not equals:
-            raise ConfigurationError(
-                f"needs: {item!r} is not KEY=VALUE with a key of {', '.join(PLACEMENT_KEYS)}"
-            )
-        found[key] = _parse_need(key, value)
-    return found
-
-
-def _parse_need(key: str, value: str) -> Any:
-    if key == "allowed_hosts":
-        return value.split(",")
-    if key == "job":
-        return value
-    try:
-        return json.loads(value)
-    except ValueError:
-        return value  # refused with the field's name
-
-
-def _check_conf(conf: dict[str, Any]) -> None:
-    from touchstone.core.conf import parse_conf
-
-    parse_conf(conf)
-
-
-def _check_id(submission_id: str) -> str:
-    # Also keeps what was typed from becoming another path of the API.
-    if not re.fullmatch(r"[a-z0-9](-?[a-z0-9])+", submission_id) or not (
-        3 <= len(submission_id) <= 48
-    ):
-        raise ConfigurationError(
-            f"id: {submission_id!r} is not a submission's id: 3 to 48 of a-z, 0-9 and single dashes"
-        )
-    return submission_id
-
-
-def _drop_none(fields: dict[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in fields.items() if value is not None}
-
-
-def _pack(source: str) -> bytes:
-    from touchstone.client.packing import pack
-    from touchstone.settings import get_settings
-
-    path = Path(source).expanduser()
-    if not path.exists():
-        raise ConfigurationError(
-            f"source: there is no {source!r} here; a git source is a URL, "
-            "for example https://host/owner/repo"
-        )
-    return pack(path, get_settings().content_bytes)
 
 
 def _find_exit_code(error: TouchstoneError) -> int:

@@ -1,0 +1,136 @@
+"""What is asked of Touchstone, made from what was typed, and checked before it is sent."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+from collections.abc import Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from touchstone_agent.protocol.errors import ConfigurationError
+
+
+def build_id(now: datetime, random: str) -> str:
+    """Return a new submission's id: readable, in order of time, and nobody else's."""
+    return f"{now:%Y%m%d-%H%M%S}-{random}"
+
+
+def build_schedule(
+    passthrough: Sequence[str],
+    *,
+    intervals: str | None,
+    config: str | None,
+    override: Sequence[str] | None,
+    needs: Sequence[str] | None,
+    **others: object,
+) -> dict[str, Any]:
+    """
+    Return how to train, as a run's conf says it.
+
+    :param passthrough: Arguments for el-nigma, as they are.
+    :param intervals: Prediction intervals; ``None`` to train nothing.
+    :param override: ``key.path=value`` each.
+    :param needs: ``KEY=VALUE`` each, see :func:`parse_needs`.
+    :param others: Further fields by their names in the conf; ``None`` for what is not said.
+    :raises ConfigurationError: If something is said of how to train, but not over which intervals.
+    """
+    fields = drop_none(
+        {
+            "config_file": config,
+            "config_overrides": list(override) if override else None,
+            "passthrough_args": [shlex.quote(word) for word in passthrough] or None,
+            **parse_needs(needs or ()),
+            **others,
+        }
+    )
+    if intervals is None:
+        if fields:
+            raise ConfigurationError(
+                f"intervals: {next(iter(fields))} says how to train, and without --intervals "
+                "nothing is trained"
+            )
+        return {}
+    return {"intervals": intervals, **fields}
+
+
+def parse_needs(needs: Sequence[str]) -> dict[str, Any]:
+    """
+    Read what a schedule needs of a server, as the command line gives it.
+
+    :raises ConfigurationError: If a field is not one of those; its value is checked with the rest.
+    """
+    from touchstone.core.conf import PLACEMENT_KEYS
+
+    found: dict[str, Any] = {}
+    for item in needs:
+        key, equals, value = item.partition("=")
+        if key not in PLACEMENT_KEYS or not equals:
+            raise ConfigurationError(
+                f"needs: {item!r} is not KEY=VALUE with a key of {', '.join(PLACEMENT_KEYS)}"
+            )
+        found[key] = _parse_need(key, value)
+    return found
+
+
+def _parse_need(key: str, value: str) -> Any:
+    if key == "allowed_hosts":
+        return value.split(",")
+    if key == "job":
+        return value
+    try:
+        return json.loads(value)
+    except ValueError:
+        return value  # refused with the field's name
+
+
+def check_conf(conf: dict[str, Any]) -> None:
+    """
+    Refuse what the DAG would refuse, before anything is sent.
+
+    :raises ConfigurationError: If a field makes no sense; the message begins with its name.
+    """
+    from touchstone.core.conf import parse_conf
+
+    parse_conf(conf)
+
+
+def check_id(submission_id: str) -> str:
+    """
+    Return what is a submission's id.
+
+    :raises ConfigurationError: If it cannot be one.
+    """
+    # Also keeps what was typed from becoming another path of the API.
+    if not re.fullmatch(r"[a-z0-9](-?[a-z0-9])+", submission_id) or not (
+        3 <= len(submission_id) <= 48
+    ):
+        raise ConfigurationError(
+            f"id: {submission_id!r} is not a submission's id: 3 to 48 of a-z, 0-9 and single dashes"
+        )
+    return submission_id
+
+
+def drop_none(fields: dict[str, Any]) -> dict[str, Any]:
+    """Return the fields of which something is said."""
+    return {key: value for key, value in fields.items() if value is not None}
+
+
+def pack_source(source: str) -> bytes:
+    """
+    Return a folder or archive of this machine as it is uploaded.
+
+    :raises ConfigurationError: If there is none, or it cannot be submitted.
+    """
+    from touchstone.client.packing import pack
+    from touchstone.settings import get_settings
+
+    path = Path(source).expanduser()
+    if not path.exists():
+        raise ConfigurationError(
+            f"source: there is no {source!r} here; a git source is a URL, "
+            "for example https://host/owner/repo"
+        )
+    return pack(path, get_settings().content_bytes)
