@@ -27,8 +27,27 @@ for path in sys.argv[1:]:
 
 
 @pytest.fixture(scope="module")
-def trained(installation):
-    """A good example, submitted and trained over all intervals by one command."""
+def model_structure(installation):
+    """A model structure, submitted to be trained."""
+    return installation.submit(
+        EXAMPLES / "wide_mlp",
+        *("--system", "model_structure", "--intervals", "5"),
+        *("--override", "training.epochs=2", "--override", "model.params.width=17"),
+    )
+
+
+@pytest.fixture(scope="module")
+def on_a_branch(installation):
+    """A feature set, submitted to be trained by a branch of el-nigma."""
+    return installation.submit(
+        EXAMPLES / "mean_reversion",
+        *("--branch", "feature/louder", "--intervals", "5", "--override", "training.epochs=2"),
+    )
+
+
+@pytest.fixture(scope="module")
+def trained(installation, model_structure, on_a_branch):
+    """A good example, submitted and trained over all intervals by one command, beside others."""
     done = installation.run(
         "submit",
         str(EXAMPLES / "momentum"),
@@ -170,21 +189,12 @@ def test_an_accepted_submission_is_scheduled_again_without_another_validation(
     )
 
 
-def test_a_model_structure_is_trained_on_the_reference_features(installation):
-    done = installation.run(
-        "submit",
-        str(EXAMPLES / "wide_mlp"),
-        *("--system", "model_structure", "--intervals", "5", "--wait", "--json"),
-        *("--override", "training.epochs=2", "--override", "model.params.width=17"),
-    )
+def test_a_model_structure_is_trained_on_the_reference_features(installation, model_structure):
+    installation.wait_for_submission(model_structure, "success")
 
-    assert done.returncode == 0, f"{done.stdout}\n{done.stderr}"
-    submission_id = json.loads(done.stdout)["submission_id"]
-    task = installation.task(submission_id, "i5")
-    assert [row["strategy"] for row in installation.records.list_evaluations(submission_id)] == [
-        "long",
-        "short",
-    ]
+    task = installation.task(model_structure, "i5")
+    rows = installation.records.list_evaluations(model_structure)
+    assert [row["strategy"] for row in rows] == ["long", "short"]
     for model in task["published"]["models"]:
         body = installation.objects.get(installation.settings.models_bucket, model["key"])
         # The reference model has no such layer, and none of this width.
@@ -192,22 +202,17 @@ def test_a_model_structure_is_trained_on_the_reference_features(installation):
         assert b'"units": 17' in body
 
 
-def test_a_branch_of_elnigma_trains_instead_of_the_images_own(installation, elnigma_repository):
-    done = installation.run(
-        "submit",
-        str(EXAMPLES / "momentum"),
-        *("--branch", "feature/louder", "--intervals", "5"),
-        *("--override", "training.epochs=2", "--wait", "--json"),
-    )
+def test_a_branch_of_elnigma_trains_instead_of_the_images_own(
+    installation, elnigma_repository, on_a_branch
+):
+    installation.wait_for_submission(on_a_branch, "success")
 
-    assert done.returncode == 0, f"{done.stdout}\n{done.stderr}"
-    submission_id = json.loads(done.stdout)["submission_id"]
     commit = subprocess.check_output(
         ["git", "-C", str(elnigma_repository), "rev-parse", "feature/louder"], text=True
     ).strip()
-    task = installation.task(submission_id, "i5")
+    task = installation.task(on_a_branch, "i5")
     assert installation.read_result(task)["versions"]["elnigma_commit"] == commit
-    console = installation.run("logs", submission_id, "i5").stdout
+    console = installation.run("logs", on_a_branch, "i5").stdout
     assert f"el-nigma commit {commit}" in console
     assert "LOUDER" in console
 
