@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import tomllib
 
 import pytest
 
-from system.installation import EXAMPLES
+from system.installation import EXAMPLES, wait_for
 
 GOOD = ["momentum", "mean_reversion", "volatility", "wide_mlp"]
 BROKEN = sorted(path.parent.name for path in EXAMPLES.glob("broken/*/expected.toml"))
@@ -84,3 +85,17 @@ def test_a_broken_example_is_refused_with_the_right_reason_in_one_line(
     assert not any(submission_id in running for running in installation.running_attempts())
     shown = installation.run("logs", submission_id)
     assert shown.returncode == 0, shown.stderr
+
+
+def test_a_failed_training_keeps_its_traceback_for_whoever_asks(installation, submitted):
+    submission_id = submitted["raises_in_training"]
+    installation.wait_for_submission(submission_id, "error", seconds=800)
+
+    wait_for("it is stored", lambda: installation.task(submission_id, "i5").get("uploaded_at"))
+
+    error = json.loads(
+        installation.read_output(installation.task(submission_id, "i5"), "error.json")
+    )
+    assert error["message"] in installation.submission(submission_id)["reason"]
+    assert "Traceback" in error["traceback"]
+    assert "Traceback" in installation.run("logs", submission_id, "i5").stdout

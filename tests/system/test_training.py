@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 
+import docker
 import httpx
 import pytest
 
@@ -123,6 +124,13 @@ def test_every_metric_is_the_same_in_result_evaluation_and_mlflow(installation, 
         ).json()["run"]
         logged = {item["key"]: item["value"] for item in run["data"]["metrics"]}
         assert logged == {name: value for name, value in metrics.items() if value is not None}
+        params = {item["key"]: item["value"] for item in run["data"]["params"]}
+        assert params["training.epochs"] == "4"
+        assert params["prediction_interval"] == str(task["config"]["interval"])
+        assert params["seed"] == "3"
+        which = {"experiment_id": run["info"]["experiment_id"]}
+        experiment = mlflow.get("/api/2.0/mlflow/experiments/get", params=which).json()
+        assert experiment["experiment"]["name"] == "touchstone_service"
 
 
 def test_charts_open_from_mlflow(installation, trained):
@@ -149,6 +157,19 @@ def test_the_consoles_are_in_the_logs_bucket_and_readable(installation, trained,
         assert sum(chunk.size for chunk in chunks) == task["verdict"]["console"]["kept_bytes"]
 
 
+def read_epochs(installation, task):
+    effective = json.loads(installation.read_output(task, "effective_config.json"))
+    return effective["training"]["epochs"]
+
+
+def test_the_image_that_trained_is_on_record_by_its_digest(installation, tasks):
+    if installation.runtime != "docker":
+        pytest.skip("only an engine has images")
+    (name,) = {task["config"]["image"] for task in tasks}
+    image = docker.from_env().images.get(name)
+    assert {task["image_digest"] for task in tasks} == {image.id}
+
+
 def test_phases_have_times_and_the_configuration_is_on_record(installation, tasks):
     for task in tasks:
         times = [
@@ -159,8 +180,7 @@ def test_phases_have_times_and_the_configuration_is_on_record(installation, task
         assert task["container"] == f"touchstone-{installation.settings.env}-" + "-".join(
             [task["submission_id"], task["task_id"], "1", "1"]
         )
-        effective = json.loads(installation.read_output(task, "effective_config.json"))
-        assert effective["training"]["epochs"] == 4
+        assert read_epochs(installation, task) == 4
 
 
 def test_an_accepted_submission_is_scheduled_again_without_another_validation(
@@ -200,6 +220,8 @@ def test_a_model_structure_is_trained_on_the_reference_features(installation, mo
         # The reference model has no such layer, and none of this width.
         assert b"BatchNormalization" in body
         assert b'"units": 17' in body
+    # What was overridden for another submission that trained at the same time is not here.
+    assert read_epochs(installation, task) == 2
 
 
 def test_a_branch_of_elnigma_trains_instead_of_the_images_own(
