@@ -101,6 +101,8 @@ class Settings(BaseSettings):
     :param validation_cpu_seconds: CPU seconds of one validation, which end a loop early.
     :param console_bytes: Bytes of console kept per attempt.
     :param admins: Airflow users who may schedule what others have submitted (JSON list).
+    :param admin_mails: Addresses that are written to when money runs low (JSON list).
+    :param smtp_conn_id: Airflow connection of the mail server.
     :param silence_seconds: Seconds without a word from a server after which nothing new is sent
         to it; what it has goes on until the lease is over.
     :param cuda_grace_seconds: How long a task that prefers CUDA waits for it.
@@ -141,6 +143,8 @@ class Settings(BaseSettings):
     validation_cpu_seconds: int = Field(default=40, ge=1)
     console_bytes: int = Field(default=8 * 1024**2, ge=4096)
     admins: frozenset[str] = frozenset({"admin"})
+    admin_mails: tuple[str, ...] = ()
+    smtp_conn_id: str = "smtp_default"
     silence_seconds: int = Field(default=60, ge=5)
     cuda_grace_seconds: int = Field(default=300, ge=0)
     deck_size: int = Field(default=32, ge=0)

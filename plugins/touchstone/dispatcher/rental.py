@@ -7,12 +7,14 @@ import threading
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from datetime import datetime, timedelta
+from functools import partial
 from typing import Final, Protocol
 
 from touchstone.core.conf import Platform
 from touchstone.core.eligibility import Capability, Resource, Running
 from touchstone.core.pods import Balance
 from touchstone.core.pools import RUNPOD_POOL
+from touchstone.hooks.mail import mail_admins
 from touchstone.hooks.pods.facts import RENTAL, RentalFacts, find_hook, read_facts
 from touchstone.hooks.records import Record
 from touchstone.hooks.runpod.hook import RunPodHook
@@ -39,6 +41,9 @@ class Pools(Protocol):
 class Notes(Protocol):
     """Where facts are written down for others to show."""
 
+    def find_note(self, name: str) -> Record:
+        """Return what was written down under a name last; empty for nothing."""
+
     def put_note(self, name: str, facts: Record) -> None:
         """Write down facts under a name."""
 
@@ -55,6 +60,7 @@ class Rental:
     :param notes: Where the facts are written down for whoever shows them.
     :param clock: The time, UTC.
     :param find: Finds the account.
+    :param warn: Writes to the admins: a subject and a text.
     """
 
     def __init__(
@@ -65,17 +71,20 @@ class Rental:
         notes: Notes,
         clock: Callable[[], datetime],
         find: Callable[..., RunPodHook | None] = find_hook,
+        warn: Callable[[str, str], None] | None = None,
     ) -> None:
         self._settings = settings.runpod
         self._pools = pools
         self._notes = notes
         self._clock = clock
         self._find = find
+        self._warn = warn or partial(mail_admins, settings)
         self._lock = threading.Lock()
         self._facts: RentalFacts | None = None
         self._balance: Balance | None = None
         self._balance_at: datetime | None = None
         self._is_low = False
+        self._is_told = False
 
     @property
     def facts(self) -> RentalFacts | None:
@@ -103,6 +112,7 @@ class Rental:
             "balance_usd": str(balance.usd) if balance else None,
             "spend_per_hour": str(balance.spend_per_hour) if balance else None,
             "is_low": bool(balance) and self._is_low,
+            "is_told": self._is_told,
             "block": facts.block if facts else None,
             "checked_at": (facts.at if facts else self._clock()).isoformat(),
         }
@@ -123,6 +133,24 @@ class Rental:
         if is_low and not self._is_low:
             log.warning("RunPod's balance is low: $%.2f", self._balance.usd)
         self._is_low = is_low
+        self._is_told = is_low and (self._is_told or self._tell(self._balance, hook))
+
+    def _tell(self, balance: Balance, hook: RunPodHook) -> bool:
+        """Write to the admins, once for all dispatchers; return whether that is done."""
+        if self._notes.find_note(RENTAL).get("is_told"):
+            return True
+        subject = f"RunPod's balance is low: ${balance.usd:.2f}"
+        text = (
+            f"RunPod's balance is ${balance.usd:.2f}, which is under ${hook.balance_warning:.2f}. "
+            f"What runs costs ${balance.spend_per_hour:.2f} per hour. Without money for an hour "
+            "nothing more is rented: what may run on-prem waits for a server, the rest waits."
+        )
+        try:
+            self._warn(subject, text)
+        except TouchstoneError as error:
+            log.warning("%s; trying again", error)
+            return False
+        return True
 
     def build_resource(
         self, *, slots: int, free: int, running: Iterable[Running], takes_validations: bool

@@ -15,6 +15,7 @@ from touchstone.core.pods import Balance, Stock
 from touchstone.dispatcher.rental import STALE, Rental
 from touchstone.hooks.runpod.errors import ServiceUnavailable
 from touchstone.settings import Settings
+from touchstone_agent.protocol.errors import TransientError
 
 
 @pytest.fixture
@@ -94,6 +95,55 @@ def test_a_low_balance_is_warned_of_once_until_it_was_good_again(rental, hook, c
         return sum("balance is low" in record.message for record in caplog.records)
 
     assert [look(49), look(48), look(90), look(49)] == [1, 1, 1, 2]
+
+
+def test_a_low_balance_is_mailed_by_one_dispatcher_once(clock, pools, records, hook):
+    mails = []
+
+    def make_dispatcher():
+        return Rental(
+            settings=Settings(),
+            pools=pools,
+            notes=records,
+            clock=clock,
+            find=lambda _: hook,
+            warn=lambda subject, text: mails.append((subject, text)),
+        )
+
+    def look(usd, *dispatchers):
+        hook.balance = Balance(usd=Decimal(usd), spend_per_hour=Decimal("0.7"))
+        clock.advance(minutes=5)
+        for dispatcher in dispatchers:
+            dispatcher.refresh()
+        return len(mails)
+
+    one, two = make_dispatcher(), make_dispatcher()
+    assert [look(49, one, two), look(48, one, two)] == [1, 1]
+    assert look(47, make_dispatcher()) == 1, "one that was started again knows"
+    assert [look(90, one, two), look(49, two, one)] == [1, 2]
+    subject, text = mails[0]
+    assert subject == "RunPod's balance is low: $49.00"
+    assert "under $50.00" in text
+    assert "$0.70 per hour" in text
+
+
+def test_a_mail_that_was_not_sent_is_sent_with_the_next_look(clock, pools, records, hook, caplog):
+    hook.balance = Balance(usd=Decimal(49), spend_per_hour=Decimal())
+    answers = [TransientError("the mail was not sent"), None]
+
+    def warn(subject, text):
+        if (answer := answers.pop(0)) is not None:
+            raise answer
+
+    rental = Rental(
+        settings=Settings(), pools=pools, notes=records, clock=clock, find=lambda _: hook, warn=warn
+    )
+    for _ in range(4):
+        clock.advance(minutes=5)
+        rental.refresh()
+
+    assert answers == []
+    assert "the mail was not sent; trying again" in caplog.text
 
 
 def test_facts_that_nobody_renews_are_none(rental, clock):
