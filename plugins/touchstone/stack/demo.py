@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shlex
 import signal
 import subprocess
+import sys
 from pathlib import Path
 from types import FrameType
 from typing import Annotated
@@ -79,4 +81,6 @@ def _print_addresses(root: Path) -> None:
     typer.echo(f"\nStill running: {urls.airflow} (Airflow and Touchstone), {urls.mlflow} (MLflow)")
     for user, password in read_credentials(paths).passwords.items():
         typer.echo(f"  log in as {user:<10} {password}")
-    typer.echo(f"  stop it with: touchstone down --state-dir {root}")
+    # As it was called: who has just cloned this has no `touchstone` on the path.
+    command = shlex.join([sys.argv[0], "down", "--state-dir", str(root)])
+    typer.echo(f"  stop it with: {command}")
