@@ -12,6 +12,7 @@ from typing import Annotated
 import typer
 
 from touchstone.stack import lifecycle
+from touchstone.stack.configuring import UpOptions
 from touchstone.stack.credentials import read_credentials
 from touchstone.stack.health import PartStatus
 from touchstone.stack.images import choose_runtime
@@ -59,7 +60,7 @@ def up(
     paths = find_state_dir(state_dir)
     started = time.monotonic()
     try:
-        options = lifecycle.UpOptions(
+        options = UpOptions(
             runtime=choose_runtime(runtime, _report),
             slots=slots,
             validation_slots=validation_slots,

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from touchstone.stack.agent_config import render_agent_config
+from touchstone.stack.configuring import UpOptions, decide_servers
 from touchstone.stack.layout import LocalServer, Runtime, parse_servers
-from touchstone.stack.lifecycle import UpOptions, decide_servers
 from touchstone_agent.protocol.errors import ConfigurationError
 
 
