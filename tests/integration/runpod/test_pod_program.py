@@ -346,7 +346,7 @@ exit 9
         *("HOME", "TMPDIR", "PATH", "PWD", "LANG", "XLA_FLAGS"),
         *("TOUCHSTONE_SUBMISSION_ID", "TOUCHSTONE_OUT", "TOUCHSTONE_PROGRESS_FILE"),
         *("TOUCHSTONE_WALL_SECONDS", "TOUCHSTONE_MEMORY_MIB", "TOUCHSTONE_CONSOLE_BYTES"),
-        "TOUCHSTONE_OUTPUT_BYTES",
+        *("TOUCHSTONE_IN", "TOUCHSTONE_OUTPUT_BYTES"),
     }
     assert "XLA_FLAGS=--of the_image" in lines
     assert "RUNPOD" not in seen
