@@ -107,7 +107,7 @@ REFUSED = {
         ({"source": GIT, "ref": "no-such-branch"}, "ref: "),
         ({"source": GIT, "path": "no/such/folder"}, "path: "),
         ({"source": "upload:" + "0" * 64}, "source: nothing was uploaded"),
-        ({"source": GIT, "intervals": "1", "branch": "main"}, "branch: "),
+        ({"source": GIT, "intervals": "1", "branch": "no-such-branch"}, "branch: "),
         (
             {"source": GIT, "intervals": "1", "platform": "on-prem", "require_cuda": True},
             "require_cuda: ",

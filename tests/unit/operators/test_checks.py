@@ -7,12 +7,13 @@ from decimal import Decimal
 import pytest
 
 from fakes.stores import FakeRecordStore
-from touchstone.core.conf import parse_conf
+from touchstone.core.conf import Schedule, parse_conf
 from touchstone.core.market import Market
 from touchstone.core.pods import Cloud, GpuOffer, Stock
 from touchstone.hooks.pods import facts
 from touchstone.hooks.runpod.errors import ServiceUnavailable
-from touchstone.operators.checks import check_baseline, check_placeable
+from touchstone.operators.checks import check_baseline, check_placeable, fetch_branch
+from touchstone.settings import Settings
 from touchstone_agent.protocol.errors import ConfigurationError
 
 INVENTORY = {"slots": 2, "memory_mib": 16 * 1024, "gpus": []}
@@ -191,3 +192,17 @@ def test_somebody_elses_baseline_is_as_if_it_did_not_exist(records):
 
     with pytest.raises(ConfigurationError, match="there is none"):
         check_baseline(records, conf(baseline="b-1"), "ada")
+
+
+# --- a branch of el-nigma ---------------------------------------------------------------------
+
+
+def test_a_branch_is_refused_where_no_repository_is_known():
+    schedule = Schedule(intervals="1", branch="main")
+
+    with pytest.raises(ConfigurationError, match=r"^branch: .*TOUCHSTONE_ELNIGMA_GIT"):
+        fetch_branch(Settings(), schedule)
+
+
+def test_without_a_branch_nothing_is_fetched():
+    assert fetch_branch(Settings(elnigma_git="/no/such"), Schedule(intervals="1")) is None
