@@ -137,8 +137,6 @@ class Rental:
 
     def _tell(self, balance: Balance, hook: RunPodHook) -> bool:
         """Write to the admins, once for all dispatchers; return whether that is done."""
-        if self._notes.find_note(RENTAL).get("is_told"):
-            return True
         subject = f"RunPod's balance is low: ${balance.usd:.2f}"
         text = (
             f"RunPod's balance is ${balance.usd:.2f}, which is under ${hook.balance_warning:.2f}. "
@@ -146,7 +144,8 @@ class Rental:
             "nothing more is rented: what may run on-prem waits for a server, the rest waits."
         )
         try:
-            self._warn(subject, text)
+            if not self._notes.find_note(RENTAL).get("is_told"):
+                self._warn(subject, text)
         except TouchstoneError as error:
             log.warning("%s; trying again", error)
             return False
