@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import signal
 import threading
@@ -240,6 +241,12 @@ def _now() -> datetime:
     return datetime.now(UTC)
 
 
+def freeze_imports() -> None:
+    """Keep the collector away from what was imported: looking through Airflow takes 0.3 s."""
+    gc.collect()
+    gc.freeze()
+
+
 def run() -> None:
     """Run until SIGTERM or SIGINT; SIGHUP reads the fleet file again."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
@@ -247,6 +254,7 @@ def run() -> None:
     logging.getLogger("touchstone").setLevel(logging.INFO)
     settings = get_settings()
     dispatcher = Dispatcher(settings)
+    freeze_imports()
 
     def stop(_signal: int, _frame: FrameType | None) -> None:
         dispatcher.stopping.set()
