@@ -15,6 +15,7 @@ DAG_ID = "touchstone"
 TRAINING = "train"
 VALIDATION = "validate"
 PLAN = "plan"
+EVALUATE = "evaluate"
 
 PARKED_UNTIL = datetime(9000, 1, 1, tzinfo=UTC)
 """When a parked run is to be started: never by Airflow itself."""

@@ -10,13 +10,14 @@ from airflow.models.dagbag import DBDagBag
 from airflow.models.dagrun import DagRun
 from airflow.models.taskinstance import TaskInstance
 from airflow.utils.session import create_session
-from airflow.utils.state import DagRunState, State
+from airflow.utils.state import DagRunState, State, TaskInstanceState
 from sqlalchemy import ColumnElement, and_, exists, func, not_, or_, select, update
 
 from touchstone.core.admission import HELD_UNTIL, EarlyRun
 from touchstone.dispatcher.metadata.rows import (
     ASKED_FOR_AT,
     DAG_ID,
+    EVALUATE,
     IS_WAITING_TRAINING,
     PARKED_UNTIL,
     PLAN,
@@ -87,7 +88,9 @@ def fail_runs(run_ids: Iterable[str]) -> list[str]:
     End runs the way the UI's "mark as failed" does; runs that have ended are left alone.
 
     Running and deferred task instances become failed, which makes the triggerer call their
-    triggers' ``on_kill``; those that have not started never will.
+    triggers' ``on_kill``; those that have not started never will: skipped, but for the last one.
+    A scheduler that had the run in hand decides by that one alone how it ends, and a skipped one
+    is as good as a success to it.
 
     :return: The runs that were ended.
     """
@@ -103,6 +106,15 @@ def fail_runs(run_ids: Iterable[str]) -> list[str]:
             dag = bag.get_dag_for_run(run, session=session)
             if dag is None:
                 continue
+            for last in session.scalars(
+                select(TaskInstance).where(
+                    TaskInstance.dag_id == DAG_ID,
+                    TaskInstance.run_id == run_id,
+                    TaskInstance.task_id == EVALUATE,
+                    TaskInstance.state.is_(None) | TaskInstance.state.in_(State.unfinished),
+                )
+            ):
+                last.set_state(TaskInstanceState.FAILED, session=session)
             set_dag_run_state_to_failed(dag=dag, run_id=run_id, commit=True, session=session)
             ended.append(run_id)
     return ended
