@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import datetime as dt
 import heapq
-from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -17,6 +16,7 @@ from touchstone.core.placement import (
     Waiting,
     plan,
 )
+from touchstone.core.usage import RecentUse, SlotUse
 from touchstone_agent.protocol.messages import SlotClass
 
 MORNING = dt.datetime(2026, 3, 2, 6, 0, tzinfo=dt.UTC)
@@ -73,11 +73,19 @@ class VirtualFleet:
         self.on_end: Callable[[Held], None] = lambda held: None
         self.on_tick: Callable[[], None] = lambda: None
         self._expect = expect
+        self._use = RecentUse()
         self._jobs: dict[Key, Job] = {}
 
     @property
     def usage(self) -> dict[str, float]:
-        return dict(Counter(held.job.task.submitter for held in self.held.values()))
+        """What a dispatcher counts that looks as often as here something happens."""
+        return self._use.count(
+            (
+                SlotUse(key=key, submitter=held.job.task.submitter, since=held.began)
+                for key, held in self.held.items()
+            ),
+            self.now,
+        )
 
     def build_resources(self) -> list[Resource]:
         used: dict[tuple[str, SlotClass], list[Running]] = {}

@@ -67,7 +67,8 @@ class Shares:
     """
     What each submitter has, in slots, weighed.
 
-    :param usage: Slots' worth each has in use, or used lately.
+    :param usage: Slots' worth each has in use, or had of late; see
+        :class:`~touchstone.core.usage.RecentUse`.
     :param weights: How much more than others each may have; 1 unless given.
     """
 

@@ -118,7 +118,7 @@ def plan(
     :param waiting: The tasks that wait.
     :param resources: Servers and RunPod with what is free of them.
     :param now: The time.
-    :param usage: Training slots' worth that each submitter has in use, or used lately.
+    :param usage: Training slots' worth that each submitter has in use, or had of late.
     :param validation_usage: The same of validation slots, which trainings never take: whoever
         trains much does not wait longer for a validation.
     :param weights: Submitters that may have more (or less) than the others; 1 unless given.

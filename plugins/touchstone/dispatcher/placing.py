@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
@@ -23,6 +22,7 @@ from touchstone.core.pools import (
     build_pool,
     build_validation_pool,
 )
+from touchstone.core.usage import RecentUse, SlotUse
 from touchstone.dispatcher.book import Key, TaskBook
 from touchstone.dispatcher.control import Control
 from touchstone.dispatcher.metadata.pools import Instance, LockedPools
@@ -59,8 +59,8 @@ class View:
     :param waiting: What waits, in no order.
     :param resources: What there is.
     :param plan: What was decided.
-    :param usage: Training slots that each submitter holds.
-    :param validation_usage: Validation slots that each submitter holds.
+    :param usage: Training slots' worth that each submitter has in use, or had of late.
+    :param validation_usage: The same of validation slots.
     :param weights: Share of each submitter.
     """
 
@@ -78,7 +78,8 @@ class Placer:
     """
     Decides, and starts what stands on deck.
 
-    Stateless but for caches: whatever it forgets is read again, and several may run.
+    Stateless but for caches: whatever it forgets is read again, and several may run. Only what
+    submitters have used of late is known to no one else, and matters for an hour at most.
 
     :param airflow: Airflow's instances and pools.
     :param book: The task records behind the instances.
@@ -116,6 +117,7 @@ class Placer:
         self._exited: set[tuple[Key, int]] = set()
         self._exited_lock = threading.Lock()
         self._started: set[tuple[Key, int]] = set()
+        self._use = {kind: RecentUse() for kind in SlotClass}
         self.estimates: Mapping[tuple[str, str], Mapping[str, Any]] = {}
         self.view = View(at=clock())
 
@@ -145,7 +147,8 @@ class Placer:
             self._pass_on(tally)
             resources = self._build_resources(servers, tally, now)
             waiting, by_key = self._build_waiting(tally.waiting, now)
-            usage, validation_usage = self._count_usage(tally.held)
+            usage = self._count_usage(SlotClass.TRAINING, tally.held, now)
+            validation_usage = self._count_usage(SlotClass.VALIDATION, tally.held, now)
             decided = plan(
                 waiting,
                 resources,
@@ -272,17 +275,21 @@ class Placer:
         return waiting, by_key
 
     def _count_usage(
-        self, held: Iterable[Instance]
-    ) -> tuple[Mapping[str, float], Mapping[str, float]]:
-        """Return the slots that each submitter holds: for trainings, and for validations."""
-        trainings: Counter[str] = Counter()
-        validations: Counter[str] = Counter()
+        self, kind: SlotClass, held: Iterable[Instance], now: datetime
+    ) -> Mapping[str, float]:
+        """Return what each submitter has of one kind of slots, or had of late."""
+        slots = []
         for instance in held:
             demand = self._book.get_demand(instance)
-            if demand is not None:
-                usage = trainings if instance.task_id == TRAINING else validations
-                usage[demand.submitter] += 1
-        return trainings, validations
+            if demand is not None and demand.needs.kind is kind:
+                began = (instance.placement or {}).get("at")
+                use = SlotUse(
+                    key=(instance.key, instance.try_number),
+                    submitter=demand.submitter,
+                    since=datetime.fromisoformat(began) if began else now,
+                )
+                slots.append(use)
+        return self._use[kind].count(slots, now)
 
     # --- acting ----------------------------------------------------------------------------
 

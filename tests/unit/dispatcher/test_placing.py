@@ -154,6 +154,27 @@ def test_what_is_placed_but_not_begun_counts_as_its_submitters(world):
     assert pools(world, [second, other]) == [DECK_POOL, "rio"]
 
 
+def test_who_gives_slots_back_goes_behind_one_who_had_none(world):
+    """What was held of late counts too: else it were always the same ones on the same machines."""
+    world.add_server("rio", slots=2)
+    first, second = world.submit("s-1", 1, 5, submitted_by="ann")
+    world.settle()
+    world.advance(60)
+    (longest,) = world.submit("s-2", 1, submitted_by="bob")
+    world.advance(1)
+    world.submit("s-3", 1, submitted_by="ann")
+    world.advance(1)
+    (another,) = world.submit("s-4", 1, submitted_by="bob")
+    world.exit(first)
+    world.exit(second)
+    world.trigger(first)
+    world.trigger(second)
+
+    world.tick()
+
+    assert pools(world, [longest, another]) == ["rio", "rio"]
+
+
 # --- on deck ------------------------------------------------------------------------------------
 
 
