@@ -54,6 +54,8 @@ RENTAL_SECONDS = 20.0
 """Between two looks at what RunPod has."""
 STUCK_SECONDS = 60.0
 """Without a round of placement for so long, the process is not well."""
+COLLECT_AFTER = 50_000
+"""New objects after which the collector looks at them; Python's own 700 are for small heaps."""
 
 
 class Dispatcher:
@@ -190,6 +192,7 @@ class Dispatcher:
         self._wake.set()
 
     def _place(self) -> None:
+        is_first = True
         while not self.stopping.is_set():
             pause = TICK_SECONDS
             started = time.monotonic()
@@ -197,6 +200,9 @@ class Dispatcher:
                 self._placer.tick()
                 self._ticked_at = time.monotonic()
                 self._tick_seconds = self._ticked_at - started
+                if is_first:
+                    spare_collector()
+                    is_first = False
             except pools.PoolsBusy as error:
                 log.debug("%s", error)
                 pause = BUSY_SECONDS
@@ -241,10 +247,17 @@ def _now() -> datetime:
     return datetime.now(UTC)
 
 
-def freeze_imports() -> None:
-    """Keep the collector away from what was imported: looking through Airflow takes 0.3 s."""
+def spare_collector() -> None:
+    """
+    Keep the collector away from what was imported, and from coming several times a round.
+
+    Looking through all of Airflow takes it 0.3 s; and a round over thousands of tasks makes tens
+    of thousands of objects, hardly a cycle among them. To be called when Airflow's tables have been
+    used once, which imports the better half of it.
+    """
     gc.collect()
     gc.freeze()
+    gc.set_threshold(COLLECT_AFTER)
 
 
 def run() -> None:
@@ -254,7 +267,6 @@ def run() -> None:
     logging.getLogger("touchstone").setLevel(logging.INFO)
     settings = get_settings()
     dispatcher = Dispatcher(settings)
-    freeze_imports()
 
     def stop(_signal: int, _frame: FrameType | None) -> None:
         dispatcher.stopping.set()
