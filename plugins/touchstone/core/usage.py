@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 LEAST = dt.timedelta(seconds=1)
 MOST = dt.timedelta(hours=1)
+"""After how long half of a slot is forgotten, at least and at most."""
 _HALVINGS = 5
 """After so many what is left of a slot decides nothing any more."""
 

@@ -79,7 +79,7 @@ class Placer:
     Decides, and starts what stands on deck.
 
     Stateless but for caches: whatever it forgets is read again, and several may run. Only what
-    submitters have used of late is known to no one else, and matters for an hour at most.
+    submitters had of late is known to no one else; what is lost of it was to fade within hours.
 
     :param airflow: Airflow's instances and pools.
     :param book: The task records behind the instances.
