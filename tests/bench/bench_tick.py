@@ -6,7 +6,8 @@ plain sort of the same list, which anybody's queue has to do. Both are pure comp
 
 Tick: a whole round of the dispatcher's on Airflow's real tables (SQLite), with as many waiting and
 every slot held; beside it, the one query by which it reads them. Records and queues are in memory:
-the dispatcher keeps the ones it has read, and sends nothing in such a round.
+the dispatcher keeps the ones it has read, and sends nothing in such a round. Python's collector is
+kept away from these stand-ins, which in an installation are other processes.
 
 Makespan: lets a mix of tasks, the same for the same seed, arrive at a mixed fleet on a virtual
 clock, and compares the end of the last with a bound that no schedule can beat: for every group of

@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 
 from touchstone.core.conf import Platform
 from touchstone.core.placement import Capability, Needs, Resource, Waiting, plan
+from touchstone.core.usage import RecentUse, SlotUse
 from touchstone_agent.protocol.messages import SlotClass
 
 MORNING = dt.datetime(2026, 3, 2, 6, 0, tzinfo=dt.UTC)
@@ -173,6 +174,7 @@ class World:
         self.servers = {server.name: server for server in self.make_servers()}
         self.remembered = {}
         self.waiting, self.held, self.ended = {}, {}, {}
+        self.began, self.use = {}, RecentUse()
         self.is_paused = False
         self.weights = {}
         self.count = 0
@@ -335,7 +337,7 @@ class World:
             self.lose: 2,
             self.revive: 4,
             self.change_stock: 3,
-            self.change_what_pods_take: 3,
+            self.change_what_pods_take: 6,
             self.pause: 1,
             self.resume: 6,
             self.weigh: 1,
@@ -363,10 +365,13 @@ class World:
         waiting, servers = list(self.waiting.values()), self.see()
         facts = {
             "now": self.now,
-            "usage": Counter(
-                task.submitter
-                for task, _ in self.held.values()
-                if task.needs.kind is SlotClass.TRAINING
+            "usage": self.use.count(
+                (
+                    SlotUse(key=key, submitter=task.submitter, since=self.began[key])
+                    for key, (task, _) in self.held.items()
+                    if task.needs.kind is SlotClass.TRAINING
+                ),
+                self.now,
             ),
             "weights": self.weights,
             "is_paused": self.is_paused,
@@ -381,6 +386,7 @@ class World:
             task = self.waiting.pop(placement.key)
             self.happened["placed a", task.needs.kind.value, placement.resource == "runpod"] += 1
             self.held[placement.key] = (task, placement.resource)
+            self.began[placement.key] = self.now
 
 
 @pytest.mark.parametrize("seed", range(SEEDS))
@@ -411,6 +417,7 @@ class BusyFleet:
         self.now, self.waiting, self.held = MORNING, {}, {}
         self.overtaken, self.worst = Counter(), 0
         self.slot_ticks, self.done = Counter(), Counter()
+        self.began, self.use = {}, RecentUse()
 
     def arrive(self):
         for submitter in ["ada", "bob", "cyd", "dan"]:
@@ -445,11 +452,17 @@ class BusyFleet:
                 Resource(name="rio2", slots=1, free=1 - used["rio2"]),
             ],
             now=self.now,
-            usage=Counter(task.submitter for task, _ in self.held.values()),
+            usage=self.use.count(
+                (
+                    SlotUse(key=key, submitter=task.submitter, since=self.began[key])
+                    for key, (task, _) in self.held.items()
+                ),
+                self.now,
+            ),
         )
         for placement in decided.placements:
             task = self.waiting.pop(placement.key)
-            self.held[task.key] = (task, placement.resource)
+            self.held[task.key], self.began[task.key] = (task, placement.resource), self.now
             self.overtaken.update(
                 key for key, other in self.waiting.items() if other.since < task.since
             )
