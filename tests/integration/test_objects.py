@@ -46,9 +46,7 @@ def test_no_more_is_read_than_a_reader_takes(objects: ObjectStore, bucket: str) 
         objects.get(bucket, "other")
 
 
-def test_a_file_appears_when_it_is_right(
-    objects: ObjectStore, bucket: str, tmp_path: Path
-) -> None:
+def test_a_file_appears_when_it_is_right(objects: ObjectStore, bucket: str, tmp_path: Path) -> None:
     target = tmp_path / "model"
     objects.fetch(bucket, "made", target, sha256=DIGEST, size=len(BODY))
     assert target.read_bytes() == BODY
