@@ -109,11 +109,11 @@ def goes_on(answer: Answer, times: int) -> bool:
     return answer is Answer.REFUSED or times >= PATIENCE
 
 
-def build_sender(api_key: str) -> Send:
-    """Return what sends requests for real."""
+def build_sender(api_key: str | None) -> Send:
+    """Return what sends requests for real; without a key they are refused, which is told."""
     pools = HttpPools()
     headers = {
-        "Authorization": f"Bearer {api_key}",
+        **({"Authorization": f"Bearer {api_key}"} if api_key else {}),
         "Content-Type": "application/json",
         # The service's front door refuses libraries that do not say who uses them.
         "User-Agent": f"{POD_PROGRAM}/{POD_PROTOCOL_VERSION}",
