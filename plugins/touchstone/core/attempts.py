@@ -345,6 +345,22 @@ def apply_phase(record: Record, event: PhaseChanged, *, now: datetime) -> Record
     return changes
 
 
+def refuse_phase(
+    record: Record, event: PhaseChanged, *, problem: str, now: datetime
+) -> Record | None:
+    """
+    Say what a task becomes when a phase its agent reports cannot be put on record.
+
+    :param problem: Why not.
+    :return: Fields to set, which are few; ``None`` if the event changes nothing.
+    """
+    changes = apply_phase(record, event, now=now)
+    if not changes or is_ended(record):
+        return None
+    phase = {key: changes[key] for key in ("phase", "last_event_at") if key in changes}
+    return phase | end_unusable(record, problem, _bound_time(record, event.at, now))
+
+
 def _bound_time(record: Record, at: datetime, now: datetime) -> datetime:
     """Return when something happened by another's clock, but within the attempt's own life."""
     begun = record.get("intent_at")

@@ -131,9 +131,11 @@ def check_result(result: Any, *, submission_id: str, task_id: str) -> Record:
         kept = _Kept.model_validate(result)
     except ValidationError as error:
         raise ResultRefused(f"result.json: {describe_refusal(error)}") from error
-    if kept.prediction_interval and build_task_id(kept.prediction_interval) != task_id:
-        told = kept.prediction_interval
-        raise ResultRefused(f"result.json: prediction_interval: is {told}, not that of {task_id}")
+    interval = kept.prediction_interval
+    if interval and build_task_id(interval) != task_id:
+        raise ResultRefused(
+            f"result.json: prediction_interval: is {interval}, not that of {task_id}"
+        )
     found = {"metrics": metrics, **kept.model_dump()}
     size = len(json.dumps(found).encode())
     if size > KEPT_BYTES:
