@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Callable, Mapping
 from datetime import datetime, timedelta
@@ -18,7 +17,13 @@ from touchstone.hooks.agent import AgentHook
 from touchstone.hooks.objects import ObjectStore
 from touchstone.hooks.records import Record, RecordNotFound, RecordStore, RecordUnfit
 from touchstone.settings import Settings
-from touchstone_agent.protocol.envelope import EventMessage, load_public_key, open_event
+from touchstone_agent.protocol.documents import parse_json
+from touchstone_agent.protocol.envelope import (
+    MAX_ENVELOPE_BYTES,
+    EventMessage,
+    load_public_key,
+    open_event,
+)
 from touchstone_agent.protocol.errors import MessageRefused
 from touchstone_agent.protocol.facts import UploadedFile
 from touchstone_agent.protocol.messages import (
@@ -136,7 +141,7 @@ class EventHandler:
 
     def _is_signed_by_unknown(self, text: str) -> bool:
         try:
-            return json.loads(text)["kid"] not in self._keys
+            return parse_json(text, max_bytes=MAX_ENVELOPE_BYTES)["kid"] not in self._keys
         except (ValueError, KeyError, TypeError):
             return False
 

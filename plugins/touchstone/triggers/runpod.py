@@ -14,14 +14,11 @@ from touchstone.core.pod_attempts import Problem, close_attempt, find_pod, is_re
 from touchstone.hooks.pods.connect import connect_desk
 from touchstone.hooks.pods.desk import PodDesk, TaskKey
 from touchstone.hooks.records import Record
-from touchstone.triggers.agent import AgentTrigger
+from touchstone.triggers.agent import BACKOFF, AgentTrigger
 from touchstone.triggers.pods.driver import PodDriver
 from touchstone.triggers.watch import get_records
-from touchstone_agent.core.backoff import Backoff
 from touchstone_agent.protocol.errors import PermanentError, TouchstoneError
 from touchstone_agent.protocol.words import build_line
-
-BACKOFF = Backoff(first_seconds=5, cap_seconds=60)
 
 _desks: dict[asyncio.AbstractEventLoop, PodDesk] = {}
 

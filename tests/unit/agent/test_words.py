@@ -38,6 +38,7 @@ from touchstone_agent.protocol.messages import (
     Progress,
     Want,
 )
+from touchstone_agent.protocol.names import build_container_name, parse_container_name
 from touchstone_agent.protocol.pods import PodState, PodUploadReport
 from touchstone_agent.protocol.words import (
     MAX_FILES,
@@ -282,6 +283,30 @@ def test_files_that_no_folder_could_have_are_refused(files: Any, problem: str) -
 def test_a_want_that_is_no_path_is_read_so_that_it_can_be_refused_by_name() -> None:
     """An older agent that heard nothing of it would ask again for ever."""
     assert Want.model_validate({"path": "a\\b"}).path == "a\\b"
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "touchstone-dev-x-FOO-1-1",
+        "touchstone-dev-x-i5-1-" + "9" * 5000,
+        "touchstone-dev-x-i5-\u0661-1",
+        "touchstone-dev-x-i_5-1-1",
+        "touchstone-dev--1-1",
+        "touchstone-dev-",
+    ],
+    ids=lambda name: repr(name)[:32],
+)
+def test_a_name_that_only_begins_like_ours_is_none_of_ours(name: str) -> None:
+    """One pod of that name kept the reaper from looking at all others."""
+    assert parse_container_name("dev", name) is None
+
+
+@given(st.text("touchsne-dv12iA_", max_size=40))
+def test_any_name_is_ours_or_not(name: str) -> None:
+    found = parse_container_name("dev", f"touchstone-dev-{name}")
+
+    assert found is None or build_container_name("dev", *found) == f"touchstone-dev-{name}"
 
 
 def test_more_figures_than_a_hundred_are_left_out() -> None:

@@ -29,7 +29,9 @@ from touchstone_agent.protocol.words import (
 )
 
 PROTOCOL_VERSION = 1
-MAX_WANTS = 1000
+MAX_WANTS = 250
+"""Leave for more would not fit into one answer."""
+
 MAX_RUNNING = 1000
 MAX_GPUS = 64
 

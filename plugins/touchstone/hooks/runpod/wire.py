@@ -21,6 +21,7 @@ from touchstone.core.pods import (
     Stock,
 )
 from touchstone.hooks.runpod.api import LogLine
+from touchstone_agent.protocol.words import Name
 
 Member = TypeVar("Member", bound=StrEnum)
 
@@ -44,7 +45,7 @@ class WireModel(BaseModel):
 class WireGpu(WireModel):
     """A pod's GPU."""
 
-    id: str
+    id: Name
     count: int = 1
 
 
@@ -71,13 +72,13 @@ class WireRuntime(WireModel):
 class WirePod(WireModel):
     """A pod."""
 
-    id: str
-    name: str
+    id: Name
+    name: Name
     status: str
     image: str = ""
     gpu: WireGpu | None = None
     cloud: str | None = None
-    data_center: str | None = Field(default=None, alias="dataCenterId")
+    data_center: Name | None = Field(default=None, alias="dataCenterId")
     cost: Usd = Decimal()
     env: dict[str, str] = {}
     ssh: WireSsh | None = None
