@@ -16,7 +16,7 @@ import pytest
 from pydantic import TypeAdapter
 
 from touchstone_agent.core.attempts import LEGAL_MOVES
-from touchstone_agent.evidence import Verdict, read_verdict
+from touchstone_agent.evidence import read_verdict
 from touchstone_agent.protocol.envelope import (
     CommandMessage,
     EventMessage,
@@ -26,6 +26,7 @@ from touchstone_agent.protocol.envelope import (
     open_event,
     seal,
 )
+from touchstone_agent.protocol.facts import RunnerVerdict
 from touchstone_agent.protocol.messages import (
     FINAL_PHASES,
     PROTOCOL_VERSION,
@@ -127,9 +128,13 @@ def test_a_verdict_of_contract_1_stays_readable(tmp_path: Path) -> None:
 
     verdict = read_verdict(tmp_path, output_bytes=1024**3)
 
-    assert isinstance(verdict, Verdict)
-    assert dict(verdict.content) == json.loads(content)
-    assert len(verdict.files) == 3
+    assert isinstance(verdict, RunnerVerdict)
+    written = json.loads(content)
+    assert len(verdict.files) == len(written.pop("files")) == 3
+    told = verdict.dump()
+    for name in ("started_at", "ended_at"):
+        assert datetime.fromisoformat(told.pop(name)) == datetime.fromisoformat(written.pop(name))
+    assert told == written
 
 
 def test_the_version_and_the_phases_are_those_of_the_golden_files() -> None:

@@ -5,13 +5,16 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 from touchstone.hooks.objects import (
     GRANT_SECONDS,
+    MAX_BYTES,
     ObjectCorrupt,
     ObjectNotFound,
     ObjectStore,
+    ObjectTooLarge,
     StoredObject,
 )
 from touchstone.hooks.records import (
@@ -105,14 +108,29 @@ class FakeObjectStore(ObjectStore):
         super().__init__(client=None, clock=clock)
         self.objects: dict[tuple[str, str], bytes] = {}
 
-    def get(self, bucket: str, key: str, *, sha256: str | None = None) -> bytes:
+    def get(
+        self, bucket: str, key: str, *, sha256: str | None = None, max_bytes: int = MAX_BYTES
+    ) -> bytes:
         """Return an object's bytes."""
         if (bucket, key) not in self.objects:
             raise ObjectNotFound(f"there is no s3://{bucket}/{key}")
         body = self.objects[bucket, key]
+        if len(body) > max_bytes:
+            raise ObjectTooLarge(f"s3://{bucket}/{key} has more than {max_bytes} bytes")
         if sha256 is not None and hashlib.sha256(body).hexdigest() != sha256:
             raise ObjectCorrupt(f"s3://{bucket}/{key} does not have sha256 {sha256}")
         return body
+
+    def fetch(self, bucket: str, key: str, target: Path, *, sha256: str, size: int) -> None:
+        """Write an object to a file."""
+        body = self.get(bucket, key, max_bytes=size)
+        if (len(body), hashlib.sha256(body).hexdigest()) != (size, sha256):
+            raise ObjectCorrupt(f"s3://{bucket}/{key} does not have sha256 {sha256}")
+        target.write_bytes(body)
+
+    def copy_new(self, bucket: str, key: str, *, source_bucket: str, source_key: str) -> bool:
+        """Copy an object unless its key is taken."""
+        return self.put_new(bucket, key, self.get(source_bucket, source_key, max_bytes=2**60))
 
     def has(self, bucket: str, key: str) -> bool:
         """Tell whether there is an object of that key."""
@@ -120,7 +138,7 @@ class FakeObjectStore(ObjectStore):
 
     def get_size(self, bucket: str, key: str) -> int:
         """Return an object's size in bytes."""
-        return len(self.get(bucket, key))
+        return len(self.get(bucket, key, max_bytes=2**60))
 
     def put_new(
         self, bucket: str, key: str, body: bytes, *, content_type: str = "application/octet-stream"

@@ -30,7 +30,10 @@ from touchstone_agent.protocol.errors import (
     PermanentError,
     TransientError,
 )
+from touchstone_agent.protocol.facts import ServerGpu
 from touchstone_agent.protocol.messages import (
+    MAX_GPUS,
+    MAX_RUNNING,
     Acknowledge,
     AttemptPhase,
     AttemptRef,
@@ -501,8 +504,8 @@ class Agent:
             agent_version=metadata.version("touchstone-agent"),
             cpus=self._machine.cpus,
             memory_mib=self._machine.memory_mib,
-            gpus=tuple(dict(gpu) for gpu in self._machine.gpus),
-            running=tuple((a.ref, a.phase) for a in attempts if not a.is_final),
+            gpus=tuple(ServerGpu.model_validate(gpu) for gpu in self._machine.gpus)[:MAX_GPUS],
+            running=tuple((a.ref, a.phase) for a in attempts if not a.is_final)[:MAX_RUNNING],
         )
 
     def _list_cells(self) -> tuple[AttemptCell, ...]:

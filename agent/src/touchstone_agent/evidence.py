@@ -2,45 +2,30 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping
-from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Any
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import ValidationError
 
-from touchstone_agent.adapters.files import read_below, size_below, split_path
+from touchstone_agent.adapters.files import read_below, size_below
+from touchstone_agent.protocol.documents import DocumentRefused, parse_json
 from touchstone_agent.protocol.errors import PermanentError
-from touchstone_agent.protocol.messages import AttemptRef, Progress, UploadedFile
+from touchstone_agent.protocol.facts import ProgressLine, RunnerVerdict
+from touchstone_agent.protocol.messages import AttemptRef, Progress
 from touchstone_agent.protocol.progress import build_progress
+from touchstone_agent.protocol.words import describe_refusal
 
 VERDICT = "verdict.json"
 PROGRESS = "progress.jsonl"
 MAX_VERDICT_BYTES = 160 * 1024
 """It travels in one message together with its list of files, and its quotes double twice."""
 
-MAX_FILES = 500
 MAX_LINE_BYTES = 64 * 1024
 
-_FILES: TypeAdapter[tuple[UploadedFile, ...]] = TypeAdapter(tuple[UploadedFile, ...])
 
-
-@dataclass(frozen=True, kw_only=True)
-class Verdict:
-    """
-    The runner's last word.
-
-    :param content: The content of verdict.json.
-    :param files: Its files, checked to be below the output folder and no larger than allowed.
-    """
-
-    content: Mapping[str, Any]
-    files: tuple[UploadedFile, ...]
-
-
-def read_verdict(out: Path, *, output_bytes: int, exit_code: int | None = None) -> Verdict | str:
+def read_verdict(
+    out: Path, *, output_bytes: int, exit_code: int | None = None
+) -> RunnerVerdict | str:
     """
     Read the verdict of a container that has ended.
 
@@ -51,29 +36,24 @@ def read_verdict(out: Path, *, output_bytes: int, exit_code: int | None = None) 
     """
     try:
         raw = read_below(out, VERDICT, limit=MAX_VERDICT_BYTES + 1)
-        if len(raw) > MAX_VERDICT_BYTES:
-            return f"verdict.json has more than {MAX_VERDICT_BYTES} bytes"
-        content = json.loads(raw, parse_constant=_refuse_constant)
-        if not isinstance(content, dict) or not isinstance(content.get("exit_code"), int):
-            return "verdict.json has no exit code"
-        files = _FILES.validate_python(content.get("files", ()))
-        for file in files:
-            split_path(file.path)
+        verdict = RunnerVerdict.model_validate(parse_json(raw, max_bytes=MAX_VERDICT_BYTES))
     except FileNotFoundError:
         return "no verdict.json: the runner was ended before it could write one"
-    except (PermanentError, ValidationError, ValueError, RecursionError) as error:
-        return f"verdict.json is not usable: {str(error).splitlines()[0]}"
-    if exit_code is not None and content["exit_code"] != exit_code:
+    except ValidationError as error:
+        return f"verdict.json is not usable: {describe_refusal(error)}"
+    except DocumentRefused as error:
+        return f"verdict.json is not usable: {error}"
+    except PermanentError as error:
+        return str(error)
+    if verdict.exit_code is None:
+        return "verdict.json has no exit code"
+    if exit_code is not None and verdict.exit_code != exit_code:
         # The runner ends with its verdict's code; another code means that it was ended by
         # something else, or that somebody else wrote the verdict.
-        return f"verdict.json says {content['exit_code']}, the container ended with {exit_code}"
-    if len(files) > MAX_FILES or sum(f.size for f in files) > output_bytes:
-        return f"verdict.json lists more than {MAX_FILES} files or {output_bytes} bytes"
-    return Verdict(content=content, files=files)
-
-
-def _refuse_constant(name: str) -> Any:
-    raise ValueError(f"{name} is not JSON")
+        return f"verdict.json says {verdict.exit_code}, the container ended with {exit_code}"
+    if sum(file.size for file in verdict.files) > output_bytes:
+        return f"verdict.json lists more than {output_bytes} bytes"
+    return verdict
 
 
 class ProgressReader:
@@ -118,9 +98,7 @@ def parse_progress(
 ) -> Progress | None:
     """Read one line of progress.jsonl; ``None`` if it is not one."""
     try:
-        data = json.loads(line)
-    except (ValueError, RecursionError):
+        read = ProgressLine.model_validate(parse_json(line, max_bytes=MAX_LINE_BYTES))
+    except (DocumentRefused, ValidationError):
         return None
-    if not isinstance(data, dict):
-        return None
-    return build_progress(data, ref, now=now, console_bytes=console_bytes)
+    return build_progress(read, ref, now=now, console_bytes=console_bytes)

@@ -5,11 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 
+from pydantic import ValidationError
+
 from touchstone_agent.adapters.files import hash_file, open_below
 from touchstone_agent.cell import AttemptCell
 from touchstone_agent.logs import Log
 from touchstone_agent.protocol.errors import PermanentError
-from touchstone_agent.protocol.messages import Grant, GrantPurpose, UploadedFile, Want
+from touchstone_agent.protocol.facts import UploadedFile
+from touchstone_agent.protocol.messages import Grant, GrantPurpose, Want
+from touchstone_agent.protocol.words import describe_refusal
 from touchstone_agent.workshop import Workshop
 
 log = Log("outputs")
@@ -37,8 +41,8 @@ class OutputUploader:
 
         :raises TransientError: If the store cannot be used now, or a grant has expired.
         """
+        files = self._read_files()
         attempt = self._cell.attempt
-        files = [UploadedFile.model_validate(f) for f in attempt.details.get("files", ())]
         done = {*attempt.uploaded, *attempt.failed}
         left = [file for file in files if file.path not in done]
         if left:
@@ -51,6 +55,16 @@ class OutputUploader:
                     self._fail_file(file.path, f"refused: {answer.refused[file.path]}")
                 else:
                     self._put(file, answer.grants[file.path])
+
+    def _read_files(self) -> list[UploadedFile]:
+        """Return what is to be uploaded; an older agent may have listed what no store takes."""
+        files = []
+        for item in self._cell.attempt.details.get("files", ()):
+            try:
+                files.append(UploadedFile.model_validate(item))
+            except ValidationError as error:
+                self._fail_file(str(item.get("path")), describe_refusal(error))
+        return files
 
     def _put(self, file: UploadedFile, grant: Grant) -> None:
         try:

@@ -22,12 +22,13 @@ from touchstone_agent.console import CONSOLE, ConsoleUploader
 from touchstone_agent.core.attempts import move
 from touchstone_agent.core.backoff import Backoff
 from touchstone_agent.core.ports import Exit
-from touchstone_agent.evidence import ProgressReader, Verdict, read_verdict
+from touchstone_agent.evidence import ProgressReader, read_verdict
 from touchstone_agent.grants import AskingEnded
 from touchstone_agent.inputs import InputStager
 from touchstone_agent.logs import Log
 from touchstone_agent.outputs import OutputUploader
 from touchstone_agent.protocol.errors import PermanentError, TransientError
+from touchstone_agent.protocol.facts import ExitFacts, RunnerVerdict
 from touchstone_agent.protocol.messages import (
     AttemptPhase,
 )
@@ -200,21 +201,14 @@ class Supervisor:
 
     def _refuse_content(self, reason: str) -> None:
         """Content that can never be used is its author's business, not the server's."""
-        verdict = {
-            "contract": 1,
-            "exit_code": EXIT_SUBMISSION,
-            "outcome": "failed",
-            "class": "submission",
-            "reason": reason,
-            "files": [],
-        }
-        self._move(
-            AttemptPhase.EXITED,
+        verdict = RunnerVerdict(
             exit_code=EXIT_SUBMISSION,
-            oom_killed=False,
-            verdict=verdict,
-            files=[],
+            outcome="failed",
+            failure_class="submission",
+            reason=reason,
         )
+        facts = ExitFacts(exit_code=EXIT_SUBMISSION, verdict=verdict)
+        self._move(AttemptPhase.EXITED, **facts.dump())
 
     # --- running ----------------------------------------------------------------------------
 
@@ -269,26 +263,23 @@ class Supervisor:
             output_bytes=limits.output_bytes + limits.console_bytes,
             exit_code=exit_code,
         )
-        verdict = found if isinstance(found, Verdict) else None
+        verdict = found if isinstance(found, RunnerVerdict) else None
         if exit_code is None and verdict is not None:
-            exit_code = int(verdict.content["exit_code"])
+            exit_code = verdict.exit_code
         if exit_code is None:
             raise PermanentError(
                 "its container is gone" if ended is None else "it ended without an exit status"
             )
-        details: dict[str, Any] = {
-            "exit_code": exit_code,
-            "oom_killed": ended is not None and ended.oom_killed,
-            "verdict": None,
-            "files": [],
-        }
-        if verdict is not None:
-            details["verdict"] = dict(verdict.content)
-            details["files"] = [file.model_dump() for file in verdict.files]
-        else:
-            details["no_verdict"] = found
+        facts = ExitFacts(
+            exit_code=exit_code,
+            oom_killed=ended is not None and ended.oom_killed,
+            verdict=verdict,
+            no_verdict=found if isinstance(found, str) else None,
+            files=verdict.files if verdict else (),
+        )
+        if verdict is None:
             self._keep_runtime_output()
-        self._move(AttemptPhase.EXITED, **details)
+        self._move(AttemptPhase.EXITED, **facts.dump())
 
     def _keep_runtime_output(self) -> None:
         """Without a console, what the engine has is the only trace of what went wrong."""

@@ -10,22 +10,27 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from datetime import datetime
+from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Any
+
+from pydantic import ValidationError
 
 from touchstone.core.conf import Platform
 from touchstone.core.outcomes import Outcome, judge_exit
 from touchstone.core.states import TASK_TERMINAL, TaskStatus, is_task_move
 from touchstone.core.tasks import TaskSpec
+from touchstone_agent.protocol.facts import ExitFacts, PreparedFacts
 from touchstone_agent.protocol.messages import (
     FINAL_PHASES,
     AttemptPhase,
     AttemptRef,
+    Limits,
     PhaseChanged,
     Progress,
     SlotClass,
 )
+from touchstone_agent.protocol.words import build_line, describe_refusal
 
 Record = dict[str, Any]
 
@@ -83,6 +88,9 @@ _KEPT = (
 
 OUT_OF_MEMORY = "oom"
 """Class of a failure for which only more memory helps."""
+
+CLOCK_SKEW = timedelta(minutes=10)
+"""How wrong a server's clock may be; a time beyond that is taken for the nearest that may be."""
 
 RENTAL_CLASSES = frozenset({"capacity", "funds", "budget", "account", "order"})
 """Classes of failures to rent a pod: nothing has run, and nobody has failed."""
@@ -303,32 +311,33 @@ def apply_phase(record: Record, event: PhaseChanged, *, now: datetime) -> Record
         AttemptPhase(old) in FINAL_PHASES or _ORDER[event.phase] <= _ORDER[AttemptPhase(old)]
     ):
         return None
+    moment = _bound_time(record, event.at, now)
     changes: Record = {"phase": event.phase.value, "last_event_at": now.isoformat()}
-    at, details = event.at.isoformat(), event.details
+    at, details = moment.isoformat(), event.details
     if event.phase is AttemptPhase.ACCEPTED:
         changes |= {"accepted_at": at, "status": TaskStatus.PREPARING.value}
     elif event.phase is AttemptPhase.PREPARING:
         changes |= {
             "preparing_at": at,
             "status": TaskStatus.PREPARING.value,
-            "image_digest": details.get("image_digest"),
+            "image_digest": _find_image_digest(details),
         }
     elif event.phase is AttemptPhase.RUNNING:
         changes |= {"running_at": at, "status": TaskStatus.RUNNING.value}
     elif event.phase is AttemptPhase.EXITED:
-        changes |= {"exited_at": at} | _apply_exit(record, details, event.at)
+        changes |= {"exited_at": at} | _apply_exit(record, details, moment)
     elif event.phase is AttemptPhase.UPLOADED:
         changes |= {"uploaded_at": at}
         if record.get("exited_at") is None:
             # The report of the exit was lost on its way; this one repeats its facts.
-            changes |= {"exited_at": at} | _apply_exit(record, details, event.at)
+            changes |= {"exited_at": at} | _apply_exit(record, details, moment)
     elif event.phase is AttemptPhase.CANCELLED:
-        changes |= _ended(TaskStatus.CANCELLED, Outcome.CANCELLED, event.reason, event.at)
+        changes |= _ended(TaskStatus.CANCELLED, Outcome.CANCELLED, event.reason, moment)
     elif event.phase is AttemptPhase.REJECTED:
         reason = f"server {record['server']} refused: {event.reason}"
-        changes |= _ended(TaskStatus.ERROR, Outcome.FAILED_INFRASTRUCTURE, reason, event.at)
+        changes |= _ended(TaskStatus.ERROR, Outcome.FAILED_INFRASTRUCTURE, reason, moment)
     else:
-        changes |= _ended(TaskStatus.LOST, Outcome.LOST, event.reason, event.at)
+        changes |= _ended(TaskStatus.LOST, Outcome.LOST, event.reason, moment)
     status = TaskStatus(changes["status"] if "status" in changes else record["status"])
     if is_ended(record) or not is_task_move(TaskStatus(record["status"]), status):
         # The end is on record already; a straggler's facts may be added, its status may not.
@@ -336,16 +345,49 @@ def apply_phase(record: Record, event: PhaseChanged, *, now: datetime) -> Record
     return changes
 
 
-def _apply_exit(record: Record, details: dict[str, Any], at: datetime) -> Record:
-    ending = judge_exit(
-        details.get("exit_code"),
-        oom_killed=bool(details.get("oom_killed")),
-        verdict=details.get("verdict"),
-    )
+def refuse_phase(
+    record: Record, event: PhaseChanged, *, problem: str, now: datetime
+) -> Record | None:
+    """
+    Say what a task becomes when a phase its agent reports cannot be put on record.
+
+    :param problem: Why not.
+    :return: Fields to set, which are few; ``None`` if the event changes nothing.
+    """
+    changes = apply_phase(record, event, now=now)
+    if not changes or is_ended(record):
+        return None
+    phase = {key: changes[key] for key in ("phase", "last_event_at") if key in changes}
+    return phase | end_unusable(record, problem, _bound_time(record, event.at, now))
+
+
+def _bound_time(record: Record, at: datetime, now: datetime) -> datetime:
+    """Return when something happened by another's clock, but within the attempt's own life."""
+    begun = record.get("intent_at")
+    earliest = datetime.fromisoformat(begun) if begun else now
+    return min(max(at, earliest - CLOCK_SKEW), now + CLOCK_SKEW)
+
+
+def _find_image_digest(details: Mapping[str, Any]) -> str | None:
+    try:
+        return PreparedFacts.model_validate(details).image_digest
+    except ValidationError:
+        return None
+
+
+def _apply_exit(record: Record, details: Mapping[str, Any], at: datetime) -> Record:
+    try:
+        said = ExitFacts.model_validate(details)
+        _check_size(said, record)
+    except ValidationError as error:
+        return end_unusable(record, describe_refusal(error), at)
+    except ValueError as error:
+        return end_unusable(record, str(error), at)
+    ending = judge_exit(said)
     facts: Record = {
-        "exit_code": details.get("exit_code"),
-        "verdict": details.get("verdict"),
-        "files": details.get("files") or [],
+        "exit_code": said.exit_code,
+        "verdict": said.verdict.dump() if said.verdict else None,
+        "files": [file.model_dump() for file in said.files],
     }
     if record.get("cancel") and ending.outcome is not Outcome.SUCCEEDED:
         reason = record["cancel"]["reason"]
@@ -368,6 +410,34 @@ def _apply_exit(record: Record, details: dict[str, Any], at: datetime) -> Record
     return facts | {"status": TaskStatus.UPLOADING.value}
 
 
+def _check_size(said: ExitFacts, record: Record) -> None:
+    limits = Limits.model_validate(record["config"].get("limits") or {})
+    most = limits.output_bytes + limits.console_bytes
+    if sum(file.size for file in said.files) > most:
+        raise ValueError(f"files: more than the {most} bytes that it may leave")
+
+
+def end_unusable(record: Record, problem: str, at: datetime) -> Record:
+    """
+    Say what a task becomes whose attempt reports what nobody can use or keep.
+
+    It ends here: told again, the same report would be the same, and its slot would be held for
+    ever. The fault is with where it ran, which should have refused it, so another attempt may do
+    better elsewhere.
+
+    :param problem: What is wrong with the report.
+    :param at: When it was reported, UTC.
+    :return: Fields to set.
+    """
+    where = record.get("server") or "its server"
+    reason = f"{where} reported an end that makes no sense: {problem}"
+    if record.get("cancel"):
+        reason = record["cancel"]["reason"]
+        return _ended(TaskStatus.CANCELLED, Outcome.CANCELLED, reason, at)
+    reason = build_line(reason)
+    return _ended(TaskStatus.ERROR, Outcome.FAILED_INFRASTRUCTURE, reason, at)
+
+
 def _ended(status: TaskStatus, outcome: Outcome, reason: str | None, at: datetime) -> Record:
     return {
         "status": status.value,
@@ -387,7 +457,7 @@ def apply_progress(record: Record, event: Progress, *, now: datetime) -> Record 
         "percent": event.percent,
         "progress_phase": event.phase,
         "eta_seconds": event.eta_seconds,
-        "metrics": {name: x for name, x in event.metrics.items() if is_storable(x)},
+        "metrics": event.metrics,
         "console_bytes": event.console_bytes,
         "last_event_at": now.isoformat(),
     }
@@ -503,8 +573,3 @@ def find_settled(record: Record, *, run_id: str, attempt: int, max_tries: int) -
         return None
     end = find_end(record, fence=record["fence"], run_id=run_id)
     return None if end is WaitEnd.RETRY else end
-
-
-def is_storable(number: float) -> bool:
-    """Tell whether a number fits in a record: finite, and within DynamoDB's range."""
-    return bool(number == 0 or 1e-128 < abs(number) < 1e125)

@@ -6,6 +6,7 @@ import hashlib
 import re
 
 from touchstone_agent.protocol.messages import AttemptRef
+from touchstone_agent.protocol.words import check_path
 
 VALIDATION_TASK_ID = "validation"
 
@@ -59,12 +60,22 @@ def build_attempt_prefix(ref: AttemptRef) -> str:
 
 
 def build_output_key(ref: AttemptRef, path: str) -> str:
-    """Return the key of an attempt's raw output in the content bucket."""
-    return f"attempts/{build_attempt_prefix(ref)}{path}"
+    """
+    Return the key of an attempt's raw output in the content bucket.
+
+    :raises UnsafePath: If the path could mean a key of somebody else's.
+    """
+    return f"attempts/{build_attempt_prefix(ref)}{check_path(path)}"
 
 
 def build_console_key(ref: AttemptRef, offset: int) -> str:
-    """Return the key of the console chunk that begins at byte ``offset``, in the logs bucket."""
+    """
+    Return the key of the console chunk that begins at byte ``offset``, in the logs bucket.
+
+    :raises ValueError: If there can be none: keys are in order up to twelve digits.
+    """
+    if not 0 <= offset < 10**12:
+        raise ValueError(f"no console has a byte {offset}")
     return f"{build_attempt_prefix(ref)}{offset:012d}.log"
 
 

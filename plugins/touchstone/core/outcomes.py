@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any
+
+from touchstone_agent.protocol.facts import ExitFacts
 
 
 class Outcome(StrEnum):
@@ -42,22 +43,17 @@ class Ending:
     is_retriable: bool
 
 
-def judge_exit(
-    exit_code: int | None, *, oom_killed: bool = False, verdict: dict[str, Any] | None = None
-) -> Ending:
+def judge_exit(facts: ExitFacts) -> Ending:
     """
     Say what a container's end means.
 
-    :param exit_code: Exit code of the container; ``None`` if it could not be had, which is a
-        failure, never a zero.
-    :param oom_killed: Whether the engine ended it for memory.
-    :param verdict: The runner's verdict.json; ``None`` if it wrote none.
+    :param facts: How it ended. No exit code is a failure, never a zero.
     :return: The ending. Exit 0 without a verdict is the user's contract failure.
     """
-    said = verdict or {}
-    failure_class = str(said.get("class") or "unknown")
-    reason = said.get("reason") or None
-    if exit_code == 0 and said.get("outcome") == "succeeded":
+    exit_code, verdict = facts.exit_code, facts.verdict
+    failure_class = (verdict and verdict.failure_class) or "unknown"
+    reason = (verdict and verdict.reason) or None
+    if exit_code == 0 and verdict is not None and verdict.outcome == "succeeded":
         return Ending(
             outcome=Outcome.SUCCEEDED, failure_class="ok", reason=None, is_retriable=False
         )
@@ -65,33 +61,38 @@ def judge_exit(
         return Ending(
             outcome=Outcome.FAILED_USER,
             failure_class="contract",
-            reason=reason or "contract: exited 0 but wrote no verdict of success",
+            reason=reason or f"contract: exited 0 but wrote no verdict of success{_explain(facts)}",
             is_retriable=False,
         )
-    if oom_killed:
+    if facts.oom_killed:
         return Ending(
             outcome=Outcome.FAILED_INFRASTRUCTURE,
             failure_class="oom",
             reason=reason or "out of memory: ended by the engine",
             is_retriable=True,
         )
+    told = f"the trainer exited with code {exit_code}{_explain(facts)}"
     if exit_code in DETERMINISTIC_EXIT_CODES:
         return Ending(
             outcome=Outcome.FAILED_USER,
             failure_class=failure_class,
-            reason=reason or f"the trainer exited with code {exit_code}",
+            reason=reason or told,
             is_retriable=False,
         )
     if exit_code is None or exit_code in INFRASTRUCTURE_EXIT_CODES:
         return Ending(
             outcome=Outcome.FAILED_INFRASTRUCTURE,
             failure_class=failure_class,
-            reason=reason or f"the trainer exited with code {exit_code}",
+            reason=reason or told,
             is_retriable=True,
         )
     return Ending(
         outcome=Outcome.FAILED_USER,
         failure_class=failure_class,
-        reason=reason or f"the trainer exited with code {exit_code}",
+        reason=reason or told,
         is_retriable=True,
     )
+
+
+def _explain(facts: ExitFacts) -> str:
+    return f" ({facts.no_verdict})" if facts.no_verdict else ""

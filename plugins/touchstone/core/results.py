@@ -2,17 +2,31 @@
 
 from __future__ import annotations
 
+import json
 import math
+import posixpath
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Annotated, Any
 
-from touchstone.core.attempts import is_storable
-from touchstone.core.names import build_model_key
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PlainValidator,
+    ValidationError,
+)
+
+from touchstone.core.names import build_model_key, build_task_id
 from touchstone.core.outcomes import Outcome
 from touchstone.core.states import SubmissionStatus, TaskStatus
+from touchstone_agent.protocol.documents import MAX_INTEGER, DocumentRefused, parse_json
 from touchstone_agent.protocol.errors import PermanentError
+from touchstone_agent.protocol.facts import UploadedFile
 from touchstone_agent.protocol.messages import AttemptRef
+from touchstone_agent.protocol.words import Sha256, build_line, describe_refusal, is_storable
 
 Record = dict[str, Any]
 
@@ -22,52 +36,136 @@ MAX_METRICS = 200
 MAX_PARAMS = 90
 """MLflow takes a hundred in one request, and ours are added."""
 
-_METRIC_NAME = re.compile(r"[A-Za-z_][\w .:/-]{0,199}")
+MAX_FACTS = 50
+MAX_VALUE = 1000
+RESULT_BYTES = 1024**2
+"""Largest result.json that is read."""
+
+KEPT_BYTES = 64 * 1024
+"""What is kept of one, twice in a table of evaluations and in part beside the task."""
+
+_NAME = re.compile(r"[A-Za-z_][\w .:/-]{0,199}")
 
 
 class ResultRefused(PermanentError):
     """A result.json breaks the contract; the message says where."""
 
 
+def _check_scalar(value: object) -> str | int | float | bool | None:
+    if value is None or isinstance(value, bool):
+        return value
+    if isinstance(value, str):
+        return build_line(value, MAX_VALUE)
+    if not isinstance(value, int | float):
+        raise ValueError("is neither a text nor a number")
+    if not is_storable(value) or (abs(value) > MAX_INTEGER and isinstance(value, int)):
+        raise ValueError("is beyond all range")
+    return value
+
+
+def _check_name(name: str) -> str:
+    # MLflow takes a name for a path, and refuses one that could be written in another way.
+    if not _NAME.fullmatch(name) or posixpath.normpath(name) != name:
+        raise ValueError(f"{build_line(name, 60)!r} is no name")
+    return name
+
+
+_Key = Annotated[str, AfterValidator(_check_name)]
+_Scalar = Annotated[Any, PlainValidator(_check_scalar)]
+_Note = Annotated[str, BeforeValidator(lambda v: build_line(v, 200) if isinstance(v, str) else v)]
+_Text = Annotated[str, BeforeValidator(lambda v: build_line(v, 100) if isinstance(v, str) else v)]
+
+
+class _Kept(BaseModel):
+    """What is kept of a result.json, beside its metrics: flat, and of a bounded size."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    prediction_interval: int | None = Field(default=None, ge=1, le=100_000)
+    metric_notes: dict[_Key, _Note] | None = Field(default=None, max_length=MAX_METRICS)
+    params: dict[_Key, _Scalar] | None = Field(default=None, max_length=MAX_PARAMS)
+    versions: dict[_Key, _Text] | None = Field(default=None, max_length=MAX_FACTS)
+    data: dict[_Key, _Scalar] | None = Field(default=None, max_length=MAX_FACTS)
+    seed: int | None = Field(default=None, ge=-MAX_INTEGER, le=MAX_INTEGER)
+    predictions_sha256: Sha256 | None = None
+
+
+def read_result(text: bytes, *, submission_id: str, task_id: str) -> Record:
+    """
+    Read a trainer's result.json, which comes from a container that ran submitted code.
+
+    :param text: The file.
+    :return: What :func:`check_result` keeps of it.
+    :raises ResultRefused: If it is not the result of this task, or not what the contract asks for.
+    """
+    try:
+        document = parse_json(text, max_bytes=RESULT_BYTES)
+    except DocumentRefused as error:
+        raise ResultRefused(f"result.json: {error}") from error
+    return check_result(document, submission_id=submission_id, task_id=task_id)
+
+
 def check_result(result: Any, *, submission_id: str, task_id: str) -> Record:
     """
-    Check a trainer's result.json, which comes from a container that ran submitted code.
+    Check a parsed result.json.
 
-    :param result: The parsed document.
-    :return: The same document.
-    :raises ResultRefused: If it is not the result of this task, or lacks what is published.
+    :return: What is kept of it, each field within its bounds: ``metrics``, ``metric_notes``,
+        ``params``, ``versions``, ``data``, ``seed``, ``prediction_interval`` and
+        ``predictions_sha256``.
+    :raises ResultRefused: If it is not the result of this task, or lacks what is published; names
+        the field.
     """
     if not isinstance(result, dict) or result.get("contract") != 1:
         raise ResultRefused("result.json: not a result of contract 1")
     if (result.get("submission_id"), result.get("task_id")) != (submission_id, task_id):
-        raise ResultRefused(
-            f"result.json: is of {result.get('submission_id')}/{result.get('task_id')}, "
-            f"not of {submission_id}/{task_id}"
-        )
-    metrics = result.get("metrics")
-    if not isinstance(metrics, dict) or not 0 < len(metrics) <= MAX_METRICS:
-        raise ResultRefused(f"result.json: has no metrics, or more than {MAX_METRICS}")
-    params = result.get("params") or {}
-    if not isinstance(params, dict) or len(params) > MAX_PARAMS:
-        raise ResultRefused(f"result.json: params are no object of at most {MAX_PARAMS}")
-    for name, value in metrics.items():
-        if isinstance(value, bool) or not (value is None or isinstance(value, (int, float))):
-            raise ResultRefused(f"result.json: metric {name!r} is {value!r}, not a number or null")
-        if value is not None and not is_storable(value):
-            raise ResultRefused(
-                f"result.json: metric {name!r} is not finite or beyond all range; null says so"
-            )
-        if not _METRIC_NAME.fullmatch(name):
-            raise ResultRefused(f"result.json: {name!r} is no name for a metric")
-    paths = {str(item.get("path")) for item in result.get("files", ()) if isinstance(item, dict)}
+        told = build_line(f"{result.get('submission_id')}/{result.get('task_id')}", 100)
+        raise ResultRefused(f"result.json: is of {told}, not of {submission_id}/{task_id}")
+    metrics = _check_metrics(result.get("metrics"))
+    listed = result.get("files")
+    items = listed if isinstance(listed, list) else ()
+    paths = {str(item.get("path")) for item in items if isinstance(item, dict)}
     missing = [name for name in STRATEGIES if f"models/{name}.h5" not in paths]
     if missing:
         raise ResultRefused(f"result.json: lists no models/{missing[0]}.h5")
-    return result
+    try:
+        kept = _Kept.model_validate(result)
+    except ValidationError as error:
+        raise ResultRefused(f"result.json: {describe_refusal(error)}") from error
+    interval = kept.prediction_interval
+    if interval and build_task_id(interval) != task_id:
+        raise ResultRefused(
+            f"result.json: prediction_interval: is {interval}, not that of {task_id}"
+        )
+    found = {"metrics": metrics, **kept.model_dump()}
+    size = len(json.dumps(found).encode())
+    if size > KEPT_BYTES:
+        raise ResultRefused(
+            f"result.json: params, notes and the like have {size} bytes; {KEPT_BYTES} are kept"
+        )
+    return found
+
+
+def _check_metrics(metrics: Any) -> dict[str, float | None]:
+    if not isinstance(metrics, dict) or not 0 < len(metrics) <= MAX_METRICS:
+        raise ResultRefused(f"result.json: has no metrics, or more than {MAX_METRICS}")
+    for name, value in metrics.items():
+        shown = build_line(name, 100)
+        try:
+            _check_name(name)
+        except ValueError as error:
+            raise ResultRefused(f"result.json: {shown!r} is no name for a metric") from error
+        if isinstance(value, bool) or not (value is None or isinstance(value, (int, float))):
+            told = build_line(repr(value), 60)
+            raise ResultRefused(f"result.json: metric {shown!r} is {told}, not a number or null")
+        if value is not None and not is_storable(value):
+            raise ResultRefused(
+                f"result.json: metric {shown!r} is not finite or beyond all range; null says so"
+            )
+    return metrics
 
 
 def build_evaluations(
-    result: Record, ref: AttemptRef, *, files: Mapping[str, Record], mlflow: Record, now: str
+    result: Record, ref: AttemptRef, *, files: Mapping[str, UploadedFile], mlflow: Record, now: str
 ) -> list[Record]:
     """
     Return the rows of ``ModelPostTrainEvaluation``: one per model of the pair.
@@ -96,7 +194,7 @@ def build_evaluations(
             "seed": result.get("seed"),
             "predictions_sha256": result.get("predictions_sha256"),
             "model_key": build_model_key(ref, strategy),
-            "model_sha256": files[f"models/{strategy}.h5"]["sha256"],
+            "model_sha256": files[f"models/{strategy}.h5"].sha256,
             "mlflow_run_id": mlflow["run_id"],
             "mlflow_url": mlflow["url"],
             "created_at": now,

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Callable, Mapping
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
+
+from pydantic import ValidationError
 
 from touchstone.core import attempts
 from touchstone.core.names import build_console_key, build_content_key, build_output_key
@@ -14,10 +15,17 @@ from touchstone.core.tasks import TaskSpec, list_archives
 from touchstone.dispatcher.running import mark_running
 from touchstone.hooks.agent import AgentHook
 from touchstone.hooks.objects import ObjectStore
-from touchstone.hooks.records import Record, RecordNotFound, RecordStore
+from touchstone.hooks.records import Record, RecordNotFound, RecordStore, RecordUnfit
 from touchstone.settings import Settings
-from touchstone_agent.protocol.envelope import EventMessage, load_public_key, open_event
+from touchstone_agent.protocol.documents import parse_json
+from touchstone_agent.protocol.envelope import (
+    MAX_ENVELOPE_BYTES,
+    EventMessage,
+    load_public_key,
+    open_event,
+)
 from touchstone_agent.protocol.errors import MessageRefused
+from touchstone_agent.protocol.facts import UploadedFile
 from touchstone_agent.protocol.messages import (
     FINAL_PHASES,
     Acknowledge,
@@ -41,6 +49,9 @@ if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 log = logging.getLogger(__name__)
+
+MAX_CHUNK_BYTES = 1024**2
+"""Several times what an agent stores of a console at once."""
 
 KEYS_LIFE = timedelta(seconds=30)
 """How long a key that was revoked may still be honoured."""
@@ -130,7 +141,7 @@ class EventHandler:
 
     def _is_signed_by_unknown(self, text: str) -> bool:
         try:
-            return json.loads(text)["kid"] not in self._keys
+            return parse_json(text, max_bytes=MAX_ENVELOPE_BYTES)["kid"] not in self._keys
         except (ValueError, KeyError, TypeError):
             return False
 
@@ -152,9 +163,7 @@ class EventHandler:
             return None
 
     def _on_phase(self, server: str, event: PhaseChanged) -> None:
-        record = self._change(
-            server, event.ref, lambda r: attempts.apply_phase(r, event, now=self._clock())
-        )
+        record = self._apply_phase(server, event)
         is_newest = (
             record is not None
             and record["server"] == server
@@ -169,6 +178,21 @@ class EventHandler:
         if event.phase in FINAL_PHASES:
             # Also for an outranked attempt: its agent must not keep its files for days.
             self._agent.send(server, Acknowledge(ref=event.ref))
+
+    def _apply_phase(self, server: str, event: PhaseChanged) -> Record | None:
+        now = self._clock()
+        try:
+            return self._change(
+                server, event.ref, lambda r: attempts.apply_phase(r, event, now=now)
+            )
+        except RecordUnfit as error:
+            # It would be the same however often it is told, and the slot be held meanwhile.
+            problem = str(error)
+        return self._change(
+            server,
+            event.ref,
+            lambda r: attempts.refuse_phase(r, event, problem=problem, now=now),
+        )
 
     def _on_grants_wanted(self, server: str, event: GrantsWanted, message_id: str) -> None:
         ref = event.ref
@@ -197,7 +221,7 @@ class EventHandler:
         is_input = event.purpose is GrantPurpose.INPUT
         inputs = _list_inputs(record) if is_input else {}
         for want in event.wants:
-            if not (want.path in inputs if is_input else _is_safe(want.path, event.purpose)):
+            if not (want.path in inputs if is_input else _is_safe(want, event.purpose)):
                 return f"{want.path!r} is not a path for {event.purpose}"
         return None
 
@@ -244,8 +268,12 @@ def _list_inputs(record: Mapping[str, Any]) -> dict[str, tuple[str, int]]:
     return list_archives(TaskSpec.model_validate(record["config"]))
 
 
-def _is_safe(path: str, purpose: GrantPurpose) -> bool:
+def _is_safe(want: Want, purpose: GrantPurpose) -> bool:
     if purpose is GrantPurpose.CONSOLE:
-        return path.isascii() and path.isdigit() and len(path) == 12
-    parts = path.split("/")
-    return 0 < len(path) <= 512 and not any(part in {"", ".", ".."} for part in parts)
+        is_offset = want.path.isascii() and want.path.isdigit() and len(want.path) == 12
+        return is_offset and want.size <= MAX_CHUNK_BYTES
+    try:
+        UploadedFile(path=want.path, sha256=want.sha256, size=want.size)
+    except ValidationError:
+        return False
+    return True

@@ -6,9 +6,10 @@ import uuid
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from airflow.sdk.bases.hook import BaseHook
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from touchstone.core import attempts
 from touchstone.core.conf import Platform
@@ -24,9 +25,6 @@ from touchstone_agent.protocol.envelope import (
 from touchstone_agent.protocol.errors import ConfigurationError
 from touchstone_agent.protocol.messages import AttemptRef, Cancel, Command, Start
 from touchstone_agent.protocol.names import build_control_queue, build_request_queue
-
-if TYPE_CHECKING:
-    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 CONTROL_KEY_ID = "control"
 START_LIFE = timedelta(hours=1)
@@ -66,14 +64,29 @@ class AgentHook(BaseHook):
         }
 
     @cached_property
-    def _key(self) -> Ed25519PrivateKey:
+    def secret(self) -> bytes:
+        """
+        Return the control plane's private key, 32 bytes. Not for an event loop: it may block.
+
+        :raises ConfigurationError: If the connection has none; names it.
+        """
         password = self.get_connection(self.agent_conn_id).password
         if not password:
             raise ConfigurationError(
-                f"connection {self.agent_conn_id!r} has no password: "
-                "it holds the key that signs commands to agents"
+                f"connection {self.agent_conn_id!r} has no password: it holds the key that signs "
+                "commands to agents, which `touchstone init` makes"
             )
-        return load_private_key(password)
+        try:
+            return load_private_key(password).private_bytes_raw()
+        except ConfigurationError as error:
+            # Without the password itself, which is nearly a key.
+            raise ConfigurationError(
+                f"the password of connection {self.agent_conn_id!r} is no key: {error}"
+            ) from None
+
+    @cached_property
+    def _key(self) -> Ed25519PrivateKey:
+        return Ed25519PrivateKey.from_private_bytes(self.secret)
 
     @cached_property
     def _sqs(self) -> Any:

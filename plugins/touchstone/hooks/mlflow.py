@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING, Any
 from airflow.sdk.bases.hook import BaseHook
 
 from touchstone.settings import Settings, get_settings
-from touchstone_agent.protocol.errors import TransientError
+from touchstone_agent.protocol.errors import ConfigurationError, TransientError
 
 if TYPE_CHECKING:
+    from airflow.sdk.definitions.connection import Connection
     from mlflow.tracking import MlflowClient
 
 TASK_TAG = "touchstone.task"
@@ -74,9 +75,9 @@ class MlflowHook(BaseHook):
         connection = self.get_connection(self.mlflow_conn_id)
         host = connection.host or ""
         base = host if "://" in host else f"{connection.schema or 'http'}://{host}"
-        if connection.login and connection.password:
-            os.environ["MLFLOW_TRACKING_USERNAME"] = connection.login
-            os.environ["MLFLOW_TRACKING_PASSWORD"] = connection.password
+        login = find_login(connection)
+        if login is not None:
+            os.environ["MLFLOW_TRACKING_USERNAME"], os.environ["MLFLOW_TRACKING_PASSWORD"] = login
         return f"{base}:{connection.port}" if connection.port else base
 
     def get_conn(self) -> MlflowClient:
@@ -162,3 +163,20 @@ class MlflowHook(BaseHook):
             url=f"{base}/#/experiments/{info.experiment_id}/runs/{info.run_id}",
             artifact_url=f"{base}/get-artifact?run_uuid={info.run_id}&path=",
         )
+
+
+def find_login(connection: Connection) -> tuple[str, str] | None:
+    """
+    Return by which name and password an MLflow server is used; ``None`` if it wants none.
+
+    :raises ConfigurationError: If the connection has but a name: with an empty password somebody
+        else might be let in as well.
+    """
+    if not connection.login:
+        return None
+    if not connection.password:
+        raise ConfigurationError(
+            f"connection {connection.conn_id!r} has a login and no password: give it one, or "
+            "remove the login"
+        )
+    return connection.login, connection.password

@@ -31,6 +31,7 @@ from touchstone.core.money import (
 from touchstone.hooks.aws import build_client, get_error_code, translated_errors
 from touchstone.hooks.meter import Item, from_item, to_item
 from touchstone.settings import Settings
+from touchstone_agent.core.backoff import Backoff
 from touchstone_agent.protocol.errors import PermanentError, TransientError
 
 OPEN_INDEX: Final = "open"
@@ -40,8 +41,9 @@ PATIENCE_SECONDS: Final = 20.0
 """How long a booking is tried while others change the same budgets."""
 
 _POD = "pod:"
-_LONGEST_PAUSE_SECONDS = 1.0
-_SHORTEST_PAUSE_SECONDS = 0.02
+_BACKOFF = Backoff(first_seconds=0.02, cap_seconds=1.0, jitter=0)
+"""Chance decides of all of a pause here: many book at the same moment."""
+
 _BATCH_GET_LIMIT = 100
 _REFUSED = "ConditionalCheckFailed"
 _CONTENDED = frozenset({"TransactionConflict", "ThrottlingError", "ProvisionedThroughputExceeded"})
@@ -183,14 +185,13 @@ class Budgets:
 
     def _book(self, pod_name: str, decide: Callable[[Reservation | None], Posting]) -> Reservation:
         deadline = self._clock() + PATIENCE_SECONDS
-        for attempt in count():
+        for attempt in count(1):
             posting = decide(self._find(pod_name))
             if posting.is_done or self._write(posting):
                 return posting.after
             if self._clock() >= deadline:
                 break
-            longest = min(_LONGEST_PAUSE_SECONDS, _SHORTEST_PAUSE_SECONDS * 2**attempt)
-            self._sleep(longest * self._jitter())
+            self._sleep(_BACKOFF.after(attempt) * self._jitter())
         raise TransientError(
             f"the budgets of pod {pod_name} were changed by others for {PATIENCE_SECONDS:g} s"
         )

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import base64
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any, Self
 
+import urllib3
 from botocore.config import Config
 from botocore.exceptions import ClientError
 
@@ -19,8 +22,13 @@ from touchstone.hooks.aws import (
     translated_errors,
 )
 from touchstone.settings import Settings
-from touchstone_agent.protocol.errors import PermanentError
+from touchstone_agent.protocol.errors import PermanentError, TransientError
 from touchstone_agent.protocol.messages import Grant
+
+MAX_BYTES = 16 * 1024**2
+"""What is read into memory of an object, unless its reader says otherwise."""
+
+_BLOCK_BYTES = 1024**2
 
 GRANT_SECONDS = 3600
 """Life of a presigned URL: role credentials cap it, so a longer one would lie."""
@@ -28,6 +36,10 @@ GRANT_SECONDS = 3600
 
 class ObjectNotFound(PermanentError):
     """There is no object of that key."""
+
+
+class ObjectTooLarge(PermanentError):
+    """An object has more bytes than its reader takes."""
 
 
 class ObjectCorrupt(PermanentError):
@@ -67,24 +79,102 @@ class ObjectStore:
         config = Config(signature_version="s3v4", s3={"addressing_style": "path"})
         return cls(build_client("s3", settings.aws_conn_id, config))
 
-    def get(self, bucket: str, key: str, *, sha256: str | None = None) -> bytes:
+    def get(
+        self, bucket: str, key: str, *, sha256: str | None = None, max_bytes: int = MAX_BYTES
+    ) -> bytes:
         """
-        Return an object's bytes.
+        Return an object's bytes, all of them in memory; :meth:`fetch` is for large ones.
 
         :param sha256: Hex digest they must have; ``None`` to take what is there.
+        :param max_bytes: Most bytes that are read.
         :raises ObjectNotFound: If there is none.
+        :raises ObjectTooLarge: If it has more.
         :raises ObjectCorrupt: If the digest differs.
         """
+        with self._open(bucket, key, max_bytes) as body, translated_reads(bucket, key):
+            found: bytes = body.read(max_bytes + 1)
+        if len(found) > max_bytes:
+            raise ObjectTooLarge(f"s3://{bucket}/{key} has more than {max_bytes} bytes")
+        if sha256 is not None and hashlib.sha256(found).hexdigest() != sha256:
+            raise ObjectCorrupt(f"s3://{bucket}/{key} does not have sha256 {sha256}")
+        return found
+
+    def fetch(self, bucket: str, key: str, target: Path, *, sha256: str, size: int) -> None:
+        """
+        Write an object to a file, block by block.
+
+        :param target: The file; it appears only when it is right.
+        :param sha256: Hex digest that it must have.
+        :param size: Bytes that it must have.
+        :raises ObjectNotFound: If there is none.
+        :raises ObjectTooLarge: If it has more bytes.
+        :raises ObjectCorrupt: If the digest differs.
+        """
+        part = target.with_name(f"{target.name}.part")
+        digest, left = hashlib.sha256(), size
+        try:
+            with self._open(bucket, key, size) as body, part.open("wb") as file:
+                while block := self._read_block(bucket, key, body, left):
+                    left -= len(block)
+                    if left < 0:
+                        raise ObjectTooLarge(f"s3://{bucket}/{key} has more than {size} bytes")
+                    digest.update(block)
+                    file.write(block)
+            if left or digest.hexdigest() != sha256:
+                raise ObjectCorrupt(f"s3://{bucket}/{key} does not have sha256 {sha256}")
+            part.replace(target)
+        finally:
+            part.unlink(missing_ok=True)
+
+    def copy_new(self, bucket: str, key: str, *, source_bucket: str, source_key: str) -> bool:
+        """
+        Copy an object within the store unless the new key is taken; nothing comes through here.
+
+        What was read of the source before is what is copied: an object's key is written once.
+
+        :return: Whether it was copied; ``False`` if there was an object already.
+        :raises ObjectNotFound: If the source is not there.
+        """
+        # AWS keeps the condition of a copy itself; MiniStack does not look at it.
+        if self.has(bucket, key):
+            return False
+        try:
+            with translated_errors(f"copying s3://{source_bucket}/{source_key} to {bucket}/{key}"):
+                self._client.copy_object(
+                    Bucket=bucket,
+                    Key=key,
+                    CopySource={"Bucket": source_bucket, "Key": source_key},
+                    IfNoneMatch="*",
+                )
+        except PermanentError as error:
+            if _is_taken(error):
+                return False
+            if _is_not_found(error):
+                raise ObjectNotFound(f"there is no s3://{source_bucket}/{source_key}") from error
+            raise
+        return True
+
+    @contextmanager
+    def _open(self, bucket: str, key: str, max_bytes: int) -> Iterator[Any]:
+        """Open an object's body, unless the store says at once that it is too large."""
         try:
             with translated_errors(f"reading s3://{bucket}/{key}"):
-                body: bytes = self._client.get_object(Bucket=bucket, Key=key)["Body"].read()
+                answer = self._client.get_object(Bucket=bucket, Key=key)
         except PermanentError as error:
             if _is_not_found(error):
                 raise ObjectNotFound(f"there is no s3://{bucket}/{key}") from error
             raise
-        if sha256 is not None and hashlib.sha256(body).hexdigest() != sha256:
-            raise ObjectCorrupt(f"s3://{bucket}/{key} does not have sha256 {sha256}")
-        return body
+        # Closed in any case: a body that is read half must not go back to the pool.
+        with closing(answer["Body"]) as body:
+            if int(answer.get("ContentLength") or 0) > max_bytes:
+                raise ObjectTooLarge(f"s3://{bucket}/{key} has more than {max_bytes} bytes")
+            yield body
+
+    @staticmethod
+    def _read_block(bucket: str, key: str, body: Any, left: int) -> bytes:
+        with translated_reads(bucket, key):
+            block: bytes = body.read(min(_BLOCK_BYTES, max(left, 0) + 1))
+        return block
 
     def has(self, bucket: str, key: str) -> bool:
         """Tell whether there is an object of that key."""
@@ -125,11 +215,7 @@ class ObjectStore:
                     Bucket=bucket, Key=key, Body=body, ContentType=content_type, IfNoneMatch="*"
                 )
         except PermanentError as error:
-            cause = error.__cause__
-            if isinstance(cause, ClientError) and get_error_code(cause) in {
-                "412",
-                "PreconditionFailed",
-            }:
+            if _is_taken(error):
                 return False
             raise
         return True
@@ -191,6 +277,21 @@ class ObjectStore:
 
     def _expiry(self) -> datetime:
         return self._clock() + timedelta(seconds=GRANT_SECONDS)
+
+
+@contextmanager
+def translated_reads(bucket: str, key: str) -> Iterator[None]:
+    """Turn what breaks in the middle of a body into an error that may not repeat itself."""
+    with translated_errors(f"reading s3://{bucket}/{key}"):
+        try:
+            yield
+        except (urllib3.exceptions.HTTPError, OSError) as error:
+            raise TransientError(f"reading s3://{bucket}/{key}: {error!r:.300}") from error
+
+
+def _is_taken(error: PermanentError) -> bool:
+    cause = error.__cause__
+    return isinstance(cause, ClientError) and get_error_code(cause) in {"412", "PreconditionFailed"}
 
 
 def _is_not_found(error: PermanentError) -> bool:

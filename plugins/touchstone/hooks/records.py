@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from decimal import Decimal
 from typing import Any, Self
@@ -15,18 +16,25 @@ from touchstone.core.attempts import is_at_work
 from touchstone.core.states import SUBMISSION_OPEN
 from touchstone.hooks.aws import build_client, get_error_code, translated_errors
 from touchstone.settings import Settings
+from touchstone_agent.core.backoff import Backoff
 from touchstone_agent.protocol.errors import PermanentError, TransientError
 
 Record = dict[str, Any]
 """A record as plain JSON values: numbers are int or float, times ISO 8601 in UTC."""
 
 VERSION = "version"
+MAX_RECORD_BYTES = 400 * 1024
+"""DynamoDB's limit of an item. It counts a little differently than JSON, which has more signs."""
+
 AT_WORK = "at_work"
 """Attribute, and index by it, of the few records that somebody is at work on; the many others,
 that have ended or not begun, do not have it and cost nobody anything."""
 _YES = "yes"
 _ATTEMPTS_AT_A_WRITE = 8
 _BATCH_GET_LIMIT = 100
+_UNPROCESSED_BACKOFF = Backoff(first_seconds=0.05, cap_seconds=2, jitter=0.5)
+_UNPROCESSED_ROUNDS = 8
+"""About six seconds; whoever asks for many tasks at once does so again soon."""
 
 _serializer = TypeSerializer()
 _deserializer = TypeDeserializer()
@@ -37,7 +45,12 @@ class RecordNotFound(PermanentError):
 
 
 class RecordUnfit(PermanentError):
-    """A value cannot be stored: not JSON, not finite, or a number beyond DynamoDB's range."""
+    """
+    A record cannot be stored: too large, not JSON, not finite, or a number beyond its range.
+
+    The same will always be refused. Whatever somebody reported that does not fit must end in
+    another way than by being tried again.
+    """
 
 
 class RecordExists(PermanentError):
@@ -48,10 +61,15 @@ def _to_item(record: Mapping[str, Any]) -> dict[str, Any]:
     # Through JSON text, so that a float becomes the Decimal of its shortest form: reading it
     # back gives the same float, and the same number stands in result.json.
     try:
-        plain = json.loads(json.dumps(record, allow_nan=False), parse_float=Decimal)
-        return {key: _serializer.serialize(value) for key, value in plain.items()}
-    except (ArithmeticError, TypeError, ValueError) as error:
-        raise RecordUnfit(f"a value does not fit in a record: {error!r}") from error
+        text = json.dumps(record, allow_nan=False, ensure_ascii=False)
+        size = len(text.encode())
+        plain = json.loads(text, parse_float=Decimal)
+        item = {key: _serializer.serialize(value) for key, value in plain.items()}
+    except (ArithmeticError, RecursionError, TypeError, ValueError) as error:
+        raise RecordUnfit(f"a value does not fit in a record: {error!r:.300}") from error
+    if size > MAX_RECORD_BYTES:
+        raise RecordUnfit(f"a record of {size} bytes is too large: {MAX_RECORD_BYTES} fit")
+    return item
 
 
 def _plain(value: Any) -> Any:
@@ -83,11 +101,15 @@ class RecordStore:
 
     :param client: A DynamoDB client.
     :param settings: Names of the tables.
+    :param sleep: Makes pauses.
     """
 
-    def __init__(self, client: Any, settings: Settings) -> None:
+    def __init__(
+        self, client: Any, settings: Settings, *, sleep: Callable[[float], None] = time.sleep
+    ) -> None:
         self._client = client
         self._settings = settings
+        self._sleep = sleep
 
     @classmethod
     def connect(cls, settings: Settings) -> Self:
@@ -169,6 +191,7 @@ class RecordStore:
 
         :param keys: Submission id and task id of each.
         :return: Those that exist, by the same keys.
+        :raises TransientError: If the table goes on to leave some of them out.
         """
         table = self._settings.tasks_table
         wanted = [
@@ -176,6 +199,7 @@ class RecordStore:
             for submission, task in dict.fromkeys(keys)
         ]
         found: dict[tuple[str, str], Record] = {}
+        rounds = 0
         while wanted:
             batch, wanted = wanted[:_BATCH_GET_LIMIT], wanted[_BATCH_GET_LIMIT:]
             with translated_errors(f"reading {len(batch)} tasks"):
@@ -185,7 +209,16 @@ class RecordStore:
             for item in answer["Responses"].get(table, ()):
                 record = _from_item(item)
                 found[record["submission_id"], record["task_id"]] = record
-            wanted += answer.get("UnprocessedKeys", {}).get(table, {}).get("Keys", [])
+            left = answer.get("UnprocessedKeys", {}).get(table, {}).get("Keys", [])
+            wanted += left
+            # The table is throttled: asked again at once, it would only throttle longer.
+            rounds = rounds + 1 if len(left) == len(batch) else 0
+            if rounds > _UNPROCESSED_ROUNDS:
+                raise TransientError(
+                    f"{table} left {len(left)} tasks unread {rounds} times in a row"
+                )
+            if left:
+                self._sleep(_UNPROCESSED_BACKOFF.after(rounds))
         return found
 
     def create_task(self, record: Record) -> None:

@@ -2,24 +2,33 @@
 
 from __future__ import annotations
 
-import json
 import tempfile
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
 
 from airflow.sdk import BaseOperator
 from airflow.sdk.exceptions import AirflowFailException
+from pydantic import TypeAdapter, ValidationError
 
 from touchstone.core.attempts import get_ref
 from touchstone.core.names import build_model_key, build_output_key
 from touchstone.core.outcomes import Outcome
-from touchstone.core.results import STRATEGIES, build_evaluations, check_result
+from touchstone.core.results import (
+    RESULT_BYTES,
+    STRATEGIES,
+    ResultRefused,
+    build_evaluations,
+    read_result,
+)
 from touchstone.core.states import TaskStatus
 from touchstone.core.tasks import TaskSpec
 from touchstone.settings import get_settings
 from touchstone_agent.protocol.errors import PermanentError
+from touchstone_agent.protocol.facts import Files, UploadedFile
+from touchstone_agent.protocol.words import build_line, check_path, describe_refusal
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
@@ -28,8 +37,10 @@ if TYPE_CHECKING:
     from touchstone.hooks.records import Record
     from touchstone_agent.protocol.messages import AttemptRef
 
-RESULT_BYTES = 4 * 1024**2
-"""Largest result.json that is read; it comes from a container that ran submitted code."""
+MAX_CHARTS = 50
+"""Links that are kept; all files are in MLflow."""
+
+_FILES: TypeAdapter[tuple[UploadedFile, ...]] = TypeAdapter(Files)
 
 
 class CollectOperator(BaseOperator):
@@ -85,14 +96,6 @@ class CollectOperator(BaseOperator):
                 f"{ref.task_key}: nothing was uploaded ({record['status']}: {record['reason']}); "
                 "clear the task 'train' of this interval to run it again"
             )
-        try:
-            published = self._publish(objects, record, ref)
-            for row in published.pop("evaluations"):
-                records.put_evaluation(row)
-        except PermanentError as error:
-            reason = str(error)
-            records.change_task(ref.submission_id, ref.task_id, lambda _: _fail(reason))
-            raise AirflowFailException(reason) from error
 
         def decide(found: Record) -> Record | None:
             if found["fence"] != ref.fence:
@@ -103,94 +106,159 @@ class CollectOperator(BaseOperator):
                 "published": published,
             }
 
-        records.change_task(ref.submission_id, ref.task_id, decide)
-
-    def _publish(self, objects: ObjectStore, record: Record, ref: AttemptRef) -> Record:
-        from touchstone.hooks.mlflow import MlflowHook
-
-        settings = get_settings()
-        files = {str(item["path"]): item for item in record["files"]}
-        with tempfile.TemporaryDirectory(prefix="touchstone-collect-") as folder:
-            for path, item in files.items():
-                target = Path(folder, path)
-                target.parent.mkdir(parents=True, exist_ok=True)
-                target.write_bytes(
-                    objects.get(
-                        settings.content_bucket,
-                        build_output_key(ref, path),
-                        sha256=item["sha256"],
-                    )
-                )
-            result = _read_result(Path(folder), ref)
-            models = []
-            for strategy in STRATEGIES:
-                item = files[f"models/{strategy}.h5"]
-                key = build_model_key(ref, strategy)
-                body = Path(folder, "models", f"{strategy}.h5").read_bytes()
-                objects.put_new(settings.models_bucket, key, body)
-                models.append(
-                    {
-                        "strategy": strategy,
-                        "bucket": settings.models_bucket,
-                        "key": key,
-                        "sha256": item["sha256"],
-                        "size": item["size"],
-                    }
-                )
-            run = MlflowHook(settings=settings).publish(
-                task_key=ref.task_key,
-                attempt=f"{ref.attempt}-{ref.fence}",
-                model_group_id=ref.submission_id,
-                params=_as_params(result, record),
-                metrics={k: float(v) for k, v in result["metrics"].items() if v is not None},
-                tags={"server": str(record["server"]), "container": str(record["container"])},
-                artifacts=Path(folder),
+        try:
+            published = publish_attempt(objects, record, ref)
+            for row in published.pop("evaluations"):
+                records.put_evaluation(row)
+            records.change_task(ref.submission_id, ref.task_id, decide)
+        except PermanentError as error:
+            # Also what no record can hold: it would be the same the next time.
+            failure = _fail(error)
+            records.change_task(
+                ref.submission_id,
+                ref.task_id,
+                lambda found: failure if found["fence"] == ref.fence else None,
             )
-        now = datetime.now(UTC).isoformat()
-        charts = sorted(path for path in files if path.startswith("charts/"))
-        return {
-            "metrics": result["metrics"],
-            "metric_notes": result.get("metric_notes") or {},
-            "models": models,
-            "mlflow_run_id": run.run_id,
-            "mlflow_url": run.url,
-            "charts": [{"name": Path(p).stem, "url": run.artifact_url + p} for p in charts],
-            "published_at": now,
-            "evaluations": build_evaluations(
-                result, ref, files=files, mlflow={"run_id": run.run_id, "url": run.url}, now=now
-            ),
-        }
+            raise AirflowFailException(failure["reason"]) from error
 
 
-def _read_result(folder: Path, ref: AttemptRef) -> Record:
-    path = folder / "result.json"
-    if not path.is_file() or path.stat().st_size > RESULT_BYTES:
-        raise PermanentError("result.json: missing, or too large to be one")
+def publish_attempt(objects: ObjectStore, record: Record, ref: AttemptRef) -> Record:
+    """
+    Publish the files of a training: models, and a run in MLflow.
+
+    :param record: The task's record.
+    :param ref: Its newest attempt.
+    :return: What is kept of it beside the task, and the ``evaluations`` to write.
+    :raises PermanentError: If the files are not what the contract promises, or not there.
+    :raises TransientError: If a store cannot be used now.
+    """
+    from touchstone.hooks.mlflow import MlflowHook
+
+    settings = get_settings()
+    files = read_files(record)
+    with tempfile.TemporaryDirectory(prefix="touchstone-collect-") as name:
+        folder = Path(name)
+        # First, and alone: what is wrong with it is told before gigabytes are fetched.
+        result = _read_result(objects, files, folder, ref)
+        for file in files.values():
+            _fetch(objects, file, folder, ref)
+        # Every file is here and is what the verdict says, and nothing is published yet: what
+        # looks into the models' files belongs here.
+        models = [_publish_model(objects, files, ref, strategy) for strategy in STRATEGIES]
+        run = MlflowHook(settings=settings).publish(
+            task_key=ref.task_key,
+            attempt=f"{ref.attempt}-{ref.fence}",
+            model_group_id=ref.submission_id,
+            params=_as_params(result, record),
+            metrics={k: float(v) for k, v in result["metrics"].items() if v is not None},
+            tags={"server": str(record["server"]), "container": str(record["container"])},
+            artifacts=folder,
+        )
+    now = datetime.now(UTC).isoformat()
+    charts = sorted(path for path in files if path.startswith("charts/"))[:MAX_CHARTS]
+    return {
+        "metrics": result["metrics"],
+        "metric_notes": result["metric_notes"] or {},
+        "models": models,
+        "mlflow_run_id": run.run_id,
+        "mlflow_url": run.url,
+        "charts": [
+            {"name": Path(path).stem, "url": run.artifact_url + quote(path)} for path in charts
+        ],
+        "published_at": now,
+        "evaluations": build_evaluations(
+            result, ref, files=files, mlflow={"run_id": run.run_id, "url": run.url}, now=now
+        ),
+    }
+
+
+def read_files(record: Mapping[str, Any]) -> dict[str, UploadedFile]:
+    """
+    Return the files of a task's newest attempt, by path.
+
+    They were checked when their agent or pod told of them. They are checked again here, where
+    their paths become files of this machine: nothing else keeps them below a folder.
+
+    :raises PermanentError: If one could be anywhere else, or is too large.
+    """
     try:
-        result = json.loads(path.read_bytes())
-    except ValueError as error:
-        raise PermanentError(f"result.json: not JSON: {error}") from error
-    return check_result(result, submission_id=ref.submission_id, task_id=ref.task_id)
+        files = _FILES.validate_python(record.get("files") or ())
+    except ValidationError as error:
+        raise PermanentError(f"the attempt's files: {describe_refusal(error)}") from error
+    return {file.path: file for file in files}
+
+
+def _fetch(objects: ObjectStore, file: UploadedFile, folder: Path, ref: AttemptRef) -> Path:
+    target = folder.joinpath(*check_path(file.path).split("/"))
+    if not target.exists():
+        target.parent.mkdir(parents=True, exist_ok=True)
+        objects.fetch(
+            get_settings().content_bucket,
+            build_output_key(ref, file.path),
+            target,
+            sha256=file.sha256,
+            size=file.size,
+        )
+    return target
+
+
+def _publish_model(
+    objects: ObjectStore, files: Mapping[str, UploadedFile], ref: AttemptRef, strategy: str
+) -> Record:
+    settings = get_settings()
+    file, key = files[f"models/{strategy}.h5"], build_model_key(ref, strategy)
+    # Within the store: what was checked is what is copied, since neither key is written twice.
+    objects.copy_new(
+        settings.models_bucket,
+        key,
+        source_bucket=settings.content_bucket,
+        source_key=build_output_key(ref, file.path),
+    )
+    return {
+        "strategy": strategy,
+        "bucket": settings.models_bucket,
+        "key": key,
+        "sha256": file.sha256,
+        "size": file.size,
+    }
+
+
+def _read_result(
+    objects: ObjectStore, files: Mapping[str, UploadedFile], folder: Path, ref: AttemptRef
+) -> Record:
+    needed = ("result.json", *(f"models/{strategy}.h5" for strategy in STRATEGIES))
+    for path in needed:
+        if path not in files:
+            raise ResultRefused(f"{path}: the training has left none")
+    if files["result.json"].size > RESULT_BYTES:
+        raise ResultRefused(f"result.json: has more than {RESULT_BYTES} bytes")
+    text = _fetch(objects, files["result.json"], folder, ref).read_bytes()
+    return read_result(text, submission_id=ref.submission_id, task_id=ref.task_id)
 
 
 def _as_params(result: Mapping[str, Any], record: Record) -> dict[str, str]:
-    params = {str(key): str(value) for key, value in (result.get("params") or {}).items()}
+    params = {str(key): str(value) for key, value in (result["params"] or {}).items()}
     params |= {
-        "prediction_interval": str(result.get("prediction_interval")),
-        "seed": str(result.get("seed")),
+        "prediction_interval": str(result["prediction_interval"]),
+        "seed": str(result["seed"]),
         "system": str(record["config"]["system"]),
         "content_sha256": str(record["config"]["content_sha256"]),
-        "data_sha256": str((result.get("data") or {}).get("sha256")),
+        "data_sha256": str((result["data"] or {}).get("sha256")),
     }
     # MLflow refuses longer ones, and a truncated parameter is better than no run.
     return {key[:250]: value[:6000] for key, value in params.items()}
 
 
-def _fail(reason: str) -> Record:
+def _fail(error: PermanentError) -> Record:
+    from touchstone.hooks.records import RecordUnfit
+
+    # All else (a file that is not there, a store that refuses us) is no fault of the training's.
+    is_theirs = isinstance(error, ResultRefused | RecordUnfit)
+    outcome = Outcome.FAILED_USER if is_theirs else Outcome.FAILED_INFRASTRUCTURE
     return {
         "status": TaskStatus.ERROR.value,
-        "outcome": Outcome.FAILED_USER.value,
-        "failure_class": "contract",
-        "reason": reason,
+        "outcome": outcome.value,
+        "failure_class": "contract" if is_theirs else "collect",
+        "reason": build_line(str(error)),
         "ended_at": datetime.now(UTC).isoformat(),
     }

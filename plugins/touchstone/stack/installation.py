@@ -45,8 +45,9 @@ def provision_installation(server: str | None, public_key: str | None) -> Iterat
     # Importing Airflow takes seconds; by now it was needed for the AWS connection anyway.
     from airflow.sdk import BaseHook
 
+    from touchstone.hooks.mlflow import find_login
+
     connection = BaseHook.get_connection(settings.mlflow_conn_id)
     address = f"{connection.schema or 'http'}://{connection.host}:{connection.port or 5000}"
-    credentials = (connection.login, connection.password or "") if connection.login else None
-    with httpx.Client(timeout=_TIMEOUT_SECONDS, auth=credentials) as client:
+    with httpx.Client(timeout=_TIMEOUT_SECONDS, auth=find_login(connection)) as client:
         yield ensure_experiment(address, settings.mlflow_experiment, client)

@@ -15,8 +15,9 @@ from touchstone.core.states import TaskStatus
 from touchstone.hooks.agent import AgentHook, cancel_task
 from touchstone.hooks.records import Record
 from touchstone.triggers.watch import get_records, get_watcher
+from touchstone_agent.core.backoff import Backoff
 
-RETRY_SECONDS = 5.0
+BACKOFF = Backoff(first_seconds=2, cap_seconds=15)
 
 _kills: set[asyncio.Future[None]] = set()
 """Kills under way; the loop itself keeps only weak references to them."""
@@ -65,6 +66,7 @@ class AgentTrigger(BaseTrigger):
 
     async def run(self) -> AsyncIterator[TriggerEvent]:
         """Yield exactly one event, when the attempt has ended; never raise."""
+        failures = 0
         while True:
             try:
                 event = await self._wait()
@@ -72,7 +74,8 @@ class AgentTrigger(BaseTrigger):
             except Exception:
                 # Raising would resume the task, or fail it, while its container is well.
                 self.log.exception("waiting for %s failed, trying again", self._name)
-                await asyncio.sleep(RETRY_SECONDS)
+            failures += 1
+            await asyncio.sleep(BACKOFF.after(failures))
         yield event
 
     async def _wait(self) -> TriggerEvent:
@@ -204,13 +207,15 @@ class UploadTrigger(BaseTrigger):
 
     async def run(self) -> AsyncIterator[TriggerEvent]:
         """Yield one event, when the files are there or never will be; the task then looks."""
+        failures = 0
         while True:
             try:
                 await self._wait()
                 break
             except Exception:
                 self.log.exception("waiting for uploads failed, trying again")
-                await asyncio.sleep(RETRY_SECONDS)
+            failures += 1
+            await asyncio.sleep(BACKOFF.after(failures))
         yield TriggerEvent({"fence": self.fence})  # type: ignore[no-untyped-call]
 
     async def _wait(self) -> None:

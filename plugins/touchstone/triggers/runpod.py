@@ -4,15 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from datetime import UTC, datetime
 
 from airflow.triggers.base import TriggerEvent
 
+from touchstone.core.attempts import is_ended
 from touchstone.core.conf import Platform
+from touchstone.core.pod_attempts import Problem, close_attempt, find_pod, is_rented
 from touchstone.hooks.pods.connect import connect_desk
 from touchstone.hooks.pods.desk import PodDesk, TaskKey
 from touchstone.hooks.records import Record
-from touchstone.triggers.agent import RETRY_SECONDS, AgentTrigger
+from touchstone.triggers.agent import BACKOFF, AgentTrigger
 from touchstone.triggers.pods.driver import PodDriver
+from touchstone.triggers.watch import get_records
+from touchstone_agent.protocol.errors import PermanentError, TouchstoneError
+from touchstone_agent.protocol.words import build_line
 
 _desks: dict[asyncio.AbstractEventLoop, PodDesk] = {}
 
@@ -69,15 +75,40 @@ class RunPodTrigger(AgentTrigger):
 
     async def _drive(self) -> None:
         key = TaskKey(submission_id=self.submission_id, task_id=self.touchstone_task_id)
+        failures = 0
         while True:
             try:
                 desk = await get_desk()
                 self._driver = PodDriver(desk, key, self.fence)
                 await self._driver.run()
                 return
+            except PermanentError as error:
+                # Nothing can be rented here: a connection is missing, or holds no key.
+                self.log.error("the pod of %s cannot be driven: %s", self._name, error)
+                if await self._refuse(Problem("account", build_line(str(error)))):
+                    return
             except Exception:
                 self.log.exception("driving the pod of %s failed, trying again", self._name)
-                await asyncio.sleep(RETRY_SECONDS)
+            failures += 1
+            await asyncio.sleep(BACKOFF.after(failures))
+
+    async def _refuse(self, problem: Problem) -> bool:
+        """End the attempt, unless it has a pod already; return whether nothing is left to drive."""
+
+        def decide(record: Record) -> Record | None:
+            if is_rented(find_pod(record, self.fence) or {}):
+                # It lives on for no longer than its lease; whoever mends the connection ends it.
+                return None
+            return close_attempt(record, fence=self.fence, now=datetime.now(UTC), problem=problem)
+
+        try:
+            record = await asyncio.to_thread(
+                get_records().change_task, self.submission_id, self.touchstone_task_id, decide
+            )
+        except TouchstoneError as error:
+            self.log.warning("%s: %s; trying again", self._name, error)
+            return False
+        return record["fence"] != self.fence or is_ended(record)
 
     async def _follow_up(self, record: Record) -> None:
         if self._is_ours(record):

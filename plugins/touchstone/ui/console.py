@@ -14,6 +14,8 @@ from touchstone.hooks.records import Record, RecordNotFound
 from touchstone_agent.protocol.messages import FINAL_PHASES, AttemptPhase, AttemptRef
 
 PAGE_BYTES = 256 * 1024
+MAX_CHUNK_BYTES = 8 * 1024**2
+"""More than any chunk that an agent or a pod's trigger stores."""
 
 _SUFFIX = ".log"
 _LATE = timedelta(seconds=60)
@@ -173,7 +175,9 @@ def _collect(
                 break
             data += f"\n... {start - position} bytes were not uploaded ...\n".encode()
             position = start
-        piece = objects.get(bucket, item.key)[position - start :]
+        if item.size > MAX_CHUNK_BYTES:
+            continue  # no agent's chunk: told of as a gap
+        piece = objects.get(bucket, item.key, max_bytes=item.size)[position - start :]
         piece = piece[: max(0, PAGE_BYTES - len(data))]
         data += piece
         position += len(piece)

@@ -10,9 +10,13 @@ from typing import Any
 from pydantic import ValidationError
 
 from touchstone.core.queue import QUEUE_KEY, Queue, WaitingTask
-from touchstone.hooks.objects import ObjectNotFound, ObjectStore
+from touchstone.hooks.cache import Cached
+from touchstone.hooks.objects import ObjectNotFound, ObjectStore, ObjectTooLarge
 from touchstone.hooks.records import Record
 from touchstone.settings import Settings
+
+MAX_QUEUE_BYTES = 64 * 1024**2
+"""Tens of thousands of tasks that wait."""
 
 NEVER_SEEN = "no dispatcher has ever been at work here: nothing will be placed"
 
@@ -34,9 +38,7 @@ class QueueReader:
     ) -> None:
         self._objects = objects
         self._bucket = settings.content_bucket
-        self._monotonic = monotonic
-        self._read_at: float | None = None
-        self._queue: Queue | None = None
+        self._cached = Cached(self._load, seconds=1.0, monotonic=monotonic)
 
     def read(self) -> Queue | None:
         """
@@ -44,16 +46,13 @@ class QueueReader:
 
         :raises TransientError: If the store does not answer.
         """
-        now = self._monotonic()
-        if self._read_at is None or now - self._read_at > 1.0:
-            self._queue = self._load()
-            self._read_at = now
-        return self._queue
+        return self._cached()
 
     def _load(self) -> Queue | None:
         try:
-            return Queue.model_validate_json(self._objects.get(self._bucket, QUEUE_KEY))
-        except (ObjectNotFound, ValidationError):
+            text = self._objects.get(self._bucket, QUEUE_KEY, max_bytes=MAX_QUEUE_BYTES)
+            return Queue.model_validate_json(text)
+        except (ObjectNotFound, ObjectTooLarge, ValidationError):
             # One that a much newer dispatcher wrote is as good as none.
             return None
 

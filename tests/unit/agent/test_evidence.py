@@ -12,10 +12,10 @@ from fakes.agent_world import NOW, make_ref
 from touchstone_agent.evidence import (
     MAX_VERDICT_BYTES,
     ProgressReader,
-    Verdict,
     parse_progress,
     read_verdict,
 )
+from touchstone_agent.protocol.facts import RunnerVerdict
 
 FILE = {"path": "models/long.h5", "sha256": "0" * 64, "size": 3}
 
@@ -29,8 +29,9 @@ def test_a_verdict_is_read_with_its_files(tmp_path: Path) -> None:
 
     verdict = read_verdict(tmp_path, output_bytes=10)
 
-    assert isinstance(verdict, Verdict)
-    assert verdict.content["new_field"] == 1
+    assert isinstance(verdict, RunnerVerdict)
+    assert verdict.outcome == "succeeded"
+    assert "new_field" not in verdict.dump(), "nobody knows what it means, or how large it is"
     assert [file.path for file in verdict.files] == ["models/long.h5"]
 
 
@@ -46,6 +47,21 @@ def test_a_verdict_is_read_with_its_files(tmp_path: Path) -> None:
         ({"files": [{**FILE, "size": 0}] * 501}, "more than"),
         ({"usage": math.nan}, "not usable"),
         ({"reason": "x" * MAX_VERDICT_BYTES}, "more than"),
+        ({"files": [FILE, FILE]}, "twice"),
+        ({"files": [FILE, {**FILE, "path": "models"}]}, "inside of another"),
+        ({"files": [{**FILE, "path": "a\\b"}]}, "backslash"),
+        ({"files": [{**FILE, "path": "a\nb"}]}, "unprintable"),
+        ({"files": [{**FILE, "path": "a//b"}]}, "without a name"),
+        ({"files": [{**FILE, "path": "x" * 513}]}, "more than 512 bytes"),
+        ({"files": [{**FILE, "sha256": "0" * 63}]}, "files.0.sha256"),
+        ({"files": [{**FILE, "sha256": "G" * 64}]}, "files.0.sha256"),
+        ({"files": [{**FILE, "size": 6 * 1024**3}]}, "files.0.size"),
+        ({"exit_code": 256}, "exit_code"),
+        ({"x": 10**50 + 1}, "beyond 64 bits"),
+        ({"reason": "\ud800"}, "UTF-8"),
+        ({"class": "x" * 41}, "class"),
+        ({"started_at": "2026-11-22T10:00:00"}, "started_at"),
+        ({"usage": {"cpu_seconds": 1e-200}}, "usage.cpu_seconds"),
     ],
 )
 def test_a_verdict_that_cannot_be_trusted_is_none(
@@ -96,7 +112,13 @@ def test_only_the_latest_whole_line_is_news(tmp_path: Path) -> None:
     assert later.percent == 3
 
 
-@pytest.mark.parametrize("line", [b"", b"{", b"3", b"[1]", b"\xff\xfe"])
+@pytest.mark.parametrize(
+    "line",
+    [
+        *(b"", b"{", b"3", b"[1]", b"\xff\xfe", b'{"percent": NaN}', b'{"percent": 1e999}'),
+        *(b'{"phase": "\\ud800"}', b'{"percent": 1' + b"0" * 50 + b"}", b"[" * 60_000),
+    ],
+)
 def test_a_line_that_is_not_progress_is_none(line: bytes) -> None:
     assert parse_progress(line, make_ref(), now=NOW, console_bytes=0) is None
 
@@ -106,8 +128,8 @@ def test_wild_figures_are_tamed() -> None:
         {
             "phase": 5,
             "percent": 1e9,
-            "eta_s": math.inf,
-            "metrics": {"loss": math.nan, "name": "x", "ok": 1, "flag": True, "huge": 10**400},
+            "eta_s": "soon",
+            "metrics": {"loss": 1e200, "name": "x", "ok": 1, "flag": True, "tiny": 1e-200},
         }
     ).encode()
 
@@ -126,4 +148,15 @@ def test_a_verdict_that_the_exit_code_contradicts_is_none(tmp_path: Path) -> Non
     found = read_verdict(tmp_path, output_bytes=10, exit_code=137)
 
     assert found == "verdict.json says 0, the container ended with 137"
-    assert isinstance(read_verdict(tmp_path, output_bytes=10, exit_code=0), Verdict)
+    assert isinstance(read_verdict(tmp_path, output_bytes=10, exit_code=0), RunnerVerdict)
+
+
+def test_a_reason_for_people_is_made_one_line_and_cut(tmp_path: Path) -> None:
+    write_verdict(tmp_path, reason="first\nsecond\x07 " + "x" * 1000)
+
+    found = read_verdict(tmp_path, output_bytes=10)
+
+    assert isinstance(found, RunnerVerdict)
+    assert found.reason is not None
+    assert found.reason.startswith("first second xxx")
+    assert len(found.reason) == 500

@@ -11,6 +11,7 @@ import pytest
 import urllib3
 
 from fakes.agent_world import make_grant
+from fakes.waits import are_jittered
 from touchstone_agent.adapters.transfer import GrantExpired, Transfer, TransferCancelled
 from touchstone_agent.protocol.errors import PermanentError, TransientError
 
@@ -87,7 +88,7 @@ def test_what_may_pass_is_tried_again(problem, reason: str, make_transfer, tmp_p
     transfer, _, slept = make_transfer(problem, (200, DATA))
 
     assert fetch(transfer, tmp_path).read_bytes() == DATA, reason
-    assert slept == [0.5]
+    assert are_jittered(slept, [0.5])
 
 
 def test_what_does_not_pass_is_left_to_the_caller(make_transfer, tmp_path: Path) -> None:
@@ -95,7 +96,7 @@ def test_what_does_not_pass_is_left_to_the_caller(make_transfer, tmp_path: Path)
 
     with pytest.raises(TransientError, match="3 times: HTTP 500"):
         fetch(transfer, tmp_path)
-    assert slept == [0.5, 1.0]
+    assert are_jittered(slept, [0.5, 1.0])
 
 
 @pytest.mark.parametrize("status", [400, 401, 403])

@@ -261,10 +261,11 @@ def test_a_later_run_takes_a_task_over_with_its_fence():
 
 def test_an_exit_that_was_never_heard_of_is_told_again_with_the_uploads():
     task = tell(make_task(), phase("running"))
-    task = tell(task, phase("uploaded", exit_code=0, verdict=GOOD, files=[{"path": "x"}]))
+    file = {"path": "x", "sha256": "0" * 64, "size": 1}
+    task = tell(task, phase("uploaded", exit_code=0, verdict=GOOD, files=[file]))
 
     assert task["status"] == TaskStatus.UPLOADING
-    assert task["files"] == [{"path": "x"}]
+    assert task["files"] == [file]
     assert find_end(task) is WaitEnd.SUCCEED
 
 

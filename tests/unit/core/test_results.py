@@ -3,26 +3,45 @@
 from __future__ import annotations
 
 import copy
+import json
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from touchstone.core.results import (
+    RESULT_BYTES,
     ResultRefused,
     build_evaluations,
     check_result,
     judge_submission,
+    read_result,
 )
+from touchstone.hooks.records import _to_item
+from touchstone_agent.protocol.facts import UploadedFile
 from touchstone_agent.protocol.messages import AttemptRef
 
-FILES = [{"path": f"models/{name}.h5", "sha256": name, "size": 1} for name in ("long", "short")]
+FILES = [
+    {"path": f"models/{name}.h5", "sha256": digit * 64, "size": 1}
+    for name, digit in (("long", "1"), ("short", "2"))
+]
+NOT_KEPT = {"contract", "submission_id", "task_id", "scale", "files"}
 RESULT = {
     "contract": 1,
     "submission_id": "s-1",
     "task_id": "i5",
     "prediction_interval": 5,
     "metrics": {"net_sharpe": 0.25, "auc_long": None},
+    "metric_notes": {"auc_long": "too few rows"},
+    "params": {"training.epochs": 15, "model.l2": 0.5, "model.structure": "mlp", "x": None},
+    "versions": {"keras": "3.15"},
+    "data": {"name": "sp500", "sha256": "0" * 64, "rows": 5031, "first": "1999-01-04"},
+    "seed": 7,
+    "predictions_sha256": "3" * 64,
+    "scale": {"mean": 0.1, "std": 1.0},
     "files": FILES,
 }
+KEPT = {key: RESULT[key] for key in RESULT if key not in NOT_KEPT}
 
 
 def make_result(**changes):
@@ -47,7 +66,30 @@ def make_task(interval, sharpe=1.0, **changes):
 
 
 def test_a_result_of_the_contract_is_taken_as_it_is():
-    assert check(make_result()) == RESULT
+    assert check(make_result()) == KEPT
+
+
+def test_of_a_file_the_same_is_kept():
+    text = json.dumps(make_result()).encode()
+
+    assert read_result(text, submission_id="s-1", task_id="i5") == KEPT
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (b"{", "result.json: is not JSON"),
+        (b"\xff", "result.json: is not UTF-8"),
+        (b"[" * 100_000, "result.json: is nested"),
+        (b" " * (RESULT_BYTES + 1), "result.json: has more than"),
+        (b'{"contract": 1, "x": 1' + b"0" * 50 + b"}", "result.json: holds an integer"),
+        (b'{"contract": NaN}', "result.json: holds NaN"),
+    ],
+    ids=["cut", "bytes", "deep", "large", "digits", "nan"],
+)
+def test_a_file_that_is_no_result_is_refused(text, message):
+    with pytest.raises(ResultRefused, match=message):
+        read_result(text, submission_id="s-1", task_id="i5")
 
 
 @pytest.mark.parametrize(
@@ -64,9 +106,34 @@ def test_a_result_of_the_contract_is_taken_as_it_is():
         (make_result(metrics={"x": 10**130}), "'x' is not finite"),
         (make_result(metrics={"x\ny": 1}), "no name for a metric"),
         (make_result(metrics={f"m{n}": n for n in range(201)}), "more than 200"),
-        (make_result(params={f"p{n}": n for n in range(91)}), "at most 90"),
+        (make_result(params={f"p{n}": n for n in range(91)}), "params: .*at most 90"),
         (make_result(files=FILES[:1]), "models/short.h5"),
         (make_result(files=[None, 3]), "models/long.h5"),
+        (make_result(files=3), "models/long.h5"),
+        (make_result(metrics={"a/../b": 1}), "no name for a metric"),
+        (make_result(prediction_interval=7), "prediction_interval: is 7"),
+        (make_result(prediction_interval="x"), "prediction_interval: "),
+        (make_result(prediction_interval=10**51), "prediction_interval: "),
+        (make_result(seed=10**51 + 1), "seed: "),
+        (make_result(seed=[1]), "seed: "),
+        (make_result(predictions_sha256="0"), "predictions_sha256: "),
+        (make_result(params={"a": [1]}), "params.a: "),
+        (make_result(params={"a": {"b": 1}}), "params.a: "),
+        (make_result(params={"a": 1e200}), "params.a: "),
+        (make_result(params={"a": float("nan")}), "params.a: "),
+        (make_result(params={"a": 10**51 + 1}), "params.a: "),
+        (make_result(params={"a\nb": 1}), "params.*is no name"),
+        (make_result(params={"a//b": 1}), "params.*is no name"),
+        (make_result(params={"x" * 201: 1}), "params.*is no name"),
+        (make_result(params=[1]), "params: "),
+        (make_result(versions={"keras": 3}), "versions.keras: "),
+        (make_result(versions={f"v{n}": "1" for n in range(51)}), "versions: "),
+        (make_result(data={"sha256": ["x"]}), "data.sha256: "),
+        (make_result(data="x"), "data: "),
+        (make_result(metric_notes={"auc_long": 5}), "metric_notes.auc_long: "),
+        (make_result(metric_notes={f"m{n}": "n" for n in range(201)}), "metric_notes: "),
+        (make_result(params={f"{n:0>199}_"[::-1]: "x" * 999 for n in range(90)}), "bytes"),
+        (make_result(submission_id="x" * 10**6), "is of xxx"),
     ],
 )
 def test_a_result_that_breaks_the_contract_is_refused(result, message):
@@ -76,15 +143,37 @@ def test_a_result_that_breaks_the_contract_is_refused(result, message):
 
 def test_each_model_of_a_pair_has_its_row():
     ref = AttemptRef(submission_id="s-1", task_id="i5", attempt=1, fence=2)
-    files = {item["path"]: item for item in FILES}
-    rows = build_evaluations(
-        RESULT, ref, files=files, mlflow={"run_id": "r", "url": "u"}, now="2026"
-    )
+    files = {item["path"]: UploadedFile.model_validate(item) for item in FILES}
+    rows = build_evaluations(KEPT, ref, files=files, mlflow={"run_id": "r", "url": "u"}, now="2026")
 
     assert [row["model_id"] for row in rows] == ["s-1/i5/long", "s-1/i5/short"]
     assert {row["model_group_id"] for row in rows} == {"s-1"}
-    assert [row["model_sha256"] for row in rows] == ["long", "short"]
+    assert [row["model_sha256"] for row in rows] == ["1" * 64, "2" * 64]
     assert all(row["metrics"] == RESULT["metrics"] for row in rows)
+
+
+def test_texts_are_made_one_line_and_cut():
+    kept = check(make_result(params={"a": "x\x00y\n" + "z" * 2000}, versions={"keras": "3\n1"}))
+
+    assert kept["params"]["a"].startswith("x y z")
+    assert len(kept["params"]["a"]) == 1000
+    assert kept["versions"] == {"keras": "3 1"}
+
+
+ODD = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner),
+    max_leaves=6,
+)
+
+
+@given(st.dictionaries(st.sampled_from(sorted(RESULT)), ODD, max_size=3))
+def test_whatever_a_trainer_writes_is_refused_or_fits_in_a_record(changes):
+    try:
+        kept = check(make_result(**changes))
+    except ResultRefused as error:
+        kept = {"reason": str(error)}
+    _to_item(kept)
 
 
 def test_the_score_is_the_mean_over_the_intervals():

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import urllib3
 
+from fakes.waits import are_jittered
 from touchstone_agent.pod.ending import (
     BACKOFF,
     PATIENCE,
@@ -153,7 +154,7 @@ def test_it_never_gives_up_and_waits_no_longer_than_half_a_minute() -> None:
     slept: list[float] = []
     with pytest.raises(KeyboardInterrupt):
         make_ender(Service(), slept).run()
-    assert slept == [1, 2, 4, 8, 16, 30, 30, 30]
+    assert are_jittered(slept, [1, 2, 4, 8, 16, 30, 30, 30])
     assert BACKOFF.cap_seconds == 30
 
 

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from tests.unit.pod.conftest import make_input
 
+from fakes.waits import are_jittered
 from touchstone_agent.adapters.transfer import GrantExpired, TransferCancelled
 from touchstone_agent.pod.fetching import MAX_FAILURES, InputFetcher, find_grant, keep_grants
 from touchstone_agent.pod.home import PodHome, write_json
@@ -78,7 +79,7 @@ def test_a_refused_grant_is_asked_for_and_waited_for(home: PodHome) -> None:
 def test_a_store_that_stumbles_is_tried_again_after_a_pause(home: PodHome) -> None:
     transfer, pauses = FakeTransfer(TransientError("a"), TransientError("b")), Pauses()
     fetch(home, transfer, pauses, [])
-    assert pauses.waited == [2, 4]
+    assert are_jittered(pauses.waited, [2, 4])
 
 
 def test_a_store_that_cannot_be_reached_for_long_is_given_up(home: PodHome) -> None:

@@ -11,6 +11,7 @@ from touchstone_agent.pod.gpus import find_gpus, parse_gpus
 from touchstone_agent.pod.home import PodHome
 from touchstone_agent.pod.lease import find_lease, read_uptime
 from touchstone_agent.protocol.errors import ConfigurationError, TransientError
+from touchstone_agent.protocol.facts import PodGpu
 from touchstone_agent.protocol.pods import PodPoll, PodState
 
 L4 = {"name": "NVIDIA L4", "memory_mib": 24576, "driver": "570.1"}
@@ -32,7 +33,7 @@ def test_a_poll_renews_the_lease_and_tells_the_state(home: PodHome) -> None:
     assert until is not None
     assert before + 100 <= until <= read_uptime() + 100
     assert 99 < state.lease_seconds_left <= 100
-    assert state.gpus == (L4,)
+    assert state.gpus == (PodGpu(**L4),)
 
 
 def test_a_pod_that_has_not_booted_says_so(tmp_path) -> None:
@@ -66,7 +67,7 @@ def test_a_poll_is_read_as_the_protocol_says(given: Any) -> None:
         assert poll.parse_poll(text) == meant
 
 
-@pytest.mark.parametrize("text", [b"", b"\xff", b"{", b"[" * 100_000])
+@pytest.mark.parametrize("text", [b"", b"\xff", b"{", b"[" * 60_000, b" " * 65_537])
 def test_what_is_no_json_is_refused(text: bytes) -> None:
     with pytest.raises(ConfigurationError, match="JSON"):
         poll.parse_poll(text)

@@ -179,7 +179,10 @@ def test_a_console_that_is_no_file_is_neither_read_nor_written(
         ({"exit_code": 1}, "verdict.json says 1, the container ended with 0"),
         ({"files": [{"path": "../x", "sha256": "0", "size": 1}]}, "leads out of its folder"),
         ({"usage": {"gpu": 1e400}}, "not usable"),
-        ({"reason": [[[[[[[[[[[[[[[[[[1]]]]]]]]]]]]]]]]]]}, "too deep"),
+        ({"reason": [[[[[[[[[[[[[[[[[[1]]]]]]]]]]]]]]]]]]}, "reason: "),
+        ({"x": 10**50 + 1}, "beyond 64 bits"),
+        ({"reason": "\ud800"}, "UTF-8"),
+        ({"usage": {"cpu_seconds": 1e-200}}, "usage.cpu_seconds: "),
     ],
 )
 def test_a_verdict_that_cannot_be_right_is_told(go, content: Any, problem: str) -> None:

@@ -13,6 +13,7 @@ from fakes.stores import FakeRecordStore
 from touchstone.triggers import agent as module
 from touchstone.triggers.agent import AgentTrigger, UploadTrigger
 from touchstone.triggers.watch import TaskWatcher
+from touchstone_agent.core.backoff import Backoff
 from touchstone_agent.protocol.messages import Cancel
 
 
@@ -121,7 +122,7 @@ async def test_a_fault_of_ours_ends_no_training_that_is_well(trigger, make_task,
         return await working()
 
     monkeypatch.setattr(module, "get_watcher", broken_at_first)
-    monkeypatch.setattr(module, "RETRY_SECONDS", 0)
+    monkeypatch.setattr(module, "BACKOFF", Backoff(first_seconds=0, cap_seconds=0))
 
     assert isinstance(await only_event(trigger), TaskSuccessEvent)
 

@@ -13,6 +13,8 @@ from touchstone.triggers import agent as agent_module
 from touchstone.triggers import runpod as module
 from touchstone.triggers.runpod import RunPodTrigger
 from touchstone.triggers.watch import TaskWatcher
+from touchstone_agent.core.backoff import Backoff
+from touchstone_agent.protocol.errors import ConfigurationError
 
 KEY = ("s-1", "i5")
 
@@ -78,6 +80,7 @@ def parts(records, monkeypatch):
     monkeypatch.setattr(agent_module, "get_watcher", get_watcher)
     monkeypatch.setattr(agent_module, "get_agent", FakeAgentHook)
     monkeypatch.setattr(agent_module, "get_records", lambda: records)
+    monkeypatch.setattr(module, "get_records", lambda: records)
     monkeypatch.setattr(module, "get_desk", get_desk)
     monkeypatch.setattr(module, "PodDriver", FakeDriver)
 
@@ -172,7 +175,7 @@ async def test_a_kill_cancels_and_gives_the_pod_back(records):
 
 
 async def test_a_driver_that_cannot_begin_is_begun_again(records, monkeypatch):
-    monkeypatch.setattr(module, "RETRY_SECONDS", 0.01)
+    monkeypatch.setattr(module, "BACKOFF", Backoff(first_seconds=0.01, cap_seconds=0.01))
     failures = iter([RuntimeError("no connection")])
 
     async def get_desk():
@@ -198,3 +201,43 @@ async def test_a_validation_ends_well_with_any_verdict_when_its_pod_is_gone(
     assert not waiting.done()
     change(records, pod=pod | {"gone_at": "now"})
     assert isinstance((await waiting)[0], TaskSuccessEvent)
+
+
+def lack_key(monkeypatch):
+    """Let nothing be rented, as when a connection has no password."""
+    monkeypatch.setattr(module, "BACKOFF", Backoff(first_seconds=0.01, cap_seconds=0.01))
+    asked = []
+
+    async def get_desk():
+        asked.append(1)
+        raise ConfigurationError("connection 'touchstone_agent' has no password")
+
+    monkeypatch.setattr(module, "get_desk", get_desk)
+    return asked
+
+
+async def test_what_can_never_be_rented_ends_with_the_reason(records, monkeypatch):
+    """It was tried again every five seconds for ever, and its slot was held."""
+    asked = lack_key(monkeypatch)
+
+    [event] = await wait(RunPodTrigger("s-1", "i5", 1, "run"))
+
+    assert isinstance(event, TaskFailedEvent)
+    task = records.get_task(*KEY)
+    assert (task["failure_class"], task["is_retriable"]) == ("account", True)
+    assert "'touchstone_agent' has no password" in task["reason"]
+    assert len(asked) == 1
+
+
+async def test_an_attempt_that_has_a_pod_is_not_ended_while_that_may_be_billed(
+    records, monkeypatch
+):
+    pod = {"id": "p", "name": "n", "ordered_at": "then", "gone_at": None}
+    change(records, pod=pod)
+    asked = lack_key(monkeypatch)
+
+    waiting = wait(RunPodTrigger("s-1", "i5", 1, "run"))
+    await until(lambda: len(asked) > 2)
+
+    assert records.get_task(*KEY)["status"] == "running"
+    waiting.cancel()

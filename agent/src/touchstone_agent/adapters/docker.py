@@ -122,12 +122,16 @@ class DockerRuntime:
         """Return the tail of the container's own log."""
         with _translated(name):
             try:
-                text: bytes = self._client().logs(
-                    name, stdout=True, stderr=True, tail=LOG_TAIL_LINES
+                blocks = self._client().logs(
+                    name, stdout=True, stderr=True, tail=LOG_TAIL_LINES, stream=True, follow=False
                 )
+                tail = b""
+                # Lines are as long as whoever wrote them liked.
+                for block in blocks:
+                    tail = (tail + block)[-LOG_TAIL_BYTES:]
             except NotFound:
                 return b""
-        return text[-LOG_TAIL_BYTES:]
+        return tail
 
     def remove(self, name: str) -> None:
         """Remove the container by force, and look that it is gone."""

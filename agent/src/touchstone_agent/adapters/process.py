@@ -132,7 +132,10 @@ class ProcessRuntime:
     def read_output(self, name: str) -> bytes:
         """Return the tail of what the command itself printed."""
         try:
-            return (self._attempts_dir / name / "output.log").read_bytes()[-LOG_TAIL_BYTES:]
+            with (self._attempts_dir / name / "output.log").open("rb") as file:
+                size = file.seek(0, os.SEEK_END)
+                file.seek(max(0, size - LOG_TAIL_BYTES))
+                return file.read(LOG_TAIL_BYTES)
         except OSError:
             return b""
 

@@ -13,6 +13,7 @@ import os
 import tarfile
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any
 
@@ -29,6 +30,8 @@ TRIES = 5
 BACKOFF = Backoff(first_seconds=0.5, cap_seconds=8)
 MAX_MEMBERS = 100_000
 MAX_HEADER_BYTES = 1024**2
+MAX_ANSWER_BYTES = 64 * 1024
+"""What a store says of an upload: nothing, or an error in a few lines."""
 
 
 class GrantExpired(TransientError):
@@ -121,13 +124,12 @@ class Transfer:
             file.seek(offset)
             response = self._open(grant, _Slice(file, size, is_cancelled), size)
             try:
-                response.drain_conn()
                 if response.status == 412:
                     return False
                 _check_status(response)
                 return True
             finally:
-                response.release_conn()
+                _finish(response)
 
         stored: bool = self._try(once, is_cancelled)
         return stored
@@ -180,6 +182,16 @@ class _Slice:
         block = self._file.read(self._left if count < 0 else min(count, self._left))
         self._left -= len(block)
         return block
+
+
+def _finish(response: urllib3.BaseHTTPResponse) -> None:
+    """Keep the connection for another request, unless its answer is longer than one should be."""
+    with suppress(urllib3.exceptions.HTTPError, OSError):
+        rest = response.read(MAX_ANSWER_BYTES, decode_content=False)
+        if len(rest) < MAX_ANSWER_BYTES:
+            response.release_conn()
+            return
+    response.close()
 
 
 def _check_status(response: urllib3.BaseHTTPResponse) -> None:

@@ -16,7 +16,7 @@ from touchstone_agent.pod.home import PodHome, Record, read_json
 from touchstone_agent.protocol.errors import ConfigurationError, PermanentError
 
 if TYPE_CHECKING:
-    from touchstone_agent.protocol.messages import Wire
+    from touchstone_agent.protocol.facts import Wire
 
 USAGE = "usage: touchstone-pod serve|start|poll|upload"
 EXIT_WRONG = 2
@@ -80,13 +80,16 @@ def _read_input() -> bytes:
 def _parse(message: type[_Message]) -> _Message:
     from pydantic import ValidationError
 
+    from touchstone_agent.protocol.documents import DocumentRefused, parse_json
+    from touchstone_agent.protocol.words import describe_refusal
+
     try:
-        return message.model_validate_json(_read_input())
+        return message.model_validate(parse_json(_read_input(), max_bytes=MAX_INPUT_BYTES))
     except ValidationError as error:
         # Without the input itself: there are grants in it.
-        first = error.errors(include_input=False, include_url=False)[0]
-        where = ".".join(map(str, first["loc"])) or "the standard input"
-        raise ConfigurationError(f"{where}: {first['msg']}") from None
+        raise ConfigurationError(describe_refusal(error)) from None
+    except DocumentRefused as error:
+        raise ConfigurationError(f"the standard input is no usable JSON: {error}") from None
 
 
 def _answer(answer: Record) -> int:

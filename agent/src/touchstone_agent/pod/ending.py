@@ -19,11 +19,14 @@ import urllib3
 from touchstone_agent.adapters.pools import HttpPools
 from touchstone_agent.core.backoff import Backoff
 from touchstone_agent.logs import Log
+from touchstone_agent.protocol.documents import DocumentRefused, parse_json
 from touchstone_agent.protocol.pods import POD_PROGRAM, POD_PROTOCOL_VERSION
 
 BACKOFF = Backoff(first_seconds=1, cap_seconds=30)
 PATIENCE = 4
 """So often in a row one way may be promised or fail before the next is tried as well."""
+
+MAX_ANSWER_BYTES = 64 * 1024
 
 _TIMEOUT = urllib3.Timeout(connect=5, read=15)
 
@@ -88,8 +91,8 @@ def judge(way: Way, status: int, body: bytes) -> Answer:
     if way in (Way.DELETE, Way.STOP):
         return Answer.ACCEPTED
     try:
-        answer = json.loads(body)
-    except ValueError:
+        answer = parse_json(body, max_bytes=MAX_ANSWER_BYTES)
+    except DocumentRefused:
         return Answer.UNCLEAR
     if not isinstance(answer, dict) or "data" not in answer:
         return Answer.UNCLEAR
@@ -106,11 +109,11 @@ def goes_on(answer: Answer, times: int) -> bool:
     return answer is Answer.REFUSED or times >= PATIENCE
 
 
-def build_sender(api_key: str) -> Send:
-    """Return what sends requests for real."""
+def build_sender(api_key: str | None) -> Send:
+    """Return what sends requests for real; without a key they are refused, which is told."""
     pools = HttpPools()
     headers = {
-        "Authorization": f"Bearer {api_key}",
+        **({"Authorization": f"Bearer {api_key}"} if api_key else {}),
         "Content-Type": "application/json",
         # The service's front door refuses libraries that do not say who uses them.
         "User-Agent": f"{POD_PROGRAM}/{POD_PROTOCOL_VERSION}",
@@ -125,8 +128,13 @@ def build_sender(api_key: str) -> Send:
             redirect=False,
             retries=False,
             timeout=_TIMEOUT,
+            preload_content=False,
         )
-        return answer.status, answer.data
+        try:
+            # Nobody needs the rest: what is cut is no answer, and is asked for again.
+            return answer.status, answer.read(MAX_ANSWER_BYTES, decode_content=False)
+        finally:
+            answer.close()
 
     return send
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import json
-
 from touchstone_agent.pod.gpus import find_gpus
 from touchstone_agent.pod.home import PodHome, Record
 from touchstone_agent.pod.lease import read_uptime, renew_lease
 from touchstone_agent.pod.state import IDLE, build_state
+from touchstone_agent.protocol.documents import DocumentRefused, parse_json
 from touchstone_agent.protocol.errors import ConfigurationError, TransientError
+
+MAX_POLL_BYTES = 64 * 1024
 
 _DEFAULTS = {"console_offset": 0, "console_bytes": 262_144}
 _LEAST = {"lease_seconds": 1, "console_offset": 0, "console_bytes": 0}
@@ -43,9 +44,9 @@ def parse_poll(text: bytes) -> dict[str, int]:
     :raises ConfigurationError: If it is not one.
     """
     try:
-        given = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise ConfigurationError("the standard input is not JSON") from error
+        given = parse_json(text, max_bytes=MAX_POLL_BYTES)
+    except DocumentRefused as error:
+        raise ConfigurationError(f"the standard input is no usable JSON: {error}") from error
     if not isinstance(given, dict):
         raise ConfigurationError("the standard input is not a JSON object")
     values = {name: given.get(name, _DEFAULTS.get(name)) for name in _LEAST}

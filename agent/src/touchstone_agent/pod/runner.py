@@ -18,12 +18,12 @@ from typing import Any
 from touchstone_agent import logs
 from touchstone_agent.adapters.files import append_below, remove_tree, size_below
 from touchstone_agent.adapters.transfer import Transfer, TransferCancelled, UnsafeArchive
-from touchstone_agent.evidence import Verdict, read_verdict
+from touchstone_agent.evidence import read_verdict
 from touchstone_agent.pod.fetching import Fetcher, InputFetcher
 from touchstone_agent.pod.home import PodHome, Record, keep_reserve, read_json, write_record
 from touchstone_agent.pod.prctl import become_subreaper
 from touchstone_agent.pod.processes import read_start_time
-from touchstone_agent.pod.state import CONSOLE, EXITED, PREPARING, RUNNING, is_plain
+from touchstone_agent.pod.state import CONSOLE, EXITED, PREPARING, RUNNING
 from touchstone_agent.pod.trainer import (
     OUTPUT_BYTES,
     WALL_SLACK_SECONDS,
@@ -33,6 +33,7 @@ from touchstone_agent.pod.trainer import (
     give_folders,
 )
 from touchstone_agent.protocol.errors import ConfigurationError, PermanentError, TransientError
+from touchstone_agent.protocol.facts import RunnerVerdict
 from touchstone_agent.protocol.pods import PodStart
 from touchstone_agent.staging import stage_inputs
 
@@ -141,11 +142,9 @@ class PodRunner:
             output_bytes=limits.output_bytes + limits.console_bytes,
             exit_code=code,
         )
-        if isinstance(found, Verdict) and not is_plain(found.content):
-            found = "verdict.json is not usable: too deep, or with numbers that are none"
-        if isinstance(found, Verdict):
+        if isinstance(found, RunnerVerdict):
             files = [file.model_dump() for file in found.files]
-            return {**end, "verdict": dict(found.content), "files": files}
+            return {**end, "verdict": found.dump(), "files": files}
         self._keep_output()
         return {**end, "problem": found}
 

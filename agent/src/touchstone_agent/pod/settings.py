@@ -35,7 +35,7 @@ class PodSettings:
     :param life_seconds: How long it lives at most.
     :param api_url: Base of the API by which it ends itself.
     :param pod_id: Its own id there; empty if it was not told.
-    :param api_key: Its own key there; empty if it was not told.
+    :param api_key: Its own key there; ``None`` if it was not told.
     :param public_keys: The keys that may log in.
     :param problems: What was wrong with the environment, for the log.
     """
@@ -44,7 +44,7 @@ class PodSettings:
     life_seconds: float
     api_url: str
     pod_id: str
-    api_key: str = field(repr=False)
+    api_key: str | None = field(repr=False)
     public_keys: tuple[str, ...]
     problems: tuple[str, ...] = ()
 
@@ -77,7 +77,7 @@ def read_settings(environ: Mapping[str, str]) -> PodSettings:
         life_seconds=find_seconds(PodVariable.LIFE_SECONDS, DEFAULT_LIFE_SECONDS),
         api_url=(environ.get(PodVariable.API_URL) or DEFAULT_API_URL).rstrip("/"),
         pod_id=environ.get("RUNPOD_POD_ID", ""),
-        api_key=environ.get("RUNPOD_API_KEY", ""),
+        api_key=environ.get("RUNPOD_API_KEY") or None,
         public_keys=tuple(key.strip() for key in given if key.strip()),
     )
     if not settings.public_keys:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import base64
 import json
-import math
 import os
 from typing import Any
 
 from touchstone_agent.adapters.files import open_below, read_below, size_below
 from touchstone_agent.pod.home import PodHome, Record, read_json
 from touchstone_agent.pod.lease import find_lease, read_uptime
+from touchstone_agent.protocol.documents import DocumentRefused, parse_json
 from touchstone_agent.protocol.errors import PermanentError, TransientError
 
 VERSION = 1
@@ -22,7 +22,6 @@ CONSOLE = "console.log"
 PROGRESS = "progress.jsonl"
 MAX_CONSOLE_BYTES = 4 * 1024**2
 MAX_PROGRESS_BYTES = 64 * 1024
-MAX_DEPTH = 16
 
 _RECORDED = (
     *("phase", "prepared_at", "running_at", "exited_at", "exit_code", "oom_killed", "problem"),
@@ -72,23 +71,12 @@ def find_progress(home: PodHome) -> dict[str, Any] | None:
     # What follows the last end of line is being written.
     for line in reversed(text.split(b"\n")[:-1]):
         try:
-            data = json.loads(line)
-        except (ValueError, RecursionError):
+            data = parse_json(line, max_bytes=MAX_PROGRESS_BYTES)
+        except DocumentRefused:
             continue
-        if isinstance(data, dict) and is_plain(data):
+        if isinstance(data, dict):
             return data
     return None
-
-
-def is_plain(value: Any, depth: int = MAX_DEPTH) -> bool:
-    """Tell whether JSON that was not written by us is fit for everybody's reader."""
-    if isinstance(value, float):
-        return math.isfinite(value)
-    if isinstance(value, dict):
-        return depth > 0 and all(is_plain(item, depth - 1) for item in value.values())
-    if isinstance(value, list):
-        return depth > 0 and all(is_plain(item, depth - 1) for item in value)
-    return True
 
 
 def encode(answer: Record) -> bytes:

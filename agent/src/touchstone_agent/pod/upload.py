@@ -14,7 +14,8 @@ from touchstone_agent.adapters.transfer import GrantExpired
 from touchstone_agent.pod.home import PodHome, locked, read_json, write_json
 from touchstone_agent.pod.state import EXITED
 from touchstone_agent.protocol.errors import ConfigurationError, PermanentError, TransientError
-from touchstone_agent.protocol.messages import Grant, UploadedFile
+from touchstone_agent.protocol.facts import UploadedFile
+from touchstone_agent.protocol.messages import Grant
 from touchstone_agent.protocol.pods import PodUpload, PodUploadReport
 
 AT_ONCE = 4

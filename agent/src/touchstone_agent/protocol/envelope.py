@@ -13,6 +13,7 @@ import binascii
 import json
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import (
@@ -21,14 +22,20 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import (
 )
 from pydantic import Field, TypeAdapter, ValidationError
 
+from touchstone_agent.protocol.documents import DocumentRefused, parse_json
 from touchstone_agent.protocol.errors import ConfigurationError, MessageRefused
-from touchstone_agent.protocol.messages import PROTOCOL_VERSION, Command, Event, Wire
+from touchstone_agent.protocol.facts import Wire
+from touchstone_agent.protocol.messages import PROTOCOL_VERSION, Command, Event
+from touchstone_agent.protocol.words import Count, Moment, Name, build_line, describe_refusal
 
 CLOCK_TOLERANCE = timedelta(seconds=120)
 """How far two clocks may be apart before an unexpired message counts as expired."""
 
 SQS_LIMIT_BYTES = 1024**2 - 16 * 1024
 """What an envelope may weigh: SQS takes 1 MiB, attributes included."""
+
+MAX_ENVELOPE_BYTES = 1024**2
+"""The largest that is read; what SQS carries is never larger."""
 
 
 class Header(Wire):
@@ -47,14 +54,14 @@ class Header(Wire):
     """
 
     v: int = PROTOCOL_VERSION
-    message_id: str
-    correlation_id: str | None = None
-    env: str
-    server: str
-    epoch: str = ""
-    sequence: int = 0
-    issued_at: datetime
-    expires_at: datetime
+    message_id: Name
+    correlation_id: Name | None = None
+    env: Name
+    server: Name
+    epoch: Name = ""
+    sequence: Count = 0
+    issued_at: Moment
+    expires_at: Moment
 
 
 class CommandMessage(Wire):
@@ -137,9 +144,10 @@ def seal(message: CommandMessage | EventMessage, kid: str, key: Ed25519PrivateKe
     return text
 
 
-def _open(text: str, keys: Mapping[str, Ed25519PublicKey]) -> tuple[str, str]:
+def _open(text: str, keys: Mapping[str, Ed25519PublicKey]) -> tuple[str, Any]:
+    """Return who has signed a message, and what it says, of the version that is spoken here."""
     try:
-        envelope = _Envelope.model_validate_json(text)
+        envelope = _Envelope.model_validate(parse_json(text, max_bytes=MAX_ENVELOPE_BYTES))
         signature = base64.b64decode(envelope.sig, validate=True)
     except (ValidationError, binascii.Error, ValueError) as error:
         raise MessageRefused("not an envelope") from error
@@ -150,17 +158,18 @@ def _open(text: str, keys: Mapping[str, Ed25519PublicKey]) -> tuple[str, str]:
         key.verify(signature, envelope.payload.encode())
     except InvalidSignature as error:
         raise MessageRefused(f"signature of key {envelope.kid!r} does not match") from error
-    return envelope.kid, envelope.payload
-
-
-def _check_version(payload: str) -> None:
-    """Refuse an unknown major version before its fields are read with today's meaning."""
     try:
-        version = json.loads(payload)["header"]["v"]
-    except (KeyError, TypeError, ValueError) as error:
+        payload = parse_json(envelope.payload, max_bytes=MAX_ENVELOPE_BYTES)
+        version = payload["header"]["v"]
+    except DocumentRefused as error:
+        raise MessageRefused(f"payload is no usable JSON: {error}") from error
+    except (KeyError, TypeError) as error:
         raise MessageRefused("payload has no version") from error
     if version != PROTOCOL_VERSION:
-        raise MessageRefused(f"protocol version {version!r}; this side speaks {PROTOCOL_VERSION}")
+        # Before its fields are read with today's meaning.
+        told = build_line(str(version), 20)
+        raise MessageRefused(f"protocol version {told}; this side speaks {PROTOCOL_VERSION}")
+    return envelope.kid, payload
 
 
 def _check_header(header: Header, *, env: str, now: datetime) -> None:
@@ -184,11 +193,10 @@ def open_command(
         version, or for another server; drop it.
     """
     _, payload = _open(text, keys)
-    _check_version(payload)
     try:
-        message = _COMMANDS.validate_json(payload)
+        message = _COMMANDS.validate_python(payload)
     except ValidationError as error:
-        raise MessageRefused(f"malformed command: {_first(error)}") from error
+        raise MessageRefused(f"malformed command: {describe_refusal(error)}") from error
     _check_header(message.header, env=env, now=now)
     if message.header.server != server:
         raise MessageRefused(f"command for server {message.header.server!r}; this is {server!r}")
@@ -208,17 +216,11 @@ def open_event(
         version, or signed by another server than it names; drop it.
     """
     kid, payload = _open(text, keys)
-    _check_version(payload)
     try:
-        message = _EVENTS.validate_json(payload)
+        message = _EVENTS.validate_python(payload)
     except ValidationError as error:
-        raise MessageRefused(f"malformed event: {_first(error)}") from error
+        raise MessageRefused(f"malformed event: {describe_refusal(error)}") from error
     _check_header(message.header, env=env, now=now)
     if message.header.server != kid:
         raise MessageRefused(f"server {kid!r} signed a message in the name of another")
     return message
-
-
-def _first(error: ValidationError) -> str:
-    item = error.errors()[0]
-    return f"{'.'.join(map(str, item['loc']))}: {item['msg']}"

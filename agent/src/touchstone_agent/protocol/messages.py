@@ -8,21 +8,32 @@ a start. Agent to control plane, on the event queue: everything else.
 
 from __future__ import annotations
 
-from datetime import datetime
 from enum import StrEnum
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
+from touchstone_agent.protocol.facts import ServerGpu, Wire
 from touchstone_agent.protocol.names import build_container_name
+from touchstone_agent.protocol.words import (
+    AnyNumber,
+    AnyPhrase,
+    Count,
+    Figures,
+    Identifier,
+    Line,
+    Moment,
+    Name,
+    Percent,
+    Serial,
+)
 
 PROTOCOL_VERSION = 1
+MAX_WANTS = 250
+"""Leave for more would not fit into one answer."""
 
-
-class Wire(BaseModel):
-    """Base of everything on a queue: immutable, and tolerant of fields added by a newer peer."""
-
-    model_config = ConfigDict(frozen=True, extra="ignore")
+MAX_RUNNING = 1000
+MAX_GPUS = 64
 
 
 class SlotClass(StrEnum):
@@ -42,10 +53,10 @@ class AttemptRef(Wire):
     :param fence: Number of this attempt among all of the task; a higher one outranks a lower.
     """
 
-    submission_id: str
-    task_id: str
-    attempt: int = Field(ge=1)
-    fence: int = Field(ge=1)
+    submission_id: Identifier
+    task_id: Identifier
+    attempt: Serial
+    fence: Serial
 
     @property
     def task_key(self) -> str:
@@ -70,7 +81,7 @@ class Grant(Wire):
     method: Literal["GET", "PUT"]
     url: str
     headers: dict[str, str] = Field(default_factory=dict)
-    expires_at: datetime
+    expires_at: Moment
 
 
 class Input(Wire):
@@ -106,13 +117,14 @@ class Limits(Wire):
     :param output_bytes: Bytes of all output files together.
     """
 
-    cpus: float = Field(default=1.0, gt=0)
-    memory_mib: int = Field(default=4096, ge=64)
-    pids: int = Field(default=512, ge=16)
-    wall_seconds: int = Field(default=86_400, ge=1)
-    cpu_seconds: int | None = Field(default=None, ge=1)
-    console_bytes: int = Field(default=8 * 1024**2, ge=4096)
-    output_bytes: int = Field(default=1024**3, ge=4096)
+    cpus: float = Field(default=1.0, gt=0, le=10_000)
+    memory_mib: int = Field(default=4096, ge=64, le=2**40)
+    pids: int = Field(default=512, ge=16, le=2**22)
+    wall_seconds: int = Field(default=86_400, ge=1, le=10**9)
+    cpu_seconds: int | None = Field(default=None, ge=1, le=10**9)
+    # Keys of a console's chunks have twelve digits.
+    console_bytes: int = Field(default=8 * 1024**2, ge=4096, le=10**11)
+    output_bytes: int = Field(default=1024**3, ge=4096, le=2**50)
 
 
 # --- control plane to agent -------------------------------------------------------------------
@@ -240,20 +252,6 @@ class GrantPurpose(StrEnum):
     CONSOLE = "console"
 
 
-class UploadedFile(Wire):
-    """
-    One output file.
-
-    :param path: Path below the output folder, ``/`` between parts.
-    :param sha256: Hex digest.
-    :param size: Size in bytes.
-    """
-
-    path: str
-    sha256: str
-    size: int = Field(ge=0)
-
-
 class PhaseChanged(Wire):
     """
     An attempt went on to another phase.
@@ -262,17 +260,17 @@ class PhaseChanged(Wire):
     :param phase: The phase it is in now.
     :param at: When, by the agent's clock, UTC.
     :param reason: One line: why it was rejected, cancelled or lost; ``None`` otherwise.
-    :param details: Facts of the phase. ``preparing``: ``image``, ``image_digest``. ``running``:
-        ``container``, ``runtime``. ``exited``: ``exit_code``, ``oom_killed``, ``verdict`` (the
-        runner's verdict.json, or ``None``), ``files`` (list of :class:`UploadedFile`).
+    :param details: Facts of the phase, which whoever keeps any of them reads with their model.
+        ``preparing``: :class:`~touchstone_agent.protocol.facts.PreparedFacts`. ``running``:
+        ``container``, ``runtime``. ``exited``: :class:`~touchstone_agent.protocol.facts.ExitFacts`.
         ``uploaded``: those of ``exited`` again, ``uploaded`` (paths), ``failed`` (reason by path).
     """
 
     kind: Literal["phase"] = "phase"
     ref: AttemptRef
     phase: AttemptPhase
-    at: datetime
-    reason: str | None = None
+    at: Moment
+    reason: Line | None = None
     details: dict[str, Any] = Field(default_factory=dict)
 
 
@@ -291,26 +289,27 @@ class Progress(Wire):
 
     kind: Literal["progress"] = "progress"
     ref: AttemptRef
-    at: datetime
-    phase: str
-    percent: float = Field(ge=0, le=100)
-    eta_seconds: float | None = None
-    metrics: dict[str, float] = Field(default_factory=dict)
-    console_bytes: int = 0
+    at: Moment
+    phase: AnyPhrase
+    percent: Percent
+    eta_seconds: AnyNumber = None
+    metrics: Figures = Field(default_factory=dict)
+    console_bytes: Count = 0
 
 
 class Want(Wire):
     """
     One object an agent wants to move.
 
-    :param path: Output path, input path, or for the console the zero-padded byte offset.
+    :param path: Output path, input path, or for the console the zero-padded byte offset. One that
+        is none of these is refused by name, so that the agent does not ask for ever.
     :param sha256: Hex digest of the bytes to be uploaded; empty for an input.
     :param size: Size in bytes.
     """
 
-    path: str
-    sha256: str = ""
-    size: int = 0
+    path: str = Field(max_length=4096)
+    sha256: str = Field(default="", max_length=64)
+    size: Count = 0
 
 
 class GrantsWanted(Wire):
@@ -325,7 +324,7 @@ class GrantsWanted(Wire):
     kind: Literal["grants_wanted"] = "grants_wanted"
     ref: AttemptRef
     purpose: GrantPurpose
-    wants: tuple[Want, ...]
+    wants: tuple[Want, ...] = Field(max_length=MAX_WANTS)
 
 
 class Inventory(Wire):
@@ -338,18 +337,18 @@ class Inventory(Wire):
     :param agent_version: Version of the agent.
     :param cpus: CPUs detected.
     :param memory_mib: Memory detected, MiB.
-    :param gpus: GPUs detected: name and ``memory_mib`` each.
+    :param gpus: GPUs detected.
     :param running: Attempts that have not reached a final phase, with that phase.
     """
 
-    slots: int
-    validation_slots: int
-    runtime: str
-    agent_version: str
-    cpus: int
-    memory_mib: int
-    gpus: tuple[dict[str, Any], ...] = ()
-    running: tuple[tuple[AttemptRef, AttemptPhase], ...] = ()
+    slots: int = Field(ge=0, le=10_000)
+    validation_slots: int = Field(ge=0, le=10_000)
+    runtime: Name
+    agent_version: Name
+    cpus: int = Field(ge=0, le=100_000)
+    memory_mib: int = Field(ge=0, le=2**40)
+    gpus: tuple[ServerGpu, ...] = Field(default=(), max_length=MAX_GPUS)
+    running: tuple[tuple[AttemptRef, AttemptPhase], ...] = Field(default=(), max_length=MAX_RUNNING)
 
 
 class Hello(Wire):
@@ -383,8 +382,8 @@ class Poison(Wire):
     """
 
     kind: Literal["poison"] = "poison"
-    reason: str
-    message_id: str
+    reason: Line
+    message_id: Name
 
 
 Command = Annotated[Start | Cancel | Grants | Acknowledge | Sync, Field(discriminator="kind")]

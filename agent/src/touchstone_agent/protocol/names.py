@@ -7,6 +7,7 @@ import re
 CONTAINER_PREFIX = "touchstone"
 
 _PART = re.compile(r"[a-z0-9][a-z0-9-]*")
+_NUMBER = re.compile(r"[0-9]{1,10}")
 
 
 def build_container_name(
@@ -44,7 +45,10 @@ def parse_container_name(env: str, name: str) -> tuple[str, str, int, int] | Non
     if not name.startswith(prefix) or len(parts) != 4:
         return None
     submission_id, task_id, attempt, fence = parts
-    if not (attempt.isdecimal() and fence.isdecimal() and _PART.fullmatch(submission_id)):
+    # Anybody may give a pod or a container a name that begins like ours.
+    if not all(_PART.fullmatch(part) for part in (submission_id, task_id)):
+        return None
+    if not all(_NUMBER.fullmatch(part) for part in (attempt, fence)):
         return None
     found = submission_id, task_id, int(attempt), int(fence)
     # Task ids hold no dash, so only one split is possible; leading zeros were never written.

@@ -9,19 +9,44 @@ it but presigned requests, each for one object.
 
 from __future__ import annotations
 
-from datetime import datetime
+import base64
+import binascii
 from enum import StrEnum
-from typing import Any
+from typing import Annotated
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
-from touchstone_agent.protocol.messages import AttemptRef, Grant, Input, Limits, UploadedFile, Wire
+from touchstone_agent.protocol.facts import (
+    ExitFacts,
+    Files,
+    PodGpu,
+    ProgressLine,
+    RunnerVerdict,
+    Wire,
+)
+from touchstone_agent.protocol.messages import MAX_GPUS, AttemptRef, Grant, Input, Limits
+from touchstone_agent.protocol.words import (
+    MAX_FILES,
+    Count,
+    ExitCode,
+    Figure,
+    Line,
+    Moment,
+    Name,
+    SafePath,
+)
 
 POD_PROGRAM = "touchstone-pod"
 """The program in every trainer image that may run in a pod: its entry point there, and what is
 called over SSH."""
 
 POD_PROTOCOL_VERSION = 1
+
+MAX_STATE_BYTES = 1024**2
+"""What an answer may weigh beside the console that was asked for: verdict, files and progress."""
+
+CONSOLE_BYTES = 262_144
+"""How much of a console is asked for at once."""
 
 HOST_KEY_MARK = "touchstone-pod host key:"
 """What the console line begins with that names the host key's fingerprint (``SHA256:...``)."""
@@ -56,6 +81,17 @@ class PodPhase(StrEnum):
     EXITED = "exited"
 
 
+def _check_base64(text: str) -> str:
+    try:
+        base64.b64decode(text, validate=True)
+    except (binascii.Error, ValueError) as error:
+        raise ValueError("is not base64") from error
+    return text
+
+
+Base64 = Annotated[str, AfterValidator(_check_base64)]
+
+
 class PodStart(Wire):
     """
     Run the pod's one attempt; said again, it changes nothing but the inputs' grants.
@@ -88,7 +124,7 @@ class PodPoll(Wire):
 
     lease_seconds: int = Field(ge=1)
     console_offset: int = Field(default=0, ge=0)
-    console_bytes: int = Field(default=262_144, ge=0)
+    console_bytes: int = Field(default=CONSOLE_BYTES, ge=0)
 
 
 class PodState(Wire):
@@ -117,26 +153,42 @@ class PodState(Wire):
     :param lease_seconds_left: Until the pod ends itself, unless it hears again.
     """
 
-    version: int = POD_PROTOCOL_VERSION
-    boot_id: str
+    version: int = Field(default=POD_PROTOCOL_VERSION, ge=1, le=1000)
+    boot_id: Name
     ref: AttemptRef | None = None
     phase: PodPhase = PodPhase.IDLE
-    prepared_at: datetime | None = None
-    running_at: datetime | None = None
-    exited_at: datetime | None = None
-    exit_code: int | None = None
+    prepared_at: Moment | None = None
+    running_at: Moment | None = None
+    exited_at: Moment | None = None
+    exit_code: ExitCode | None = None
     oom_killed: bool = False
-    problem: str | None = None
+    problem: Line | None = None
     is_submissions_fault: bool = False
-    wants_grants: tuple[str, ...] = ()
-    verdict: dict[str, Any] | None = None
-    files: tuple[UploadedFile, ...] = ()
-    progress: dict[str, Any] | None = None
-    console_size: int = 0
-    console: str = ""
-    gpus: tuple[dict[str, Any], ...] = ()
-    disk_free_bytes: int = 0
-    lease_seconds_left: float = 0
+    wants_grants: tuple[SafePath, ...] = Field(default=(), max_length=MAX_FILES)
+    verdict: RunnerVerdict | None = None
+    files: Files = ()
+    progress: ProgressLine | None = None
+    console_size: Count = 0
+    console: Base64 = ""
+    gpus: tuple[PodGpu, ...] = Field(default=(), max_length=MAX_GPUS)
+    disk_free_bytes: Count = 0
+    lease_seconds_left: Figure = 0
+
+    @property
+    def console_data(self) -> bytes:
+        """Return the bytes of console that were asked for."""
+        return base64.b64decode(self.console)
+
+    @property
+    def exit_facts(self) -> ExitFacts:
+        """Return how the attempt has ended."""
+        return ExitFacts(
+            exit_code=self.exit_code,
+            oom_killed=self.oom_killed,
+            verdict=self.verdict,
+            no_verdict=self.problem,
+            files=self.files,
+        )
 
 
 class PodUpload(Wire):
@@ -158,6 +210,12 @@ class PodUploadReport(Wire):
     :param failed: Reason by path, for what will never be stored.
     """
 
-    uploaded: tuple[str, ...] = ()
-    expired: tuple[str, ...] = ()
-    failed: dict[str, str] = Field(default_factory=dict)
+    uploaded: tuple[SafePath, ...] = Field(default=(), max_length=MAX_FILES)
+    expired: tuple[SafePath, ...] = Field(default=(), max_length=MAX_FILES)
+    failed: dict[SafePath, Line] = Field(default_factory=dict, max_length=MAX_FILES)
+
+
+def compute_answer_limit(message: Wire) -> int:
+    """Return the most bytes that an answer to a message can have; what has more is none."""
+    asked = message.console_bytes if isinstance(message, PodPoll) else 0
+    return MAX_STATE_BYTES + asked * 4 // 3 + 4

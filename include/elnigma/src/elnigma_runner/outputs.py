@@ -215,4 +215,4 @@ def _walk(out: Path, prefix: str = "", depth: int = 0) -> Iterator[tuple[str, os
 
 
 def _is_plain(path: str) -> bool:
-    return path.isprintable() and len(path) <= 500 and "\\" not in path
+    return path.isprintable() and len(path.encode()) <= 500 and "\\" not in path

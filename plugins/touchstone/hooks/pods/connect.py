@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import base64
 from importlib import import_module
 
+from touchstone.hooks.agent import AgentHook
 from touchstone.hooks.objects import ObjectStore
 from touchstone.hooks.pods.desk import PodDesk
 from touchstone.hooks.pods.ledger import Ledger
@@ -20,7 +20,8 @@ async def connect_desk(settings: Settings | None = None) -> PodDesk:
     """
     Return what renting works with, for the running event loop.
 
-    :raises ConfigurationError: If the RunPod connection, or the control plane's key, is missing.
+    :raises ConfigurationError: If the RunPod connection, or the control plane's key, is missing
+        or is none; names the connection.
     """
     settings = settings or get_settings()
     hook = RunPodHook(settings.runpod.conn_id)
@@ -31,7 +32,8 @@ async def connect_desk(settings: Settings | None = None) -> PodDesk:
     records = await asyncio.to_thread(RecordStore.connect, settings)
     objects = await asyncio.to_thread(ObjectStore.connect, settings)
     ledger = await asyncio.to_thread(Ledger.connect, settings)
-    key = await asyncio.to_thread(hook.get_connection, settings.agent_conn_id)
+    agent = AgentHook(settings=settings)
+    secret = await asyncio.to_thread(lambda: agent.secret)
     return PodDesk(
         api=AsyncRestPodApi(account),
         lister=get_async_lister(account),
@@ -39,6 +41,6 @@ async def connect_desk(settings: Settings | None = None) -> PodDesk:
         objects=objects,
         ledger=ledger,
         settings=settings,
-        secret=base64.b64decode(key.password or ""),
+        secret=secret,
         api_url=account.url,
     )

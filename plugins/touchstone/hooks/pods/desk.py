@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 
 from touchstone.core.market import Market
 from touchstone.core.pods import CpuOffer
+from touchstone.hooks.cache import AsyncCached
 from touchstone.hooks.objects import ObjectStore
 from touchstone.hooks.pods.ledger import Ledger
 from touchstone.hooks.records import Record, RecordStore
@@ -63,9 +64,10 @@ class PodDesk:
     api_url: str
     now: Callable[[], datetime] = lambda: datetime.now(UTC)
     sleep: Callable[[float], Awaitable[None]] = asyncio.sleep
-    _market: Market | None = field(default=None, init=False)
-    _market_until: float = field(default=0.0, init=False)
-    _market_lock: asyncio.Lock = field(default_factory=asyncio.Lock, init=False)
+    _market: AsyncCached[Market] = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        self._market = AsyncCached(self._ask_market, seconds=MARKET_SECONDS)
 
     async def read(self, key: TaskKey) -> Record:
         """Return a task's record."""
@@ -83,20 +85,18 @@ class PodDesk:
 
         :raises TransientError: If the catalogue cannot be read now.
         """
-        async with self._market_lock:
-            clock = asyncio.get_running_loop().time
-            if self._market is None or clock() > self._market_until:
-                wanted = self.settings.runpod
-                self._market = Market(
-                    offers=tuple(await self.api.list_offers()),
-                    cpus=await self._list_cpus(),
-                    vcpus=wanted.vcpus,
-                    models=wanted.gpu_models,
-                    max_price=wanted.max_price,
-                    data_centers=wanted.data_centers,
-                )
-                self._market_until = clock() + MARKET_SECONDS
-            return self._market
+        return await self._market()
+
+    async def _ask_market(self) -> Market:
+        wanted = self.settings.runpod
+        return Market(
+            offers=tuple(await self.api.list_offers()),
+            cpus=await self._list_cpus(),
+            vcpus=wanted.vcpus,
+            models=wanted.gpu_models,
+            max_price=wanted.max_price,
+            data_centers=wanted.data_centers,
+        )
 
     async def _list_cpus(self) -> tuple[CpuOffer, ...]:
         try:

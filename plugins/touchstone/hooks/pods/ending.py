@@ -24,12 +24,12 @@ from touchstone.hooks.pods.desk import PodDesk, TaskKey
 from touchstone.hooks.records import Record
 from touchstone.hooks.runpod.api import AsyncPodApi
 from touchstone.hooks.runpod.errors import PodNotFound
+from touchstone_agent.core.backoff import Backoff
 from touchstone_agent.protocol.errors import PermanentError, TransientError
 
 log = logging.getLogger(__name__)
 
-FIRST_PAUSE_SECONDS = 1.0
-LONGEST_PAUSE_SECONDS = 60.0
+BACKOFF = Backoff(first_seconds=1, cap_seconds=60)
 
 
 async def give_back(
@@ -62,7 +62,7 @@ async def terminate(desk: PodDesk, pod_id: str) -> datetime:
     :return: When the end was first taken in, or the pod first seen gone.
     """
     accepted: datetime | None = None
-    pause = FIRST_PAUSE_SECONDS
+    rounds = 0
     while True:
         try:
             await desk.api.terminate_pod(pod_id)
@@ -77,8 +77,8 @@ async def terminate(desk: PodDesk, pod_id: str) -> datetime:
         looked = desk.now()
         if await is_proven_gone(desk, pod_id):
             return accepted or looked
-        await desk.sleep(pause)
-        pause = min(pause * 2, LONGEST_PAUSE_SECONDS)
+        rounds += 1
+        await desk.sleep(BACKOFF.after(rounds))
 
 
 async def is_proven_gone(desk: PodDesk, pod_id: str) -> bool:

@@ -14,6 +14,9 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
+from touchstone_agent.protocol.errors import ConfigurationError
+
+SECRET_BYTES = 32
 _PURPOSE = b"touchstone pod login v1\n"
 
 
@@ -36,7 +39,14 @@ def derive_key(secret: bytes, pod_name: str) -> PodKey:
 
     :param secret: The control plane's private key, 32 bytes.
     :param pod_name: The pod's name, which is that of one attempt.
+    :raises ConfigurationError: If the secret has another length: whatever it is then, somebody
+        may guess it.
     """
+    if len(secret) != SECRET_BYTES:
+        raise ConfigurationError(
+            f"the secret that pods' keys are derived from has {len(secret)} bytes, "
+            f"not {SECRET_BYTES}"
+        )
     # RFC 5869; the secret is uniformly random, so no salt is needed.
     seed = HKDF(algorithm=SHA256(), length=32, salt=None, info=_PURPOSE + pod_name.encode()).derive(
         secret

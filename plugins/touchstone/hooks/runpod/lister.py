@@ -81,7 +81,8 @@ class PodLister:
         self._seconds_per_request = 60 / requests_per_minute
         self._clock = clock
         self._sleep = sleep
-        self._lock = threading.Lock()
+        self._changed = threading.Condition()
+        self._is_reading = False
         self._snapshot: Snapshot | None = None
         self._error: tuple[float, Exception] | None = None
         self._next_at = 0.0
@@ -105,18 +106,29 @@ class PodLister:
         """
         asked_at = self._clock()
         since = self.compute_since() if since is None else since
-        with self._lock:
-            if found := self.find(since=since):
-                return found
-            if self._error is not None and self._error[0] > asked_at:
-                # Somebody else's try has failed while this caller waited: it was also ours.
-                raise self._error[1]
+        with self._changed:
+            while True:
+                if found := self.find(since=since):
+                    return found
+                if self._error is not None and self._error[0] > asked_at:
+                    # Somebody else's try has failed while this caller waited: it was also ours.
+                    raise self._error[1]
+                if not self._is_reading:
+                    break
+                self._changed.wait()
+            self._is_reading = True
+        try:
             wait = self._next_at - self._clock()
             if wait > 0:
                 self._sleep(wait)
             return self._read()
+        finally:
+            with self._changed:
+                self._is_reading = False
+                self._changed.notify_all()
 
     def _read(self) -> Snapshot:
+        # One caller at a time, by the mark above; nobody holds a lock meanwhile.
         begun_at, checked_at = self._clock(), datetime.now(UTC)
         # A failed list may have used up as many requests as the last one had pages.
         self._next_at = begun_at + self._seconds_per_request * self._pages

@@ -7,7 +7,7 @@ sent back, and returns the result. It does no input or output itself.
 
 from __future__ import annotations
 
-import json
+import math
 from collections.abc import Generator, Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
@@ -41,12 +41,18 @@ from touchstone.hooks.runpod.wire import (
     WireProblem,
     build_create_body,
 )
+from touchstone_agent.core.backoff import Backoff
+from touchstone_agent.protocol.documents import DocumentRefused, parse_json
 from touchstone_agent.protocol.errors import TouchstoneError
+from touchstone_agent.protocol.words import build_line
 
 TRIES = 3
-FIRST_PAUSE_SECONDS = 0.5
-LONGEST_PAUSE_SECONDS = 10
+BACKOFF = Backoff(first_seconds=0.5, cap_seconds=10)
 MAX_PAGES = 1000
+MAX_BODY_BYTES = 16 * 1024**2
+"""More than a page of pods or the catalogue ever had; what is longer is no answer."""
+
+MAX_LOG_BYTES = 1024**2
 NO_CAPACITY_WORDS = (
     "no longer any instances available",
     "no instances available",
@@ -232,17 +238,15 @@ def _send(request: ApiRequest) -> Conversation[Answer]:
     A change is sent once: RunPod knows no idempotency key, so its repetition is another change.
     """
     tries = TRIES if request.effect is Effect.NONE else 1
-    pause = FIRST_PAUSE_SECONDS
-    for left in reversed(range(tries)):
+    for number in range(1, tries + 1):
         reply = yield request
         try:
             return check(request, reply)
         except (ServiceUnavailable, Throttled) as error:
-            wait = max(pause, error.retry_after or 0)
-            if not left or wait > LONGEST_PAUSE_SECONDS:
+            wait = BACKOFF.after(number, asked=error.retry_after)
+            if number == tries or wait > BACKOFF.cap_seconds:
                 raise
             yield Pause(seconds=wait)
-            pause *= 2
     raise AssertionError("unreachable: the last try returns or raises")
 
 
@@ -300,8 +304,8 @@ def is_capacity_prose(text: str) -> bool:
 
 def _decode(kind: type[WireType], answer: Answer, request: ApiRequest) -> WireType:
     try:
-        return kind.model_validate_json(answer.body)
-    except ValidationError as error:
+        return kind.model_validate(parse_json(answer.body, max_bytes=MAX_BODY_BYTES))
+    except (DocumentRefused, ValidationError) as error:
         text = f"{request.label}: {answer.status} with an answer that makes no sense"
         if request.effect is Effect.CHANGE:
             raise Ambiguous(f"{text}; it may have happened") from error
@@ -310,13 +314,15 @@ def _decode(kind: type[WireType], answer: Answer, request: ApiRequest) -> WireTy
 
 def _read_problem(answer: Answer) -> str:
     try:
-        return WireProblem.model_validate(json.loads(answer.body)).text
-    except (ValueError, ValidationError):
-        return answer.body[:200].decode(errors="replace").strip()
+        document = parse_json(answer.body, max_bytes=MAX_BODY_BYTES)
+        return build_line(WireProblem.model_validate(document).text)
+    except (DocumentRefused, ValidationError):
+        return build_line(answer.body[:200].decode(errors="replace"))
 
 
 def _read_retry_after(answer: Answer) -> float | None:
     try:
-        return float(answer.headers.get("retry-after", ""))
+        seconds = float(answer.headers.get("retry-after", ""))
     except ValueError:
         return None
+    return seconds if 0 <= seconds < math.inf else None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import ssl
 import time
+from collections import deque
 from collections.abc import Awaitable, Callable
 from functools import cache
 from importlib.metadata import version
@@ -41,6 +42,8 @@ def _build_options(account: Account) -> dict[str, Any]:
             "Authorization": f"Bearer {account.api_key}",
             # Cloudflare, in front of the API, refuses the default agents of some libraries.
             "User-Agent": f"touchstone/{version('touchstone')}",
+            # What is compressed may be any size once it is read.
+            "Accept-Encoding": "identity",
         },
     }
 
@@ -60,9 +63,60 @@ def _describe(request: ApiRequest) -> dict[str, Any]:
     }
 
 
-def _build_answer(response: httpx.Response) -> Answer:
-    headers = {name.lower(): value for name, value in response.headers.items()}
-    return Answer(status=response.status_code, headers=headers, body=response.content)
+class _Body:
+    """
+    What comes of an answer, as far as it is read.
+
+    :param response: The answer, whose body is still to come.
+    :param seconds: How long all of it may take.
+    """
+
+    def __init__(self, response: httpx.Response, seconds: float) -> None:
+        self._response = response
+        self._deadline = time.monotonic() + seconds
+        self._pieces: list[bytes] = []
+        self._left = requests.MAX_BODY_BYTES
+        self._problem: str | None = None
+        if response.headers.get("content-encoding", "identity") != "identity":
+            self._problem = "its answer is compressed, which nobody asked for"
+
+    def take(self, piece: bytes) -> bool:
+        """Take a piece; return whether more is wanted."""
+        self._pieces.append(piece)
+        self._left -= len(piece)
+        if self._left < 0:
+            self._problem = f"its answer has more than {requests.MAX_BODY_BYTES} bytes"
+        elif time.monotonic() > self._deadline:
+            self._problem = "its answer has no end"
+        return self._problem is None
+
+    def build(self) -> Answer | Broken:
+        """Return the answer, if it has come to an end."""
+        if self._problem is not None:
+            return Broken(reason=self._problem, is_sent=True)
+        headers = {name.lower(): value for name, value in self._response.headers.items()}
+        status = self._response.status_code
+        return Answer(status=status, headers=headers, body=b"".join(self._pieces))
+
+
+class _Log:
+    """The end of a log, however much of it comes."""
+
+    def __init__(self) -> None:
+        self._pieces: deque[bytes] = deque()
+        self._size = 0
+
+    def take(self, piece: bytes) -> None:
+        """Take a piece, and drop what is too far back for it."""
+        self._pieces.append(piece[-requests.MAX_LOG_BYTES :])
+        self._size += len(self._pieces[-1])
+        while self._size - len(self._pieces[0]) >= requests.MAX_LOG_BYTES:
+            self._size -= len(self._pieces.popleft())
+
+    @property
+    def lines(self) -> list[str]:
+        """Return what has come, the first line perhaps in part."""
+        return b"".join(self._pieces).decode(errors="replace").splitlines()
 
 
 def _build_broken(error: httpx.TransportError) -> Broken:
@@ -87,6 +141,7 @@ class RestPodApi:
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
         self._client = httpx.Client(**_build_options(account), transport=transport)
+        self._seconds = 2 * account.timeout_seconds
         self._sleep = sleep
 
     def __enter__(self) -> RestPodApi:
@@ -144,22 +199,21 @@ class RestPodApi:
     ) -> list[LogLine]:
         """Return the last lines of a pod's log."""
         request = requests.build_log_request(pod_id, source, tail)
-        lines: list[str] = []
+        log = _Log()
         deadline = time.monotonic() + LOG_SECONDS
         timeout = httpx.Timeout(10, read=LOG_QUIET_SECONDS)
         try:
             with self._client.stream(**_describe(request), timeout=timeout) as response:
                 if response.status_code != 200:
-                    response.read()
-                    requests.check(request, _build_answer(response))
-                for line in response.iter_lines():
-                    lines.append(line)
+                    requests.check(request, self._read(response))
+                for piece in response.iter_bytes():
+                    log.take(piece)
                     if time.monotonic() > deadline:
                         break
         except httpx.TransportError as error:
-            if not lines and not isinstance(error, httpx.ReadTimeout):
+            if not log.lines and not isinstance(error, httpx.ReadTimeout):
                 requests.check(request, _build_broken(error))
-        return requests.decode_log_lines(lines)
+        return requests.decode_log_lines(log.lines)
 
     def _hold(self, conversation: Conversation[Result]) -> Result:
         try:
@@ -176,9 +230,17 @@ class RestPodApi:
 
     def _ask(self, request: ApiRequest) -> Answer | Broken:
         try:
-            return _build_answer(self._client.request(**_describe(request)))
+            with self._client.stream(**_describe(request)) as response:
+                return self._read(response)
         except httpx.TransportError as error:
             return _build_broken(error)
+
+    def _read(self, response: httpx.Response) -> Answer | Broken:
+        body = _Body(response, self._seconds)
+        for piece in response.iter_bytes():
+            if not body.take(piece):
+                break
+        return body.build()
 
 
 class AsyncRestPodApi:
@@ -198,6 +260,7 @@ class AsyncRestPodApi:
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
         self._client = httpx.AsyncClient(**_build_options(account), transport=transport)
+        self._seconds = 2 * account.timeout_seconds
         self._sleep = sleep
 
     async def __aenter__(self) -> AsyncRestPodApi:
@@ -243,7 +306,7 @@ class AsyncRestPodApi:
     ) -> list[LogLine]:
         """Return the last lines of a pod's log."""
         request = requests.build_log_request(pod_id, source, tail)
-        lines: list[str] = []
+        log = _Log()
         timeout = httpx.Timeout(10, read=LOG_QUIET_SECONDS)
         try:
             async with (
@@ -251,16 +314,15 @@ class AsyncRestPodApi:
                 self._client.stream(**_describe(request), timeout=timeout) as response,
             ):
                 if response.status_code != 200:
-                    await response.aread()
-                    requests.check(request, _build_answer(response))
-                async for line in response.aiter_lines():
-                    lines.append(line)
+                    requests.check(request, await self._read(response))
+                async for piece in response.aiter_bytes():
+                    log.take(piece)
         except TimeoutError:
             pass
         except httpx.TransportError as error:
-            if not lines and not isinstance(error, httpx.ReadTimeout):
+            if not log.lines and not isinstance(error, httpx.ReadTimeout):
                 requests.check(request, _build_broken(error))
-        return requests.decode_log_lines(lines)
+        return requests.decode_log_lines(log.lines)
 
     async def _hold(self, conversation: Conversation[Result]) -> Result:
         try:
@@ -277,6 +339,14 @@ class AsyncRestPodApi:
 
     async def _ask(self, request: ApiRequest) -> Answer | Broken:
         try:
-            return _build_answer(await self._client.request(**_describe(request)))
+            async with self._client.stream(**_describe(request)) as response:
+                return await self._read(response)
         except httpx.TransportError as error:
             return _build_broken(error)
+
+    async def _read(self, response: httpx.Response) -> Answer | Broken:
+        body = _Body(response, self._seconds)
+        async for piece in response.aiter_bytes():
+            if not body.take(piece):
+                break
+        return body.build()

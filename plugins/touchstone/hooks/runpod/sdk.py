@@ -52,6 +52,7 @@ from touchstone_agent.protocol.errors import ConfigurationError, PermanentError,
 _SDK_LOCK = threading.Lock()
 """The SDK reads its key from a global variable and its address from the environment."""
 
+MAX_PROBLEM_BYTES: Final = 64 * 1024
 URL_VARIABLE: Final = "RUNPOD_API_BASE_URL"
 UNQUOTABLE: Final = ('"', "\\", "\n", "\r")
 BALANCE_QUERY: Final = "query { myself { clientBalance currentSpendPerHr spendLimit } }"
@@ -206,19 +207,21 @@ class SdkPodApi:
         """Return what the service says to a harmless query, because the SDK hides its answers."""
         request = ApiRequest(method="POST", path="/graphql")
         try:
-            response = httpx.post(
+            with httpx.stream(
+                "POST",
                 f"{self._account.url}/graphql",
                 json={"query": "query { myself { id } }"},
                 headers={"Authorization": f"Bearer {self._account.api_key}"},
                 timeout=self._account.timeout_seconds,
-            )
+            ) as response:
+                if response.status_code < 400:
+                    return ServiceUnavailable(text)
+                # The first piece says what is wrong; an error in prose is never long.
+                body = next(response.iter_bytes(MAX_PROBLEM_BYTES), b"")
         except httpx.TransportError as error:
             return ServiceUnavailable(f"{text} ({type(error).__name__})")
-        if response.status_code < 400:
-            return ServiceUnavailable(text)
         headers = {name.lower(): value for name, value in response.headers.items()}
-        answer = Answer(status=response.status_code, headers=headers, body=response.content)
-        return translate(request, answer)
+        return translate(request, Answer(status=response.status_code, headers=headers, body=body))
 
 
 def _translate(sdk: Any, error: Exception, label: str) -> TouchstoneError:

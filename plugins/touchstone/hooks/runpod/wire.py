@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from datetime import datetime
+from datetime import UTC, datetime
 from decimal import Decimal
 from enum import StrEnum
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from touchstone.core.pods import (
     Bill,
@@ -21,8 +21,18 @@ from touchstone.core.pods import (
     Stock,
 )
 from touchstone.hooks.runpod.api import LogLine
+from touchstone_agent.protocol.words import Name
 
 Member = TypeVar("Member", bound=StrEnum)
+
+Usd = Annotated[Decimal, Field(ge=-(10**9), le=10**9)]
+"""An amount that can be reckoned with."""
+
+Time = Annotated[
+    datetime, AfterValidator(lambda at: at if at.tzinfo is not None else at.replace(tzinfo=UTC))
+]
+"""A time; one without a zone is RunPod's UTC."""
+
 Default = TypeVar("Default")
 
 
@@ -35,16 +45,16 @@ class WireModel(BaseModel):
 class WireGpu(WireModel):
     """A pod's GPU."""
 
-    id: str
+    id: Name
     count: int = 1
 
 
 class WireSshEndpoint(WireModel):
     """One way to a pod's sshd."""
 
-    host: str
-    port: int
-    username: str = "root"
+    host: str = Field(max_length=255)
+    port: int = Field(ge=1, le=65_535)
+    username: str = Field(default="root", max_length=64)
 
 
 class WireSsh(WireModel):
@@ -62,19 +72,19 @@ class WireRuntime(WireModel):
 class WirePod(WireModel):
     """A pod."""
 
-    id: str
-    name: str
+    id: Name
+    name: Name
     status: str
     image: str = ""
     gpu: WireGpu | None = None
     cloud: str | None = None
-    data_center: str | None = Field(default=None, alias="dataCenterId")
-    cost: Decimal = Decimal()
+    data_center: Name | None = Field(default=None, alias="dataCenterId")
+    cost: Usd = Decimal()
     env: dict[str, str] = {}
     ssh: WireSsh | None = None
     runtime: WireRuntime | None = None
-    created_at: datetime | None = Field(default=None, alias="createdAt")
-    started_at: datetime | None = Field(default=None, alias="startedAt")
+    created_at: Time | None = Field(default=None, alias="createdAt")
+    started_at: Time | None = Field(default=None, alias="startedAt")
     cuda_version: str | None = Field(default=None, alias="cudaVersion")
 
     def build(self) -> Pod:
@@ -116,8 +126,8 @@ class WirePods(WireModel):
 class WirePrice(WireModel):
     """USD per hour of one GPU."""
 
-    secure: Decimal = Decimal()
-    community: Decimal = Decimal()
+    secure: Usd = Decimal()
+    community: Usd = Decimal()
 
 
 class WirePlace(WireModel):
@@ -171,7 +181,7 @@ class WireVcpus(WireModel):
 class WireCpuPrice(WireModel):
     """USD per hour of one vCPU."""
 
-    secure: Decimal = Field(alias="securePerVcpu")
+    secure: Usd = Field(alias="securePerVcpu")
 
 
 class WireCpuType(WireModel):
@@ -205,7 +215,7 @@ class WireBillRecord(WireModel):
     """A line of the bill."""
 
     pod_id: str = Field(alias="podId")
-    usd: Decimal = Field(alias="totalAmount")
+    usd: Usd = Field(alias="totalAmount")
 
 
 class WireBill(WireModel):
@@ -226,7 +236,7 @@ class WireLogLine(WireModel):
 
     source: str
     line: str
-    ts: datetime
+    ts: Time
 
     def build(self) -> LogLine:
         """Return our line."""

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import base64
 import contextlib
 import logging
 import time
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Final
+
+from pydantic import TypeAdapter
 
 from touchstone.core import attempts
 from touchstone.core.names import (
@@ -19,15 +20,18 @@ from touchstone.core.names import (
 from touchstone.core.pod_attempts import find_pod, note_login
 from touchstone.core.tasks import build_pod_start
 from touchstone.hooks.pods.desk import PodDesk, TaskKey
-from touchstone.hooks.pods.shell import CallRefused
+from touchstone.hooks.pods.shell import CallRefused, SenselessAnswer
 from touchstone.hooks.records import Record
 from touchstone.hooks.starts import grant_archives
 from touchstone.triggers.pods.boarding import Boarded, Boarding
 from touchstone.triggers.pods.failures import PodFailed, Stopped
 from touchstone.triggers.pods.preflight import check_host
+from touchstone_agent.core.backoff import Backoff
 from touchstone_agent.protocol.errors import TransientError
-from touchstone_agent.protocol.messages import AttemptPhase, PhaseChanged
+from touchstone_agent.protocol.facts import ExitFacts, Files, RunnerVerdict, UploadedFile
+from touchstone_agent.protocol.messages import AttemptPhase, Grant, PhaseChanged
 from touchstone_agent.protocol.pods import (
+    CONSOLE_BYTES,
     PodPhase,
     PodPoll,
     PodState,
@@ -38,9 +42,22 @@ from touchstone_agent.protocol.progress import build_progress
 
 log = logging.getLogger(__name__)
 
+_FILES: TypeAdapter[tuple[UploadedFile, ...]] = TypeAdapter(Files)
+
 POLL_GROWTH: Final = 10
 """A training that has gone on for long is looked at this many times less often than a new one."""
-UPLOAD_SECONDS: Final = 1800
+CALL_UPLOAD_SECONDS: Final = 1800
+UPLOAD_SECONDS: Final = 3600
+"""What a pod may live on after its training, to store what it has made."""
+PREPARE_SECONDS: Final = 1800
+"""How long it may take for its inputs."""
+WALL_SLACK_SECONDS: Final = 600
+"""How long after its own limit a training may still be said to run, by whatever clocks."""
+CONSOLE_SLACK_BYTES: Final = 256 * 1024
+"""The runner's notes about what it left out come on top of the limit."""
+MAX_SENSELESS: Final = 3
+"""So many answers in a row may make no sense before the pod is of no use."""
+UPLOAD_BACKOFF: Final = Backoff(first_seconds=2, cap_seconds=60)
 PROGRESS_SECONDS: Final = 5.0
 EXIT_SUBMISSION: Final = 3
 RENEWALS: Final = 4
@@ -70,7 +87,10 @@ class Attendant:
         self._heard_at = self._began_at = time.monotonic()
         self._told_at = float("-inf")
         self._offset: int | None = None
-        self._facts: dict[str, object] = {}
+        self._asked_bytes = 0
+        self._facts = ExitFacts()
+        self._limits = attempts.build_attempt_spec(record).limits
+        self._ends_at = self._find_end()
 
     async def attend(self) -> None:
         """
@@ -87,7 +107,7 @@ class Attendant:
                 await self._boarding.pause(self._find_pause(state))
                 state = await self._poll()
             await self._record_exit(state)
-            await self._upload(state)
+            await self._upload()
         finally:
             await self._boarded.shell.close()
 
@@ -97,28 +117,94 @@ class Attendant:
         """Return how it is; logs in again, wherever it has gone, when the connection is lost."""
         if self._offset is None:
             self._offset = await self._find_offset()
-        lease = self._desk.settings.runpod.lease_seconds
+        senseless = 0
         while True:
-            message = PodPoll(lease_seconds=lease, console_offset=self._offset)
+            self._asked_bytes = self._count_console_bytes()
+            message = PodPoll(
+                lease_seconds=self._count_lease(),
+                console_offset=self._offset,
+                console_bytes=self._asked_bytes,
+            )
             try:
                 state = await self._boarded.shell.call("poll", message, PodState)
             except CallRefused as error:
                 raise PodFailed("pod", str(error)) from error
+            except SenselessAnswer as error:
+                senseless += 1
+                await self._bear(error, senseless)
+                continue
             except TransientError as error:
                 log.info("%s: %s; logging in again", self._key, error)
-                await self._log_in_again()
+                await self._log_in_again(error)
                 continue
             self._heard_at = time.monotonic()
             await self._check_boot(state)
             return state
 
-    async def _log_in_again(self) -> None:
+    async def _bear(self, error: SenselessAnswer, times: int) -> None:
+        """Wait before asking again; a program that goes on answering like this is none of ours."""
+        if times >= MAX_SENSELESS:
+            raise PodFailed("pod", str(error)) from error
+        log.warning("%s: %s; asking again", self._key, error)
+        await self._boarding.pause(self._desk.settings.runpod.poll_seconds)
+
+    async def _log_in_again(self, error: TransientError) -> None:
         await self._boarded.shell.close()
         await self._boarding.pause(0.5)
-        # Without a word from us for its lease the pod ends itself: then nobody need look.
-        silent = time.monotonic() - self._heard_at
-        left = max(1.0, self._desk.settings.runpod.lease_seconds - silent)
-        self._boarded = await self._boarding.log_in(seconds=left)
+        # Without a word from us for its lease the pod ends itself: then nobody need look. Nor at
+        # one that lets everybody in and answers nothing.
+        lease = self._desk.settings.runpod.lease_seconds
+        left = lease - (time.monotonic() - self._heard_at)
+        if left <= 0:
+            raise PodFailed("login", f"the pod has answered nothing for {lease} s: {error}")
+        self._boarded = await self._boarding.log_in(seconds=max(1.0, left))
+
+    # --- how long ---------------------------------------------------------------------------
+
+    def _find_end(self) -> datetime:
+        """Return when the pod must have done all it is for: as many seconds as it was told."""
+        pod = find_pod(self._record, self._ref.fence) or {}
+        begun = pod.get("login_at")
+        life = pod.get("life_seconds") or self._limits.wall_seconds + UPLOAD_SECONDS
+        since = datetime.fromisoformat(begun) if begun else self._desk.now()
+        return since + timedelta(seconds=int(life))
+
+    def _count_lease(self) -> int:
+        """
+        Return for how long the pod may live on from now, never beyond its attempt's own end.
+
+        :raises PodFailed: If that has come.
+        """
+        left = int((self._ends_at - self._desk.now()).total_seconds())
+        if left < 1:
+            raise PodFailed("life", "the pod has not come to an end in the time that it may live")
+        return min(self._desk.settings.runpod.lease_seconds, left)
+
+    def _check_time(self, state: PodState) -> None:
+        """
+        Refuse to wait for what should have come long ago.
+
+        :raises PodFailed: If the pod prepares, or runs, for longer than is any use.
+        """
+        if state.phase is PodPhase.RUNNING:
+            name, most = "running_at", self._limits.wall_seconds + WALL_SLACK_SECONDS
+        elif state.phase is PodPhase.EXITED:
+            return
+        else:
+            name, most = "preparing_at", PREPARE_SECONDS
+        begun = self._record.get(name)
+        if begun is None:
+            return
+        lasted = (self._desk.now() - datetime.fromisoformat(begun)).total_seconds()
+        if lasted > most:
+            raise PodFailed("pod", f"it says that it is {state.phase} after {lasted:.0f} s")
+
+    def _count_console_bytes(self) -> int:
+        """Return how much of the console is asked for; none beyond what a console may have."""
+        most = self._limits.console_bytes + CONSOLE_SLACK_BYTES
+        return min(CONSOLE_BYTES, max(0, most - (self._offset or 0)))
+
+    # --- beginning --------------------------------------------------------------------------
 
     async def _check_boot(self, state: PodState) -> None:
         address = self._boarded.address
@@ -161,7 +247,8 @@ class Attendant:
     # --- following --------------------------------------------------------------------------
 
     async def _follow(self, state: PodState) -> None:
-        if state.wants_grants:
+        self._check_time(state)
+        if state.wants_grants and state.phase is PodPhase.PREPARING:
             await self._start()
         if state.running_at is not None:
             await self._move(AttemptPhase.RUNNING, state.running_at, runtime="pod")
@@ -206,7 +293,7 @@ class Attendant:
 
     async def _take_console(self, state: PodState) -> bool:
         """Store what has come of the console; return whether there is more of it."""
-        data = base64.b64decode(state.console)
+        data = state.console_data[: self._asked_bytes]
         if data and self._offset is not None:
             is_stored = await asyncio.to_thread(
                 self._desk.objects.put_new,
@@ -222,84 +309,90 @@ class Attendant:
     # --- the end ----------------------------------------------------------------------------
 
     async def _record_exit(self, state: PodState) -> None:
+        facts = state.exit_facts
         if state.is_submissions_fault:
             # Content that can never be used is its author's business, not the pod's.
-            verdict: dict[str, object] | None = {
-                "contract": 1,
-                "exit_code": EXIT_SUBMISSION,
-                "outcome": "failed",
-                "class": "submission",
-                "reason": state.problem,
-                "files": [],
-            }
-            exit_code: int | None = EXIT_SUBMISSION
-        else:
-            verdict, exit_code = state.verdict, state.exit_code
-        if verdict is None and exit_code is None:
+            verdict = RunnerVerdict(
+                exit_code=EXIT_SUBMISSION,
+                outcome="failed",
+                failure_class="submission",
+                reason=state.problem,
+            )
+            facts = ExitFacts(exit_code=EXIT_SUBMISSION, verdict=verdict)
+        if facts.verdict is None and facts.exit_code is None:
             raise PodFailed("pod", state.problem or "the pod does not know how it ended")
-        self._facts = {
-            "exit_code": exit_code,
-            "oom_killed": state.oom_killed,
-            "verdict": verdict,
-            "files": [file.model_dump(mode="json") for file in state.files],
-        }
+        self._facts = facts
         if state.running_at is not None:
             await self._move(AttemptPhase.RUNNING, state.running_at, runtime="pod")
-        await self._move(AttemptPhase.EXITED, state.exited_at or self._desk.now(), **self._facts)
+        at = state.exited_at or self._desk.now()
+        await self._move(AttemptPhase.EXITED, at, **facts.dump())
 
-    async def _upload(self, state: PodState) -> None:
-        """Let the pod store its files, each by a leave for exactly its bytes."""
-        left = {file.path: file for file in state.files}
+    async def _upload(self) -> None:
+        """Let the pod store the files on record, each by a leave for exactly its bytes."""
+        files = _FILES.validate_python(self._record.get("files") or ())
+        left = {file.path: file for file in files}
+        self._ends_at = min(self._ends_at, self._find_upload_end())
         uploaded: list[str] = []
         failed: dict[str, str] = {}
+        idle = senseless = 0
         while left:
-            grants = {
-                path: await asyncio.to_thread(
-                    self._desk.objects.grant_put,
-                    self._desk.settings.content_bucket,
-                    build_output_key(self._ref, path),
-                    sha256=file.sha256,
-                    size=file.size,
-                )
-                for path, file in left.items()
-            }
+            self._count_lease()
+            grants = await asyncio.to_thread(self._grant, list(left.values()))
             try:
                 report = await self._call_upload(PodUpload(grants=grants))
             except CallRefused as error:
                 raise PodFailed("pod", str(error)) from error
+            except SenselessAnswer as error:
+                senseless += 1
+                await self._bear(error, senseless)
+                continue
             except TransientError as error:
                 log.info("%s: %s; logging in again", self._key, error)
-                await self._log_in_again()
+                await self._log_in_again(error)
                 continue
-            uploaded += report.uploaded
-            failed |= report.failed
-            for path in (*report.uploaded, *report.failed):
-                left.pop(path, None)
             self._heard_at = time.monotonic()
+            senseless, before = 0, len(left)
+            uploaded += [path for path in report.uploaded if left.pop(path, None)]
+            failed |= {path: why for path, why in report.failed.items() if left.pop(path, None)}
             if left:
-                await self._boarding.pause(self._desk.settings.runpod.poll_seconds)
+                # A store that is away is waited for, less and less eagerly.
+                idle = idle + 1 if len(left) == before else 0
+                await self._boarding.pause(UPLOAD_BACKOFF.after(idle))
         await self._move(
             AttemptPhase.UPLOADED,
             self._desk.now(),
-            **self._facts,
+            **self._facts.dump(),
             uploaded=uploaded,
             failed=failed,
             console_bytes=self._offset,
         )
 
+    def _find_upload_end(self) -> datetime:
+        exited = self._record.get("exited_at")
+        since = datetime.fromisoformat(exited) if exited else self._desk.now()
+        return since + timedelta(seconds=UPLOAD_SECONDS)
+
+    def _grant(self, files: list[UploadedFile]) -> dict[str, Grant]:
+        bucket = self._desk.settings.content_bucket
+        return {
+            file.path: self._desk.objects.grant_put(
+                bucket, build_output_key(self._ref, file.path), sha256=file.sha256, size=file.size
+            )
+            for file in files
+        }
+
     async def _call_upload(self, message: PodUpload) -> PodUploadReport:
         """Call for the upload, and renew the pod's lease for as long as that takes."""
         shell, lease = self._boarded.shell, self._desk.settings.runpod.lease_seconds
         call = asyncio.create_task(
-            shell.call("upload", message, PodUploadReport, seconds=UPLOAD_SECONDS)
+            shell.call("upload", message, PodUploadReport, seconds=CALL_UPLOAD_SECONDS)
         )
         try:
             while not (await asyncio.wait({call}, timeout=lease / RENEWALS))[0]:
+                poll = PodPoll(lease_seconds=self._count_lease(), console_bytes=0)
                 # Whatever keeps this from being heard keeps the upload's answer away, too.
                 with contextlib.suppress(TransientError):
-                    await shell.call(
-                        "poll", PodPoll(lease_seconds=lease, console_bytes=0), PodState
-                    )
+                    await shell.call("poll", poll, PodState)
                     self._heard_at = time.monotonic()
                 if self._boarding.is_stopping:
                     raise Stopped

@@ -15,6 +15,7 @@ from touchstone.hooks.pods.shell import PodShell
 from touchstone.hooks.records import Record
 from touchstone.hooks.runpod.errors import PodNotFound
 from touchstone.triggers.pods.failures import PodFailed, Stopped
+from touchstone_agent.core.backoff import Backoff
 from touchstone_agent.protocol.errors import PermanentError, TransientError
 from touchstone_agent.protocol.pods import HOST_KEY_MARK
 
@@ -23,6 +24,7 @@ log = logging.getLogger(__name__)
 NEW_POD_GRACE = timedelta(seconds=20)
 """For so long the service's lists and answers may not know of a new pod."""
 LOOK_SECONDS = 1.0
+LOGIN_BACKOFF = Backoff(first_seconds=1, cap_seconds=5)
 STRIKES = 2
 """So many complete lists in a row, and the pod's own page, must deny it before it is gone."""
 
@@ -82,6 +84,7 @@ class Boarding:
         :raises Stopped: If nobody wants the attempt any more.
         """
         deadline = time.monotonic() + seconds
+        failures = 0
         problem = "RunPod tells no address of its port 22"
         while True:
             try:
@@ -95,7 +98,8 @@ class Boarding:
                 problem = str(error)
             if time.monotonic() > deadline:
                 raise PodFailed("login", f"no login to the pod within {seconds:.0f} s: {problem}")
-            await self.pause(LOOK_SECONDS)
+            failures += 1
+            await self.pause(LOGIN_BACKOFF.after(failures))
 
     @property
     def is_stopping(self) -> bool:

@@ -30,7 +30,7 @@ from touchstone.hooks.money import OverBudget, ReservationSettled
 from touchstone.hooks.pods.desk import PodDesk, TaskKey
 from touchstone.hooks.pods.ending import give_back, terminate
 from touchstone.hooks.pods.keys import derive_key
-from touchstone.hooks.records import Record
+from touchstone.hooks.records import Record, RecordNotFound, RecordUnfit
 from touchstone.hooks.runpod.errors import (
     Ambiguous,
     ApiGone,
@@ -40,12 +40,14 @@ from touchstone.hooks.runpod.errors import (
     PodRejected,
     Unauthorised,
 )
-from touchstone.triggers.pods.attending import Attendant
+from touchstone.triggers.pods.attending import UPLOAD_SECONDS, Attendant
 from touchstone.triggers.pods.boarding import Boarding
 from touchstone.triggers.pods.failures import PodFailed, Stopped
+from touchstone_agent.core.backoff import Backoff
 from touchstone_agent.protocol.errors import PermanentError, TouchstoneError, TransientError
 from touchstone_agent.protocol.messages import AttemptPhase, PhaseChanged, SlotClass
 from touchstone_agent.protocol.pods import POD_PROGRAM, PodVariable
+from touchstone_agent.protocol.words import build_line
 
 log = logging.getLogger(__name__)
 
@@ -54,11 +56,8 @@ MAX_OFFERS: Final = 12
 MAX_DEFECTS: Final = 5
 PATIENCE: Final = timedelta(minutes=5)
 """How long the catalogue may be out of reach before the slot is given to somebody else."""
-FIRST_PAUSE_SECONDS: Final = 1.0
-LONGEST_PAUSE_SECONDS: Final = 30.0
+BACKOFF: Final = Backoff(first_seconds=1, cap_seconds=30)
 LOOK_SECONDS: Final = 1.0
-UPLOAD_SECONDS: Final = 3600
-"""What a pod may live on after its training, to store what it has made."""
 
 
 class PodDriver:
@@ -77,6 +76,7 @@ class PodDriver:
         self._desk = desk
         self._key = key
         self._fence = fence
+        self._stage = "order"
         self._stopping = asyncio.Event()
 
     def stop(self) -> None:
@@ -86,28 +86,43 @@ class PodDriver:
     async def run(self) -> None:
         """Work until the pod is gone and the attempt's end on record; never raise."""
         failures = defects = 0
+        problem: Problem | None = None
         while True:
+            asked = None
             try:
+                if problem is not None:
+                    # Before anything else: each look at a pod would let it live on.
+                    await self._give_up(problem)
+                    problem = None
                 if await self._step():
                     return
                 failures = defects = 0
+                continue
+            except RecordNotFound as error:
+                # Somebody has deleted it: what it leaves behind is the reaper's.
+                log.warning("%s: %s; nothing is driven any more", self._key, error)
+                return
+            except PermanentError as error:
+                log.error("%s: %s; its attempt ends with that", self._key, error)
+                problem = problem or Problem(self._stage, _explain(error))
             except TouchstoneError as error:
-                failures += 1
                 log.warning("%s: %s; trying again", self._key, error)
-                await self._desk.sleep(_find_pause(failures, error))
+                asked = error.retry_after if isinstance(error, TransientError) else None
             except Exception as error:
                 # The attempt's last line of defence: a defect must not leave a pod for ever.
                 defects += 1
                 log.exception("%s: driving its pod failed", self._key)
                 if defects >= MAX_DEFECTS:
-                    reason = f"Touchstone failed on it: {type(error).__name__}"
-                    await self._end(Problem("defect", reason))
-                await self._desk.sleep(_find_pause(defects, None))
+                    name = type(error).__name__
+                    problem = problem or Problem("defect", f"Touchstone failed on it: {name}")
+            failures += 1
+            await self._desk.sleep(BACKOFF.after(failures, asked=asked))
 
     async def _step(self) -> bool:
         """Do what comes next; return whether that was all."""
         record = await self._desk.read(self._key)
         pod = find_pod(record, self._fence)
+        self._stage = "pod" if pod and pod.get("id") else "order"
         if pod is None:
             if may_rent(record, self._fence):
                 await self._rent(record)
@@ -155,6 +170,17 @@ class PodDriver:
                 found, fence=self._fence, now=self._desk.now(), problem=problem
             ),
         )
+
+    async def _give_up(self, problem: Problem) -> None:
+        """End the attempt with a reason: its pod is given back, if there is one."""
+        record = await self._desk.change(
+            self._key,
+            lambda found: note_ending(
+                found, fence=self._fence, now=self._desk.now(), problem=problem
+            ),
+        )
+        if find_pod(record, self._fence) is None:
+            await self._close(problem)
 
     async def _close(self, problem: Problem | None) -> None:
         await self._desk.change(
@@ -249,7 +275,7 @@ class PodDriver:
                 failures += 1
                 if failures > MAX_OFFERS or self._stopping.is_set():
                     raise CapacityExhausted(str(error)) from error
-                await self._desk.sleep(_find_pause(failures, error))
+                await self._desk.sleep(BACKOFF.after(failures, asked=error.retry_after))
             else:
                 await self._take(pod)
                 return
@@ -354,7 +380,7 @@ def _choose(market: Market, spec: TaskSpec) -> Choice:
     )
 
 
-def _find_pause(failures: int, error: TouchstoneError | None) -> float:
-    pause: float = min(FIRST_PAUSE_SECONDS * 2 ** (failures - 1), LONGEST_PAUSE_SECONDS)
-    asked = error.retry_after if isinstance(error, TransientError) else None
-    return max(pause, float(asked or 0))
+def _explain(error: PermanentError) -> str:
+    if isinstance(error, RecordUnfit):
+        return build_line(f"what its pod reports cannot be kept: {error}")
+    return build_line(f"Touchstone cannot go on with it: {error}")

@@ -35,10 +35,13 @@ def _check_gpu(state: PodState, spec: TaskSpec, wanted: RunPodSettings) -> None:
     if not state.gpus:
         raise PodFailed("host", "the pod has no GPU: nvidia-smi shows none")
     gpu = state.gpus[0]
-    memory_gib = float(gpu.get("memory_mib") or 0) / _MIB_PER_GIB
+    memory_gib = gpu.memory_mib / _MIB_PER_GIB
     if memory_gib < spec.min_vram_gib * (1 - VRAM_TOLERANCE):
         raise PodFailed("host", f"the pod's GPU has {memory_gib:.0f} GiB, not {spec.min_vram_gib}")
-    driver = str(gpu.get("driver") or "")
-    major = driver.partition(".")[0]
-    if not major.isdecimal() or int(major) < wanted.min_driver:
-        raise PodFailed("host", f"the pod's GPU driver is {driver}, older than {wanted.min_driver}")
+    major = gpu.driver.partition(".")[0]
+    if not (major.isascii() and major.isdigit() and len(major) < 9):
+        raise PodFailed("host", f"the pod's GPU driver is {gpu.driver!r}, which is no version")
+    if int(major) < wanted.min_driver:
+        raise PodFailed(
+            "host", f"the pod's GPU driver is {gpu.driver}, older than {wanted.min_driver}"
+        )

@@ -1,0 +1,240 @@
+"""What a training has left is checked once more where it is published."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+from airflow.sdk.exceptions import AirflowFailException
+
+from fakes.stores import FakeObjectStore, FakeRecordStore
+from touchstone.core import attempts
+from touchstone.core.names import build_model_key, build_output_key
+from touchstone.core.results import RESULT_BYTES
+from touchstone.core.tasks import TaskSpec
+from touchstone.hooks import mlflow, objects, records
+from touchstone.operators.collect import CollectOperator, publish_attempt
+from touchstone.settings import Settings
+from touchstone_agent.protocol.messages import AttemptRef, Limits
+
+NOW = datetime(2026, 11, 22, tzinfo=UTC)
+REF = AttemptRef(submission_id="s-1", task_id="i5", attempt=1, fence=1)
+SETTINGS = Settings(env="dev")
+MODELS = {"models/long.h5": b"long", "models/short.h5": b"short"}
+RESULT = {
+    "contract": 1,
+    "submission_id": "s-1",
+    "task_id": "i5",
+    "prediction_interval": 5,
+    "metrics": {"net_sharpe": 0.5},
+    "seed": 7,
+    "files": [{"path": path} for path in MODELS],
+}
+
+
+class FakeMlflow:
+    """Notes what is published, and the files as they were."""
+
+    published: list[dict]
+
+    def __init__(self, settings=None):
+        pass
+
+    def publish(self, *, artifacts, **facts):
+        files = sorted(path for path in artifacts.rglob("*") if path.is_file())
+        facts["files"] = {str(path.relative_to(artifacts)): path.read_bytes() for path in files}
+        FakeMlflow.published.append(facts)
+        return mlflow.PublishedRun(run_id="r", url="http://m/r", artifact_url="http://m/a?path=")
+
+
+@pytest.fixture
+def store():
+    return FakeObjectStore()
+
+
+@pytest.fixture
+def book():
+    spec = TaskSpec(
+        submission_id="s-1",
+        task_id="i5",
+        kind="training",
+        system="feature_set",
+        image="trainer",
+        content_sha256="0" * 64,
+        content_size=1,
+        limits=Limits(),
+        interval=5,
+    )
+    store = FakeRecordStore(SETTINGS)
+    record = attempts.new_task(spec, run_id="s-1", map_index=0, now=NOW)
+    record |= attempts.claim_attempt(
+        record,
+        attempt=1,
+        server="local",
+        container_of=lambda ref: ref.container_name("dev"),
+        now=NOW,
+    )
+    store.create_task(record | {"status": "uploading", "uploaded_at": NOW.isoformat()})
+    return store
+
+
+@pytest.fixture(autouse=True)
+def parts(store, book, monkeypatch):
+    FakeMlflow.published = []
+    monkeypatch.setattr(mlflow, "MlflowHook", FakeMlflow)
+    monkeypatch.setattr(objects.ObjectStore, "connect", lambda _: store)
+    monkeypatch.setattr(records.RecordStore, "connect", lambda _: book)
+    monkeypatch.setattr("touchstone.operators.collect.get_settings", lambda: SETTINGS)
+
+
+@pytest.fixture
+def leave(store, book):
+    """Store files as a pod or an agent does, and put them on record; return the record."""
+
+    def leave(result=None, *, listed=None, **files):
+        found = {"result.json": json.dumps(result or RESULT).encode(), **MODELS, **files}
+        entries = []
+        for path, body in found.items():
+            store.put_new(SETTINGS.content_bucket, build_output_key(REF, path), body)
+            digest = hashlib.sha256(body).hexdigest()
+            entries.append({"path": path, "sha256": digest, "size": len(body)})
+        change = {"files": entries if listed is None else listed}
+        return book.change_task("s-1", "i5", lambda _: change)
+
+    return leave
+
+
+def collect(book):
+    spec = book.get_task("s-1", "i5")["config"]
+    CollectOperator(task_id="collect", spec=spec).publish({})
+    return book.get_task("s-1", "i5")
+
+
+def test_what_was_left_is_published_once(leave, store, book):
+    leave(**{"charts/equity curve?.png": b"png", "console.log": b"x"})
+
+    task = collect(book)
+    again = collect(book)
+
+    assert task["status"] == "success"
+    assert [model["key"] for model in task["published"]["models"]] == [
+        build_model_key(REF, "long"),
+        build_model_key(REF, "short"),
+    ]
+    assert store.get(SETTINGS.models_bucket, build_model_key(REF, "long")) == b"long"
+    assert task["published"]["charts"] == [
+        {"name": "equity curve?", "url": "http://m/a?path=charts/equity%20curve%3F.png"}
+    ]
+    first, second = FakeMlflow.published
+    assert first == second
+    assert first["files"]["models/short.h5"] == b"short"
+    assert first["metrics"] == {"net_sharpe": 0.5}
+    assert again["published"]["models"] == task["published"]["models"]
+    assert len(book.list_evaluations("s-1")) == 2
+
+
+@pytest.mark.parametrize(
+    "path",
+    ["/{home}/.bashrc", "../../{home}/.bashrc", "a/../../x", "models//long.h5", "a\\b", "a\nb", ""],
+)
+def test_no_file_on_record_is_written_anywhere_else(leave, book, tmp_path, monkeypatch, path):
+    """A pod's word with an absolute path made the worker write a file anywhere it may."""
+    monkeypatch.chdir(tmp_path)
+    evil = {"path": path.format(home=str(tmp_path).strip("/")), "sha256": "0" * 64, "size": 1}
+    record = leave()
+    book.change_task("s-1", "i5", lambda _: {"files": [*record["files"], evil]})
+
+    with pytest.raises(AirflowFailException, match=r"the attempt's files: 3\.path: "):
+        collect(book)
+
+    assert list(tmp_path.iterdir()) == []
+    task = book.get_task("s-1", "i5")
+    assert (task["outcome"], task["failure_class"]) == ("failed(infrastructure)", "collect")
+    assert FakeMlflow.published == []
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"seed": 10**30}, "result.json: holds an integer of 31 characters"),
+        ({"seed": "x"}, "result.json: seed: "),
+        ({"params": {"a": []}}, "result.json: params.a: "),
+        ({"predictions_sha256": "x"}, "result.json: predictions_sha256: "),
+        ({"prediction_interval": 20}, "result.json: prediction_interval: is 20"),
+        ({"metrics": {"x": "y"}}, "result.json: metric 'x'"),
+        ({"pad": "x" * RESULT_BYTES}, "result.json: has more than"),
+    ],
+    ids=lambda value: str(value)[:30],
+)
+def test_a_result_with_odd_values_fails_by_its_fields_name(leave, store, book, changes, reason):
+    leave(RESULT | changes)
+
+    with pytest.raises(AirflowFailException):
+        collect(book)
+
+    task = book.get_task("s-1", "i5")
+    assert (task["outcome"], task["failure_class"]) == ("failed(user)", "contract")
+    assert task["reason"].startswith(reason)
+    assert not store.list(SETTINGS.models_bucket, ""), "nothing is published of it"
+
+
+@pytest.mark.parametrize("path", ["result.json", "models/short.h5"])
+def test_a_training_that_has_left_no_result_or_model_broke_the_contract(leave, book, path):
+    record = leave()
+    kept = [file for file in record["files"] if file["path"] != path]
+    book.change_task("s-1", "i5", lambda _: {"files": kept})
+
+    with pytest.raises(AirflowFailException, match=f"{path}: the training has left none"):
+        collect(book)
+
+    assert book.get_task("s-1", "i5")["failure_class"] == "contract"
+
+
+def test_what_was_said_to_be_uploaded_and_is_not_there_is_no_fault_of_the_trainings(
+    leave, store, book
+):
+    leave()
+    del store.objects[SETTINGS.content_bucket, build_output_key(REF, "models/long.h5")]
+
+    with pytest.raises(AirflowFailException, match="there is no s3"):
+        collect(book)
+
+    assert book.get_task("s-1", "i5")["outcome"] == "failed(infrastructure)"
+
+
+def test_a_newer_attempt_is_not_failed_for_an_older_ones_files(leave, store, book, monkeypatch):
+    leave()
+
+    def fetch(*_, **__):
+        # Meanwhile somebody has cleared the training, and it runs again.
+        book.change_task("s-1", "i5", lambda _: {"fence": 2, "status": "queued"})
+        raise objects.ObjectCorrupt("it is another one")
+
+    monkeypatch.setattr(store, "fetch", fetch)
+    with pytest.raises(AirflowFailException, match="it is another one"):
+        collect(book)
+
+    assert book.get_task("s-1", "i5")["status"] == "queued"
+
+
+def test_what_no_record_can_hold_ends_with_a_reason(leave, book, monkeypatch):
+    leave(RESULT | {"metrics": {f"{'m' * 150}{n}": 1 for n in range(200)}})
+    # Earlier attempts have filled the record nearly up to its limit.
+    filling = [{"fence": 0, "reason": "x" * 380_000}]
+    book.change_task("s-1", "i5", lambda _: {"attempts": filling})
+
+    with pytest.raises(AirflowFailException, match="too large"):
+        collect(book)
+
+    task = book.get_task("s-1", "i5")
+    assert (task["status"], task["failure_class"]) == ("error", "contract")
+
+
+def test_files_of_a_record_from_before_are_read_as_they_are(leave, tmp_path: Path, store):
+    record = leave()
+    record["files"] = [dict(file) | {"etag": "x"} for file in record["files"]]
+
+    assert publish_attempt(store, record, REF)["models"]
