@@ -18,6 +18,10 @@ from touchstone_agent.protocol.names import build_container_name
 
 PROTOCOL_VERSION = 1
 
+MAX_CHUNK_BYTES = 256 * 1024
+"""No piece of a console that is stored at once is longer: whoever reads on from an offset need not
+look further back than that."""
+
 
 class Wire(BaseModel):
     """Base of everything on a queue: immutable, and tolerant of fields added by a newer peer."""

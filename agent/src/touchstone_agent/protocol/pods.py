@@ -15,7 +15,15 @@ from typing import Any
 
 from pydantic import Field
 
-from touchstone_agent.protocol.messages import AttemptRef, Grant, Input, Limits, UploadedFile, Wire
+from touchstone_agent.protocol.messages import (
+    MAX_CHUNK_BYTES,
+    AttemptRef,
+    Grant,
+    Input,
+    Limits,
+    UploadedFile,
+    Wire,
+)
 
 POD_PROGRAM = "touchstone-pod"
 """The program in every trainer image that may run in a pod: its entry point there, and what is
@@ -88,7 +96,7 @@ class PodPoll(Wire):
 
     lease_seconds: int = Field(ge=1)
     console_offset: int = Field(default=0, ge=0)
-    console_bytes: int = Field(default=262_144, ge=0)
+    console_bytes: int = Field(default=MAX_CHUNK_BYTES, ge=0)
 
 
 class PodState(Wire):

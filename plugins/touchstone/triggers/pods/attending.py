@@ -11,13 +11,10 @@ from datetime import datetime
 from typing import Final
 
 from touchstone.core import attempts
-from touchstone.core.names import (
-    build_attempt_prefix,
-    build_console_key,
-    build_output_key,
-)
+from touchstone.core.names import build_console_key, build_output_key
 from touchstone.core.pod_attempts import find_pod, note_login
 from touchstone.core.tasks import build_pod_start
+from touchstone.hooks.consoles import find_end
 from touchstone.hooks.pods.desk import PodDesk, TaskKey
 from touchstone.hooks.pods.shell import CallRefused
 from touchstone.hooks.records import Record
@@ -26,7 +23,7 @@ from touchstone.triggers.pods.boarding import Boarded, Boarding
 from touchstone.triggers.pods.failures import PodFailed, Stopped
 from touchstone.triggers.pods.preflight import check_host
 from touchstone_agent.protocol.errors import TransientError
-from touchstone_agent.protocol.messages import AttemptPhase, PhaseChanged
+from touchstone_agent.protocol.messages import MAX_CHUNK_BYTES, AttemptPhase, PhaseChanged
 from touchstone_agent.protocol.pods import (
     PodPhase,
     PodPoll,
@@ -194,19 +191,14 @@ class Attendant:
 
     async def _find_offset(self) -> int:
         """Return where the stored console ends: whoever followed before has stored up to there."""
-        stored = await asyncio.to_thread(
-            self._desk.objects.list,
-            self._desk.settings.logs_bucket,
-            build_attempt_prefix(self._ref),
+        return await asyncio.to_thread(
+            find_end, self._desk.objects, self._desk.settings.logs_bucket, self._ref
         )
-        if not stored:
-            return 0
-        last = stored[-1]
-        return int(last.key.rpartition("/")[2].removesuffix(".log")) + last.size
 
     async def _take_console(self, state: PodState) -> bool:
         """Store what has come of the console; return whether there is more of it."""
-        data = base64.b64decode(state.console)
+        # A pod that says more than it was asked for says the rest the next time.
+        data = base64.b64decode(state.console)[:MAX_CHUNK_BYTES]
         if data and self._offset is not None:
             is_stored = await asyncio.to_thread(
                 self._desk.objects.put_new,
