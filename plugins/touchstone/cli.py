@@ -313,12 +313,16 @@ def list_submissions(
     status: Annotated[str | None, typer.Option(help="Only those in this status.")] = None,
     user: Annotated[str | None, typer.Option(help="Only those of this user.")] = None,
     limit: Annotated[int, typer.Option(min=1, max=500)] = 20,
+    everything: Annotated[bool, typer.Option("--all", help="All of them, however many.")] = False,
     login: Annotated[str | None, typer.Option("--as", help="Log in as this user.")] = None,
     as_json: AsJson = False,
 ) -> None:
     """List the newest submissions."""
     with connect(login) as client:
-        found = client.list_submissions(status=status, user=user, limit=limit)
+        if everything:
+            found = client.list_all_submissions(status=status, user=user)
+        else:
+            found = client.list_submissions(status=status, user=user, limit=limit)
     _warn_of_dispatcher(found)
     if as_json:
         print_json(found)
@@ -330,8 +334,8 @@ def list_submissions(
 
     console = open_console()
     console.print(build_list(found["submissions"]))
-    if (rest := found["total"] - len(found["submissions"])) > 0:
-        console.print(f"... and {rest} more: --limit {min(found['total'], 500)}")
+    if found.get("next"):
+        console.print("... and older ones: --limit 500, or --all")
 
 
 @app.command()

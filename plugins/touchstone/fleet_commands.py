@@ -158,6 +158,7 @@ def apply_manifest(
 ) -> None:
     """Submit a manifest's jobs; those that were submitted before stay as they are."""
     from touchstone.client import manifests
+    from touchstone.client.api import LIST_LIMIT
     from touchstone.core.manifest import check_trainer, parse_manifest
     from touchstone.settings import get_settings
 
@@ -184,7 +185,7 @@ def apply_manifest(
         kept = {item.submission_id for item in prepared}
         removed, is_partial = manifests.list_removed(client, parsed, kept)
     if is_partial:
-        say(f"only the newest {manifests.LIST_LIMIT} submissions were searched for removed jobs")
+        say(f"only the newest {LIST_LIMIT} submissions were searched for removed jobs")
     if as_json:
         document = {"manifest": parsed.name, "dry_run": dry_run, "jobs": rows, "removed": removed}
         print_json({**document, "checked_with": origin if description else None})

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Sequence
+from datetime import datetime
 
 from touchstone.core.meter import Entry, EntryKind
 from touchstone.core.money import Posting, Reservation
-from touchstone.hooks.meter import Meter
+from touchstone.hooks.meter import UNBILLED_INDEX, Meter
 from touchstone.hooks.money import Budgets, build_refusal
 from touchstone.settings import Settings
 
@@ -67,6 +68,7 @@ class FakeMeter(Meter):
         super().__init__(client=None, settings=settings or Settings())
         self._lock = threading.Lock()
         self._entries: dict[tuple[str, str], Entry] = {}
+        self._marked: set[tuple[str, str]] = set()
 
     def _put(self, entry: Entry) -> Entry:
         key = (entry.rental.pod, entry.id)
@@ -78,10 +80,27 @@ class FakeMeter(Meter):
                 and entry.micros != standing.micros
                 and entry.at >= standing.at
             )
+            if standing is None and entry.kind is EntryKind.CLOSED:
+                self._marked.add(key)
             if standing is None or is_newer_bill:
                 self._entries[key] = Entry.from_record(entry.to_record())
             return self._entries[key]
 
-    def _query(self, key: str, value: str, index: str | None = None) -> list[Entry]:
+    def _set_mark(self, entry: Entry, change: str, values: object) -> None:
+        key = (entry.rental.pod, entry.id)
         with self._lock:
-            return [each for each in self._entries.values() if each.to_record()[key] == value]
+            if change.startswith("REMOVE"):
+                self._marked.discard(key)
+            elif key in self._entries:
+                self._marked.add(key)
+
+    def _query(
+        self, key: str, value: str, index: str | None = None, since: datetime | None = None
+    ) -> list[Entry]:
+        with self._lock:
+            if key == UNBILLED_INDEX:
+                found = [self._entries[marked] for marked in self._marked]
+            else:
+                entries = self._entries.values()
+                found = [each for each in entries if each.to_record()[key] == value]
+        return [each for each in found if since is None or each.at >= since]

@@ -286,3 +286,39 @@ class MeterPromises:
         assert {each.rental.pod for each in meter.list_submission("s-1")} == {"p2", "p3"}
         assert sum_all(meter.list_month("2026-12"), now=NOW).useful_micros == 2000
         assert meter.list_month("2025-01") == meter.list_pod("p9") == []
+
+    def test_a_pod_waits_for_its_bill_from_its_end_until_that_is_booked(self, meter) -> None:
+        for number in range(4):
+            rental = build_rental(pod=f"p{number}", pod_id=f"id{number}")
+            meter.open(rental)
+            if number:
+                meter.close(rental, at=NOW - timedelta(hours=number), is_useful=True)
+        assert [each.rental.pod for each in meter.list_unbilled(NOW - timedelta(days=1))] == [
+            *("p3", "p2", "p1")
+        ]
+        assert [e.rental.pod for e in meter.list_unbilled(NOW - timedelta(hours=2))] == ["p2", "p1"]
+        second = meter.list_unbilled(NOW - timedelta(days=1))[1]
+
+        meter.bill(second.rental, at=NOW, micros=5)
+        assert len(meter.list_unbilled(NOW - timedelta(days=1))) == 3, "it is not booked yet"
+        meter.note_billed(second)
+        meter.note_billed(second)
+
+        left = meter.list_unbilled(NOW - timedelta(days=1))
+        assert [each.rental.pod for each in left] == ["p3", "p1"]
+        kinds = [each.kind for each in meter.list_pod("p2")]
+        assert kinds == [EntryKind.OPENED, EntryKind.CLOSED, EntryKind.BILLED], "nothing is lost"
+
+    def test_closing_again_brings_no_bill_back(self, meter) -> None:
+        rental = build_rental()
+        closed = meter.close(rental, at=NOW, is_useful=True)
+        meter.note_billed(closed)
+        assert meter.close(rental, at=NOW, is_useful=True) == closed
+        assert meter.list_unbilled(NOW - timedelta(days=1)) == []
+        meter.note_unbilled(closed)
+        assert meter.list_unbilled(NOW - timedelta(days=1)) == [closed]
+
+    def test_what_was_never_closed_cannot_wait_for_a_bill(self, meter) -> None:
+        meter.note_unbilled(build_rental().close(NOW, is_useful=True))
+        assert meter.list_unbilled(NOW - timedelta(days=1)) == []
+        assert meter.list_pod(build_rental().pod) == []

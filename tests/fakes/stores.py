@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -41,17 +41,6 @@ class FakeRecordStore(RecordStore):
     def __init__(self, settings: Settings | None = None) -> None:
         super().__init__(client=None, settings=settings or Settings())
         self._tables: dict[str, dict[str, dict[str, Any]]] = {}
-        self._keys = {
-            self._settings.submissions_table: ("submission_id",),
-            self._settings.tasks_table: ("submission_id", "task_id"),
-            self._settings.evaluations_table: ("model_id",),
-            self._settings.servers_table: ("server",),
-        }
-
-    def find_tasks(self, keys: Iterable[tuple[str, str]]) -> dict[tuple[str, str], Record]:
-        """Return many tasks."""
-        found = {key: self.find_task(*key) for key in keys}
-        return {key: record for key, record in found.items() if record is not None}
 
     def put_evaluation(self, record: Record) -> bool:
         """Write an evaluation, unless a newer attempt has written its own."""
@@ -69,6 +58,13 @@ class FakeRecordStore(RecordStore):
     def _find(self, table: str, key: Mapping[str, str]) -> Record | None:
         item = self._tables.get(table, {}).get("/".join(key.values()))
         return None if item is None else _from_item(item)
+
+    def _find_many(
+        self, table: str, keys: Iterable[tuple[str, ...]]
+    ) -> dict[tuple[str, ...], Record]:
+        names = self._keys[table]
+        found = {key: self._find(table, dict(zip(names, key, strict=True))) for key in keys}
+        return {key: record for key, record in found.items() if record is not None}
 
     def _create(self, table: str, key: str, record: Record) -> None:
         if self._find(table, {name: record[name] for name in self._keys[table]}) is not None:
@@ -92,13 +88,34 @@ class FakeRecordStore(RecordStore):
         return [_from_item(item) for item in self._tables.get(table, {}).values()]
 
     def _query(
-        self, table: str, key: str, value: str, index: str | None = None
+        self,
+        table: str,
+        key: str,
+        value: str,
+        index: str | None = None,
+        fields: Sequence[str] = (),
     ) -> Sequence[Record]:
         wanted = {"S": value}
         items = self._tables.get(table, {}).values()
         found = [_from_item(item) for item in items if item.get(key) == wanted]
         # The real table hands a partition out by its sort key.
-        return sorted(found, key=lambda record: str(record.get(self._keys[table][-1])))
+        found.sort(key=lambda record: str(record.get(self._keys[table][-1])))
+        return [{f: each.get(f) for f in fields} for each in found] if fields else found
+
+    def _iterate_newest(
+        self, table: str, index: str, lane: Mapping[str, str], *, until: str | None, page: int
+    ) -> Iterator[Record]:
+        records = [_from_item(item) for item in self._tables.get(table, {}).values()]
+        found = [
+            {name: each[name] for name in ("created_at", *self._keys[table])}
+            for each in records
+            if all(each.get(name) == value for name, value in lane.items())
+            # A record without one of an index's attributes is not in it.
+            and each.get("created_at")
+            and (until is None or each["created_at"] <= until)
+        ]
+        # Of one moment they come in no order of ours.
+        yield from sorted(found, key=lambda each: str(each["created_at"]), reverse=True)
 
 
 class FakeObjectStore(ObjectStore):
@@ -155,13 +172,14 @@ class FakeObjectStore(ObjectStore):
         """Write an object."""
         self.objects[bucket, key] = bytes(body)
 
-    def list(self, bucket: str, prefix: str) -> list[StoredObject]:
-        """Return the objects whose keys begin with ``prefix``, by key."""
-        return [
-            StoredObject(key=key, size=len(body))
-            for (where, key), body in sorted(self.objects.items())
-            if where == bucket and key.startswith(prefix)
-        ]
+    def iterate(
+        self, bucket: str, prefix: str, *, start_after: str | None = None, page: int = 1000
+    ) -> Iterator[StoredObject]:
+        """Yield the objects whose keys begin with ``prefix``, by key."""
+        for (where, key), body in sorted(self.objects.items()):
+            is_behind = start_after is None or key > start_after
+            if where == bucket and key.startswith(prefix) and is_behind:
+                yield StoredObject(key=key, size=len(body))
 
     def grant_get(self, bucket: str, key: str) -> Grant:
         """Return leave to read one object."""

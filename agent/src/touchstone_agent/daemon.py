@@ -185,7 +185,7 @@ class Agent:
             except Exception:
                 # The message stays on the queue: it comes again, and at last to the dead letters.
                 failures += 1
-                self.counts["defect"] += 1
+                self._count("defect")
                 log.exception("message.defect", queue=queue)
                 self._shop.stopping.wait(backoff.after(failures))
             else:
@@ -208,7 +208,7 @@ class Agent:
                 now=self._shop.clock.now(),
             )
         except MessageRefused as error:
-            self.counts["refused"] += 1
+            self._count("refused")
             reason = str(error)[:500]
             log.warning("message.refused", queue=queue, id=received.message_id, reason=reason)
             poison = Poison(reason=reason, message_id=received.message_id)
@@ -320,7 +320,7 @@ class Agent:
         with self._lock:
             self._quarantine.pop(grants.ref, None)
         if not self._shop.desk.receive(grants):
-            self.counts["unexpected_grants"] += 1
+            self._count("unexpected_grants")
             log.info("grants.unexpected", task=grants.ref.task_key, fence=grants.ref.fence)
 
     def _on_acknowledge(self, acknowledge: Acknowledge) -> None:
@@ -329,7 +329,7 @@ class Agent:
             if cell is None:
                 return
             if cell.attempt.holds_slot:
-                self.counts["early_acknowledge"] += 1
+                self._count("early_acknowledge")
                 log.warning("acknowledge.early", attempt=cell.name)
             elif cell.attempt.is_final and cell.is_supervised:
                 # The last lines of a cancelled attempt's console are on their way.
@@ -345,7 +345,7 @@ class Agent:
 
     def _on_sync(self, sync: Sync, header: Header) -> None:
         if header.correlation_id is not None and header.correlation_id not in self._hellos:
-            self.counts["unexpected_sync"] += 1
+            self._count("unexpected_sync")
             log.info("sync.unexpected", correlation_id=header.correlation_id)
             return
         self._synced = True
@@ -366,6 +366,11 @@ class Agent:
                     self._quarantine[ref] = ends
             for ref in plan.missing:
                 self._missing.setdefault(ref, monotonic + self._settings.sync_grace_seconds)
+
+    def _count(self, what: str) -> None:
+        # Both queues are polled at once, and a Counter adds in two steps.
+        with self._lock:
+            self.counts[what] += 1
 
     # --- housekeeping -----------------------------------------------------------------------
 

@@ -23,6 +23,8 @@ from touchstone.client.errors import (
 )
 
 DAG_ID = "touchstone"
+LIST_LIMIT = 500
+"""As many submissions as the API lists at once."""
 
 _DAG = f"/api/v2/dags/{DAG_ID}"
 _API = "/touchstone/api/v1"
@@ -131,12 +133,35 @@ class Client:
     # --- submissions -----------------------------------------------------------------------
 
     def list_submissions(
-        self, *, status: str | None = None, user: str | None = None, limit: int = 50
+        self,
+        *,
+        status: str | None = None,
+        user: str | None = None,
+        limit: int = 50,
+        cursor: str | None = None,
     ) -> dict[str, Any]:
-        """Return the newest submissions, and how many there are altogether."""
-        query = {"status": status, "user": user, "limit": limit}
+        """
+        Return the newest submissions.
+
+        :param cursor: The ``next`` of an earlier page; ``None`` for the first one.
+        :return: ``submissions``, and ``next``: ``None`` if there are no more.
+        """
+        query = {"status": status, "user": user, "limit": limit, "cursor": cursor}
         given = {key: value for key, value in query.items() if value is not None}
         return self._ask("GET", f"{_API}/submissions", params=given)
+
+    def list_all_submissions(
+        self, *, status: str | None = None, user: str | None = None
+    ) -> dict[str, Any]:
+        """Return all submissions, page by page; otherwise like :meth:`list_submissions`."""
+        page = self.list_submissions(status=status, user=user, limit=LIST_LIMIT)
+        found = [*page["submissions"]]
+        while page.get("next"):
+            page = self.list_submissions(
+                status=status, user=user, limit=LIST_LIMIT, cursor=page["next"]
+            )
+            found += page["submissions"]
+        return {**page, "submissions": found}
 
     def get_submission(self, submission_id: str) -> dict[str, Any]:
         """

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from touchstone.client.access import REPOSITORY
-from touchstone.client.api import Client
+from touchstone.client.api import LIST_LIMIT, Client
 from touchstone.client.errors import NotFound, Refused, RunExists
 from touchstone.client.packing import is_remote, pack
 from touchstone.core.manifest import (
@@ -29,9 +29,6 @@ from touchstone_agent.protocol.errors import ConfigurationError
 NEW = "new"
 SUBMITTED = "submitted now"
 OTHERS = "exists (no record that you may see)"
-
-LIST_LIMIT = 500
-"""As many submissions as the API lists at once."""
 
 _DESCRIBE_SECONDS = 60
 _GONE = frozenset({"cancelled", "retracted"})
@@ -128,7 +125,7 @@ def list_removed(
         and item["submission_id"] not in kept
         and item.get("status") not in _GONE
     ]
-    return removed, found["total"] > len(found["submissions"])
+    return removed, bool(found.get("next"))
 
 
 def describe_checkout() -> str:

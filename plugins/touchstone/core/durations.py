@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections import defaultdict, deque
+import threading
+from collections import deque
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -18,6 +19,8 @@ _LEAST_SPREAD = 1.05
 _CERTAIN = 1e-6
 _ENOUGH = 20
 _MOST_STRETCH = 4.0
+_MOST_KEYS = 5_000
+"""Kinds of tasks that are told apart; those that nobody has trained for longest are forgotten."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -118,7 +121,7 @@ DEFAULTS = {
 
 class History:
     """
-    Durations of ended tasks; of each key the newest are kept.
+    Durations of ended tasks; of each key the newest are kept. Safe to use from several threads.
 
     :param limit: How many per key.
     :param enough: How many of a key outweigh more of a wider key.
@@ -132,22 +135,32 @@ class History:
         enough: int = 3,
         defaults: dict[SlotClass, Duration] = DEFAULTS,
     ) -> None:
+        self._limit = limit
         self._enough = enough
         self._defaults = defaults
-        self._seconds: dict[Like, deque[float]] = defaultdict(lambda: deque(maxlen=limit))
+        self._lock = threading.Lock()
+        self._seconds: dict[Like, deque[float]] = {}
         self._known: dict[Like, Duration] = {}
 
     def add(self, key: Like, seconds: float) -> None:
         """Learn the duration of a task that ended well."""
-        for wider in key.wider:
-            self._seconds[wider].append(max(0.0, seconds))
-        self._known.clear()
+        with self._lock:
+            for wider in key.wider:
+                samples = self._seconds.pop(wider, None) or deque(maxlen=self._limit)
+                samples.append(max(0.0, seconds))
+                self._seconds[wider] = samples  # the last to be forgotten
+            while len(self._seconds) > _MOST_KEYS:
+                del self._seconds[next(iter(self._seconds))]
+            self._known.clear()
 
     def expect(self, key: Like) -> Duration:
         """Return how long a task should take, from the narrowest key with enough samples."""
         known = self._known.get(key)
         if known is None:
-            known = self._known[key] = self._work_out(key)
+            with self._lock:
+                if len(self._known) >= _MOST_KEYS:
+                    self._known.clear()
+                known = self._known[key] = self._work_out(key)
         return known
 
     def _work_out(self, key: Like) -> Duration:
@@ -208,12 +221,13 @@ class _Checked:
 
 class ErrorLog:
     """
-    Compares estimates with real starts; the newest are kept.
+    Compares estimates with real starts; the newest are kept. Safe to use from several threads.
 
     :param limit: How many.
     """
 
     def __init__(self, *, limit: int = 500) -> None:
+        self._lock = threading.Lock()
         self._checked: deque[_Checked] = deque(maxlen=limit)
 
     def add(
@@ -232,22 +246,21 @@ class ErrorLog:
         :param p90_seconds: The same.
         :param stretch: By what that p90 was stretched; without it the stretch would unlearn itself.
         """
-        self._checked.append(
-            _Checked(waited=waited_seconds, p50=p50_seconds, p90=p90_seconds, stretch=stretch)
-        )
+        checked = _Checked(waited=waited_seconds, p50=p50_seconds, p90=p90_seconds, stretch=stretch)
+        with self._lock:
+            self._checked.append(checked)
 
     def summarise(self) -> ErrorSummary:
         """Return how good they were."""
-        count = len(self._checked)
+        checked = self._copy()
+        count = len(checked)
         if not count:
             return ErrorSummary()
         return ErrorSummary(
             count=count,
-            covered_p90=sum(item.waited <= item.p90 for item in self._checked) / count,
-            covered_p50=sum(item.waited <= item.p50 for item in self._checked) / count,
-            median_error_seconds=statistics.median(
-                abs(item.waited - item.p50) for item in self._checked
-            ),
+            covered_p90=sum(item.waited <= item.p90 for item in checked) / count,
+            covered_p50=sum(item.waited <= item.p50 for item in checked) / count,
+            median_error_seconds=statistics.median(abs(item.waited - item.p50) for item in checked),
         )
 
     @property
@@ -258,9 +271,13 @@ class ErrorLog:
         Nobody knows what arrives tomorrow: here a fleet learns how much overtakes what waits.
         Between 1 and 4: a calm night must not make the next morning's promises too bold.
         """
-        ratios = sorted(
-            item.waited * item.stretch / item.p90 for item in self._checked if item.p90 > 1
-        )
+        checked = self._copy()
+        ratios = sorted(item.waited * item.stretch / item.p90 for item in checked if item.p90 > 1)
         if len(ratios) < _ENOUGH:
             return 1.0
         return min(_MOST_STRETCH, max(1.0, ratios[math.ceil(0.9 * len(ratios)) - 1]))
+
+    def _copy(self) -> list[_Checked]:
+        """Return what is kept now, while others go on adding."""
+        with self._lock:
+            return list(self._checked)

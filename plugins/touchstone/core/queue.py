@@ -23,6 +23,8 @@ class WaitingTask(_Published):
     """
     A task that waits for a slot.
 
+    :param submitted_by: Whose it is, who may see it beside admins; empty in what a dispatcher
+        wrote that did not say.
     :param position: Its place among the waiting tasks of its kind; 1 is next.
     :param of: How many of its kind wait.
     :param reason: Why it waits, one line.
@@ -33,6 +35,7 @@ class WaitingTask(_Published):
 
     submission_id: str
     task_id: str
+    submitted_by: str = ""
     position: int
     of: int
     reason: str

@@ -73,12 +73,20 @@ class TaskBook:
         self._tasks = {key: task for key, task in self._tasks.items() if key in present}
         self._demands = {key: item for key, item in self._demands.items() if key in present}
         self._told = {mark for mark in self._told if mark[0] in present}
+        self._forget_needs()
         missing = {key[0] for key, instance in present.items() if not self._is_known(instance)}
         if not missing:
             return
         for submission_id in {find_submission_of_run(run_id) for run_id in missing}:
             for record in self._records.list_tasks(submission_id):
                 self.note(record)
+
+    def _forget_needs(self) -> None:
+        """Forget what no task asks for any more, also not in another try of it."""
+        # By identity: comparing and hashing thousands of them costs as much as a plan.
+        used = {id(demand.needs) for demand in self._demands.values()}
+        for needs in [needs for needs in self._needs.values() if id(needs) not in used]:
+            del self._needs[needs]
 
     def note(self, record: Record) -> None:
         """Take in a record that somebody else has read or written anyway."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +14,7 @@ from touchstone.core.names import build_console_key, build_content_key, build_ou
 from touchstone.core.tasks import TaskSpec, list_archives
 from touchstone.dispatcher.running import mark_running
 from touchstone.hooks.agent import AgentHook
+from touchstone.hooks.cache import Cached
 from touchstone.hooks.objects import ObjectStore
 from touchstone.hooks.records import Record, RecordNotFound, RecordStore, RecordUnfit
 from touchstone.settings import Settings
@@ -28,6 +29,7 @@ from touchstone_agent.protocol.errors import MessageRefused
 from touchstone_agent.protocol.facts import UploadedFile
 from touchstone_agent.protocol.messages import (
     FINAL_PHASES,
+    MAX_CHUNK_BYTES,
     Acknowledge,
     AttemptPhase,
     AttemptRef,
@@ -50,11 +52,17 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-MAX_CHUNK_BYTES = 1024**2
-"""Several times what an agent stores of a console at once."""
-
 KEYS_LIFE = timedelta(seconds=30)
 """How long a key that was revoked may still be honoured."""
+UNKNOWN_LIFE = timedelta(seconds=5)
+"""How long nobody looks again for the key of a server that has none: a stranger's messages must
+not cost a reading each."""
+_MOST_UNKNOWN = 1_000
+AT_WORK_SECONDS = 1.0
+"""How old the list of all that is at work may be that HELLO is answered from: when a fleet is
+switched on all of it says HELLO at once."""
+_MOST_TOLD = 1_000
+"""Attempts of a HELLO whose records are looked at; no server runs so many."""
 
 
 class EventHandler:
@@ -87,6 +95,8 @@ class EventHandler:
         self._clock = clock
         self._keys: dict[str, Ed25519PublicKey] = {}
         self._keys_read_at: datetime | None = None
+        self._unknown: dict[str, datetime] = {}
+        self._at_work = Cached(records.find_servers_at_work, seconds=AT_WORK_SECONDS)
 
     def handle(self, text: str) -> str:
         """
@@ -108,7 +118,7 @@ class EventHandler:
             self._on_grants_wanted(server, body, message.header.message_id)
         elif isinstance(body, Hello):
             self._on_alive(server, body, message)
-            self._on_hello(server, message.header.message_id)
+            self._on_hello(server, body, message.header.message_id)
         elif isinstance(body, Heartbeat):
             self._on_alive(server, body, message)
         elif isinstance(body, Poison):
@@ -123,10 +133,24 @@ class EventHandler:
             return self._try_open(text)
         except MessageRefused:
             # A server enrolled since the last look has a key that is not known yet.
-            if not self._is_signed_by_unknown(text):
+            if not self._learn_key(text, now):
                 raise
-        self._read_keys(now)
         return self._try_open(text)
+
+    def _learn_key(self, text: str, now: datetime) -> bool:
+        """Look for the key of a message's server; return whether there is one, and it is new."""
+        kid = _find_kid(text)
+        if kid is None or kid in self._keys:
+            return False
+        self._unknown = {name: until for name, until in self._unknown.items() if until > now}
+        if kid in self._unknown or len(self._unknown) >= _MOST_UNKNOWN:
+            return False
+        found = self._records.find_server(kid) or {}
+        if not found.get("public_key"):
+            self._unknown[kid] = now + UNKNOWN_LIFE
+            return False
+        self._keys[kid] = load_public_key(str(found["public_key"]))
+        return True
 
     def _read_keys(self, now: datetime) -> None:
         self._keys = {
@@ -138,12 +162,6 @@ class EventHandler:
 
     def _try_open(self, text: str) -> EventMessage:
         return open_event(text, keys=self._keys, env=self._settings.env, now=self._clock())
-
-    def _is_signed_by_unknown(self, text: str) -> bool:
-        try:
-            return parse_json(text, max_bytes=MAX_ENVELOPE_BYTES)["kid"] not in self._keys
-        except (ValueError, KeyError, TypeError):
-            return False
 
     def _change(
         self, server: str, ref: AttemptRef, decide: Callable[[Record], Record | None]
@@ -251,17 +269,43 @@ class EventHandler:
         }
         self._records.change_server(server, lambda _: seen)
 
-    def _on_hello(self, server: str, message_id: str) -> None:
+    def _on_hello(self, server: str, event: Hello, message_id: str) -> None:
+        """
+        Tell a server what it is believed to run.
+
+        What is at work is listed as of a moment ago, so the records themselves are read: of what
+        the list has there, and of what the server says it runs. Only an attempt of which the list
+        does not know yet and the server not any more is left out; the next HELLO names it, or its
+        lease runs out.
+        """
+        told = {ref for ref, _ in event.inventory.running[:_MOST_TOLD]}
+        listed = (key for key, where in self._at_work().items() if where == server)
+        keys = {*listed, *((ref.submission_id, ref.task_id) for ref in told)}
         expected = tuple(
             attempts.get_ref(task)
-            for task in self._records.list_all_tasks()
-            if task.get("server") == server
-            and task.get("attempt")
-            and not attempts.is_ended(task)
-            and task.get("phase") is not None
-            and task["phase"] not in FINAL_PHASES
+            for _, task in sorted(self._records.find_tasks(keys).items())
+            if task.get("server") == server and _is_expected(task, told)
         )
         self._agent.send(server, Sync(expected=expected), correlation_id=message_id)
+
+
+def _is_expected(task: Record, told: Collection[AttemptRef]) -> bool:
+    if not task.get("attempt") or attempts.is_ended(task):
+        return False
+    if task.get("phase") is None:
+        # Nothing was heard of it: it is there if its server says so, or its START is on its way.
+        return attempts.get_ref(task) in told
+    return task["phase"] not in FINAL_PHASES
+
+
+def _find_kid(text: str) -> str | None:
+    """Return the server whose key a message names; ``None`` if no server can be called so."""
+    try:
+        kid = parse_json(text, max_bytes=MAX_ENVELOPE_BYTES)["kid"]
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return None
+    is_name = isinstance(kid, str) and kid.isascii() and 0 < len(kid) <= 255 and kid[0] != "#"
+    return kid if is_name else None
 
 
 def _list_inputs(record: Mapping[str, Any]) -> dict[str, tuple[str, int]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterable
 from datetime import datetime
 from typing import Any
@@ -13,7 +14,7 @@ from touchstone.hooks.records import Record
 
 class Learner:
     """
-    Takes in records as they change; the same attempt counts once.
+    Takes in records as they change; the same attempt counts once, whichever thread brings it.
 
     :param history: Durations by likeness.
     :param errors: Estimates against real starts.
@@ -22,21 +23,28 @@ class Learner:
     def __init__(self, *, history: History, errors: ErrorLog) -> None:
         self._history = history
         self._errors = errors
+        self._lock = threading.Lock()
         self._seen: set[tuple[str, str, int, str]] = set()
 
     def learn_all(self, records: Iterable[Record]) -> None:
-        """Take in what is on record, oldest first, so that the newest is what is kept."""
-        for record in sorted(records, key=lambda item: str(item.get("running_at") or "")):
+        """
+        Take in what is on record.
+
+        :param records: Oldest first, so that the newest is what is kept.
+        """
+        for record in records:
             self.learn(record)
 
     def learn(self, record: Record) -> None:
         """Take in one record."""
         seconds = find_duration(record)
-        if seconds is not None and self._is_new(record, "end"):
-            self._history.add(describe_task(record), seconds)
         note = (record.get("placement") or {}).get("estimate")
-        if note and record.get("running_at") and self._is_new(record, "start"):
-            self._check(note, datetime.fromisoformat(record["running_at"]))
+        # The loops of events and of pods both bring ends, while the first look is at the old ones.
+        with self._lock:
+            if seconds is not None and self._is_new(record, "end"):
+                self._history.add(describe_task(record), seconds)
+            if note and record.get("running_at") and self._is_new(record, "start"):
+                self._check(note, datetime.fromisoformat(record["running_at"]))
 
     def _check(self, note: dict[str, Any], started: datetime) -> None:
         made, p50, p90 = (datetime.fromisoformat(note[key]) for key in ("made_at", "p50", "p90"))

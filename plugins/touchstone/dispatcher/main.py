@@ -54,6 +54,8 @@ RENTAL_SECONDS = 20.0
 """Between two looks at what RunPod has."""
 STUCK_SECONDS = 60.0
 """Without a round of placement for so long, the process is not well."""
+LEARNT_TASKS = 2_000
+"""Ended tasks, the newest, from which a new process learns how long tasks take."""
 COLLECT_AFTER = 50_000
 """New objects after which the collector looks at them; Python's own 700 are for small heaps."""
 
@@ -229,7 +231,7 @@ class Dispatcher:
         self._publisher.publish(tick_seconds=self._tick_seconds)
 
     def _learn(self) -> None:
-        self._learner.learn_all(self._records.list_all_tasks())
+        self._learner.learn_all(self._records.list_ended_tasks(LEARNT_TASKS))
 
     def _repeat(self, work: Callable[[], object], seconds: float) -> None:
         while not self.stopping.is_set():

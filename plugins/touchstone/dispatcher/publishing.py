@@ -133,6 +133,7 @@ def build_queue(
             WaitingTask(
                 submission_id=wait.key[0],
                 task_id=wait.key[1],
+                submitted_by=waiting[wait.key].submitter,
                 position=wait.position,
                 of=totals[waiting[wait.key].needs.kind],
                 reason=wait.reason,

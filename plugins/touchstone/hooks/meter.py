@@ -17,6 +17,11 @@ from touchstone_agent.protocol.errors import PermanentError
 
 MONTH_INDEX: Final = "month"
 SUBMISSION_INDEX: Final = "submission"
+UNBILLED_INDEX: Final = "unbilled"
+"""Attribute, and index by it and by when they ended, of the few pods whose bill is still to come.
+It is a mark beside the entry that a pod is gone, and no word of the meter's: taking it away takes
+nothing from what the meter says."""
+_YES: Final = "yes"
 
 Item = dict[str, Any]
 
@@ -70,6 +75,19 @@ class Meter:
         """
         return self._put(rental.bill(at, micros))
 
+    def note_unbilled(self, entry: Entry) -> None:
+        """Mark a pod that is gone and waits for its bill, unless it is marked."""
+        self._set_mark(entry, "SET #mark = :yes", {":yes": {"S": _YES}})
+
+    def note_billed(self, entry: Entry) -> None:
+        """Take the mark of a pod away whose bill has come and is booked everywhere."""
+        self._set_mark(entry, "REMOVE #mark", {})
+
+    def list_unbilled(self, since: datetime) -> list[Entry]:
+        """Return how marked pods were closed since then, oldest first; the newest may lack."""
+        found = self._query(UNBILLED_INDEX, _YES, index=UNBILLED_INDEX, since=since)
+        return sorted(found, key=lambda entry: (entry.at, entry.rental.pod_id))
+
     def list_pod(self, pod_name: str) -> list[Entry]:
         """Return the entries of all pods of a name, by kind."""
         return _sort(self._query("pod", pod_name))
@@ -90,6 +108,8 @@ class Meter:
             "ExpressionAttributeNames": {"#pod": "pod"},
         }
         record = entry.to_record()
+        if entry.kind is EntryKind.CLOSED:
+            record[UNBILLED_INDEX] = _YES
         if entry.kind is EntryKind.BILLED:
             condition = {
                 "ConditionExpression": (
@@ -115,14 +135,38 @@ class Meter:
             return Entry.from_record(from_item(standing))
         return entry
 
-    def _query(self, key: str, value: str, index: str | None = None) -> list[Entry]:
-        more = {"IndexName": index} if index else {"ConsistentRead": True}
-        with translated_errors(f"listing the meters of {value}"):
+    def _set_mark(self, entry: Entry, change: str, values: Item) -> None:
+        request: Item = {"ExpressionAttributeValues": values} if values else {}
+        try:
+            with translated_errors(f"marking {entry.id} of pod {entry.rental.pod}"):
+                self._client.update_item(
+                    TableName=self._table,
+                    Key=to_item({"pod": entry.rental.pod, "entry": entry.id}),
+                    UpdateExpression=change,
+                    # Not to bring one back that somebody has deleted, as an item with a mark alone.
+                    ConditionExpression="attribute_exists(#pod)",
+                    ExpressionAttributeNames={"#pod": "pod", "#mark": UNBILLED_INDEX},
+                    **request,
+                )
+        except PermanentError as error:
+            if not _is_condition_failure(error):
+                raise
+
+    def _query(
+        self, key: str, value: str, index: str | None = None, since: datetime | None = None
+    ) -> list[Entry]:
+        more: dict[str, Any] = {"IndexName": index} if index else {"ConsistentRead": True}
+        names, values, condition = {"#key": key}, {":value": value}, "#key = :value"
+        if since is not None:
+            condition += " AND #at >= :since"
+            names["#at"], values[":since"] = "at", since.isoformat()
+        hint = " (`touchstone init` makes the index)" if index else ""
+        with translated_errors(f"listing the meters of {value}{hint}"):
             pages = self._client.get_paginator("query").paginate(
                 TableName=self._table,
-                KeyConditionExpression="#key = :value",
-                ExpressionAttributeNames={"#key": key},
-                ExpressionAttributeValues=to_item({":value": value}),
+                KeyConditionExpression=condition,
+                ExpressionAttributeNames=names,
+                ExpressionAttributeValues=to_item(values),
                 **more,
             )
             items = [item for page in pages for item in page["Items"]]
@@ -135,14 +179,18 @@ def _sort(entries: list[Entry]) -> list[Entry]:
 
 def _find_standing(error: PermanentError) -> Mapping[str, Any] | None:
     """Return the entry that a write found in its place."""
-    cause = error.__cause__
-    if (
-        not isinstance(cause, ClientError)
-        or get_error_code(cause) != "ConditionalCheckFailedException"
-    ):
+    if not _is_condition_failure(error):
         return None
-    response: Mapping[str, Any] = cause.response
+    response: Mapping[str, Any] = getattr(error.__cause__, "response", {})
     return response.get("Item")
+
+
+def _is_condition_failure(error: PermanentError) -> bool:
+    cause = error.__cause__
+    return (
+        isinstance(cause, ClientError)
+        and get_error_code(cause) == "ConditionalCheckFailedException"
+    )
 
 
 def to_item(record: Mapping[str, Any]) -> Item:

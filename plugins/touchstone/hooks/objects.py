@@ -227,17 +227,32 @@ class ObjectStore:
         with translated_errors(f"writing s3://{bucket}/{key}"):
             self._client.put_object(Bucket=bucket, Key=key, Body=body, ContentType=content_type)
 
+    def iterate(
+        self, bucket: str, prefix: str, *, start_after: str | None = None, page: int = 1000
+    ) -> Iterator[StoredObject]:
+        """
+        Yield the objects whose keys begin with ``prefix``, by key, as they are asked for.
+
+        :param start_after: Only those behind this key.
+        :param page: How many to ask the store for at once.
+        """
+        begin = {"StartAfter": start_after} if start_after is not None else {}
+        pages = iter(
+            self._client.get_paginator("list_objects_v2").paginate(
+                Bucket=bucket, Prefix=prefix, PaginationConfig={"PageSize": page}, **begin
+            )
+        )
+        while True:
+            with translated_errors(f"listing s3://{bucket}/{prefix}"):
+                found = next(pages, None)
+            if found is None:
+                return
+            for item in found.get("Contents", ()):
+                yield StoredObject(key=item["Key"], size=int(item["Size"]))
+
     def list(self, bucket: str, prefix: str) -> list[StoredObject]:
         """Return the objects whose keys begin with ``prefix``, by key."""
-        with translated_errors(f"listing s3://{bucket}/{prefix}"):
-            pages = self._client.get_paginator("list_objects_v2").paginate(
-                Bucket=bucket, Prefix=prefix
-            )
-            return [
-                StoredObject(key=item["Key"], size=int(item["Size"]))
-                for page in pages
-                for item in page.get("Contents", ())
-            ]
+        return [*self.iterate(bucket, prefix)]
 
     def grant_get(self, bucket: str, key: str) -> Grant:
         """Return leave to read one object, for :data:`GRANT_SECONDS`."""

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import contextlib
+import heapq
 import json
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from decimal import Decimal
+from itertools import groupby, islice
+from operator import itemgetter
 from typing import Any, Self
 
 from boto3.dynamodb.types import TypeDeserializer, TypeSerializer
 from botocore.exceptions import ClientError
 
 from touchstone.core.attempts import is_at_work
-from touchstone.core.states import SUBMISSION_OPEN
+from touchstone.core.paging import Place
+from touchstone.core.states import SUBMISSION_OPEN, TASK_TERMINAL, SubmissionStatus
 from touchstone.hooks.aws import build_client, get_error_code, translated_errors
 from touchstone.settings import Settings
 from touchstone_agent.core.backoff import Backoff
@@ -29,6 +34,12 @@ MAX_RECORD_BYTES = 400 * 1024
 AT_WORK = "at_work"
 """Attribute, and index by it, of the few records that somebody is at work on; the many others,
 that have ended or not begun, do not have it and cost nobody anything."""
+BY_STATUS = "by_status"
+BY_OWNER = "by_owner"
+BY_OWNER_AND_STATUS = "by_owner_and_status"
+"""Indexes that hold keys only, each part of them by ``created_at``: a list reads as much of one as
+it shows. They are of attributes that every record has had from the beginning, so that DynamoDB
+itself fills a new one, and what an older program writes is in it too."""
 _YES = "yes"
 _ATTEMPTS_AT_A_WRITE = 8
 _BATCH_GET_LIMIT = 100
@@ -55,6 +66,19 @@ class RecordUnfit(PermanentError):
 
 class RecordExists(PermanentError):
     """A record with that id exists already; it was not touched."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SubmissionPage:
+    """
+    Some submissions, newest first.
+
+    :param records: The submissions.
+    :param next: Where the page ended, for the next one to go on; ``None`` at the end of the list.
+    """
+
+    records: tuple[Record, ...]
+    next: Place | None
 
 
 def _to_item(record: Mapping[str, Any]) -> dict[str, Any]:
@@ -110,6 +134,12 @@ class RecordStore:
         self._client = client
         self._settings = settings
         self._sleep = sleep
+        self._keys: dict[str, tuple[str, ...]] = {
+            settings.submissions_table: ("submission_id",),
+            settings.tasks_table: ("submission_id", "task_id"),
+            settings.evaluations_table: ("model_id",),
+            settings.servers_table: ("server",),
+        }
 
     @classmethod
     def connect(cls, settings: Settings) -> Self:
@@ -155,12 +185,40 @@ class RecordStore:
         table = self._settings.submissions_table
         return self._change(table, {"submission_id": submission_id}, decide)
 
-    def list_submissions(self) -> list[Record]:
-        """Return all submissions, newest first."""
-        return sorted(
-            self._scan(self._settings.submissions_table),
-            key=lambda record: str(record.get("created_at", "")),
-            reverse=True,
+    def list_submissions(
+        self,
+        *,
+        limit: int,
+        status: SubmissionStatus | None = None,
+        owner: str | None = None,
+        before: Place | None = None,
+    ) -> SubmissionPage:
+        """
+        Return the newest submissions; what that costs does not depend on how many there are.
+
+        One that was written, or has changed its status, a moment ago may be missing.
+
+        :param limit: How many at most; fewer may come although there are more.
+        :param status: Only those in this status; ``None`` for all.
+        :param owner: Only those of this submitter; ``None`` for all.
+        :param before: Only those behind this place; ``None`` from the newest on.
+        """
+        table = self._settings.submissions_table
+        if owner is None:
+            # In the order of a submission's life: one that moves on meanwhile is met again.
+            index = BY_STATUS
+            lanes = [{"status": each.value} for each in ([status] if status else SubmissionStatus)]
+        elif status is None:
+            index, lanes = BY_OWNER, [{"submitted_by": owner}]
+        else:
+            index, lanes = BY_OWNER_AND_STATUS, [{"submitted_by": owner, "status": status.value}]
+        # One more tells whether there are more.
+        places = self._list_newest(table, index, lanes, limit=limit + 1, before=before)
+        found = self._find_many(table, [place[1:] for place in places[:limit]])
+        records = (found[place[1:]] for place in places[:limit] if place[1:] in found)
+        return SubmissionPage(
+            records=tuple(r for r in records if status is None or r["status"] == status),
+            next=Place(*places[limit - 1]) if len(places) > limit else None,
         )
 
     def list_open_submissions(self) -> list[Record]:
@@ -193,33 +251,8 @@ class RecordStore:
         :return: Those that exist, by the same keys.
         :raises TransientError: If the table goes on to leave some of them out.
         """
-        table = self._settings.tasks_table
-        wanted = [
-            {"submission_id": {"S": submission}, "task_id": {"S": task}}
-            for submission, task in dict.fromkeys(keys)
-        ]
-        found: dict[tuple[str, str], Record] = {}
-        rounds = 0
-        while wanted:
-            batch, wanted = wanted[:_BATCH_GET_LIMIT], wanted[_BATCH_GET_LIMIT:]
-            with translated_errors(f"reading {len(batch)} tasks"):
-                answer = self._client.batch_get_item(
-                    RequestItems={table: {"Keys": batch, "ConsistentRead": True}}
-                )
-            for item in answer["Responses"].get(table, ()):
-                record = _from_item(item)
-                found[record["submission_id"], record["task_id"]] = record
-            left = answer.get("UnprocessedKeys", {}).get(table, {}).get("Keys", [])
-            wanted += left
-            # The table is throttled: asked again at once, it would only throttle longer.
-            rounds = rounds + 1 if len(left) == len(batch) else 0
-            if rounds > _UNPROCESSED_ROUNDS:
-                raise TransientError(
-                    f"{table} left {len(left)} tasks unread {rounds} times in a row"
-                )
-            if left:
-                self._sleep(_UNPROCESSED_BACKOFF.after(rounds))
-        return found
+        found = self._find_many(self._settings.tasks_table, keys)
+        return {(submission, task): record for (submission, task), record in found.items()}
 
     def create_task(self, record: Record) -> None:
         """
@@ -243,7 +276,7 @@ class RecordStore:
         return self._change(self._settings.tasks_table, key, decide)
 
     def list_tasks(self, submission_id: str) -> list[Record]:
-        """Return a submission's tasks: its validation first, then by interval."""
+        """Return a submission's tasks, of which there are few: the validation, then by interval."""
         records = self._query(self._settings.tasks_table, "submission_id", submission_id)
         return sorted(records, key=lambda record: record.get("interval") or 0)
 
@@ -255,9 +288,26 @@ class RecordStore:
         """
         return list(self._query(self._settings.tasks_table, AT_WORK, _YES, index=AT_WORK))
 
-    def list_all_tasks(self) -> list[Record]:
-        """Return every task there is, which may be very many."""
-        return self._scan(self._settings.tasks_table)
+    def find_servers_at_work(self) -> dict[tuple[str, str], str | None]:
+        """Return where each task is of :meth:`list_tasks_at_work`, and nothing else of it."""
+        table, fields = self._settings.tasks_table, ("submission_id", "task_id", "server")
+        found = self._query(table, AT_WORK, _YES, index=AT_WORK, fields=fields)
+        return {(each["submission_id"], each["task_id"]): each.get("server") for each in found}
+
+    def list_ended_tasks(self, limit: int) -> Iterator[Record]:
+        """
+        Yield the newest tasks that have ended, oldest first; a hundred at a time are read.
+
+        :param limit: How many at most.
+        """
+        table = self._settings.tasks_table
+        lanes = [{"status": each.value} for each in sorted(TASK_TERMINAL)]
+        newest = self._list_newest(table, BY_STATUS, lanes, limit=limit)
+        keys = [place[1:] for place in reversed(newest)]
+        for start in range(0, len(keys), _BATCH_GET_LIMIT):
+            some = keys[start : start + _BATCH_GET_LIMIT]
+            found = self._find_many(table, some)
+            yield from (found[key] for key in some if key in found)
 
     # --- evaluations -----------------------------------------------------------------------
 
@@ -292,7 +342,11 @@ class RecordStore:
     # --- servers ---------------------------------------------------------------------------
 
     def list_servers(self) -> list[Record]:
-        """Return all servers by name; what begins with ``#`` is not a server's record."""
+        """
+        Return all servers by name; what begins with ``#`` is not a server's record.
+
+        Reads the whole table: it has a record for each machine, and a handful of others.
+        """
         servers = [
             record
             for record in self._scan(self._settings.servers_table)
@@ -342,6 +396,39 @@ class RecordStore:
             answer = self._client.get_item(TableName=table, Key=_to_item(key), ConsistentRead=True)
         item = answer.get("Item")
         return None if item is None else _from_item(item)
+
+    def _find_many(
+        self, table: str, keys: Iterable[tuple[str, ...]]
+    ) -> dict[tuple[str, ...], Record]:
+        """
+        Return records by key in as few requests as possible; those that exist.
+
+        :raises TransientError: If the table goes on to leave some of them out.
+        """
+        names = self._keys[table]
+        wanted = [_to_item(dict(zip(names, key, strict=True))) for key in dict.fromkeys(keys)]
+        found: dict[tuple[str, ...], Record] = {}
+        rounds = 0
+        while wanted:
+            batch, wanted = wanted[:_BATCH_GET_LIMIT], wanted[_BATCH_GET_LIMIT:]
+            with translated_errors(f"reading {len(batch)} records of {table}"):
+                answer = self._client.batch_get_item(
+                    RequestItems={table: {"Keys": batch, "ConsistentRead": True}}
+                )
+            for item in answer["Responses"].get(table, ()):
+                record = _from_item(item)
+                found[tuple(record[name] for name in names)] = record
+            left = answer.get("UnprocessedKeys", {}).get(table, {}).get("Keys", [])
+            wanted += left
+            # The table is throttled: asked again at once, it would only throttle longer.
+            rounds = rounds + 1 if len(left) == len(batch) else 0
+            if rounds > _UNPROCESSED_ROUNDS:
+                raise TransientError(
+                    f"{table} left {len(left)} records unread {rounds} times in a row"
+                )
+            if left:
+                self._sleep(_UNPROCESSED_BACKOFF.after(rounds))
+        return found
 
     def _create(self, table: str, key: str, record: Record) -> None:
         try:
@@ -403,18 +490,99 @@ class RecordStore:
             return [_from_item(item) for page in pages for item in page["Items"]]
 
     def _query(
-        self, table: str, key: str, value: str, index: str | None = None
+        self,
+        table: str,
+        key: str,
+        value: str,
+        index: str | None = None,
+        fields: Sequence[str] = (),
     ) -> Sequence[Record]:
-        more = {"IndexName": index} if index else {"ConsistentRead": True}
+        """Return all records of a value, or only some fields of each."""
+        more: dict[str, Any] = {"IndexName": index} if index else {"ConsistentRead": True}
+        names = {f"#f{number}": field for number, field in enumerate(fields)}
+        if names:
+            more["ProjectionExpression"] = ", ".join(names)
         with translated_errors(f"listing {table} of {value}"):
             pages = self._client.get_paginator("query").paginate(
                 TableName=table,
                 KeyConditionExpression="#key = :value",
-                ExpressionAttributeNames={"#key": key},
+                ExpressionAttributeNames={"#key": key, **names},
                 ExpressionAttributeValues={":value": {"S": value}},
                 **more,
             )
             return [_from_item(item) for page in pages for item in page["Items"]]
+
+    def _list_newest(
+        self,
+        table: str,
+        index: str,
+        lanes: Iterable[Mapping[str, str]],
+        *,
+        limit: int,
+        before: tuple[str, ...] | None = None,
+    ) -> list[tuple[str, ...]]:
+        """
+        Return the places of the newest records, newest first: when created, then the key.
+
+        :param lanes: Which parts of the index to look through; the newest of all are taken.
+        :param before: Only places behind this one.
+        """
+        names = ("created_at", *self._keys[table])
+
+        def read(lane: Mapping[str, str]) -> Iterator[tuple[str, ...]]:
+            until = before[0] if before else None
+            # The last one of a moment is only known by the first one of another.
+            entries = self._iterate_newest(table, index, lane, until=until, page=limit + 1)
+            for _, ties in groupby(entries, key=itemgetter("created_at")):
+                yield from sorted((tuple(e[name] for name in names) for e in ties), reverse=True)
+
+        merged = heapq.merge(*map(read, lanes), reverse=True)
+        # Once each: a record that moves from lane to lane meanwhile may stand in both.
+        places = (place for place, _ in groupby(merged) if before is None or place < before)
+        return list(islice(places, limit))
+
+    def _iterate_newest(
+        self, table: str, index: str, lane: Mapping[str, str], *, until: str | None, page: int
+    ) -> Iterator[Record]:
+        """Yield the keys in one part of an index, newest first, as they are asked for."""
+        pages = iter(
+            self._client.get_paginator("query").paginate(
+                TableName=table,
+                IndexName=index,
+                ScanIndexForward=False,
+                PaginationConfig={"PageSize": page},
+                **_build_conditions(lane, until),
+            )
+        )
+        while True:
+            with translated_errors(f"listing {table} {index} (`touchstone init` makes the index)"):
+                found = next(pages, None)
+            if found is None:
+                return
+            yield from map(_from_item, found["Items"])
+
+
+def _build_conditions(lane: Mapping[str, str], until: str | None) -> dict[str, Any]:
+    """Return which part of an index is asked for, as DynamoDB takes it."""
+    values = {**lane, **({"created_at": until} if until else {})}
+    operators = {name: "LE" if name == "created_at" else "EQ" for name in values}
+    if len(lane) == 1:
+        # The older way to say it, which DynamoDB answers alike. MiniStack goes through all of the
+        # part, and reads an expression anew for each item: 0.6 s for 8,000 instead of 0.08 s.
+        return {
+            "KeyConditions": {
+                name: {"AttributeValueList": [{"S": value}], "ComparisonOperator": operators[name]}
+                for name, value in values.items()
+            }
+        }
+    signs = {"EQ": "=", "LE": "<="}
+    return {
+        "KeyConditionExpression": " AND ".join(
+            f"#{name} {signs[operators[name]]} :{name}" for name in values
+        ),
+        "ExpressionAttributeNames": {f"#{name}": name for name in values},
+        "ExpressionAttributeValues": {f":{name}": {"S": value} for name, value in values.items()},
+    }
 
 
 def _name(key: Mapping[str, str]) -> str:

@@ -1,13 +1,15 @@
 """
 Create what Touchstone needs in AWS and MLflow: tables, buckets, queues, experiment.
 
-Only creates what is missing: settings that an operator changed stay as they are.
+Only creates what is missing: settings that an operator changed stay as they are. Tables of an
+earlier version get the indexes that have come since.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -16,9 +18,16 @@ import httpx
 from botocore.exceptions import ClientError
 
 from touchstone.hooks.aws import translated_errors
-from touchstone.hooks.meter import MONTH_INDEX, SUBMISSION_INDEX
+from touchstone.hooks.meter import MONTH_INDEX, SUBMISSION_INDEX, UNBILLED_INDEX
 from touchstone.hooks.money import OPEN_INDEX
-from touchstone.hooks.records import AT_WORK, RecordExists, RecordStore
+from touchstone.hooks.records import (
+    AT_WORK,
+    BY_OWNER,
+    BY_OWNER_AND_STATUS,
+    BY_STATUS,
+    RecordExists,
+    RecordStore,
+)
 from touchstone.settings import Settings
 from touchstone_agent.protocol.errors import TransientError
 from touchstone_agent.protocol.names import (
@@ -36,6 +45,9 @@ _T = TypeVar("_T")
 _DAY_SECONDS = 86_400
 MAX_RECEIVES = 1000
 """A store that is down for hours must cost no event: only what fails for ever is set aside."""
+INDEX_SECONDS = 3600.0
+"""How long a new index of a table with many records may take AWS to fill, which goes on anyhow."""
+_INDEX_LOOK_SECONDS = 5.0
 _EVENT_SECONDS = 10
 """A dispatcher that dies holds what it received for so long, and with it freed slots."""
 _MISSING = frozenset(
@@ -67,7 +79,7 @@ class Provisioned:
     """
     One thing that exists now.
 
-    :param kind: ``table``, ``bucket``, ``queue``, ``experiment`` or ``server``.
+    :param kind: ``table``, ``index``, ``bucket``, ``queue``, ``experiment`` or ``server``.
     :param name: Its name.
     :param created: Whether it was created (or, a server, changed) just now.
     """
@@ -75,6 +87,23 @@ class Provisioned:
     kind: str
     name: str
     created: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class Index:
+    """
+    A way to find a table's records by other attributes than their key.
+
+    :param name: Its name.
+    :param partition: What is asked for; of several attributes all.
+    :param sort: What the answer is in the order of.
+    :param has_all: Whether it holds the whole records, or their keys only.
+    """
+
+    name: str
+    partition: tuple[str, ...]
+    sort: str
+    has_all: bool = True
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,7 +140,7 @@ def _provision(
     settings: Settings, stores: Stores, servers: Sequence[Server]
 ) -> Iterator[Provisioned]:
     for table in build_tables(settings):
-        yield _ensure_table(stores.dynamodb, table)
+        yield from _ensure_table(stores.dynamodb, table)
     for bucket in (settings.content_bucket, settings.logs_bucket, settings.models_bucket):
         yield _ensure_bucket(stores.s3, bucket)
     yield from _ensure_queue(
@@ -128,26 +157,30 @@ def _provision(
 
 def build_tables(settings: Settings) -> list[dict[str, Any]]:
     """Return the definition of each table, as DynamoDB takes it. Pure."""
-    meters = {MONTH_INDEX: ("month", "pod"), SUBMISSION_INDEX: ("submission_id", "pod")}
+    by_status = Index(name=BY_STATUS, partition=("status",), sort="created_at", has_all=False)
+    at_work = Index(name=AT_WORK, partition=(AT_WORK,), sort="submission_id")
+    owned = [
+        Index(name=BY_OWNER, partition=("submitted_by",), sort="created_at", has_all=False),
+        Index(
+            name=BY_OWNER_AND_STATUS,
+            partition=("submitted_by", "status"),
+            sort="created_at",
+            has_all=False,
+        ),
+    ]
+    group = Index(name="model_group", partition=("model_group_id",), sort="created_at")
+    opened = Index(name=OPEN_INDEX, partition=("open",), sort="scope")
+    meters = [
+        Index(name=MONTH_INDEX, partition=("month",), sort="pod"),
+        Index(name=SUBMISSION_INDEX, partition=("submission_id",), sort="pod"),
+        Index(name=UNBILLED_INDEX, partition=(UNBILLED_INDEX,), sort="at"),
+    ]
     return [
-        _table(
-            settings.submissions_table,
-            "submission_id",
-            indexes={AT_WORK: (AT_WORK, "submission_id")},
-        ),
-        _table(
-            settings.tasks_table,
-            "submission_id",
-            "task_id",
-            indexes={AT_WORK: (AT_WORK, "submission_id")},
-        ),
-        _table(
-            settings.evaluations_table,
-            "model_id",
-            indexes={"model_group": ("model_group_id", "created_at")},
-        ),
+        _table(settings.submissions_table, "submission_id", indexes=[at_work, by_status, *owned]),
+        _table(settings.tasks_table, "submission_id", "task_id", indexes=[at_work, by_status]),
+        _table(settings.evaluations_table, "model_id", indexes=[group]),
         _table(settings.servers_table, "server"),
-        _table(settings.budgets_table, "scope", indexes={OPEN_INDEX: ("open", "scope")}),
+        _table(settings.budgets_table, "scope", indexes=[opened]),
         _table(settings.meter_table, "pod", "entry", indexes=meters),
     ]
 
@@ -205,38 +238,40 @@ _FIFO = {
 }
 
 
-def _key(partition: str, sort: str | None = None) -> list[dict[str, str]]:
-    schema = [{"AttributeName": partition, "KeyType": "HASH"}]
+def _key(partition: Sequence[str], sort: str | None = None) -> list[dict[str, str]]:
+    schema = [{"AttributeName": name, "KeyType": "HASH"} for name in partition]
     if sort is not None:
         schema.append({"AttributeName": sort, "KeyType": "RANGE"})
     return schema
 
 
 def _table(
-    name: str,
-    partition: str,
-    sort: str | None = None,
-    *,
-    indexes: Mapping[str, tuple[str, str]] | None = None,
+    name: str, partition: str, sort: str | None = None, *, indexes: Sequence[Index] = ()
 ) -> dict[str, Any]:
-    schemas = {index: _key(*keys) for index, keys in (indexes or {}).items()}
     table: dict[str, Any] = {
         "TableName": name,
-        "KeySchema": _key(partition, sort),
+        "KeySchema": _key([partition], sort),
         "BillingMode": "PAY_PER_REQUEST",
     }
-    if schemas:
-        table["GlobalSecondaryIndexes"] = [
-            {"IndexName": index, "KeySchema": schema, "Projection": {"ProjectionType": "ALL"}}
-            for index, schema in schemas.items()
-        ]
+    if indexes:
+        table["GlobalSecondaryIndexes"] = [_index(index) for index in indexes]
     # Each once, and only those that some key uses: DynamoDB refuses any other.
-    parts = chain(table["KeySchema"], *schemas.values())
+    parts = chain(
+        table["KeySchema"], *(i["KeySchema"] for i in table.get("GlobalSecondaryIndexes", ()))
+    )
     table["AttributeDefinitions"] = [
         {"AttributeName": attribute, "AttributeType": "S"}
         for attribute in dict.fromkeys(part["AttributeName"] for part in parts)
     ]
     return table
+
+
+def _index(index: Index) -> dict[str, Any]:
+    return {
+        "IndexName": index.name,
+        "KeySchema": _key(index.partition, index.sort),
+        "Projection": {"ProjectionType": "ALL" if index.has_all else "KEYS_ONLY"},
+    }
 
 
 def _find(look: Callable[[], _T]) -> _T | None:
@@ -248,13 +283,55 @@ def _find(look: Callable[[], _T]) -> _T | None:
         raise
 
 
-def _ensure_table(dynamodb: DynamoDBClient, definition: dict[str, Any]) -> Provisioned:
+def _ensure_table(dynamodb: DynamoDBClient, definition: dict[str, Any]) -> Iterator[Provisioned]:
     name = definition["TableName"]
-    if _find(lambda: dynamodb.describe_table(TableName=name)):
-        return Provisioned(kind="table", name=name, created=False)
-    dynamodb.create_table(**definition)
-    dynamodb.get_waiter("table_exists").wait(TableName=name, WaiterConfig={"Delay": 1})
-    return Provisioned(kind="table", name=name, created=True)
+    found = _find(lambda: dynamodb.describe_table(TableName=name))
+    if found is None:
+        dynamodb.create_table(**definition)
+        dynamodb.get_waiter("table_exists").wait(TableName=name, WaiterConfig={"Delay": 1})
+        yield Provisioned(kind="table", name=name, created=True)
+        return
+    yield Provisioned(kind="table", name=name, created=False)
+    known = {item["IndexName"] for item in found["Table"].get("GlobalSecondaryIndexes", ())}
+    for index in definition.get("GlobalSecondaryIndexes", ()):
+        label = f"{name}.{index['IndexName']}"
+        is_missing = index["IndexName"] not in known
+        if is_missing:
+            _wait_for_indexes(dynamodb, name)  # one at a time is what AWS takes
+            parts = {part["AttributeName"] for part in index["KeySchema"]}
+            dynamodb.update_table(
+                TableName=name,
+                AttributeDefinitions=[
+                    item
+                    for item in definition["AttributeDefinitions"]
+                    if item["AttributeName"] in parts
+                ],
+                GlobalSecondaryIndexUpdates=[{"Create": index}],
+            )
+        yield Provisioned(kind="index", name=label, created=is_missing)
+    # Also for one that an earlier call began: it can be read when all records are in it.
+    _wait_for_indexes(dynamodb, name)
+
+
+def _wait_for_indexes(dynamodb: DynamoDBClient, table: str) -> None:
+    """
+    Wait until no index of a table is being filled any more.
+
+    :raises TransientError: If that takes too long; it goes on at AWS, and another call waits again.
+    """
+    deadline = time.monotonic() + INDEX_SECONDS
+    while True:
+        found = dynamodb.describe_table(TableName=table)["Table"]
+        indexes = found.get("GlobalSecondaryIndexes", ())
+        unready = [i["IndexName"] for i in indexes if i.get("IndexStatus", "ACTIVE") != "ACTIVE"]
+        if not unready and found["TableStatus"] == "ACTIVE":
+            return
+        if time.monotonic() > deadline:
+            raise TransientError(
+                f"table {table}: index {', '.join(unready) or '...'} is still being filled by AWS; "
+                "run `touchstone init` again later"
+            )
+        time.sleep(_INDEX_LOOK_SECONDS)
 
 
 def _ensure_bucket(s3: S3Client, name: str) -> Provisioned:

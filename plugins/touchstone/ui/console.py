@@ -7,17 +7,16 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
-from touchstone.core.names import build_attempt_prefix
 from touchstone.core.states import TASK_TERMINAL
+from touchstone.hooks.consoles import iterate_chunks
 from touchstone.hooks.objects import ObjectStore
 from touchstone.hooks.records import Record, RecordNotFound
 from touchstone_agent.protocol.messages import FINAL_PHASES, AttemptPhase, AttemptRef
 
 PAGE_BYTES = 256 * 1024
-MAX_CHUNK_BYTES = 8 * 1024**2
-"""More than any chunk that an agent or a pod's trigger stores."""
+PAGE_CHUNKS = 100
+"""Objects that are read for a page: one that is short because they are comes at once."""
 
-_SUFFIX = ".log"
 _LATE = timedelta(seconds=60)
 """How long after a task's end the rest of its console is still waited for."""
 
@@ -164,31 +163,26 @@ def _collect(
     Chunks may overlap (an agent that restarted does not know how far it had got) and, while the
     attempt goes on, arrive out of order: a gap is waited for until the attempt has ended.
     """
-    prefix = build_attempt_prefix(ref)
-    data, position = bytearray(), offset
-    for item in objects.list(bucket, prefix):
-        start = _parse_offset(item.key.removeprefix(prefix))
-        if start is None or start + item.size <= position:
+    data, position, read = bytearray(), offset, 0
+    for chunk in iterate_chunks(objects, bucket, ref, offset=offset):
+        if chunk.end <= position:
             continue
-        if start > position:
+        if read == PAGE_CHUNKS:
+            return bytes(data), position, False
+        if chunk.offset > position:
             if not ended:
                 break
-            data += f"\n... {start - position} bytes were not uploaded ...\n".encode()
-            position = start
-        if item.size > MAX_CHUNK_BYTES:
-            continue  # no agent's chunk: told of as a gap
-        piece = objects.get(bucket, item.key, max_bytes=item.size)[position - start :]
+            data += f"\n... {chunk.offset - position} bytes were not uploaded ...\n".encode()
+            position = chunk.offset
+        piece = objects.get(bucket, chunk.key, max_bytes=chunk.size)
+        piece = piece[position - chunk.offset :]
         piece = piece[: max(0, PAGE_BYTES - len(data))]
         data += piece
         position += len(piece)
+        read += 1
         if len(data) >= PAGE_BYTES:
             return bytes(data), position, False
     return bytes(data), position, True
-
-
-def _parse_offset(name: str) -> int | None:
-    digits = name.removesuffix(_SUFFIX)
-    return int(digits) if name.endswith(_SUFFIX) and digits.isdecimal() else None
 
 
 def _parse_time(value: Any) -> datetime | None:

@@ -7,6 +7,7 @@ from datetime import datetime
 from decimal import Decimal
 from typing import Any
 
+from touchstone.core.paging import Place
 from touchstone.core.pod_attempts import compute_pod_cost, list_pods
 from touchstone.core.states import SubmissionStatus
 from touchstone.hooks.records import VERSION, Record, RecordNotFound, RecordStore
@@ -60,23 +61,22 @@ def list_visible_submissions(
     status: SubmissionStatus | None,
     user: str | None,
     limit: int,
-) -> tuple[list[Record], int]:
+    before: Place | None,
+) -> tuple[list[Record], Place | None]:
     """
     Return the newest submissions that the caller may see, in short.
 
     :param status: Only those in this status; ``None`` for all.
     :param user: Only those of this submitter; ``None`` for all.
     :param limit: How many at most.
-    :return: The submissions, and how many there are without the limit.
+    :param before: Where an earlier page ended; ``None`` for the newest.
+    :return: The submissions, and where the next page begins: ``None`` if there is none.
     """
-    found = [
-        record
-        for record in records.list_submissions()
-        if _may_see(caller, record)
-        and (status is None or record.get("status") == status)
-        and (user is None or record.get("submitted_by") == user)
-    ]
-    return [_pick(record, SUMMARY_FIELDS) for record in found[:limit]], len(found)
+    owner = user if caller.is_admin else caller.name
+    if user not in {None, owner}:
+        return [], None
+    page = records.list_submissions(limit=limit, status=status, owner=owner, before=before)
+    return [_pick(record, SUMMARY_FIELDS) for record in page.records], page.next
 
 
 def show_record(record: Record) -> Record:

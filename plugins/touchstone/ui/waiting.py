@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable
+from collections import defaultdict
+from collections.abc import Callable, Collection, Iterable
 from datetime import datetime
 from typing import Any
 
@@ -91,16 +92,21 @@ def add_waiting(tasks: Iterable[Record], queue: Queue | None) -> list[Record]:
     ]
 
 
-def find_first(submission_id: str, queue: Queue | None) -> dict[str, Any] | None:
-    """Return the waiting task of a submission that is next, or ``None`` if none waits."""
-    waiting = [
-        task for task in (queue.waiting if queue else ()) if task.submission_id == submission_id
-    ]
-    first = min(waiting, key=lambda task: task.position, default=None)
-    shown = show(first)
+def group_waiting(queue: Queue | None) -> dict[str, list[WaitingTask]]:
+    """Return the waiting tasks by submission, in one pass for as many as are shown."""
+    found: dict[str, list[WaitingTask]] = defaultdict(list)
+    for task in queue.waiting if queue else ():
+        found[task.submission_id].append(task)
+    return found
+
+
+def show_first(waiting: Collection[WaitingTask]) -> dict[str, Any] | None:
+    """Return of a submission's waiting tasks the one that is next, ``None`` if none waits."""
+    shown = show(min(waiting, key=lambda task: task.position, default=None))
     return shown and {**shown, "tasks": len(waiting)}
 
 
 def show(task: WaitingTask | None) -> dict[str, Any] | None:
     """Return a waiting task as plain values."""
-    return None if task is None else task.model_dump(mode="json", exclude={"submission_id"})
+    hidden = {"submission_id", "submitted_by"}
+    return None if task is None else task.model_dump(mode="json", exclude=hidden)

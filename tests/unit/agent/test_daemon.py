@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+from collections import Counter
 from collections.abc import Callable
 from datetime import timedelta
 
@@ -189,6 +191,31 @@ def test_a_message_that_is_refused_is_reported_and_deleted(world: AgentWorld, bo
     assert told.message_id == "m9"
     assert world.queues.deleted == ["r9"]
     assert world.agent.counts["refused"] == 1
+
+
+def test_what_is_refused_on_both_queues_at_once_is_counted_twice(world: AgentWorld) -> None:
+    """Each queue is polled by a thread of its own, and a Counter adds in two steps."""
+
+    def refuse(number: int) -> None:
+        message = Received(message_id=f"m{number}", receipt=f"r{number}", body="")
+        world.agent.handle("queue", message)
+
+    class Slow(Counter[str]):
+        def __getitem__(self, what: str) -> int:
+            count = super().__getitem__(what)
+            if not others:
+                others.append(threading.Thread(target=refuse, args=(2,)))
+                others[0].start()
+                others[0].join(0.2)  # as long as it gets in between, if it does
+            return count
+
+    others: list[threading.Thread] = []
+    world.agent.counts = Slow()
+
+    refuse(1)
+    others[0].join()
+
+    assert world.agent.counts["refused"] == 2
 
 
 def test_unexpected_grants_are_counted_and_ignored(world: AgentWorld) -> None:

@@ -42,7 +42,7 @@ def test_reading_is_tried_again_when_the_connection_breaks() -> None:
         calls.append(request)
         if len(calls) < 3:
             raise httpx.ReadError("reset", request=request)
-        return httpx.Response(200, json={"submissions": [], "total": 0})
+        return httpx.Response(200, json={"submissions": [], "next": None})
 
     make_client(handler, sleeps=sleeps).list_submissions()
     assert len(calls) == 3

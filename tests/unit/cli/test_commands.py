@@ -17,7 +17,8 @@ from touchstone import cli
 from touchstone.core.admission import HELD_UNTIL
 from touchstone.core.names import build_console_key
 from touchstone.core.pods import GpuRow, Stock
-from touchstone_agent.protocol.messages import AttemptRef
+from touchstone.hooks.consoles import find_end
+from touchstone_agent.protocol.messages import MAX_CHUNK_BYTES, AttemptRef
 
 Run = Callable[..., Result]
 
@@ -41,14 +42,11 @@ def add_task(airflow: FakeAirflow, task_id: str = "i5", **fields: Any) -> None:
 
 def add_log(airflow: FakeAirflow, text: str, *, task: str = "i5", attempt: int = 1) -> None:
     ref = AttemptRef(submission_id="s-1", task_id=task, attempt=attempt, fence=attempt)
-    size = sum(
-        item.size
-        for item in airflow.objects.list(
-            airflow.settings.logs_bucket, f"s-1/{task}/{attempt}-{attempt}/"
-        )
-    )
-    key = build_console_key(ref, size)
-    assert airflow.objects.put_new(airflow.settings.logs_bucket, key, text.encode())
+    objects, bucket = airflow.objects, airflow.settings.logs_bucket
+    stored, data = find_end(objects, bucket, ref), text.encode()
+    for start in range(0, len(data), MAX_CHUNK_BYTES):
+        chunk = data[start : start + MAX_CHUNK_BYTES]
+        assert objects.put_new(bucket, build_console_key(ref, stored + start), chunk)
 
 
 def test_the_list_is_a_table(run: Run, airflow: FakeAirflow) -> None:
@@ -59,10 +57,26 @@ def test_the_list_is_a_table(run: Run, airflow: FakeAirflow) -> None:
     assert "first [b]try[/b]" in result.stdout
 
 
-def test_the_list_says_how_many_it_left_out(run: Run, airflow: FakeAirflow) -> None:
+def test_the_list_says_that_it_left_some_out(run: Run, airflow: FakeAirflow) -> None:
     for number in range(3):
         airflow.add_submission(f"s-{number}")
-    assert "and 1 more" in run("list", "--limit", "2").stdout
+    assert "and older ones" in run("list", "--limit", "2").stdout
+    assert "older ones" not in run("list", "--limit", "3").stdout
+
+
+def test_all_submissions_are_listed_page_by_page(
+    run: Run, airflow: FakeAirflow, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("touchstone.client.api.LIST_LIMIT", 2)
+    for number in range(5):
+        airflow.add_submission(f"s-{number}", status="error" if number % 2 else "success")
+    found = json.loads(run("list", "--all", "--json").stdout)
+    names = [item["submission_id"] for item in found["submissions"]]
+    assert sorted(names) == [f"s-{number}" for number in range(5)]
+    assert found["next"] is None
+    assert found["dispatcher"]
+    text = run("list", "--all", "--status", "error").stdout
+    assert ("s-1" in text, "s-3" in text, "s-2" in text) == (True, True, False)
 
 
 def test_an_engineer_lists_own_submissions_and_an_admin_all(run: Run, airflow: FakeAirflow) -> None:
@@ -70,7 +84,7 @@ def test_an_engineer_lists_own_submissions_and_an_admin_all(run: Run, airflow: F
     airflow.add_submission("s-2", submitted_by="other")
     own = json.loads(run("list", "--json").stdout)
     every = json.loads(run("list", "--as", "admin", "--json").stdout)
-    assert (own["total"], every["total"]) == (1, 2)
+    assert (len(own["submissions"]), len(every["submissions"])) == (1, 2)
     picked = json.loads(run("list", "--as", "admin", "--user", "other", "--json").stdout)
     assert [item["submission_id"] for item in picked["submissions"]] == ["s-2"]
 

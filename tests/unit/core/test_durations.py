@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import random
 import statistics
+import threading
 
 import pytest
 
 from touchstone.core.durations import (
+    _MOST_KEYS,
     DEFAULTS,
     Duration,
     ErrorLog,
@@ -230,3 +232,80 @@ def test_a_task_is_compared_by_kind_system_configuration_and_interval():
 
 def test_a_task_of_which_nothing_is_known_is_taken_for_any_training():
     assert describe_task({}) == Like(kind=SlotClass.TRAINING)
+
+
+# --- several threads ---------------------------------------------------------------------------
+
+
+class Meddling(float):
+    """A number that, whenever it is used, lets somebody else act first."""
+
+    def __new__(cls, value, act):
+        number = super().__new__(cls, value)
+        number.act = act
+        return number
+
+    def __le__(self, other):
+        self.act()
+        return float(self) <= other
+
+    def __mul__(self, other):
+        self.act()
+        return float(self) * other
+
+    __rmul__ = __mul__
+
+
+def test_estimates_are_judged_while_others_check_more_of_them():
+    """The loop of events adds while the loop that publishes reads: a deque does not bear that."""
+    log = ErrorLog(limit=50)
+
+    def add():
+        log.add(waited_seconds=1, p50_seconds=1, p90_seconds=2)
+
+    for _ in range(30):
+        log.add(waited_seconds=Meddling(1, add), p50_seconds=1, p90_seconds=2)
+
+    assert log.stretch == 1.0
+    for _ in range(30):
+        log.add(waited_seconds=Meddling(1, add), p50_seconds=1, p90_seconds=2)
+    assert log.summarise().covered_p90 == 1.0
+
+
+def test_what_is_learnt_while_somebody_asks_is_not_forgotten():
+    """An answer that was worked out before would otherwise stand until the next task ends."""
+
+    class Slow(History):
+        def _work_out(self, key):
+            found = super()._work_out(key)
+            if not learning:
+                thread = threading.Thread(target=self.add, args=(key, 500))
+                learning.append(thread)
+                thread.start()
+                thread.join(0.2)  # as long as it gets in between, if it does
+            return found
+
+    learning = []
+    history = Slow()
+    fill(history, FIVE, *[10] * 2)
+
+    history.expect(FIVE)
+    learning[0].join()
+
+    assert history.expect(FIVE).p50_seconds == 10
+    assert sorted(history._seconds[FIVE]) == [10, 10, 500]
+    assert history.expect(FIVE).p90_seconds > 500
+
+
+def test_no_more_kinds_of_tasks_are_kept_than_are_of_use():
+    """Whoever submits chooses the configuration's name, and so what is told apart."""
+    history = History()
+    for number in range(3 * _MOST_KEYS):
+        key = Like(kind=SlotClass.TRAINING, system="a", config_file=f"c{number}", interval=5)
+        history.add(key, number)
+        history.expect(key)
+
+    assert len(history._seconds) <= _MOST_KEYS
+    assert len(history._known) <= _MOST_KEYS
+    newest = Like(kind=SlotClass.TRAINING, system="a")
+    assert history.expect(newest).p50_seconds > 3 * _MOST_KEYS - 60

@@ -30,7 +30,7 @@ def book(records):
 def reads(records, monkeypatch):
     """How often each way of reading tasks was used."""
     counted = Counter()
-    for name in ("list_tasks", "list_all_tasks", "find_task"):
+    for name in ("list_tasks", "find_task"):
         original = getattr(records, name)
 
         def count(*args, name=name, original=original):
@@ -205,6 +205,40 @@ def test_what_waits_no_more_is_forgotten(book, airflow, enter):
     book.load(airflow.read_instances())
 
     assert book.find(instance) is None
+
+
+def test_needs_are_forgotten_with_the_last_task_that_has_them(book, airflow, enter):
+    """They were kept for as long as the process lived, one for each job that ever waited."""
+    one, other = enter("s-1", job="a"), enter("s-2", job="a")
+    for number in range(3, 50):
+        enter(f"s-{number}", job=f"job-{number}")
+    instances = airflow.read_instances()
+    book.load(instances)
+    needs = {id(book.get_demand(instance).needs) for instance in instances}
+    assert len(needs) == len(book._needs) == 48
+
+    for instance in instances:
+        if instance.key != other.key:
+            airflow.end(instance.key)
+    book.load(airflow.read_instances())
+
+    assert list(book._needs) == [book.get_demand(other).needs]
+    assert book.get_demand(one) is None
+
+
+def test_needs_of_an_earlier_try_are_forgotten_too(book, airflow, enter, records, clock):
+    instance = enter(limits=Limits(memory_mib=4 * GIB))
+    book.load(airflow.read_instances())
+    book.get_demand(instance)
+    end_attempt(records, clock, outcome="failed(infrastructure)", failure_class="oom")
+    airflow.change(instance.key, try_number=2)
+    again = airflow.instances[instance.key]
+
+    for _ in range(2):
+        book.load(airflow.read_instances())
+        book.get_demand(again)
+
+    assert list(book._needs) == [book.get_demand(again).needs]
 
 
 def test_a_record_is_read_as_it_is_when_that_matters(book, airflow, enter, records):

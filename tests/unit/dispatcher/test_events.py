@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
 from touchstone.dispatcher.events import EventHandler
 from touchstone_agent.protocol.envelope import generate_key, load_private_key
 from touchstone_agent.protocol.errors import MessageRefused
 from touchstone_agent.protocol.messages import (
+    MAX_CHUNK_BYTES,
     Acknowledge,
     AttemptPhase,
     Grants,
@@ -240,3 +243,145 @@ def test_a_hello_is_answered_with_what_the_server_should_be_running(
     assert sent_only not in sync.expected
     assert ended not in sync.expected
     assert records.find_server("local")["heartbeat_at"] == clock().isoformat()
+
+
+def say_hello(make_event, *refs):
+    running = tuple((ref, AttemptPhase.RUNNING) for ref in refs)
+    return make_event(Hello(inventory=INVENTORY.model_copy(update={"running": running})))
+
+
+def test_a_hello_reads_what_is_at_work_and_none_of_the_past(
+    handler, agent, records, make_event, make_task, make_submission, clock, monkeypatch
+):
+    """It read every task there ever was, between two events."""
+    make_submission()
+    running = make_task("i1")
+    handler.handle(make_event(phase(running, "running", clock)))
+    for number in range(100):
+        make_task(f"i{100 + number}", status="success")
+    read = []
+    for name in ("_scan", "_find_many"):
+        original = getattr(records, name)
+
+        def count(table, *args, original=original):
+            found = original(table, *args)
+            read.extend(found)
+            return found
+
+        monkeypatch.setattr(records, name, count)
+
+    handler.handle(make_event(Hello(inventory=INVENTORY)))
+
+    [sync] = agent.commands(Sync)
+    assert sync.expected == (running,)
+    assert len(read) <= 1
+
+
+def test_what_a_server_says_it_runs_is_looked_up_although_the_index_is_behind(
+    handler, agent, make_event, make_task, make_submission, clock, monkeypatch
+):
+    """An index is as of a moment ago, and what is not expected is ended ten minutes later."""
+    make_submission()
+    heard, unheard, elsewhere = make_task("i1"), make_task("i5"), make_task("i20", server="rio")
+    handler.handle(make_event(phase(heard, "running", clock)))
+    monkeypatch.setattr(handler, "_at_work", dict)
+    older = heard.model_copy(update={"fence": 9, "attempt": 9})
+    unknown = heard.model_copy(update={"task_id": "i99"})
+
+    handler.handle(say_hello(make_event, heard, unheard, elsewhere, older, unknown))
+
+    [sync] = agent.commands(Sync)
+    assert sync.expected == (heard, unheard)
+
+
+def test_what_has_ended_is_not_expected_although_the_index_is_behind(
+    handler, agent, make_event, make_task, monkeypatch
+):
+    ended = make_task("i1", status="error", phase="rejected")
+    key = (ended.submission_id, ended.task_id)
+    monkeypatch.setattr(handler, "_at_work", lambda: {key: "local"})
+
+    handler.handle(say_hello(make_event, ended))
+
+    [sync] = agent.commands(Sync)
+    assert sync.expected == ()
+
+
+def test_a_server_that_claims_to_run_everything_costs_a_bounded_number_of_readings(
+    handler, records, make_event, make_task, monkeypatch
+):
+    ref, asked = make_task("i1"), []
+    find = records.find_tasks
+    monkeypatch.setattr(records, "find_tasks", lambda keys: find(asked.extend(keys) or keys))
+    many = [ref.model_copy(update={"task_id": f"i{number}"}) for number in range(1500)]
+
+    handler.handle(say_hello(make_event, *many))
+
+    assert len(asked) == 1000
+
+
+def test_messages_of_a_stranger_cost_one_look_at_one_record(
+    handler, records, make_event, clock, monkeypatch
+):
+    """Each of them read all servers again."""
+    handler.handle(make_event(Heartbeat(inventory=INVENTORY)))
+    looks = []
+    for name in ("list_servers", "find_server"):
+        original = getattr(records, name)
+
+        def look(*args, name=name, original=original):
+            looks.append((name, *args))
+            return original(*args)
+
+        monkeypatch.setattr(records, name, look)
+    text = make_event(Heartbeat(inventory=INVENTORY), server="stranger", kid="stranger")
+
+    for _ in range(20):
+        with pytest.raises(MessageRefused):
+            handler.handle(text)
+
+    assert looks == [("find_server", "stranger")]
+    clock.advance(seconds=6)
+    with pytest.raises(MessageRefused):
+        handler.handle(text)
+    assert len(looks) == 2
+
+
+def test_strangers_of_many_names_cost_no_more_than_a_bounded_number_of_looks(
+    handler, records, make_event, monkeypatch
+):
+    handler.handle(make_event(Heartbeat(inventory=INVENTORY)))
+    looks = []
+    monkeypatch.setattr(records, "find_server", looks.append)
+
+    for number in range(1200):
+        with pytest.raises(MessageRefused):
+            handler.handle(json.dumps({"kid": f"x{number}", "sig": "", "payload": ""}))
+
+    assert len(looks) == 1000
+
+
+@pytest.mark.parametrize(
+    "kid", ["", "#control", "é", "x" * 300, "\ud800", 5, None, ["a"]], ids=repr
+)
+def test_what_can_be_no_servers_name_is_not_even_looked_for(
+    handler, records, make_event, monkeypatch, kid
+):
+    handler.handle(make_event(Heartbeat(inventory=INVENTORY)))
+    monkeypatch.setattr(records, "find_server", lambda _: pytest.fail("looked for"))
+
+    with pytest.raises(MessageRefused):
+        handler.handle(json.dumps({"kid": kid, "sig": "", "payload": ""}))
+
+
+def test_a_piece_of_a_console_has_a_longest_size(handler, agent, make_event, make_task):
+    """Whoever reads on from an offset looks no further back than that."""
+    ref = make_task()
+    for size in (MAX_CHUNK_BYTES, MAX_CHUNK_BYTES + 1):
+        wanted = Want(path="000000000000", sha256="a" * 64, size=size)
+        event = GrantsWanted(ref=ref, purpose="console", wants=(wanted,))
+        handler.handle(make_event(event))
+
+    first, second = agent.commands(Grants)
+    assert first.grants
+    assert "longer" in second.refused["000000000000"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from datetime import timedelta
 
 import pytest
@@ -121,17 +122,45 @@ def test_what_did_not_wait_says_nothing_of_estimates(learner, errors, make_recor
     assert errors.summarise().count == 0
 
 
-def test_the_past_is_taken_in_oldest_first(make_record, clock):
-    """The newest are kept, in whatever order the table gives them."""
-    history = History(limit=3)
-    records = []
-    for fence in range(1, 7):
-        clock.advance(hours=1)
-        records.append(make_record(fence * 100, fence=fence))
+def test_the_past_is_taken_in_as_it_comes_and_the_newest_are_kept(make_record, clock):
+    """The store gives the oldest first, without ever holding all of them."""
+    history, left = History(limit=3), []
 
-    Learner(history=history, errors=ErrorLog()).learn_all(reversed(records))
+    def read():
+        for fence in range(1, 7):
+            clock.advance(hours=1)
+            left.append(fence)
+            yield make_record(fence * 100, fence=fence)
+            assert history.expect(describe_task(make_record())) != DEFAULT
 
+    Learner(history=history, errors=ErrorLog()).learn_all(read())
+
+    assert left == [1, 2, 3, 4, 5, 6]
     assert history.expect(describe_task(make_record())).p50_seconds == 500
+
+
+def test_an_attempt_that_two_loops_bring_at_once_counts_once(make_record):
+    """The loop of events and the reconciler may both see a pod's end."""
+
+    class Slow(set):
+        def __contains__(self, mark):
+            is_known = super().__contains__(mark)
+            if not others:
+                others.append(threading.Thread(target=learner.learn, args=(record,)))
+                others[0].start()
+                others[0].join(0.2)  # as long as it gets in between, if it does
+            return is_known
+
+    record, others, history = make_record(100, waited=10), [], History()
+    errors = ErrorLog()
+    learner = Learner(history=history, errors=errors)
+    learner._seen = Slow()
+
+    learner.learn(record)
+    others[0].join()
+
+    assert [len(samples) for samples in history._seconds.values()] == [1] * len(history._seconds)
+    assert errors.summarise().count == 1
 
 
 def test_tasks_that_never_ran_are_no_trouble(learner, make_record):

@@ -171,6 +171,20 @@ def test_past_estimates_stretch_later_ones_and_their_score_is_published(world, p
     assert wait.p90 - world.now == pytest.approx(2 * (calm.p90 - world.now), rel=0.01)
 
 
+def test_whose_a_waiting_task_is_is_published_with_it(world, publisher):
+    """Nobody needs to look that up to show an engineer the own part of the queue."""
+    world.submit("s-1", 1, submitted_by="cyd")
+    world.settle()
+    world.submit("s-2", 1, submitted_by="ann")
+    world.submit("s-3", 1, submitted_by="bob")
+    world.settle()
+
+    waiting = publish(world, publisher).waiting
+
+    owners = {task.submission_id: task.submitted_by for task in waiting}
+    assert owners == {"s-2": "ann", "s-3": "bob"}
+
+
 def test_without_past_estimates_there_is_no_score(world, publisher):
     queue = publish(world, publisher)
 

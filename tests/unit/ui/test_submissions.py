@@ -24,7 +24,7 @@ def test_the_list_holds_own_submissions_newest_first(
     make_submission("foreign", submitted_by="other")
     answer = engineer.get(API)
     assert ids(answer) == ["new", "old"]
-    assert answer.json()["total"] == 2
+    assert answer.json()["next"] is None
 
 
 def test_an_admin_lists_everybodys_and_may_pick_one_user(
@@ -43,13 +43,45 @@ def test_the_list_can_be_narrowed_to_a_status_and_cut_off(
     for number in range(3):
         make_submission(f"s-{number}", status="error")
     make_submission("s-9", status="success")
-    answer = engineer.get(API, params={"status": "error", "limit": 2})
-    assert len(ids(answer)) == 2
-    assert answer.json()["total"] == 3
+    query = {"status": "error", "limit": 2}
+    first = engineer.get(API, params=query)
+    assert ids(first) == ["s-2", "s-1"]
+    second = engineer.get(API, params={**query, "cursor": first.json()["next"]})
+    assert ids(second) == ["s-0"]
+    assert second.json()["next"] is None
+
+
+def test_nobody_lists_by_anothers_name(
+    login: Callable[..., TestClient], make_submission: Callable[..., str]
+) -> None:
+    """Nor does a cursor lead there: it is a place in time, and no key."""
+    for number in range(3):
+        make_submission(f"foreign-{number}", submitted_by="other")
+        make_submission(f"own-{number}")
+    cursor = login("chief", "admin").get(API, params={"limit": 1}).json()["next"]
+    engineer = login()
+    assert ids(engineer.get(API, params={"user": "other"})) == []
+    assert ids(engineer.get(API, params={"user": "other", "cursor": cursor})) == []
+    found = ids(engineer.get(API, params={"cursor": cursor}))
+    assert found
+    assert all(each.startswith("own") for each in found)
+
+
+def test_a_cursor_that_is_none_is_refused_by_name(engineer: TestClient) -> None:
+    answer = engineer.get(API, params={"cursor": "../../s-1"})
+    assert answer.status_code == 400
+    assert answer.json()["field"] == "cursor"
 
 
 @pytest.mark.parametrize(
-    ("query", "field"), [({"status": "done"}, "status"), ({"limit": "0"}, "limit")]
+    ("query", "field"),
+    [
+        ({"status": "done"}, "status"),
+        ({"limit": "0"}, "limit"),
+        ({"limit": "501"}, "limit"),
+        ({"user": ""}, "user"),
+        ({"cursor": "x" * 600}, "cursor"),
+    ],
 )
 def test_a_bad_filter_is_refused_by_name(
     engineer: TestClient, query: dict[str, str], field: str

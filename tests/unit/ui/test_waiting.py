@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from datetime import timedelta
 
 import pytest
@@ -17,6 +18,7 @@ def publish(objects, settings):
             WaitingTask(
                 submission_id=submission_id,
                 task_id=task_id,
+                submitted_by="engineer" if submission_id == "s-1" else "other",
                 position=position,
                 of=3,
                 reason="all slots are taken",
@@ -79,6 +81,7 @@ def test_an_engineer_sees_the_own_part_of_the_queue_and_how_long_it_is(
     everything = login("chief", "admin").get("/api/v1/queue").json()
 
     assert {item["submission_id"] for item in own["waiting"]} == {"s-1"}
+    assert "submitted_by" not in own["waiting"][0]
     assert own["total"] == 3
     assert len(everything["waiting"]) == 3
     assert own["servers"][0]["name"] == "rio"
@@ -111,3 +114,26 @@ def test_a_queue_that_nobody_can_read_is_as_good_as_none(engineer, objects, sett
     objects.put(settings.content_bucket, QUEUE_KEY, b"not json")
 
     assert engineer.get("/api/v1/queue").json()["dispatcher"]["is_alive"] is False
+
+
+def test_the_queue_is_told_without_reading_a_record(engineer, records, publish, monkeypatch):
+    """An engineer's part of it was found by reading all submissions there ever were."""
+    publish()
+    for name in ("_scan", "_query", "_find", "_find_many", "_iterate_newest"):
+        monkeypatch.setattr(records, name, lambda *_, **__: pytest.fail("a record was read"))
+
+    assert len(engineer.get("/api/v1/queue").json()["waiting"]) == 2
+
+
+def test_a_queue_of_a_dispatcher_that_does_not_say_whose_it_is_is_shown_to_admins(
+    engineer, login, objects, settings, publish
+):
+    """While an installation is upgraded the API may be the newer one."""
+    publish()
+    plain = json.loads(objects.get(settings.content_bucket, QUEUE_KEY))
+    for task in plain["waiting"]:
+        del task["submitted_by"]
+    objects.put(settings.content_bucket, QUEUE_KEY, json.dumps(plain).encode())
+
+    assert engineer.get("/api/v1/queue").json()["waiting"] == []
+    assert len(login("chief", "admin").get("/api/v1/queue").json()["waiting"]) == 3

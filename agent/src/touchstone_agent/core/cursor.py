@@ -10,7 +10,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-MAX_CHUNK_BYTES = 256 * 1024
+from touchstone_agent.protocol.messages import MAX_CHUNK_BYTES
+
 MAX_CHUNKS_AT_ONCE = 16
 
 

@@ -32,8 +32,13 @@ PROTOCOL_VERSION = 1
 MAX_WANTS = 250
 """Leave for more would not fit into one answer."""
 
+MAX_WANTS = 1000
 MAX_RUNNING = 1000
 MAX_GPUS = 64
+
+MAX_CHUNK_BYTES = 256 * 1024
+"""No piece of a console that is stored at once is longer: whoever reads on from an offset need not
+look further back than that."""
 
 
 class SlotClass(StrEnum):

@@ -24,7 +24,14 @@ from touchstone_agent.protocol.facts import (
     RunnerVerdict,
     Wire,
 )
-from touchstone_agent.protocol.messages import MAX_GPUS, AttemptRef, Grant, Input, Limits
+from touchstone_agent.protocol.messages import (
+    MAX_CHUNK_BYTES,
+    MAX_GPUS,
+    AttemptRef,
+    Grant,
+    Input,
+    Limits,
+)
 from touchstone_agent.protocol.words import (
     MAX_FILES,
     Count,
@@ -44,9 +51,6 @@ POD_PROTOCOL_VERSION = 1
 
 MAX_STATE_BYTES = 1024**2
 """What an answer may weigh beside the console that was asked for: verdict, files and progress."""
-
-CONSOLE_BYTES = 262_144
-"""How much of a console is asked for at once."""
 
 HOST_KEY_MARK = "touchstone-pod host key:"
 """What the console line begins with that names the host key's fingerprint (``SHA256:...``)."""
@@ -124,7 +128,7 @@ class PodPoll(Wire):
 
     lease_seconds: int = Field(ge=1)
     console_offset: int = Field(default=0, ge=0)
-    console_bytes: int = Field(default=CONSOLE_BYTES, ge=0)
+    console_bytes: int = Field(default=MAX_CHUNK_BYTES, ge=0)
 
 
 class PodState(Wire):

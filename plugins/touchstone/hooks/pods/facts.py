@@ -21,6 +21,9 @@ RENTAL = "rental"
 REAPER = "reaper"
 """What the reaper's memory and its last proof are noted under."""
 
+BILLING = "billing"
+"""What is remembered of the search for pods that wait for their bills is noted under."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class RentalFacts:

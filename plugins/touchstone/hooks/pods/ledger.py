@@ -107,12 +107,28 @@ class Ledger:
 
     def list_unbilled(self, now: datetime) -> list[Entry]:
         """Return how pods of this month and the last were closed that are not billed yet."""
-        this = build_month(now)
-        last = build_month(now.replace(day=1) - timedelta(days=1))
-        entries = [*self._meter.list_month(last), *self._meter.list_month(this)]
+        return self._meter.list_unbilled(_find_last_month(now))
+
+    def note_billed(self, closed: Entry) -> None:
+        """Take a pod off that list: its bill is booked everywhere."""
+        self._meter.note_billed(closed)
+
+    def find_unbilled(self, now: datetime) -> int:
+        """
+        Put pods on that list that an earlier version has closed, which knew of no list.
+
+        Reads all meters of two months.
+
+        :return: How many were found, on the list or not.
+        """
+        months = (build_month(_find_last_month(now)), build_month(now))
+        entries = [entry for month in months for entry in self._meter.list_month(month)]
         billed = {e.rental.pod_id for e in entries if e.kind is EntryKind.BILLED}
-        closed = (e for e in entries if e.kind is EntryKind.CLOSED)
-        return [entry for entry in closed if entry.rental.pod_id not in billed]
+        closed = [e for e in entries if e.kind is EntryKind.CLOSED]
+        found = [entry for entry in closed if entry.rental.pod_id not in billed]
+        for entry in found:
+            self._meter.note_unbilled(entry)
+        return len(found)
 
     def _build_scopes(self, record: Record) -> tuple[Scope, ...]:
         spec = TaskSpec.model_validate(record["config"])
@@ -123,6 +139,12 @@ class Ledger:
             at=datetime.fromisoformat(record["intent_at"]),
             budget=spec.pods.budget,
         )
+
+
+def _find_last_month(now: datetime) -> datetime:
+    """Return when the month before this one began."""
+    first = now.replace(day=1, hour=0, minute=0, second=0, microsecond=0)
+    return (first - timedelta(days=1)).replace(day=1)
 
 
 def build_limits(settings: Settings) -> BudgetLimits:

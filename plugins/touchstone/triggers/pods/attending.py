@@ -12,13 +12,10 @@ from typing import Final
 from pydantic import TypeAdapter
 
 from touchstone.core import attempts
-from touchstone.core.names import (
-    build_attempt_prefix,
-    build_console_key,
-    build_output_key,
-)
+from touchstone.core.names import build_console_key, build_output_key
 from touchstone.core.pod_attempts import find_pod, note_login
 from touchstone.core.tasks import build_pod_start
+from touchstone.hooks.consoles import find_end
 from touchstone.hooks.pods.desk import PodDesk, TaskKey
 from touchstone.hooks.pods.shell import CallRefused, SenselessAnswer
 from touchstone.hooks.records import Record
@@ -29,9 +26,13 @@ from touchstone.triggers.pods.preflight import check_host
 from touchstone_agent.core.backoff import Backoff
 from touchstone_agent.protocol.errors import TransientError
 from touchstone_agent.protocol.facts import ExitFacts, Files, RunnerVerdict, UploadedFile
-from touchstone_agent.protocol.messages import AttemptPhase, Grant, PhaseChanged
+from touchstone_agent.protocol.messages import (
+    MAX_CHUNK_BYTES,
+    AttemptPhase,
+    Grant,
+    PhaseChanged,
+)
 from touchstone_agent.protocol.pods import (
-    CONSOLE_BYTES,
     PodPhase,
     PodPoll,
     PodState,
@@ -202,7 +203,7 @@ class Attendant:
     def _count_console_bytes(self) -> int:
         """Return how much of the console is asked for; none beyond what a console may have."""
         most = self._limits.console_bytes + CONSOLE_SLACK_BYTES
-        return min(CONSOLE_BYTES, max(0, most - (self._offset or 0)))
+        return min(MAX_CHUNK_BYTES, max(0, most - (self._offset or 0)))
 
     # --- beginning --------------------------------------------------------------------------
 
@@ -281,15 +282,9 @@ class Attendant:
 
     async def _find_offset(self) -> int:
         """Return where the stored console ends: whoever followed before has stored up to there."""
-        stored = await asyncio.to_thread(
-            self._desk.objects.list,
-            self._desk.settings.logs_bucket,
-            build_attempt_prefix(self._ref),
+        return await asyncio.to_thread(
+            find_end, self._desk.objects, self._desk.settings.logs_bucket, self._ref
         )
-        if not stored:
-            return 0
-        last = stored[-1]
-        return int(last.key.rpartition("/")[2].removesuffix(".log")) + last.size
 
     async def _take_console(self, state: PodState) -> bool:
         """Store what has come of the console; return whether there is more of it."""

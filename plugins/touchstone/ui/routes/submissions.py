@@ -7,6 +7,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Depends, Query
 from pydantic import BaseModel, ConfigDict, Field
 
+from touchstone.core.paging import Place
 from touchstone.core.queue import Queue
 from touchstone.core.states import SubmissionStatus
 from touchstone.hooks.records import Record
@@ -26,7 +27,7 @@ from touchstone.ui.queries import (
     show_record,
     show_results,
 )
-from touchstone.ui.waiting import add_waiting, describe_dispatcher, find_first
+from touchstone.ui.waiting import add_waiting, describe_dispatcher, group_waiting, show_first
 
 router = APIRouter(prefix="/submissions")
 
@@ -56,16 +57,25 @@ def list_submissions(
     queue: QueueDep,
     clock: ClockDep,
     status: SubmissionStatus | None = None,
-    user: str | None = None,
+    user: Annotated[str | None, Query(min_length=1, max_length=250)] = None,
     limit: Annotated[int, Query(ge=1, le=500)] = 50,
+    cursor: Annotated[str | None, Query(max_length=512)] = None,
 ) -> dict[str, Any]:
-    """Return the newest submissions that the caller may see."""
-    found, total = list_visible_submissions(records, caller, status=status, user=user, limit=limit)
+    """Return the newest submissions that the caller may see; ``next`` is the next page's cursor."""
+    found, following = list_visible_submissions(
+        records,
+        caller,
+        status=status,
+        user=user,
+        limit=limit,
+        before=Place.from_cursor(cursor) if cursor else None,
+    )
+    waiting = group_waiting(queue)
     for record in found:
-        record["waiting"] = find_first(record["submission_id"], queue)
+        record["waiting"] = show_first(waiting.get(record["submission_id"], ()))
     return {
         "submissions": found,
-        "total": total,
+        "next": following.to_cursor() if following else None,
         "dispatcher": describe_dispatcher(queue, clock()),
     }
 
@@ -87,7 +97,7 @@ def get_submission(
 
 
 def _find_position(record: Record, queue: Queue | None) -> int | None:
-    first = find_first(record["submission_id"], queue)
+    first = show_first(group_waiting(queue).get(record["submission_id"], ()))
     return first["position"] if first else None
 
 

@@ -1,0 +1,47 @@
+"""Where a page of a list ends and the next one begins. Pure."""
+
+from __future__ import annotations
+
+import base64
+from datetime import datetime
+from typing import NamedTuple, Self
+
+from touchstone_agent.protocol.errors import ConfigurationError
+
+_LONGEST_CURSOR = 512
+
+
+class Place(NamedTuple):
+    """
+    A submission's place among all: the newer one is the greater.
+
+    :param created_at: When it was written first, ISO 8601 in UTC: such texts sort like times.
+    :param submission_id: Tells two of the same moment apart.
+    """
+
+    created_at: str
+    submission_id: str
+
+    def to_cursor(self) -> str:
+        """Return it as text, for the other side to bring back as it is."""
+        return base64.urlsafe_b64encode(" ".join(self).encode()).decode().rstrip("=")
+
+    @classmethod
+    def from_cursor(cls, text: str) -> Self:
+        """
+        Return the place that a cursor stands for.
+
+        :raises ConfigurationError: If it is no cursor of ours.
+        """
+        try:
+            if len(text) > _LONGEST_CURSOR:
+                raise ValueError("too long")
+            padded = text + "=" * (-len(text) % 4)
+            plain = base64.b64decode(padded, altchars=b"-_", validate=True).decode("ascii")
+            created_at, submission_id = plain.split(" ")
+            datetime.fromisoformat(created_at)
+        except ValueError as error:
+            raise ConfigurationError(
+                "cursor: is none; take the `next` of an earlier page as it is"
+            ) from error
+        return cls(created_at, submission_id)
