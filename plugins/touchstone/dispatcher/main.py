@@ -82,7 +82,7 @@ class Dispatcher:
         self._learner = Learner(history=history, errors=errors)
         self._placer = Placer(
             airflow=pools,
-            book=TaskBook(records),
+            book=TaskBook(records, runs.read_named_submissions),
             servers=Cached(records.list_servers, seconds=FACTS_SECONDS),
             control=Cached(partial(read_control, records), seconds=FACTS_SECONDS),
             starter=Starter(records=records, objects=objects, agent=agent, settings=settings),
@@ -90,6 +90,7 @@ class Dispatcher:
             history=history,
             settings=settings,
             clock=_now,
+            get_key=lambda: agent.placement_key,
         )
         self._publisher = Publisher(
             placer=self._placer, objects=objects, settings=settings, errors=errors, clock=_now

@@ -863,6 +863,7 @@ def test_failures_in_an_earlier_run_do_not_count(world):
 
     again = world.airflow.add("s-1--2", map_index=0)
     world.keys["s-1", "i5"] = again
+    world.records.change_submission("s-1", lambda _: {"run_ids": ["s-1", "s-1--2"]})
     world.records.change_task(
         "s-1",
         "i5",
