@@ -76,7 +76,7 @@ def set_paused(
             **note_action(record, at=now, by=by, action=action),
         }
 
-    _change_control(records, decide)
+    change_control(records, decide)
     return read_control(records)
 
 
@@ -100,10 +100,16 @@ def set_weights(
             **note_action(record, at=now, by=by, action="fleet apply: weights"),
         }
 
-    _change_control(records, decide)
+    change_control(records, decide)
 
 
-def _change_control(records: RecordStore, decide: Callable[[Record], Record | None]) -> None:
+def change_control(records: RecordStore, decide: Callable[[Record], Record | None]) -> None:
+    """
+    Change what holds for the whole installation.
+
+    :param records: The records.
+    :param decide: Gets what is on record; returns the fields to set, or ``None`` for no change.
+    """
     try:
         records.change_server(CONTROL, decide)
     except RecordNotFound:
