@@ -58,8 +58,8 @@ def write_entries(acts: Sequence[Act], *, by: str) -> list[Entry]:
             select(DagRun.run_id, DagRun.conf).where(
                 DagRun.dag_id == DAG_ID, DagRun.run_id.in_(run_ids)
             )
-        ).tuples()
-        confs: dict[str, Any] = dict(rows.all())
+        ).all()
+        confs: dict[str, Any] = {row.run_id: row.conf for row in rows}
         for act in acts:
             conf = confs.get(act.run_id or "")
             named = conf.get(CONF_SUBMISSION) if isinstance(conf, dict) else None
