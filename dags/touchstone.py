@@ -12,7 +12,6 @@ from touchstone.core.pools import FINISH_POOL, QUEUE_POOL
 from touchstone.operators.agent import PlacedOperator
 from touchstone.operators.collect import CollectOperator
 from touchstone.operators.submission import (
-    VALIDATION_KEY,
     PlanOperator,
     RegisterOperator,
     accept_submission,
@@ -290,47 +289,45 @@ with DAG(
     validate = PlacedOperator(
         task_id="validate",
         pool=QUEUE_POOL,
-        spec=register.output[VALIDATION_KEY],
         # What a host did, or a pod that was not to be had, says nothing of the submission.
         **UNTIL_SETTLED,
     )
     accept = ShortCircuitOperator(
         task_id="accept",
         python_callable=accept_submission,
-        op_args=[register.output],
         # A validation that was not needed again is skipped.
         trigger_rule="none_failed",
         # Without a schedule the run ends here, ``evaluate`` included.
         ignore_downstream_trigger_rules=True,
     )
-    plan = PlanOperator(task_id="plan", submission_id=register.output)
+    plan = PlanOperator(task_id="plan")
 
     @task_group(group_id="interval", prefix_group_id=False)
-    def interval(spec: object) -> None:
+    def train_interval(interval: object) -> None:
         """Train one interval's pair of models, then publish it."""
         train = PlacedOperator(
             task_id="train",
             pool=QUEUE_POOL,
-            spec=spec,
+            interval=interval,
             **UNTIL_SETTLED,
-            map_index_template="interval {{ task.spec.interval }}",
+            map_index_template="interval {{ task.interval }}",
         )
         collect = CollectOperator(
             task_id="collect",
             pool=FINISH_POOL,
-            spec=spec,
-            map_index_template="interval {{ task.spec.interval }}",
+            interval=interval,
+            map_index_template="interval {{ task.interval }}",
         )
         train >> collect
 
     evaluate = PythonOperator(
         task_id="evaluate",
         python_callable=evaluate_submission,
-        op_args=[register.output, "{{ run_id }}"],
         # It closes the submission however the trainings ended.
         trigger_rule="all_done",
         retries=3,
     )
 
-    validate >> accept >> plan
-    interval.expand(spec=plan.output) >> evaluate
+    # What passes through XComs chooses among the run's own records, and is no authority.
+    register >> validate >> accept >> plan
+    train_interval.expand(interval=plan.output) >> evaluate

@@ -1,4 +1,9 @@
-"""The DAG ``touchstone_housekeeping``: what is done from time to time, whatever is submitted."""
+"""
+The DAG ``touchstone_housekeeping``: looks for pods that nobody waits for, when somebody asks.
+
+The dispatcher looks by itself, every ``TOUCHSTONE_RUNPOD_REAP_SECONDS``. Nothing depends on this
+DAG: pausing or deleting it stops no looking.
+"""
 
 from __future__ import annotations
 
@@ -7,21 +12,15 @@ from datetime import UTC, datetime, timedelta
 from airflow.sdk import DAG
 
 from touchstone.operators.housekeeping import ReapOperator
-from touchstone.settings import get_settings
-
-SETTINGS = get_settings().runpod
-EVERY = timedelta(seconds=SETTINGS.reap_seconds)
 
 with DAG(
     dag_id="touchstone_housekeeping",
-    description="End pods that nobody waits for, and settle their accounts.",
+    description="End pods that nobody waits for, and settle their accounts, now.",
     doc_md=__doc__,
-    # Without RunPod there is nothing to look at.
-    schedule=EVERY if SETTINGS.conn_id else None,
+    schedule=None,
     start_date=datetime(2024, 1, 1, tzinfo=UTC),
     catchup=False,
     max_active_runs=1,
-    # A look that fails is made up for by the next one; only a few in a row are news.
     default_args={"owner": "touchstone", "retries": 2, "retry_delay": timedelta(seconds=5)},
     dagrun_timeout=timedelta(minutes=10),
     tags=["touchstone"],

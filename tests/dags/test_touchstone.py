@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from airflow.sdk.definitions.context import Context
+from airflow.sdk.definitions.xcom_arg import XComArg
 
 from touchstone.core.conf import CONF_KEYS, parse_conf
 from touchstone.core.pools import FINISH_POOL, QUEUE_POOL
@@ -53,6 +54,26 @@ def test_no_callable_has_a_parameter_that_airflow_keeps_for_itself(dag):
     for task_id in ("accept", "evaluate"):
         names = set(inspect.signature(dag.get_task(task_id).python_callable).parameters)
         assert not names & KNOWN_CONTEXT_KEYS
+
+
+def find_taken(task):
+    """Return what a task takes from others' XComs: whose, by the argument's name."""
+    given = {name: getattr(task, name, None) for name in (*task.template_fields, "op_args")}
+    return {
+        name: operator.task_id
+        for name, value in given.items()
+        for operator, _ in XComArg.iter_xcom_references(value)
+    }
+
+
+def test_intervals_to_expand_over_are_all_that_a_task_takes_from_another(dag):
+    """Whole specifications travelled by XComs, which users of Airflow may edit."""
+    taken = {task.task_id: find_taken(task) for task in dag.tasks}
+
+    assert {name: what for name, what in taken.items() if what} == {
+        "train": {"interval": "plan"},
+        "collect": {"interval": "plan"},
+    }
 
 
 def test_what_needs_a_server_waits_in_the_waiting_room(dag):

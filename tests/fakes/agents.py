@@ -6,6 +6,8 @@ from __future__ import annotations
 class FakeAgentHook:
     """Keeps every command with its server and the message it answers."""
 
+    placement_key = b"sealed by the control plane"
+
     def __init__(self) -> None:
         self.sent: list[tuple[str, object, str | None]] = []
 

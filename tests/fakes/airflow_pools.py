@@ -222,8 +222,7 @@ class FakeLockedPools:
         now = self._find(instance)
         if now is None:
             return False
-        of_try = {"try": now.try_number, "max_tries": now.max_tries}
-        note = {**json.loads(json.dumps(placement)), **of_try}
+        note = json.loads(json.dumps(placement))
         for key, other in self._airflow.instances.items():
             if other.dag_run_pk == now.dag_run_pk and other.is_parked:
                 self.changes[key] = replace(self.changes.get(key, other), is_parked=False)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from types import SimpleNamespace
@@ -26,7 +27,7 @@ from touchstone.dispatcher.control import read_control
 from touchstone.dispatcher.metadata.rows import TRAINING, VALIDATION
 from touchstone.dispatcher.placing import Placer
 from touchstone.dispatcher.rental import Rental
-from touchstone.hooks.records import Record
+from touchstone.hooks.records import Record, RecordExists
 from touchstone.hooks.starts import Starter
 from touchstone.operators.agent import PlacedOperator
 from touchstone.settings import Settings
@@ -74,6 +75,7 @@ class World:
         self.keys: dict[tuple[str, str], Key] = {}
         patch("touchstone.hooks.records.RecordStore.connect", lambda _: self.records)
         patch("touchstone.hooks.starts.Starter.connect", lambda _: self.starter)
+        patch("touchstone.hooks.agent.AgentHook", lambda **_: self.agent)
         patch("touchstone.operators.agent.get_settings", lambda: self.settings)
         patch("touchstone.operators.agent.datetime", SimpleNamespace(now=lambda _: self.now))
         patch("touchstone.hooks.starts.datetime", SimpleNamespace(now=lambda _: self.now))
@@ -103,6 +105,7 @@ class World:
             history=self.history,
             settings=self.settings,
             clock=self.clock,
+            get_key=lambda: self.agent.placement_key,
         )
         self.dispatchers.append(made)
         return made
@@ -179,6 +182,7 @@ class World:
             }
         )
         run_id = run_id or submission_id
+        self._put_on_record(submission_id, run_id, spec.submitted_by)
         self.records.create_task(
             attempts.new_task(spec, run_id=run_id, map_index=map_index, now=self.now)
         )
@@ -186,6 +190,17 @@ class World:
         key = self.airflow.add(run_id, airflow_task, map_index)
         self.keys[submission_id, task_id] = key
         return key
+
+    def _put_on_record(self, submission_id: str, run_id: str, owner: str) -> None:
+        with contextlib.suppress(RecordExists):
+            self.records.create_submission(
+                {
+                    "submission_id": submission_id,
+                    "submitted_by": owner,
+                    "status": "queued",
+                    "run_ids": [run_id],
+                }
+            )
 
     # --- what happens ----------------------------------------------------------------------
 
@@ -210,15 +225,22 @@ class World:
         """Let a worker run the operator of a queued task instance."""
         placement = self.airflow.begin(key)
         instance, record = self.airflow.instances[key], self.record(key)
-        operator = PlacedOperator(task_id=instance.task_id, spec=record["config"])
+        operator = PlacedOperator(task_id=instance.task_id, interval=record["interval"])
+        run = SimpleNamespace(
+            run_id=instance.run_id,
+            conf={"submission_id": record["submission_id"]},
+            triggering_user_name=record["config"]["submitted_by"],
+        )
         ti = SimpleNamespace(
+            id=instance.id,
             run_id=instance.run_id,
             try_number=instance.try_number,
             map_index=instance.map_index,
             max_tries=instance.max_tries,
         )
         try:
-            operator.execute({"ti": ti, "task_state_store": {"placement": placement}})  # type: ignore[typeddict-unknown-key,typeddict-item]
+            store = {"placement": placement}
+            operator.execute({"dag_run": run, "ti": ti, "task_state_store": store})  # type: ignore[typeddict-unknown-key,typeddict-item]
         except TaskDeferred as deferral:
             self.fences[key] = deferral.trigger.fence
             self.airflow.defer(key)

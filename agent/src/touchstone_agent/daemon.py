@@ -114,7 +114,7 @@ class Agent:
             slots=settings.slots,
             validation_slots=settings.validation_slots,
             gpu_ids=tuple(int(gpu["index"]) for gpu in machine.gpus),
-            images_allowed=settings.images_allowed,
+            images_allowed=settings.image_patterns,
         )
         self._lock = threading.RLock()
         self._cells: dict[AttemptRef, AttemptCell] = {}

@@ -33,6 +33,7 @@ CONTROL_KID = "control"
 SERVER_VARIABLE = "TOUCHSTONE_SERVER"
 
 Environment = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9]{1,11}$")]
+ImagePattern = Annotated[str, StringConstraints(pattern=r"^\S{1,512}$")]
 ServerName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9-]{0,59}$")]
 
 
@@ -106,7 +107,8 @@ class AgentSettings(_Section):
     :param quarantine_seconds: How long an attempt that nobody expects may go on.
     :param sync_grace_seconds: How long an expected attempt may take to arrive before it is lost.
     :param min_free_mib: Free disk below which no START is taken, MiB.
-    :param images_allowed: Patterns of images that may run here.
+    :param images_allowed: Patterns of images that may run here; there is no default, because
+        whoever may name an image may run anything. Where nothing isolates, no image is run.
     :param gpu: ``auto`` detects NVIDIA GPUs, ``none`` hides them, a list names some by index.
     """
 
@@ -128,7 +130,7 @@ class AgentSettings(_Section):
     quarantine_seconds: float = Field(default=600, ge=0)
     sync_grace_seconds: float = Field(default=30, ge=0)
     min_free_mib: int = Field(default=1024, ge=0)
-    images_allowed: tuple[str, ...] = ("*",)
+    images_allowed: tuple[ImagePattern, ...] = ()
     gpu: Literal["auto", "none"] | tuple[int, ...] = "auto"
 
     @model_validator(mode="after")
@@ -137,7 +139,17 @@ class AgentSettings(_Section):
             raise ValueError("set either control_public_key or control_public_key_file")
         if self.runtime == "process" and self.process is None:
             raise ValueError('runtime "process" needs process.command')
+        if self.runtime == "docker" and not self.images_allowed:
+            raise ValueError(
+                "images_allowed names no image: write the trainer's there, "
+                'for example images_allowed = ["registry.example/trainer:*"]'
+            )
         return self
+
+    @property
+    def image_patterns(self) -> tuple[str, ...] | None:
+        """Return which images may run here; ``None`` where attempts do not run in one."""
+        return self.images_allowed or None
 
     def get_process(self) -> ProcessSettings:
         """

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 
+from touchstone.core.authority import find_claimed_submission
 from touchstone.core.demand import build_needs, find_avoided, find_hold
 from touchstone.core.durations import Like, describe_task
 from touchstone.core.eligibility import Needs
 from touchstone.core.fairness import Hold
-from touchstone.core.names import find_submission_of_run
 from touchstone.dispatcher.metadata.pools import Instance
 from touchstone.dispatcher.metadata.rows import TRAINING, VALIDATION
 from touchstone.hooks.records import Record, RecordStore
@@ -50,11 +50,20 @@ class TaskBook:
     """
     Finds records by task instance, and keeps what placement needs of them.
 
+    Which submission a run stands for is only where to look: its records say which runs and
+    instances they are of, and no others are placed by them.
+
     :param records: The records.
+    :param read_named: Returns what runs name in their confs as their submission, by run id.
     """
 
-    def __init__(self, records: RecordStore) -> None:
+    def __init__(
+        self,
+        records: RecordStore,
+        read_named: Callable[[Iterable[str]], Mapping[str, object]] = lambda _: {},
+    ) -> None:
         self._records = records
+        self._read_named = read_named
         self._tasks: dict[Key, Record] = {}
         self._demands: dict[Key, Demand] = {}
         self._needs: dict[Needs, Needs] = {}
@@ -77,8 +86,10 @@ class TaskBook:
         missing = {key[0] for key, instance in present.items() if not self._is_known(instance)}
         if not missing:
             return
-        for submission_id in {find_submission_of_run(run_id) for run_id in missing}:
-            for record in self._records.list_tasks(submission_id):
+        named = self._read_named(missing)
+        claimed = {find_claimed_submission(run_id, named.get(run_id)) for run_id in missing}
+        for submission_id in claimed - {None}:
+            for record in self._records.list_tasks(str(submission_id)):
                 self.note(record)
 
     def _forget_needs(self) -> None:

@@ -8,13 +8,11 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Final
 
+from touchstone.core.actions import note_action
 from touchstone.hooks.records import Record, RecordExists, RecordNotFound, RecordStore
 
 CONTROL: Final = "#control"
 """Its key in the servers' table; no server is called so."""
-
-MAX_ACTIONS = 200
-"""Newest ones that a record keeps."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,14 +76,8 @@ def set_paused(
             **note_action(record, at=now, by=by, action=action),
         }
 
-    _change_control(records, decide)
+    change_control(records, decide)
     return read_control(records)
-
-
-def note_action(record: Record, *, at: datetime, by: str, action: str) -> Record:
-    """Return a record's ``actions`` with one more: who did what, when; the newest are kept."""
-    entry = {"at": at.isoformat(), "by": by, "action": action}
-    return {"actions": [*(record.get("actions") or ()), entry][-MAX_ACTIONS:]}
 
 
 def set_weights(
@@ -108,10 +100,16 @@ def set_weights(
             **note_action(record, at=now, by=by, action="fleet apply: weights"),
         }
 
-    _change_control(records, decide)
+    change_control(records, decide)
 
 
-def _change_control(records: RecordStore, decide: Callable[[Record], Record | None]) -> None:
+def change_control(records: RecordStore, decide: Callable[[Record], Record | None]) -> None:
+    """
+    Change what holds for the whole installation.
+
+    :param records: The records.
+    :param decide: Gets what is on record; returns the fields to set, or ``None`` for no change.
+    """
     try:
         records.change_server(CONTROL, decide)
     except RecordNotFound:

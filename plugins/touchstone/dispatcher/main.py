@@ -15,6 +15,7 @@ from typing import Any
 
 from touchstone.core.admission import admit
 from touchstone.core.durations import ErrorLog, History
+from touchstone.dispatcher.acting import Chronicler
 from touchstone.dispatcher.book import TaskBook
 from touchstone.dispatcher.control import read_control
 from touchstone.dispatcher.events import EventHandler
@@ -22,9 +23,10 @@ from touchstone.dispatcher.fleet import FleetKeeper, find_fleet_file, load_fleet
 from touchstone.dispatcher.health import serve_health
 from touchstone.dispatcher.hearing import EventLoop
 from touchstone.dispatcher.learning import Learner
-from touchstone.dispatcher.metadata import pools, runs
+from touchstone.dispatcher.metadata import acts, pools, runs
 from touchstone.dispatcher.placing import Placer
 from touchstone.dispatcher.publishing import PUBLISH_SECONDS, Publisher
+from touchstone.dispatcher.reaping import ReaperLoop
 from touchstone.dispatcher.reconcile import Reconciler
 from touchstone.dispatcher.rental import Rental
 from touchstone.hooks.agent import AgentHook
@@ -52,6 +54,10 @@ FLEET_SECONDS = 30.0
 """Between two looks for servers that were enrolled meanwhile and have no pools yet."""
 RENTAL_SECONDS = 20.0
 """Between two looks at what RunPod has."""
+CHRONICLE_SECONDS = 5.0
+"""Between two looks at what people have done in Airflow."""
+REAP_LOOK_SECONDS = 5.0
+"""Between two looks whether it is time for the reaper; how often it is, the settings say."""
 STUCK_SECONDS = 60.0
 """Without a round of placement for so long, the process is not well."""
 LEARNT_TASKS = 2_000
@@ -62,7 +68,7 @@ COLLECT_AFTER = 50_000
 
 class Dispatcher:
     """
-    The loops of one process: events, placement, publishing, reconciling.
+    The loops of one process: events, placement, publishing, reconciling, reaping and more.
 
     Each runs in a thread of its own, because each waits for something else; what one of them
     leaves undone in a fault is done in its next round.
@@ -84,7 +90,7 @@ class Dispatcher:
         self._learner = Learner(history=history, errors=errors)
         self._placer = Placer(
             airflow=pools,
-            book=TaskBook(records),
+            book=TaskBook(records, runs.read_named_submissions),
             servers=Cached(records.list_servers, seconds=FACTS_SECONDS),
             control=Cached(partial(read_control, records), seconds=FACTS_SECONDS),
             starter=Starter(records=records, objects=objects, agent=agent, settings=settings),
@@ -92,6 +98,7 @@ class Dispatcher:
             history=history,
             settings=settings,
             clock=_now,
+            get_key=lambda: agent.placement_key,
         )
         self._publisher = Publisher(
             placer=self._placer, objects=objects, settings=settings, errors=errors, clock=_now
@@ -118,6 +125,8 @@ class Dispatcher:
             is_hearing=lambda: self._events.is_hearing,
             on_pod_end=self._learner.learn,
         )
+        self._reaper = ReaperLoop(records=records, settings=settings, clock=_now)
+        self._chronicler = Chronicler(airflow=acts, records=records, clock=_now)
         self._keeper = FleetKeeper(records=records, pools=pools, settings=settings, clock=_now)
 
     def run(self) -> None:
@@ -138,6 +147,9 @@ class Dispatcher:
                 ("reconciling", partial(self._repeat, self._reconciler.run, RECONCILE_SECONDS)),
                 ("fleet", partial(self._repeat, self._welcome, FLEET_SECONDS)),
                 ("rental", partial(self._repeat, self._rental.refresh, RENTAL_SECONDS)),
+                ("reaping", partial(self._repeat, self._reaper.run, REAP_LOOK_SECONDS)),
+                ("chronicle", partial(self._repeat, self._chronicler.run, CHRONICLE_SECONDS)),
+                ("chronicle", partial(self._repeat, self._chronicler.run, CHRONICLE_SECONDS)),
                 ("learning", self._learn),
             )
         ]

@@ -6,7 +6,7 @@ import logging
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Any, Protocol
 
@@ -22,6 +22,7 @@ from touchstone.core.pools import (
     build_pool,
     build_validation_pool,
 )
+from touchstone.core.sealing import open_note, seal_note
 from touchstone.core.usage import RecentUse, SlotUse
 from touchstone.dispatcher.book import Key, TaskBook
 from touchstone.dispatcher.control import Control
@@ -90,6 +91,8 @@ class Placer:
     :param history: How long tasks take.
     :param settings: Limits of the installation.
     :param clock: The time, UTC.
+    :param get_key: Returns the key that seals placements: Airflow's users may write where they
+        are kept.
     """
 
     def __init__(
@@ -104,8 +107,10 @@ class Placer:
         history: History,
         settings: Settings,
         clock: Callable[[], datetime],
+        get_key: Callable[[], bytes],
     ) -> None:
         self._airflow = airflow
+        self._get_key = get_key
         self._book = book
         self._servers = servers
         self._control = control
@@ -136,7 +141,7 @@ class Placer:
         now, control = self._clock(), self._control()
         with self._exited_lock:
             exited = frozenset(self._exited)
-        instances = self._airflow.read_instances()
+        instances = [self._open(instance) for instance in self._airflow.read_instances()]
         self._book.load(instances)
         servers = [server for server in self._servers() if server.get("public_key")]
         placed: list[tuple[Instance, Mapping[str, Any]]] = []
@@ -165,9 +170,8 @@ class Placer:
                 resource = by_name[placement.resource]
                 note = self._describe(instance, placement, resource, now)
                 is_validation = instance.task_id != TRAINING
-                if locked.place(
-                    instance, build_pool(resource.name, is_validation=is_validation), note
-                ):
+                pool = build_pool(resource.name, is_validation=is_validation)
+                if self._place(locked, instance, pool, note):
                     placed.append((instance, note))
             if not control.is_paused:
                 self._fill_deck(locked, decided, by_key, resources, tally, now)
@@ -200,6 +204,18 @@ class Placer:
             if not server.get("heartbeat_at")
             or now - datetime.fromisoformat(server["heartbeat_at"]) > silence
         }
+
+    def _open(self, instance: Instance) -> Instance:
+        """Return an instance with its placement, if that is one of ours."""
+        if instance.placement is None:
+            return instance
+        note = open_note(instance.placement, of=instance.id, key=self._get_key())
+        return replace(instance, placement=note)
+
+    def _place(
+        self, locked: LockedPools, instance: Instance, pool: str, note: Mapping[str, Any]
+    ) -> bool:
+        return locked.place(instance, pool, seal_note(note, of=instance.id, key=self._get_key()))
 
     # --- what placement sees ---------------------------------------------------------------
 
@@ -297,8 +313,9 @@ class Placer:
         """
         Let tries that need no server run at once: only the operator can say so to Airflow.
 
-        What a run has to validate is on record before it waits; without a record the submission
-        was accepted before. And a try may come after the last attempt that there may be.
+        What a run has to run is on record before it waits. Without a record the submission was
+        accepted before, or it is none that the run may work on, or somebody has removed it. And a
+        try may come after the last attempt that there may be.
         """
         for instance in tally.waiting:
             record = self._book.find(instance)
@@ -308,7 +325,7 @@ class Placer:
                 attempt=instance.try_number,
                 max_tries=instance.max_tries,
             )
-            if is_over or (instance.task_id != TRAINING and record is None):
+            if is_over or record is None:
                 tally.finish(instance)
 
     def _describe(
@@ -325,6 +342,7 @@ class Placer:
             "reason": placement.reason,
             "at": now.isoformat(),
             "estimate": dict(self.estimates.get(placement.key) or {}) or None,
+            **_describe_try(instance),
         }
 
     def _fill_deck(
@@ -358,8 +376,8 @@ class Placer:
                 fitting[needs] = any(find_unfit(needs, server) is None for server in servers)
             if not fitting[needs]:
                 continue
-            note = {"is_on_deck": True, "at": now.isoformat()}
-            room -= locked.place(instance, DECK_POOL, note)
+            note = {"is_on_deck": True, "at": now.isoformat(), **_describe_try(instance)}
+            room -= self._place(locked, instance, DECK_POOL, note)
 
     def _park(
         self, locked: LockedPools, decided: Plan, by_key: Mapping[tuple[str, str], Instance]
@@ -414,6 +432,11 @@ class Placer:
                 self._started.add(mark)
                 continue
             self._start(instance, self._build_order(instance, note))
+
+
+def _describe_try(instance: Instance) -> dict[str, Any]:
+    """Return what a placement is good for: it says nothing of any other try."""
+    return {"try": instance.try_number, "max_tries": instance.max_tries}
 
 
 def _is_begun(record: Record, instance: Instance) -> bool:

@@ -8,6 +8,7 @@ from datetime import datetime, timedelta
 from typing import Any, Protocol
 
 from touchstone.core import attempts
+from touchstone.core.authority import may_spend
 from touchstone.core.conf import Platform
 from touchstone.core.outcomes import Outcome
 from touchstone.core.states import SUBMISSION_OPEN, SubmissionStatus, TaskStatus
@@ -37,6 +38,9 @@ class Airflow(Protocol):
 
     def find_run_states(self, run_ids: Iterable[str]) -> Mapping[str, str]:
         """Return the states of DAG runs by run id."""
+
+    def read_users(self, run_ids: Iterable[str]) -> Mapping[str, str]:
+        """Return who triggered DAG runs, by run id."""
 
     def release_parked(self) -> int:
         """Let Airflow have parked runs back that somebody has cleared or marked."""
@@ -188,8 +192,10 @@ class Reconciler:
             and now - datetime.fromisoformat(task["intent_at"]) > KILL_GRACE
         ]
         ended = self._airflow.find_ended_instances(task["run_id"] for task in running)
+        owners = {task["run_id"]: str(task["config"].get("submitted_by")) for task in running}
+        strangers = self._find_strangers(owners)
         for task in running:
-            if _instance_of(task) not in ended:
+            if _instance_of(task) not in ended or task["run_id"] in strangers:
                 continue
             cancel_task(
                 self._records,
@@ -210,6 +216,9 @@ class Reconciler:
         ]
         newest = {item["submission_id"]: item["run_ids"][-1] for item in at_work}
         states = self._airflow.find_run_states(newest.values())
+        strangers = self._find_strangers(
+            {item["run_ids"][-1]: str(item.get("submitted_by")) for item in at_work}
+        )
         for submission in at_work:
             submission_id = submission["submission_id"]
             intent = submission.get("cancel")
@@ -224,7 +233,7 @@ class Reconciler:
                 )
                 continue
             state = states.get(newest[submission_id])
-            if state not in {"failed", "success"}:
+            if state not in {"failed", "success"} or newest[submission_id] in strangers:
                 continue
             reason = "its DAG run has ended"
             cancel_tasks(self._records, self._agent, submission_id, by="airflow", reason=reason)
@@ -233,6 +242,23 @@ class Reconciler:
                 continue
             log.info("submission %s: its run is %s, closed", submission_id, state)
             self._records.change_submission(submission_id, lambda f, t=tasks: _close(f, t))  # type: ignore[misc]
+
+    def _find_strangers(self, owners: Mapping[str, str]) -> set[str]:
+        """
+        Return the runs that bear the id of one on record, and are others.
+
+        Somebody has deleted the one on record, and somebody else triggered a run of the same id:
+        how that one ends says nothing of what the first had at work.
+
+        :param owners: Whose submission each run is on record for.
+        """
+        users = self._airflow.read_users(owners)
+        return {
+            run_id
+            for run_id, owner in owners.items()
+            if run_id in users
+            and not may_spend({"submitted_by": owner}, users[run_id], self._settings.admins)
+        }
 
 
 def _instance_of(task: Record) -> tuple[str, str, int]:

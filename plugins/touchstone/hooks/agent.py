@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hmac
 import uuid
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
@@ -87,6 +88,11 @@ class AgentHook(BaseHook):
     @cached_property
     def _key(self) -> Ed25519PrivateKey:
         return Ed25519PrivateKey.from_private_bytes(self.secret)
+
+    @cached_property
+    def placement_key(self) -> bytes:
+        """Return the key that seals what the dispatcher leaves for operators in Airflow."""
+        return hmac.digest(self._key.private_bytes_raw(), b"touchstone placement", "sha256")
 
     @cached_property
     def _sqs(self) -> Any:

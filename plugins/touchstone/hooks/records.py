@@ -381,13 +381,22 @@ class RecordStore:
 
     def put_note(self, name: str, facts: Record) -> None:
         """Write down what the control plane wants to remember or to show, and is no server's."""
+        self.change_note(name, lambda _: facts)
+
+    def change_note(self, name: str, decide: Callable[[Record], Record | None]) -> Record:
+        """
+        Change such a note by what it says.
+
+        :param decide: As for :meth:`change_submission`.
+        :return: The note as it is afterwards.
+        """
         key = f"#{name}"
         try:
-            self.change_server(key, lambda _: facts)
+            return self.change_server(key, decide)
         except RecordNotFound:
             with contextlib.suppress(RecordExists):
                 self.create_server({"server": key})
-            self.change_server(key, lambda _: facts)
+            return self.change_server(key, decide)
 
     # --- the one way in and out ------------------------------------------------------------
 

@@ -33,14 +33,11 @@ def prepare_task(
     run_id: str,
     map_index: int,
     now: datetime,
-    is_new: bool = False,
 ) -> Record:
     """
-    Put a task that a run is going to work on on record.
+    Put a task that a run has just planned on record, in place of what an older plan has left.
 
     :param map_index: Index of the task instance that waits for it; -1 for a single one.
-    :param is_new: Whether it was planned just now, so that what this run has on record of it
-        is of an older plan.
     :return: The task's record.
     """
     try:
@@ -49,11 +46,7 @@ def prepare_task(
         return records.change_task(
             spec.submission_id,
             spec.task_id,
-            lambda record: (
-                None
-                if record["run_id"] == run_id and not is_new
-                else attempts.renew_task(record, spec, run_id=run_id, map_index=map_index)
-            ),
+            lambda record: attempts.renew_task(record, spec, run_id=run_id, map_index=map_index),
         )
     return records.get_task(spec.submission_id, spec.task_id)
 

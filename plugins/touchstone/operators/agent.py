@@ -15,13 +15,20 @@ from airflow.sdk.exceptions import (
 
 from touchstone.core.attempts import WaitEnd, build_failure, find_settled, get_ref
 from touchstone.core.conf import Platform
-from touchstone.core.tasks import TaskSpec
+from touchstone.core.sealing import open_note
+from touchstone.operators.authority import (
+    get_map_index,
+    get_run,
+    get_submission_of_run,
+    get_task_of_instance,
+    read_interval,
+)
 from touchstone.settings import get_settings
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
 
-    from touchstone.hooks.records import Record
+    from touchstone.hooks.records import Record, RecordStore
     from touchstone.triggers.agent import AgentTrigger
     from touchstone_agent.protocol.messages import AttemptRef
 
@@ -38,53 +45,52 @@ class AgentOperator(BaseOperator):
     anything is sent, so whoever dies in between leaves a record that says what to look for; a
     retry gets a higher fence, which outranks what was started.
 
-    :param spec: (templated) What to run: a :class:`~touchstone.core.tasks.TaskSpec` as a
-        dictionary, usually an upstream task's output. An empty one skips the task.
-    :param interval: Prediction interval, for the label in the grid.
+    What is run is on record: the record that its own run has written for this very instance.
+
+    :param interval: (templated) Prediction interval, usually an upstream task's output; ``None``
+        for the validation. All it does is choose among the records of the run.
     """
 
-    template_fields: Sequence[str] = ("spec",)
+    template_fields: Sequence[str] = ("interval",)
     ui_color = "#e8f0fe"
 
-    def __init__(self, *, spec: Any, **kwargs: Any) -> None:
+    def __init__(self, *, interval: Any = None, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        self.spec = spec
+        self.interval = interval
         self._started: AttemptRef | None = None
 
     def execute(self, context: Context) -> None:
         """
         Start the attempt where it was placed, or stand ready on deck; defer.
 
-        :raises AirflowSkipException: If there is nothing to run.
-        :raises AirflowFailException: If the last attempt was the last one there may be.
+        :raises AirflowSkipException: If there is nothing to validate.
+        :raises AirflowFailException: If the last attempt was the last one there may be, or the run
+            has nothing on record for this instance that it may work on.
         :raises AirflowRescheduleException: If this try was placed nowhere: it came here by a
             retry that was faster than the dispatcher, and goes back to wait.
         """
         from touchstone.hooks.records import RecordStore
-        from touchstone.hooks.starts import Starter, StartOrder, prepare_task
+        from touchstone.hooks.starts import Starter, StartOrder
 
-        if not self.spec:
-            raise AirflowSkipException("nothing to run")
-        spec, settings, ti = TaskSpec.model_validate(self.spec), get_settings(), context["ti"]
-        now, run_id = datetime.now(UTC), str(ti.run_id)
-        records = RecordStore.connect(settings)
-        if self._is_settled(records.find_task(spec.submission_id, spec.task_id), ti):
+        settings, ti = get_settings(), context["ti"]
+        record = self._get_record(RecordStore.connect(settings), context)
+        if self._is_settled(record, ti):
             return
-        placement: Any = context["task_state_store"].get("placement")
-        if not placement or placement["try"] != ti.try_number:
+        placement = self._find_placement(context)
+        if placement is None:
             self.log.warning("try %s was placed nowhere: back to the waiting room", ti.try_number)
-            again_at = now + timedelta(seconds=RESCHEDULE_SECONDS)
+            again_at = datetime.now(UTC) + timedelta(seconds=RESCHEDULE_SECONDS)
             raise AirflowRescheduleException(again_at)  # type: ignore[no-untyped-call]
-        map_index = int(ti.map_index if ti.map_index is not None else -1)
-        record = prepare_task(records, spec, run_id=run_id, map_index=map_index, now=now)
+        submission_id, task_id = str(record["submission_id"]), str(record["task_id"])
+        run_id = str(record["run_id"])
         if placement["is_on_deck"]:
             fence = int(record["fence"]) + 1
-            self.log.info("%s/%s stands ready for a slot", spec.submission_id, spec.task_id)
+            self.log.info("%s/%s stands ready for a slot", submission_id, task_id)
         else:
             record = Starter.connect(settings).start(
                 StartOrder(
-                    submission_id=spec.submission_id,
-                    task_id=spec.task_id,
+                    submission_id=submission_id,
+                    task_id=task_id,
                     run_id=run_id,
                     attempt=ti.try_number,
                     server=placement["server"],
@@ -93,6 +99,10 @@ class AgentOperator(BaseOperator):
                     platform=_find_platform(placement),
                 )
             )
+            if record["run_id"] != run_id:
+                raise AirflowFailException(
+                    f"{submission_id}/{task_id} was taken over by run {record['run_id']}"
+                )
             self._started = ref = get_ref(record)
             fence = ref.fence
             self.log.info(
@@ -106,9 +116,33 @@ class AgentOperator(BaseOperator):
             )
         trigger = self._find_trigger(placement)
         self.defer(
-            trigger=trigger(spec.submission_id, spec.task_id, fence, run_id),
+            trigger=trigger(submission_id, task_id, fence, run_id),
             method_name="raise_failure",
         )
+
+    def _get_record(self, records: RecordStore, context: Context) -> Record:
+        """Return what this instance is to run."""
+        run = get_run(context)
+        if self.interval is None and get_submission_of_run(records, run).get("accepted_at"):
+            raise AirflowSkipException("it was validated before, and accepted")
+        if self.interval is not None:
+            # Also for the label in the grid: whatever else stands there is none.
+            self.interval = read_interval(self.interval)
+        return get_task_of_instance(
+            records, run, interval=self.interval, map_index=get_map_index(context["ti"])
+        )
+
+    def _find_placement(self, context: Context) -> dict[str, Any] | None:
+        """Return what the dispatcher has decided for this try; ``None`` if it has not."""
+        from touchstone.hooks.agent import AgentHook
+
+        ti: Any = context["ti"]
+        placement = open_note(
+            context["task_state_store"].get("placement"),
+            of=ti.id,
+            key=AgentHook(settings=get_settings()).placement_key,
+        )
+        return placement if placement and placement["try"] == ti.try_number else None
 
     def _find_trigger(self, placement: Mapping[str, Any]) -> type[AgentTrigger]:
         """Return what waits for the attempt."""
@@ -119,10 +153,8 @@ class AgentOperator(BaseOperator):
             raise AirflowFailException(f"{self.task_id} was placed on {platform}, not on a server")
         return AgentTrigger
 
-    def _is_settled(self, record: Record | None, ti: Any) -> bool:
+    def _is_settled(self, record: Record, ti: Any) -> bool:
         """Tell whether the last attempt ended well; raise its failure if no other may follow."""
-        if record is None:
-            return False
         end = find_settled(
             record, run_id=str(ti.run_id), attempt=ti.try_number, max_tries=ti.max_tries
         )
@@ -168,7 +200,7 @@ class RunPodOperator(AgentOperator):
     Nothing is rented here: this writes the wish on record, and its trigger does the rest, so that
     a worker's end costs nothing and no worker waits for a boot.
 
-    :param spec: (templated) What to run, as for :class:`AgentOperator`.
+    :param interval: (templated) What to run, as for :class:`AgentOperator`.
     """
 
     def _find_trigger(self, placement: Mapping[str, Any]) -> type[AgentTrigger]:
@@ -187,7 +219,7 @@ class PlacedOperator(AgentOperator):
     Which of the two is known only when it runs, and a task cannot change its operator then: so
     this one is both.
 
-    :param spec: (templated) What to run, as for :class:`AgentOperator`.
+    :param interval: (templated) What to run, as for :class:`AgentOperator`.
     """
 
     def _find_trigger(self, placement: Mapping[str, Any]) -> type[AgentTrigger]:

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
+from touchstone.core.authority import may_spend
 from touchstone.core.conf import Platform, RunConf, Schedule
 from touchstone.core.pools import RUNPOD_POOL
 from touchstone.core.states import SubmissionStatus
@@ -57,7 +58,7 @@ def find_rental(conf: RunConf) -> Resource | None:
 
 def may_schedule(submission: Record, user: str) -> bool:
     """Tell whether a user may spend machines on a submission: its owner may, and admins."""
-    return user == submission.get("submitted_by") or user in get_settings().admins
+    return may_spend(submission, user, get_settings().admins)
 
 
 def check_baseline(records: RecordStore, conf: RunConf, user: str) -> None:

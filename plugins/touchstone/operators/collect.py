@@ -24,7 +24,12 @@ from touchstone.core.results import (
     read_result,
 )
 from touchstone.core.states import TaskStatus
-from touchstone.core.tasks import TaskSpec
+from touchstone.operators.authority import (
+    get_map_index,
+    get_run,
+    get_task_of_instance,
+    read_interval,
+)
 from touchstone.settings import get_settings
 from touchstone_agent.protocol.errors import PermanentError
 from touchstone_agent.protocol.facts import Files, UploadedFile
@@ -34,7 +39,7 @@ if TYPE_CHECKING:
     from airflow.sdk import Context
 
     from touchstone.hooks.objects import ObjectStore
-    from touchstone.hooks.records import Record
+    from touchstone.hooks.records import Record, RecordStore
     from touchstone_agent.protocol.messages import AttemptRef
 
 MAX_CHARTS = 50
@@ -50,33 +55,42 @@ class CollectOperator(BaseOperator):
     Models go to the models bucket, evaluations to DynamoDB, metrics and charts to MLflow; all of
     it from here, because trainers hold no credentials. Doing it twice publishes once.
 
-    :param spec: (templated) The task's spec, as given to the training.
+    :param interval: (templated) The prediction interval, as given to the training.
     """
 
-    template_fields: Sequence[str] = ("spec",)
+    template_fields: Sequence[str] = ("interval",)
 
-    def __init__(self, *, spec: Any, **kwargs: Any) -> None:
+    def __init__(self, *, interval: Any, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        self.spec = spec
+        self.interval = interval
 
     def execute(self, context: Context) -> None:
         """Wait, deferred, until the files are there; then publish."""
         from touchstone.hooks.records import RecordStore
         from touchstone.triggers.agent import UploadTrigger
 
-        spec = TaskSpec.model_validate(self.spec)
-        record = RecordStore.connect(get_settings()).get_task(spec.submission_id, spec.task_id)
+        record = self._get_record(RecordStore.connect(get_settings()), context)
         if not record.get("uploaded_at") and record["status"] == TaskStatus.UPLOADING:
             self.defer(
-                trigger=UploadTrigger(spec.submission_id, spec.task_id, record["fence"]),
+                trigger=UploadTrigger(record["submission_id"], record["task_id"], record["fence"]),
                 method_name="publish",
             )
         self.publish(context)
 
+    def _get_record(self, records: RecordStore, context: Context) -> Record:
+        # Also for the label in the grid: whatever else stands there is none.
+        self.interval = read_interval(self.interval)
+        return get_task_of_instance(
+            records,
+            get_run(context),
+            interval=self.interval,
+            map_index=get_map_index(context["ti"]),
+        )
+
     def publish(
         self,
-        context: Context,  # noqa: ARG002 - Airflow's signature
-        event: dict[str, Any] | None = None,  # noqa: ARG002
+        context: Context,
+        event: dict[str, Any] | None = None,  # noqa: ARG002 - Airflow's signature
     ) -> None:
         """
         Publish the newest attempt's files.
@@ -87,9 +101,8 @@ class CollectOperator(BaseOperator):
         from touchstone.hooks.records import RecordStore
 
         settings = get_settings()
-        spec = TaskSpec.model_validate(self.spec)
         records, objects = RecordStore.connect(settings), ObjectStore.connect(settings)
-        record = records.get_task(spec.submission_id, spec.task_id)
+        record = self._get_record(records, context)
         ref = get_ref(record)
         if not record.get("uploaded_at"):
             raise AirflowFailException(

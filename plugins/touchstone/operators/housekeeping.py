@@ -1,4 +1,4 @@
-"""What is done from time to time, whatever is submitted."""
+"""What a dispatcher does from time to time, asked for by hand."""
 
 from __future__ import annotations
 
@@ -15,7 +15,10 @@ if TYPE_CHECKING:
 
 class ReapOperator(BaseOperator):
     """
-    Ends every pod of this environment that nobody waits for; see ``touchstone.hooks.pods.reaper``.
+    Ends every pod of this environment that nobody waits for, now.
+
+    The dispatcher does so by itself (``touchstone.dispatcher.reaping``); this is for who wants to
+    see it done. Both at once do no more than one of them.
 
     :return: (XCom) What the look has shown: the proof that nothing is forgotten.
     """
@@ -29,17 +32,13 @@ class ReapOperator(BaseOperator):
         import asyncio
         from dataclasses import asdict
 
-        from touchstone.hooks.pods.connect import connect_desk
-        from touchstone.hooks.pods.reaper import reap
+        from touchstone.hooks.pods.reaper import look
 
         settings = get_settings()
         if settings.runpod.conn_id is None:
             raise AirflowSkipException("this installation rents no pods")
 
-        async def look() -> dict[str, Any]:
-            return asdict(await reap(await connect_desk(settings)))
-
-        proof = asyncio.run(look())
+        proof = asdict(asyncio.run(look(settings)))
         self.log.info(
             "%s pods, %s ours, %s of them unknown; %s ended",
             *(proof["seen"], proof["ours"], proof["unknown"], len(proof["terminated"])),

@@ -3,20 +3,33 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from airflow.sdk import BaseOperator
 from airflow.sdk.exceptions import AirflowFailException
 
+from touchstone.core.actions import note_action
 from touchstone.core.attempts import is_ended
-from touchstone.core.conf import CONF_KEYS, RunConf, Schedule, build_conf, parse_conf
-from touchstone.core.names import VALIDATION_TASK_ID, build_content_key, find_submission_of_run
+from touchstone.core.authority import Run
+from touchstone.core.conf import (
+    CONF_KEYS,
+    RunConf,
+    Schedule,
+    Source,
+    build_conf,
+    parse_conf,
+)
+from touchstone.core.names import (
+    VALIDATION_TASK_ID,
+    build_content_key,
+    find_submission_of_run,
+)
 from touchstone.core.outcomes import Outcome
 from touchstone.core.results import judge_submission
 from touchstone.core.states import (
     SCHEDULABLE,
+    SUBMISSION_OPEN,
     IllegalMove,
     SubmissionStatus,
     TaskStatus,
@@ -27,6 +40,11 @@ from touchstone.core.tasks import (
     TaskSpec,
     build_training_specs,
     build_validation_spec,
+)
+from touchstone.operators.authority import (
+    change_submission_of_run,
+    get_run,
+    get_submission_of_run,
 )
 from touchstone.operators.checks import (
     check_baseline,
@@ -39,14 +57,12 @@ from touchstone_agent.protocol.errors import ConfigurationError, PermanentError
 from touchstone_agent.protocol.messages import Limits
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from airflow.sdk import Context
 
     from touchstone.hooks.git import Content
     from touchstone.hooks.records import Record, RecordStore
-
-
-VALIDATION_KEY = "validation"
-"""XCom key of the validation's spec."""
 
 
 def _now() -> str:
@@ -67,14 +83,13 @@ def _move(record: Record, status: SubmissionStatus, **fields: Any) -> Record:
 
 class RegisterOperator(BaseOperator):
     """
-    Checks a run's conf, fetches the source, and writes the submission's record.
+    Checks a run's conf and authority, fetches the source, and writes the submission's record.
 
-    A new submission gets its content packed and stored under its digest. An accepted one is
-    given the run's schedule. What is wrong is refused with the field's name, before any
-    container starts.
+    A new submission gets its content packed and stored under its digest, and its validation put on
+    record. An accepted one is given the run's schedule. What is wrong is refused with the field's
+    name, before any container starts. No other step adds a run to a submission.
 
-    :return: (XCom) The submission's id; under :data:`VALIDATION_KEY` what ``validate`` has to
-        run, which is nothing if the submission was accepted before.
+    :return: (XCom) The submission's id, for people to read.
     """
 
     def execute(self, context: Context) -> str:
@@ -83,92 +98,74 @@ class RegisterOperator(BaseOperator):
 
         :raises AirflowFailException: If the conf or the source is refused.
         """
-        from touchstone.hooks.starts import prepare_task
-
-        run: Any = context["dag_run"]
-        sent, params = dict(run.conf or {}), dict(context["params"])
+        dag_run: Any = context["dag_run"]
+        sent, params = dict(dag_run.conf or {}), dict(context["params"])
         # Params hold the defaults and drop nothing; keys no param knows are only in the conf.
         values = {key: params.get(key) for key in CONF_KEYS} | sent
-        user = getattr(run, "triggering_user_name", None) or "unknown"
-        records = _connect()
-        submission_id = str(values.get("submission_id") or find_submission_of_run(run.run_id))
+        records, run = _connect(), get_run(context)
         try:
             conf = parse_conf(values)
-            check_baseline(records, conf, user)
-            check_placeable(records, conf, user)
+            submission_id = _check_run_id(records, conf, run)
+            check_baseline(records, conf, run.user)
+            check_placeable(records, conf, run.user)
             if conf.submission_id is None:
-                self._register(records, conf, submission_id, run.run_id, user)
+                submission = self._register(records, conf, submission_id, run)
             else:
-                self._schedule(records, conf, run.run_id, user)
+                submission = self._schedule(records, conf, run)
         except PermanentError as error:
-            if not values.get("submission_id"):
-                self._refuse(records, submission_id, run.run_id, user, str(error))
+            if values.get("submission_id") in (None, ""):
+                self._refuse(records, find_submission_of_run(run.run_id), run, str(error))
             raise AirflowFailException(f"refused: {error}") from error
-        spec = find_validation(records.get_submission(submission_id))
-        if spec:
+        if not submission.get("accepted_at"):
             # On record before it waits: the dispatcher places by what is there.
-            prepare_task(
-                records,
-                TaskSpec.model_validate(spec),
-                run_id=str(run.run_id),
-                map_index=-1,
-                now=datetime.now(UTC),
-                is_new=True,
-            )
-        context["ti"].xcom_push(key=VALIDATION_KEY, value=spec)
+            _prepare(records, [_build_validation(submission)], run)
         return submission_id
 
     def _register(
-        self, records: RecordStore, conf: RunConf, submission_id: str, run_id: str, user: str
-    ) -> None:
+        self, records: RecordStore, conf: RunConf, submission_id: str, run: Run
+    ) -> Record:
         from touchstone.hooks.records import RecordExists
 
         source = conf.source
         assert source is not None  # noqa: S101 - parse_conf gives exactly one of the two
         record = {
             "submission_id": submission_id,
-            "system": source.system.value,
+            **_describe_source(source),
             "status": SubmissionStatus.SUBMITTED.value,
-            "submitted_by": user,
+            "submitted_by": run.user,
             "created_at": _now(),
             "notes": conf.notes,
-            "run_ids": [run_id],
+            "run_ids": [run.run_id],
             "conf": build_conf(conf),
-            "source_url": source.url,
-            "source_ref": source.ref,
-            "source_path": source.path,
             "model_group_id": submission_id,
             "baseline": conf.schedule.baseline if conf.schedule else None,
             "results": [],
-            "actions": [{"at": _now(), "by": user, "action": "submitted"}],
+            **note_action({}, at=datetime.now(UTC), by=run.user, action="submitted"),
         }
-        try:
+        # Whose it is, if it is there already, was checked before, and is again when it is changed.
+        with contextlib.suppress(RecordExists):
             records.create_submission(record)
-        except RecordExists:
-            found = records.get_submission(submission_id)
-            if run_id not in found["run_ids"]:
-                raise ConfigurationError(
-                    f"run_id: submission {submission_id} exists already; choose another run id"
-                ) from None
         content = self._fetch(conf)
         _store(content)
-        schedule = _plan_schedule(conf.schedule, user) if conf.schedule else {}
+        schedule = _plan_schedule(conf.schedule, run) if conf.schedule else {}
 
         def decide(found: Record) -> Record:
+            _check_taken(found, source, run)
+            # What was on record only as refused gets the rest of its record now.
+            rest = {name: value for name, value in record.items() if name not in found}
+            fields = {**rest, "cancel": None, "run_ids": _take_up(found, run), **schedule}
             if found.get("accepted_at"):
                 # What was accepted stays what it was, wherever its branch has gone since.
-                return {"cancel": None, **schedule}
-            fields = {
+                return fields
+            fields |= {
                 "commit": content.commit,
                 "content_sha256": content.sha256,
                 "content_size": len(content.archive),
                 "reason": None,
-                "cancel": None,
-                **schedule,
             }
             return _move(found, SubmissionStatus.VALIDATING, **fields)
 
-        records.change_submission(submission_id, decide)
+        submission = records.change_submission(submission_id, decide)
         self.log.info(
             "submission %s: %s content %s (%s bytes), commit %s",
             submission_id,
@@ -177,6 +174,7 @@ class RegisterOperator(BaseOperator):
             len(content.archive),
             content.commit,
         )
+        return submission
 
     def _fetch(self, conf: RunConf) -> Content:
         from touchstone.hooks.git import Content, GitSource, repack
@@ -203,50 +201,41 @@ class RegisterOperator(BaseOperator):
         archive = repack(uploaded, "source", path=source.path, max_bytes=settings.content_bytes)
         return Content(archive=archive, commit=None)
 
-    def _schedule(self, records: RecordStore, conf: RunConf, run_id: str, user: str) -> None:
+    def _schedule(self, records: RecordStore, conf: RunConf, run: Run) -> Record:
         assert conf.submission_id is not None  # noqa: S101 - parse_conf sees to both
         assert conf.schedule is not None  # noqa: S101
         schedule = conf.schedule
         fetch_branch(get_settings(), schedule)
 
         def decide(found: Record) -> Record:
-            if not may_schedule(found, user):
-                raise ConfigurationError(f"submission_id: there is no {conf.submission_id!r}")
-            status = SubmissionStatus(found["status"])
-            is_again = run_id in found["run_ids"]
-            if not is_again and (status not in SCHEDULABLE or not found.get("accepted_at")):
-                raise ConfigurationError(
-                    f"submission_id: {conf.submission_id} is {status}"
-                    + ("" if found.get("accepted_at") else " and was never accepted")
-                    + "; only an accepted submission without a run at work can be scheduled"
-                )
+            _check_schedulable(found, run)
             fields = {
-                "run_ids": list(dict.fromkeys([*found["run_ids"], run_id])),
+                "run_ids": _take_up(found, run),
                 "cancel": None,
                 "reason": None,
-                **_plan_schedule(schedule, user),
-                "actions": [
-                    *found.get("actions", []),
-                    {"at": _now(), "by": user, "action": f"scheduled as {run_id}"},
-                ],
+                **_plan_schedule(schedule, run),
+                **note_action(
+                    found,
+                    at=datetime.now(UTC),
+                    by=run.user,
+                    action=f"scheduled as {run.run_id}",
+                ),
             }
             return _move(found, SubmissionStatus.QUEUED, **fields)
 
-        records.change_submission(conf.submission_id, decide)
+        return records.change_submission(conf.submission_id, decide)
 
-    def _refuse(
-        self, records: RecordStore, submission_id: str, run_id: str, user: str, reason: str
-    ) -> None:
+    def _refuse(self, records: RecordStore, submission_id: str, run: Run, reason: str) -> None:
         """Leave a record of a refused run, so that it can be found where people look."""
         from touchstone.hooks.records import RecordExists
 
         record = {
             "submission_id": submission_id,
             "status": SubmissionStatus.REJECTED.value,
-            "submitted_by": user,
+            "submitted_by": run.user,
             "created_at": _now(),
             "ended_at": _now(),
-            "run_ids": [run_id],
+            "run_ids": [run.run_id],
             "reason": reason,
             "model_group_id": submission_id,
             "results": [],
@@ -257,7 +246,8 @@ class RegisterOperator(BaseOperator):
         except RecordExists:
 
             def decide(found: Record) -> Record | None:
-                if run_id not in found["run_ids"] or found.get("accepted_at"):
+                is_its_own = run.run_id in found["run_ids"] and may_schedule(found, run.user)
+                if not is_its_own or found.get("accepted_at"):
                     return None
                 return _move(found, SubmissionStatus.REJECTED, reason=reason, ended_at=_now())
 
@@ -265,10 +255,88 @@ class RegisterOperator(BaseOperator):
                 records.change_submission(submission_id, decide)
 
 
-def _plan_schedule(schedule: Schedule, user: str) -> Record:
+def _check_run_id(records: RecordStore, conf: RunConf, run: Run) -> str:
+    """
+    Return the submission that a run brings or schedules, if it may.
+
+    :raises ConfigurationError: If it is somebody else's, or the run's id says that it were.
+    """
+    own = find_submission_of_run(run.run_id)
+    found = records.find_submission(own)
+    if conf.source is not None:
+        if found is not None:
+            _check_taken(found, conf.source, run)
+        return own
+    assert conf.submission_id is not None  # noqa: S101 - parse_conf gives exactly one of the two
+    if own != conf.submission_id and found is not None:
+        # People would take it for a run of that one.
+        raise ConfigurationError(
+            f"run_id: {run.run_id} stands for submission {own}; choose another run id"
+        )
+    named = found if own == conf.submission_id else records.find_submission(conf.submission_id)
+    if named is None:
+        raise ConfigurationError(f"submission_id: there is no {conf.submission_id!r}")
+    _check_schedulable(named, run)
+    return conf.submission_id
+
+
+def _check_taken(found: Record, source: Source, run: Run) -> None:
+    """Refuse a run that would bring a submission anew that is there already."""
+    taken = f"run_id: submission {found['submission_id']} exists already"
+    if run.run_id not in found["run_ids"] or not may_schedule(found, run.user):
+        raise ConfigurationError(f"{taken}; choose another run id")
+    # Of a run that was refused nothing is on record but that; a cleared run brings what it brought.
+    if "source_url" in found and any(
+        found.get(name) != value for name, value in _describe_source(source).items()
+    ):
+        raise ConfigurationError(f"{taken}, from another source; choose another run id")
+    _check_idle(found, run)
+
+
+def _check_schedulable(found: Record, run: Run) -> None:
+    """Refuse a run that would train what it may not, or not now."""
+    submission_id = found["submission_id"]
+    if not may_schedule(found, run.user):
+        raise ConfigurationError(f"submission_id: there is no {submission_id!r}")
+    status = SubmissionStatus(found["status"])
+    is_again = run.run_id in found["run_ids"]
+    if not found.get("accepted_at") or (status not in SCHEDULABLE and not is_again):
+        raise ConfigurationError(
+            f"submission_id: {submission_id} is {status}"
+            + ("" if found.get("accepted_at") else " and was never accepted")
+            + "; only an accepted submission without a run at work can be scheduled"
+        )
+    _check_idle(found, run)
+
+
+def _check_idle(found: Record, run: Run) -> None:
+    """Refuse a run that was cleared while a newer one is at work on its submission."""
+    newest = found["run_ids"][-1]
+    if newest != run.run_id and found["status"] in SUBMISSION_OPEN:
+        raise ConfigurationError(
+            f"run_id: {newest} is at work on submission {found['submission_id']}; wait for its end"
+        )
+
+
+def _take_up(found: Record, run: Run) -> list[str]:
+    """Return a submission's runs with the one that works on it from now on as the last."""
+    return [*(item for item in found["run_ids"] if item != run.run_id), run.run_id]
+
+
+def _describe_source(source: Source) -> Record:
+    return {
+        "system": source.system.value,
+        "source_url": source.url,
+        "source_ref": source.ref,
+        "source_path": source.path,
+    }
+
+
+def _plan_schedule(schedule: Schedule, run: Run) -> Record:
     return {
         "schedule": schedule.model_dump(mode="json"),
-        "scheduled_by": user,
+        "schedule_run_id": run.run_id,
+        "scheduled_by": run.user,
         "queued_at": _now(),
         "tasks": [],
         "ended_at": None,
@@ -280,11 +348,25 @@ def _plan_schedule(schedule: Schedule, user: str) -> Record:
     }
 
 
-def find_validation(submission: Record) -> dict[str, Any]:
-    """Return the spec of a submission's validation; an empty one if it was accepted before."""
-    if submission.get("accepted_at"):
-        return {}
-    return _build_validation(submission).model_dump(mode="json")
+def _find_schedule(submission: Record, run: Run) -> Record | None:
+    """Return what a run is to train; ``None`` if it carries no schedule."""
+    schedule: Record | None = submission.get("schedule")
+    # Until now nobody wrote down whose it is.
+    return schedule if submission.get("schedule_run_id", run.run_id) == run.run_id else None
+
+
+def _prepare(records: RecordStore, specs: Iterable[TaskSpec], run: Run) -> None:
+    """Put a run's tasks on record; a validation is waited for by a task of no index."""
+    from touchstone.hooks.starts import prepare_task
+
+    for index, spec in enumerate(specs):
+        prepare_task(
+            records,
+            spec,
+            run_id=run.run_id,
+            map_index=-1 if spec.interval is None else index,
+            now=datetime.now(UTC),
+        )
 
 
 def _build_validation(submission: Record) -> TaskSpec:
@@ -307,54 +389,66 @@ def _build_validation(submission: Record) -> TaskSpec:
     )
 
 
-def accept_submission(submission_id: str) -> bool:
+def accept_submission(**context: Any) -> bool:
     """
     Accept or reject a submission by its validation's record.
 
-    :return: Whether there is a schedule, so that the run goes on.
+    :param context: Airflow's, for the run.
+    :return: Whether the run carries a schedule, so that it goes on.
     :raises AirflowFailException: If it is rejected, with the first line of why.
     """
-    records = _connect()
-    submission = records.get_submission(submission_id)
+    records, run = _connect(), get_run(context)
+    submission = get_submission_of_run(records, run)
     if not submission.get("accepted_at"):
-        task = records.get_task(submission_id, VALIDATION_TASK_ID)
-        is_accepted = task.get("outcome") == Outcome.SUCCEEDED
-        reason = None if is_accepted else task.get("reason") or "the validation has no verdict"
+        task = records.find_task(submission["submission_id"], VALIDATION_TASK_ID) or {}
 
         def decide(found: Record) -> Record:
-            if not is_accepted:
+            if reason := _find_rejection(found, task, run):
                 return _move(found, SubmissionStatus.REJECTED, reason=reason, ended_at=_now())
-            status = SubmissionStatus.QUEUED if found.get("schedule") else SubmissionStatus.ACCEPTED
+            goes_on = _find_schedule(found, run) is not None
+            status = SubmissionStatus.QUEUED if goes_on else SubmissionStatus.ACCEPTED
             return _move(found, status, accepted_at=_now(), reason=None)
 
-        submission = records.change_submission(submission_id, decide)
-        if not is_accepted:
-            raise AirflowFailException(f"rejected: {reason}")
-    return submission.get("schedule") is not None
+        submission = change_submission_of_run(records, run, decide)
+        if not submission.get("accepted_at"):
+            raise AirflowFailException(f"rejected: {submission['reason']}")
+    return _find_schedule(submission, run) is not None
+
+
+def _find_rejection(submission: Record, validation: Record, run: Run) -> str | None:
+    """Say why a submission is rejected; ``None`` if its own content was validated well."""
+    content = (validation.get("config") or {}).get("content_sha256")
+    if validation.get("run_id") != run.run_id or content != submission.get("content_sha256"):
+        return "what it brought was not validated"
+    if validation.get("outcome") == Outcome.SUCCEEDED:
+        return None
+    return validation.get("reason") or "the validation has no verdict"
 
 
 class PlanOperator(BaseOperator):
     """
     Turns a submission's schedule into one training per prediction interval.
 
-    :param submission_id: (templated) The submission.
-    :return: (XCom) A list of task specs, to be expanded over.
+    :return: (XCom) The intervals, to be expanded over; what each of them runs is on record.
     """
 
-    template_fields: Sequence[str] = ("submission_id",)
+    def execute(self, context: Context) -> list[int]:
+        """
+        Write the tasks' records, move the submission to ``queued``, return the intervals.
 
-    def __init__(self, *, submission_id: Any, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        self.submission_id = submission_id
-
-    def execute(self, context: Context) -> list[dict[str, Any]]:
-        """Write the tasks' records, move the submission to ``queued``, return the specs."""
+        :raises AirflowFailException: If the run may not train the submission.
+        """
         from touchstone.hooks.agent import AgentHook, cancel_tasks
-        from touchstone.hooks.starts import prepare_task
 
-        records, settings = _connect(), get_settings()
-        submission = records.get_submission(self.submission_id)
-        schedule = Schedule.model_validate(submission["schedule"])
+        records, settings, run = _connect(), get_settings(), get_run(context)
+        submission = get_submission_of_run(records, run)
+        submission_id, planned = submission["submission_id"], _find_schedule(submission, run)
+        if planned is None or not submission.get("accepted_at"):
+            raise AirflowFailException(
+                f"nothing was planned: submission {submission_id} "
+                + ("was never accepted" if planned else f"has no schedule of run {run.run_id}")
+            )
+        schedule = Schedule.model_validate(planned)
         specs = build_training_specs(
             _build_validation(submission),
             schedule,
@@ -366,23 +460,18 @@ class PlanOperator(BaseOperator):
             ),
             elnigma=_store_branch(schedule),
         )
-        run_id = str(context["ti"].run_id)
         check_submission_move(
-            self.submission_id,
-            SubmissionStatus(submission["status"]),
-            SubmissionStatus.QUEUED,
+            submission_id, SubmissionStatus(submission["status"]), SubmissionStatus.QUEUED
         )
         # Cleared while its trainings run: their records are taken over, so they must end first.
-        cancel_tasks(records, AgentHook(settings=settings), self.submission_id)
-        for index, spec in enumerate(specs):
-            prepare_task(
-                records, spec, run_id=run_id, map_index=index, now=datetime.now(UTC), is_new=True
-            )
-        records.change_submission(
-            self.submission_id,
+        cancel_tasks(records, AgentHook(settings=settings), submission_id)
+        _prepare(records, specs, run)
+        change_submission_of_run(
+            records,
+            run,
             lambda found: _move(found, SubmissionStatus.QUEUED, tasks=[s.task_id for s in specs]),
         )
-        return [spec.model_dump(mode="json") for spec in specs]
+        return [spec.interval for spec in specs if spec.interval is not None]
 
 
 def _store(content: Content) -> None:
@@ -405,35 +494,37 @@ def _store_branch(schedule: Schedule) -> Checkout | None:
     return Checkout(commit=str(content.commit), sha256=content.sha256, size=len(content.archive))
 
 
-def evaluate_submission(submission_id: str | None, closing_run_id: str) -> None:
+def evaluate_submission(**context: Any) -> None:
     """
     Close a scheduled submission: aggregate its model group, or say why there is nothing to.
 
-    :param submission_id: What ``register`` returned; ``None`` if it refused the run, which has
-        then touched no submission but the one it was to bring.
-    :param closing_run_id: The run that closes it; another run's tasks are none of its business.
+    :param context: Airflow's, for the run; another run's submission is none of its business.
     :raises AirflowFailException: If it did not succeed, with the reason.
     """
-    if submission_id is None:
-        raise AirflowFailException("the run was refused: see the task 'register'")
-    records = _connect()
-    submission = records.get_submission(submission_id)
+    records, run = _connect(), get_run(context)
+    submission = get_submission_of_run(records, run)
+    submission_id = submission["submission_id"]
     if submission.get("accepted_at") is None:
         # Validation ended without a verdict, or nobody accepted: there is nothing to aggregate.
-        validation = records.find_task(submission_id, VALIDATION_TASK_ID) or {}
-        closed = records.change_submission(
-            submission_id, lambda found: _close_unvalidated(found, validation)
+        found = records.find_task(submission_id, VALIDATION_TASK_ID)
+        validation = found if found is not None and found["run_id"] == run.run_id else {}
+        closed = change_submission_of_run(
+            records, run, lambda found: _close_unvalidated(found, validation)
         )
         raise AirflowFailException(f"{closed['status']}: {closed.get('reason')}")
+    if _find_schedule(submission, run) is None:
+        raise AirflowFailException(
+            f"nothing was changed: submission {submission_id} has no schedule of run {run.run_id}"
+        )
     tasks = [
         _end_abandoned(records, task)
         for task in records.list_tasks(submission_id)
-        if task["task_id"] in (submission.get("tasks") or []) and task["run_id"] == closing_run_id
+        if task["task_id"] in (submission.get("tasks") or []) and task["run_id"] == run.run_id
     ]
     fields = judge_submission(tasks)
     status = SubmissionStatus(fields.pop("status"))
-    closed = records.change_submission(
-        submission_id, lambda found: _move(found, status, ended_at=_now(), **fields)
+    closed = change_submission_of_run(
+        records, run, lambda found: _move(found, status, ended_at=_now(), **fields)
     )
     if status is not SubmissionStatus.SUCCESS:
         raise AirflowFailException(f"{status}: {closed.get('reason')}")
@@ -468,6 +559,7 @@ def _close_unvalidated(found: Record, validation: Record) -> Record | None:
     return _move(
         found,
         SubmissionStatus.CANCELLED if is_cancelled else SubmissionStatus.ERROR,
-        reason=validation.get("reason") or "the validation ended without a verdict",
+        reason=validation.get("reason")
+        or ("the validation ended without a verdict" if validation else "it was never validated"),
         ended_at=_now(),
     )

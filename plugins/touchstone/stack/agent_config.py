@@ -5,7 +5,10 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 
+from touchstone.settings import Settings
 from touchstone.stack.layout import REPOSITORY, LocalServer, StackRecord, StatePaths
+
+DEFAULT_IMAGE = str(Settings.model_fields["trainer_image"].default)
 
 
 def render_agent_config(
@@ -24,6 +27,8 @@ def render_agent_config(
         "private_key_file": str(paths.agent_key(server.name)),
         "control_public_key_file": str(paths.control_public_key),
         "runtime": str(record.runtime),
+        # What the control plane asks for, and nothing else.
+        "images_allowed": [environ.get("TOUCHSTONE_TRAINER_IMAGE") or DEFAULT_IMAGE],
         "slots": server.slots,
         "validation_slots": server.validation_slots,
         # Beside the dispatcher heartbeats cost nothing, and status follows them.

@@ -142,6 +142,7 @@ def build_airflow(
             "parallelism": 8,
             "dags_are_paused_at_creation": False,
             "fernet_key": credentials.fernet_key,
+            "auth_manager": "touchstone.ui.auth.TouchstoneAuthManager",
             "simple_auth_manager_users": ",".join(f"{u}:{role}" for u, role in USERS.items()),
             "simple_auth_manager_passwords_file": paths.airflow_passwords,
             "execution_api_server_url": f"{record.urls.execution}/execution/",

@@ -71,6 +71,7 @@ class AgentProcess:
             "private_key_file": "server.key",
             "control_public_key": self.plane.public_key,
             "runtime": self.runtime,
+            "images_allowed": ["*"],
             **self.options,
         }
         tables = {

@@ -22,4 +22,4 @@ with DAG(
 ):
     AgentOperator.partial(
         task_id=TRAINING, pool=QUEUE_POOL, retries=20, retry_delay=timedelta(seconds=3)
-    ).expand(spec=[{"interval": number + 1} for number in range(TASKS)])
+    ).expand(interval=[number + 1 for number in range(TASKS)])

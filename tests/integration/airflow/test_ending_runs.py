@@ -2,47 +2,15 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
-
 import pytest
-from airflow.models.dag import DagModel
-from airflow.models.dag_version import DagVersion
 from airflow.models.dagbag import DBDagBag
-from airflow.models.dagbundle import DagBundleModel
 from airflow.models.dagrun import DagRun
-from airflow.models.serialized_dag import SerializedDagModel
 from airflow.models.taskinstance import TaskInstance
-from airflow.sdk import DAG
-from airflow.sdk.bases.operator import BaseOperator
-from airflow.serialization.serialized_objects import LazyDeserializedDAG
 from airflow.utils.session import create_session
-from sqlalchemy import delete, select
+from sqlalchemy import select
 
 from touchstone.dispatcher.metadata import runs
-from touchstone.dispatcher.metadata.rows import DAG_ID, EVALUATE, TRAINING
-
-BUNDLE = "tests"
-
-
-@pytest.fixture
-def with_dag(real_airflow):
-    """Airflow, and a DAG that ends as ours does: a task that is run however the others ended."""
-    with DAG(DAG_ID, schedule=None, start_date=datetime(2024, 1, 1, tzinfo=UTC)) as dag:
-        training = BaseOperator(task_id=TRAINING)
-        training >> BaseOperator(task_id=EVALUATE, trigger_rule="all_done")
-    with create_session() as session:
-        session.add(DagBundleModel(name=BUNDLE))
-        session.flush()
-        session.add(DagModel(dag_id=DAG_ID, bundle_name=BUNDLE))
-        session.flush()
-        SerializedDagModel.write_dag(
-            LazyDeserializedDAG.from_dag(dag), bundle_name=BUNDLE, session=session
-        )
-    yield real_airflow
-    real_airflow.empty()
-    with create_session() as session:
-        for model in (SerializedDagModel, DagVersion, DagModel, DagBundleModel):
-            session.execute(delete(model))
+from touchstone.dispatcher.metadata.rows import EVALUATE, TRAINING
 
 
 def read_states(run_id):

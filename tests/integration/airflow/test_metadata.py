@@ -21,13 +21,16 @@ from airflow.models.task_state_store import TaskStateStoreModel
 from airflow.models.taskinstance import TaskInstance
 from airflow.utils.session import create_session
 from airflow.utils.state import TaskInstanceState
-from sqlalchemy import select
+from sqlalchemy import select, update
 from sqlalchemy.exc import OperationalError
 
-from fakes.airflow_pools import RETRIES
 from touchstone.core.pools import DECK_POOL, FINISH_POOL, QUEUE_POOL
 from touchstone.dispatcher.metadata import runs
-from touchstone.dispatcher.metadata.pools import PLACEMENT_KEY, PoolsBusy
+from touchstone.dispatcher.metadata.pools import (
+    MAX_NOTE_CHARACTERS,
+    PLACEMENT_KEY,
+    PoolsBusy,
+)
 from touchstone.dispatcher.metadata.rows import PARKED_UNTIL, TRAINING, VALIDATION
 from touchstone_agent.protocol.errors import PermanentError
 
@@ -40,7 +43,7 @@ def read(airflow, key):
 def place(airflow, key, pool, **placement):
     instance = read(airflow, key)
     with airflow.lock_pools() as locked:
-        return locked.place(instance, pool, placement)
+        return locked.place(instance, pool, {**placement, "try": instance.try_number})
 
 
 # --- what this relies on ------------------------------------------------------------------------
@@ -171,7 +174,7 @@ def test_a_deferred_instance_is_not_resuming_although_it_has_a_method_to_resume_
 # --- placing and moving -------------------------------------------------------------------------
 
 
-def test_a_placement_is_stored_with_the_move_and_the_try(airflow):
+def test_a_placement_is_stored_with_the_move(airflow):
     airflow.create_pool("rio", 1, "")
     key = airflow.add("s-1", map_index=0)
 
@@ -179,8 +182,7 @@ def test_a_placement_is_stored_with_the_move_and_the_try(airflow):
 
     instance = read(airflow, key)
     assert instance.pool == "rio"
-    of_try = {"try": 1, "max_tries": RETRIES}
-    assert instance.placement == {"server": "rio", "reason": "a slot of rio is free"} | of_try
+    assert instance.placement == {"server": "rio", "reason": "a slot of rio is free", "try": 1}
     assert instance.is_placed
 
 
@@ -193,7 +195,7 @@ def test_a_placement_of_an_earlier_try_counts_as_none(airflow):
     place(airflow, key, "lima", server="lima")
 
     placement = read(airflow, key).placement
-    assert placement == {"server": "lima", "try": 2, "max_tries": RETRIES}
+    assert placement == {"server": "lima", "try": 2}
 
 
 def test_each_instance_has_its_own_placement(airflow):
@@ -212,8 +214,29 @@ def test_the_operator_finds_the_placement_where_it_looks(real_airflow):
         row = session.scalar(select(TaskStateStoreModel))
         assert (row.run_id, row.task_id, row.map_index) == key
         assert row.key == PLACEMENT_KEY == "placement"
-        assert json.loads(row.value) == {"server": "rio", "try": 1, "max_tries": RETRIES}
+        assert json.loads(row.value) == {"server": "rio", "try": 1}
         assert row.updated_at is not None
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        *("", "{", "null", "[]", "5", '"rio"', "[[1, 2]]"),
+        *("[" * 5_000, '{"a": "' + "x" * MAX_NOTE_CHARACTERS + '"}'),
+    ],
+    ids=str.__len__,
+)
+def test_what_somebody_else_has_stored_there_is_no_placement(real_airflow, value):
+    """Airflow lets its users write into the store: one odd value stopped all placement."""
+    key, other = real_airflow.add("s-1", map_index=0), real_airflow.add("s-1", map_index=1)
+    for each in (key, other):
+        place(real_airflow, each, "rio", server="rio")
+    with create_session() as session:
+        session.execute(update(TaskStateStoreModel).filter_by(map_index=0).values(value=value))
+
+    assert read(real_airflow, key).placement is None
+    assert not read(real_airflow, key).is_placed
+    assert read(real_airflow, other).is_placed
 
 
 @pytest.mark.parametrize(
@@ -261,7 +284,7 @@ def test_an_instance_can_be_sent_back_and_placed_again_in_one_round(airflow):
         assert locked.place(replace(old, pool=QUEUE_POOL), "lima", {"server": "lima"})
 
     assert read(airflow, key).pool == "lima"
-    assert read(airflow, key).placement == {"server": "lima", "try": 1, "max_tries": RETRIES}
+    assert read(airflow, key).placement == {"server": "lima"}
 
 
 def test_nothing_stays_of_a_round_that_fails(airflow):

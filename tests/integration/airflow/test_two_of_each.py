@@ -197,6 +197,7 @@ class Installation:
             records.create_submission(
                 {
                     "submission_id": submission_id,
+                    "submitted_by": f"user{number % 2}",
                     "status": "queued",
                     "accepted_at": now.isoformat(),
                     "created_at": now.isoformat(),
@@ -223,6 +224,7 @@ class Installation:
                 dag_id=rows.DAG_ID,
                 run_id=submission_id,
                 triggered_by=DagRunTriggeredByType.TEST,
+                triggering_user_name=f"user{number % 2}",
             )
 
     def count_states(self) -> Counter[str]:
@@ -358,7 +360,7 @@ def test_two_hundred_tasks_run_once_each_while_dispatchers_are_killed(
     installation.submit(records)
     for program in programs.values():
         program.start()
-    workers = Workers(records)
+    workers = Workers()
     killer = Killer(agents, [programs["dispatcher-1"], programs["dispatcher-2"]], seed)
     agents.start()
     workers.start()

@@ -20,10 +20,8 @@ from airflow.utils.session import create_session
 from sqlalchemy import select, update
 from sqlalchemy.orm import Session
 
-from touchstone.core.names import build_task_id
 from touchstone.dispatcher.metadata.pools import PLACEMENT_KEY
 from touchstone.dispatcher.metadata.rows import DAG_ID, TRAINING
-from touchstone.hooks.records import RecordStore
 from touchstone.operators.agent import AgentOperator
 
 _POLL_SECONDS = 0.2
@@ -33,12 +31,10 @@ class Workers:
     """
     Does what a worker and the execution API do for a task instance up to its deferral.
 
-    :param records: Where the tasks' specifications are.
     :param threads: How many at a time.
     """
 
-    def __init__(self, records: RecordStore, *, threads: int = 4) -> None:
-        self._records = records
+    def __init__(self, *, threads: int = 4) -> None:
         self._pool = ThreadPoolExecutor(threads)
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._poll, daemon=True)
@@ -81,6 +77,8 @@ class Workers:
                     TaskInstance.try_number,
                     TaskInstance.max_tries,
                     DagRun.id,
+                    DagRun.conf,
+                    DagRun.triggering_user_name,
                 )
                 .join(TaskInstance.dag_run)
                 .where(TaskInstance.id == ti_id)
@@ -93,15 +91,19 @@ class Workers:
                     TaskStateStoreModel.key == PLACEMENT_KEY,
                 )
             )
-        run_id, map_index, try_number, max_tries, _ = row
-        spec = self._records.get_task(run_id, build_task_id(map_index + 1))["config"]
-        operator = AgentOperator(task_id=TRAINING, spec=spec)
+        run_id, map_index, try_number, max_tries, _, conf, user = row
+        operator = AgentOperator(task_id=TRAINING, interval=map_index + 1)
+        run = SimpleNamespace(run_id=run_id, conf=conf, triggering_user_name=user)
         ti = SimpleNamespace(
-            run_id=run_id, try_number=try_number, map_index=map_index, max_tries=max_tries
+            id=ti_id,
+            run_id=run_id,
+            try_number=try_number,
+            map_index=map_index,
+            max_tries=max_tries,
         )
         store = {"placement": json.loads(value) if value else None}
         try:
-            operator.execute({"ti": ti, "task_state_store": store})  # type: ignore[typeddict-unknown-key,typeddict-item]
+            operator.execute({"dag_run": run, "ti": ti, "task_state_store": store})  # type: ignore[typeddict-unknown-key,typeddict-item]
         except TaskDeferred as deferral:
             self._defer(ti_id, deferral)
         except AirflowRescheduleException as again:

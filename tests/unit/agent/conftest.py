@@ -52,6 +52,7 @@ class AgentWorld:
                 "state_dir": folder,
                 "private_key_file": folder / "key",
                 "control_public_key": CONTROL_PUBLIC,
+                "images_allowed": ["*"],
                 "slots": 2,
                 "min_free_mib": 0,
                 **settings,

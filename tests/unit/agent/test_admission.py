@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from fakes.agent_world import make_attempt, make_ref, make_start
@@ -15,7 +17,7 @@ from touchstone_agent.core.admission import (
 )
 from touchstone_agent.protocol.messages import AttemptPhase, SlotClass
 
-ONE = Capacity(slots=1, validation_slots=1)
+ONE = Capacity(slots=1, validation_slots=1, images_allowed=None)
 NEVER_SEEN = FenceMark()
 
 
@@ -52,7 +54,7 @@ def test_an_attempt_whose_container_has_ended_holds_no_slot(phase: AttemptPhase)
 
 
 def test_a_drained_server_says_so() -> None:
-    refusal = decide(make_start(), capacity=Capacity(slots=0, validation_slots=1))
+    refusal = decide(make_start(), capacity=replace(ONE, slots=0))
 
     assert isinstance(refusal, Refuse)
     assert refusal.reason == "this server takes no trainings"
@@ -101,7 +103,7 @@ def test_only_images_of_the_list_are_taken(image: str, is_allowed: bool) -> None
 
 
 def test_each_attempt_gets_gpus_of_its_own() -> None:
-    capacity = Capacity(slots=4, validation_slots=0, gpu_ids=(0, 1, 2))
+    capacity = Capacity(slots=4, validation_slots=0, images_allowed=None, gpu_ids=(0, 1, 2))
     running = make_attempt(make_ref("i1"), gpu_ids=(0,))
     ended = make_attempt(make_ref("i2"), AttemptPhase.UPLOADED, gpu_ids=(1,))
 
@@ -111,7 +113,7 @@ def test_each_attempt_gets_gpus_of_its_own() -> None:
 
 
 def test_more_gpus_than_are_free_are_refused() -> None:
-    capacity = Capacity(slots=4, validation_slots=0, gpu_ids=(0,))
+    capacity = Capacity(slots=4, validation_slots=0, images_allowed=None, gpu_ids=(0,))
 
     refusal = decide(make_start(gpus=2), capacity=capacity)
 

@@ -16,6 +16,7 @@ env = "dev"
 state_dir = "state"
 private_key_file = "server.key"
 control_public_key = "{PUBLIC}"
+images_allowed = ["good/trainer:*"]
 """
 
 
@@ -40,7 +41,35 @@ def test_defaults_are_those_of_the_manual(folder: Path) -> None:
     assert (settings.slots, settings.validation_slots) == (1, 1)
     assert settings.heartbeat_seconds == 15
     assert settings.keep_hours == 48
-    assert settings.images_allowed == ("*",)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        MINIMAL.replace('images_allowed = ["good/trainer:*"]', ""),
+        MINIMAL.replace('["good/trainer:*"]', "[]"),
+        MINIMAL.replace('["good/trainer:*"]', '[""]'),
+        MINIMAL.replace('["good/trainer:*"]', '[" "]'),
+    ],
+    ids=["missing", "no pattern", "an empty pattern", "a blank pattern"],
+)
+def test_an_agent_that_runs_images_says_which(folder: Path, text: str) -> None:
+    """Every image there is ran on a server whose owner had named none."""
+    with pytest.raises(ConfigurationError, match="images_allowed"):
+        load(folder, text)
+
+
+def test_the_way_out_of_a_missing_list_of_images_is_told(folder: Path) -> None:
+    with pytest.raises(ConfigurationError, match=r'images_allowed = \["registry.example/trainer'):
+        load(folder, MINIMAL.replace('["good/trainer:*"]', "[]"))
+
+
+def test_an_agent_that_isolates_nothing_runs_no_image(folder: Path) -> None:
+    text = MINIMAL.replace('images_allowed = ["good/trainer:*"]', 'runtime = "process"')
+
+    settings = load(folder, text + '[process]\ncommand = ["run"]\n')
+
+    assert settings.image_patterns is None
 
 
 def test_paths_are_relative_to_the_file(folder: Path) -> None:

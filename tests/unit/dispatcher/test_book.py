@@ -292,3 +292,34 @@ def test_a_field_that_a_newer_version_has_added_is_no_obstacle(book, airflow, en
     book.load(airflow.read_instances())
 
     assert book.get_demand(instance) is not None
+
+
+def test_a_run_of_any_id_is_found_by_the_submission_that_its_conf_names(airflow, enter, records):
+    """What the form triggers has an id of Airflow's own: its trainings waited for ever."""
+    instance = enter("s-1", run_id="manual__2026-11-22")
+    asked = []
+
+    def read_named(run_ids):
+        asked.append(set(run_ids))
+        return {"manual__2026-11-22": "s-1"}
+
+    book = TaskBook(records, read_named)
+    for _ in range(3):
+        book.load(airflow.read_instances())
+
+    assert book.get_demand(instance).key == ("s-1", "i5")
+    assert asked == [{"manual__2026-11-22"}] * 1
+
+
+@pytest.mark.parametrize("named", ["other", "../s-1", ["s-1"], {"a": 1}, 5, ""])
+def test_what_a_run_names_gives_it_none_of_the_tasks_that_are_not_its_own(
+    airflow, enter, records, named
+):
+    enter("s-1")
+    stranger = airflow.instances[airflow.add("s-1--2", map_index=0)]
+    book = TaskBook(records, lambda _: {"s-1--2": named})
+
+    book.load(airflow.read_instances())
+
+    assert book.find(stranger) is None
+    assert book.get_demand(stranger) is None

@@ -863,6 +863,7 @@ def test_failures_in_an_earlier_run_do_not_count(world):
 
     again = world.airflow.add("s-1--2", map_index=0)
     world.keys["s-1", "i5"] = again
+    world.records.change_submission("s-1", lambda _: {"run_ids": ["s-1", "s-1--2"]})
     world.records.change_task(
         "s-1",
         "i5",
@@ -1083,3 +1084,65 @@ def test_a_cleared_task_is_placed_again_although_it_may_not_be_retried(world):
     world.settle()
 
     assert world.starts(key) == [("rio", 1), ("rio", 2)]
+
+
+# --- what Airflow's users may write -------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "forge",
+    [
+        lambda note: {**note, "server": "lima"},
+        lambda note: {**note, "is_on_deck": True},
+        lambda note: {key: value for key, value in note.items() if key != "seal"},
+        lambda _: {"server": "lima", "try": 1},
+        lambda _: {"try": 1},
+    ],
+    ids=["another server", "on deck", "unsealed", "made up", "next to nothing"],
+)
+def test_a_placement_that_somebody_else_has_stored_is_none_and_is_decided_anew(world, forge):
+    """Whoever might write into Airflow's state store chose the server himself."""
+    world.add_server("rio")
+    world.add_server("lima", slots=0)
+    (key,) = world.submit("s-1", 5)
+    world.tick()
+    world.airflow.change(key, placement=forge(world.note(key)))
+
+    world.settle()
+
+    assert world.pool(key) == "rio"
+    assert world.starts() == [("rio", 1)]
+
+
+def test_a_placement_that_is_no_use_stops_nobody_elses(world):
+    world.add_server("rio", slots=2)
+    odd, _ = world.submit("s-1", 1, 5)
+    world.airflow.change(odd, placement={"try": 1, "at": 7, "server": ["rio"]}, pool="rio")
+
+    world.settle()
+
+    assert sorted(world.starts()) == [("rio", 1), ("rio", 1)]
+
+
+def test_a_training_of_a_run_that_has_none_on_record_is_let_through_to_say_so(world):
+    """It waited for ever: nobody told that its record was gone, or another run's."""
+    world.add_server("rio")
+    (key,) = world.submit("s-1", 5)
+    world.records.change_task("s-1", "i5", lambda _: {"run_id": "s-1--2"})
+
+    world.settle()
+
+    assert world.pool(key) == FINISH_POOL
+    assert world.state(key) == "failed"
+    assert world.starts() == []
+
+
+def test_a_strangers_run_is_not_placed_as_the_submission_that_its_id_stands_for(world):
+    world.add_server("rio", slots=2)
+    (own,) = world.submit("s-1", 5)
+    stranger = world.airflow.add("s-1--2", map_index=0)
+    validation = world.airflow.add("s-1--2", VALIDATION, -1)
+
+    world.tick()
+
+    assert pools(world, [own, stranger, validation]) == ["rio", FINISH_POOL, FINISH_POOL]

@@ -16,11 +16,15 @@ class FakeAirflow:
 
     def __init__(self):
         self.run_states = {}
+        self.users = {}
         self.ended_instances = set()
         self.failed = []
 
     def find_run_states(self, run_ids):
         return {run: self.run_states[run] for run in run_ids if run in self.run_states}
+
+    def read_users(self, run_ids):
+        return {run: self.users[run] for run in run_ids if run in self.users}
 
     def find_ended_instances(self, run_ids):
         return {item for item in self.ended_instances if item[0] in set(run_ids)}
@@ -217,6 +221,28 @@ def test_a_run_ended_by_hand_cancels_its_tasks_and_then_closes_the_submission(
     records.change_task("s-1", "i5", lambda _: {"status": "cancelled", "outcome": "cancelled"})
     reconciler.run()
     assert records.get_submission("s-1")["status"] == "cancelled"
+
+
+@pytest.mark.parametrize(("user", "is_touched"), [("eve", False), ("ann", True), ("admin", True)])
+def test_a_strangers_run_of_the_same_id_ends_nothing_of_the_one_on_record(
+    reconciler, agent, airflow, make_submission, make_task, clock, records, user, is_touched
+):
+    """Somebody deleted a run, and another triggered one of its id, which was refused and failed."""
+    make_submission("running", submitted_by="ann")
+    make_task(phase="running", status="running")
+    make_task("validation", kind="validation", phase="running", status="running")
+    for task in ("i5", "validation"):
+        records.change_task(
+            "s-1", task, lambda found: {"config": {**found["config"], "submitted_by": "ann"}}
+        )
+    airflow.run_states["s-1"], airflow.users["s-1"] = "failed", user
+    airflow.ended_instances = {("s-1", "validate", -1), ("s-1", "train", 0)}
+    clock.advance(seconds=60)
+
+    reconciler.run()
+
+    assert bool(agent.commands(Cancel)) is is_touched
+    assert records.get_submission("s-1")["status"] == "running"
 
 
 def test_a_run_that_failed_by_a_fault_makes_the_submission_an_error(

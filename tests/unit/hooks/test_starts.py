@@ -97,10 +97,10 @@ def tell(records, phase, **details):
 # --- putting a task on record -------------------------------------------------------------------
 
 
-def test_a_task_is_put_on_record_once(records):
+def test_a_task_is_put_on_record_for_the_instance_that_waits_for_it(records):
     first = prepare(records)
 
-    assert prepare(records) == first
+    assert first == records.get_task("s-1", "i5")
     assert (first["run_id"], first["map_index"], first["attempt"]) == ("s-1", 0, 0)
 
 
@@ -114,10 +114,9 @@ def test_a_new_run_takes_a_task_over_and_outranks_what_runs(records, starter, ta
 
 
 def test_a_plan_made_anew_in_the_same_run_replaces_the_older_one(records, task):
-    other = SPEC.model_copy(update={"seed": 7})
+    again = prepare(records, SPEC.model_copy(update={"seed": 7}))
 
-    assert prepare(records, other)["config"]["seed"] == 0
-    assert prepare(records, other, is_new=True)["config"]["seed"] == 7
+    assert (again["config"]["seed"], again["fence"]) == (7, task["fence"] + 1)
 
 
 # --- starting -----------------------------------------------------------------------------------

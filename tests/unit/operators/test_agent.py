@@ -17,13 +17,22 @@ from fakes.agents import FakeAgentHook
 from fakes.stores import FakeObjectStore, FakeRecordStore
 from touchstone.core import attempts
 from touchstone.core.attempts import WaitEnd, find_end
+from touchstone.core.sealing import seal_note
 from touchstone.core.tasks import TaskSpec
-from touchstone.hooks.starts import Starter, StartOrder
+from touchstone.hooks.starts import Starter, StartOrder, prepare_task
 from touchstone.operators.agent import RESCHEDULE_SECONDS, AgentOperator, PlacedOperator
 from touchstone.settings import Settings
 from touchstone_agent.protocol.errors import TransientError
-from touchstone_agent.protocol.messages import AttemptPhase, Cancel, Limits, PhaseChanged, Start
+from touchstone_agent.protocol.messages import (
+    AttemptPhase,
+    Cancel,
+    Limits,
+    PhaseChanged,
+    SlotClass,
+    Start,
+)
 
+NOW = datetime(2026, 11, 22, 12, 0, tzinfo=UTC)
 SPEC = TaskSpec(
     submission_id="s-1",
     task_id="i5",
@@ -34,7 +43,11 @@ SPEC = TaskSpec(
     content_size=10,
     interval=5,
     limits=Limits(),
-).model_dump(mode="json")
+    submitted_by="ann",
+)
+VALIDATION = SPEC.model_copy(
+    update={"task_id": "validation", "kind": SlotClass.VALIDATION, "interval": None}
+)
 ON_RIO = {
     "server": "rio",
     "gpus": 1,
@@ -49,7 +62,22 @@ ON_DECK = {"is_on_deck": True, "at": "2026-11-22T12:00:00+00:00", "try": 1}
 
 @pytest.fixture
 def records():
-    return FakeRecordStore()
+    """A submission of two trainings, planned by its first run."""
+    store = FakeRecordStore()
+    store.create_submission(
+        {
+            "submission_id": "s-1",
+            "submitted_by": "ann",
+            "status": "queued",
+            "accepted_at": NOW.isoformat(),
+            "run_ids": ["s-1"],
+            "tasks": ["i1", "i5"],
+        }
+    )
+    prepare_task(store, SPEC, run_id="s-1", map_index=0, now=NOW)
+    other = SPEC.model_copy(update={"task_id": "i1", "interval": 1})
+    prepare_task(store, other, run_id="s-1", map_index=1, now=NOW)
+    return store
 
 
 @pytest.fixture
@@ -62,7 +90,8 @@ def parts(records, agent, monkeypatch):
     """The operator finds its stores by itself: here they are in memory."""
     settings = Settings(env="dev")
     starter = Starter(records=records, objects=FakeObjectStore(), agent=agent, settings=settings)
-    monkeypatch.setattr("touchstone.operators.agent.get_settings", lambda: settings)
+    for module in ("agent", "authority"):
+        monkeypatch.setattr(f"touchstone.operators.{module}.get_settings", lambda: settings)
     monkeypatch.setattr("touchstone.hooks.records.RecordStore.connect", lambda _: records)
     monkeypatch.setattr("touchstone.hooks.starts.Starter.connect", lambda _: starter)
     monkeypatch.setattr("touchstone.hooks.agent.AgentHook", lambda settings: agent)
@@ -71,19 +100,27 @@ def parts(records, agent, monkeypatch):
 
 @pytest.fixture
 def operator():
-    return AgentOperator(task_id="train", spec=SPEC)
+    return AgentOperator(task_id="train", interval=5)
 
 
-def build_context(placement, *, try_number=1, run_id="s-1", map_index=0, max_tries=20):
+def seal(placement, ti_id="ti-1"):
+    """Return a placement as the dispatcher leaves it in Airflow's task state store."""
+    return placement and seal_note(placement, of=ti_id, key=FakeAgentHook.placement_key)
+
+
+def build_context(
+    placement, *, try_number=1, run_id="s-1", map_index=0, max_tries=20, user="ann", conf=None
+):
     ti = SimpleNamespace(
-        run_id=run_id, try_number=try_number, map_index=map_index, max_tries=max_tries
+        id="ti-1", run_id=run_id, try_number=try_number, map_index=map_index, max_tries=max_tries
     )
-    return {"ti": ti, "task_state_store": {"placement": placement}}
+    run = SimpleNamespace(run_id=run_id, conf=conf, triggering_user_name=user)
+    return {"ti": ti, "dag_run": run, "task_state_store": {"placement": placement}}
 
 
 def execute(operator, placement, **instance):
     """Run it as a worker does, up to where it defers; return its trigger."""
-    context = build_context(placement, **instance)
+    context = build_context(seal(placement), **instance)
     with pytest.raises(TaskDeferred) as deferred:
         operator.execute(context)
     assert deferred.value.method_name == "raise_failure"
@@ -113,17 +150,10 @@ def test_a_placed_try_is_claimed_and_sent_to_its_server(operator, records, agent
     assert (trigger.fence, trigger.run_id) == (1, "s-1")
 
 
-def test_a_task_without_a_specification_is_skipped(records, agent):
-    operator = AgentOperator(task_id="train", spec=None)
-
-    with pytest.raises(AirflowSkipException):
-        operator.execute({})
-
-    assert agent.sent == []
-
-
 @pytest.mark.parametrize(
-    "placement", [None, {}, ON_RIO, ON_DECK], ids=["none", "empty", "server", "deck"]
+    "placement",
+    [None, {}, seal(ON_RIO), seal(ON_DECK)],
+    ids=["none", "empty", "server", "deck"],
 )
 def test_a_try_that_was_placed_nowhere_goes_back_to_wait(operator, records, agent, placement):
     """What is stored is of the try before: its server is another one's by now."""
@@ -136,7 +166,34 @@ def test_a_try_that_was_placed_nowhere_goes_back_to_wait(operator, records, agen
     wait = again.value.reschedule_date - before
     assert abs(wait - timedelta(seconds=RESCHEDULE_SECONDS)) < timedelta(seconds=5)
     assert agent.sent == []
-    assert records.find_task("s-1", "i5") is None
+    assert records.get_task("s-1", "i5")["attempt"] == 0
+
+
+@pytest.mark.parametrize(
+    "placement",
+    [
+        ON_RIO,
+        {**seal(ON_RIO), "server": "lima"},
+        {**seal(ON_RIO), "gpus": 8},
+        {**seal(ON_RIO), "try": 1.0},
+        seal(ON_RIO, "ti-2"),
+        {**ON_RIO, "seal": None},
+        {**ON_RIO, "seal": "\ud800"},
+        [seal(ON_RIO)],
+        "rio",
+    ],
+    ids=[
+        *("unsealed", "another server", "more GPUs", "another number", "another instance's"),
+        *("no seal", "a seal that is no text", "a list", "a word"),
+    ],
+)
+def test_a_placement_that_the_dispatcher_has_not_made_is_none(operator, records, agent, placement):
+    """Airflow lets its users write into the store that placements are kept in."""
+    with pytest.raises(AirflowRescheduleException):
+        operator.execute(build_context(placement))
+
+    assert agent.sent == []
+    assert records.get_task("s-1", "i5")["attempt"] == 0
 
 
 def test_a_try_on_deck_starts_nothing_and_waits_for_the_fence_to_come(operator, records, agent):
@@ -191,14 +248,161 @@ def test_a_store_that_is_away_fails_the_try_so_that_airflow_retries(
     monkeypatch.setattr(agent, "send", send)
 
     with pytest.raises(TransientError):
-        operator.execute(build_context(ON_RIO))
+        operator.execute(build_context(seal(ON_RIO)))
 
 
-@pytest.mark.parametrize(("map_index", "stored"), [(3, 3), (-1, -1), (None, -1)])
-def test_the_record_says_which_instance_waits_for_it(operator, records, map_index, stored):
-    execute(operator, ON_RIO, map_index=map_index)
+# --- what an instance may work on --------------------------------------------------------------
 
-    assert records.get_task("s-1", "i5")["map_index"] == stored
+
+def refuse(operator, records, agent, match, **instance):
+    """Run it where it must do nothing at all, to anything on record."""
+    before = (records.list_submissions(), records.list_tasks("s-1"))
+    with pytest.raises(AirflowFailException, match=match):
+        operator.execute(build_context(seal(ON_RIO), **instance))
+    assert (records.list_submissions(), records.list_tasks("s-1")) == before
+    assert agent.sent == []
+
+
+def test_what_is_run_is_what_is_on_record_and_not_what_an_xcom_says(records, agent):
+    """An engineer edited the specification in his own XCom: image, limits, submission and all."""
+    forged = SPEC.model_dump(mode="json") | {"image": "attacker/any:1", "submission_id": "s-1"}
+    operator = AgentOperator(task_id="train", interval=forged)
+
+    execute(operator, ON_RIO)
+
+    assert {command.image for command in agent.commands(Start)} == {"trainer:1"}
+    assert operator.interval == 5
+
+
+def test_a_run_of_somebody_else_starts_nothing_of_anybodys(operator, records, agent):
+    """By his own run's XCom an engineer trained under somebody else's submission."""
+    records.create_submission(
+        {"submission_id": "evil", "submitted_by": "eve", "status": "queued", "run_ids": ["evil"]}
+    )
+    refuse(operator, records, agent, "evil/i5 is not on record", run_id="evil", user="eve")
+
+
+@pytest.mark.parametrize(
+    "instance",
+    [
+        {"run_id": "s-1--2", "user": "eve"},
+        {"run_id": "s-1", "user": "eve"},
+        {"run_id": "s-1", "user": None},
+        {"run_id": "manual__1", "user": "eve", "conf": {"submission_id": "s-1"}},
+        {"run_id": "s-1--2", "user": "ann"},
+        {"run_id": "s-1", "user": "eve", "conf": {"submission_id": ""}},
+        {"run_id": "S-1", "user": "ann"},
+        {"run_id": "s-1", "user": "ann", "conf": {"submission_id": ["s-1"]}},
+        {"run_id": "s-1", "user": "ann", "conf": {"submission_id": "../s-1"}},
+    ],
+)
+def test_a_run_that_the_record_does_not_name_or_a_stranger_triggered_is_refused(
+    operator, records, agent, instance
+):
+    refuse(operator, records, agent, "nothing was changed: run .* may work on", **instance)
+
+
+def test_an_admin_may_train_what_somebody_else_has_submitted(operator, records, agent):
+    execute(operator, ON_RIO, user="admin")
+
+    assert len(agent.sent) == 1
+
+
+def test_a_run_that_a_newer_one_has_replaced_starts_nothing(operator, records, agent):
+    records.change_submission("s-1", lambda _: {"run_ids": ["s-1", "s-1--2"]})
+
+    refuse(operator, records, agent, "s-1--2 is; clear the task 'register'")
+
+
+def test_a_run_that_its_submissions_conf_names_is_found_whatever_its_id(records, agent):
+    records.change_submission("s-1", lambda _: {"run_ids": ["s-1", "manual__7"]})
+    prepare_task(records, SPEC, run_id="manual__7", map_index=0, now=NOW)
+
+    execute(
+        AgentOperator(task_id="train", interval=5),
+        ON_RIO,
+        run_id="manual__7",
+        conf={"submission_id": "s-1"},
+    )
+
+    assert len(agent.sent) == 1
+
+
+def test_a_task_of_another_run_is_never_renewed(operator, records, agent):
+    records.change_task("s-1", "i5", lambda _: {"run_id": "s-1--2"})
+
+    refuse(operator, records, agent, "s-1/i5 is not on record for instance 0 of run s-1")
+
+
+def test_an_instance_starts_only_what_was_planned_for_it(operator, records, agent):
+    """The intervals in the XCom were put into another order."""
+    refuse(operator, records, agent, "not on record for instance 1", map_index=1)
+
+
+def test_a_task_whose_record_has_vanished_ends_with_one_line(records, agent):
+    operator = AgentOperator(task_id="train", interval=20)
+
+    refuse(operator, records, agent, "s-1/i20 is not on record .* clear the task 'plan'")
+
+
+@pytest.mark.parametrize("interval", [0, -1, 251, 5.0, "5", True, [5], {"interval": "5"}, {}, "x"])
+def test_what_is_no_interval_is_refused_by_its_name(records, agent, interval):
+    operator = AgentOperator(task_id="train", interval=interval)
+
+    refuse(operator, records, agent, "interval: .* is not a whole number of days from 1 to 250")
+
+
+def test_a_training_is_none_where_the_interval_is_missing(records, agent):
+    """An XCom of nulls must not make a training the submission's validation."""
+    records.change_submission("s-1", lambda _: {"accepted_at": None})
+    prepare_task(records, VALIDATION, run_id="s-1", map_index=-1, now=NOW)
+    operator = AgentOperator(task_id="train", interval=None)
+
+    refuse(operator, records, agent, "s-1/validation is not on record for instance 0")
+
+
+def test_what_was_retracted_is_not_trained_again(operator, records, agent):
+    records.change_submission("s-1", lambda _: {"status": "retracted"})
+
+    refuse(operator, records, agent, "s-1 was retracted")
+
+
+def test_a_validation_of_what_was_accepted_before_is_skipped(records, agent):
+    with pytest.raises(AirflowSkipException):
+        AgentOperator(task_id="validate").execute(build_context(None, map_index=-1))
+
+    assert agent.sent == []
+
+
+@pytest.mark.parametrize("map_index", [-1, None])
+def test_a_validation_is_that_of_its_own_run(records, agent, map_index):
+    records.change_submission("s-1", lambda _: {"accepted_at": None})
+    prepare_task(records, VALIDATION, run_id="s-1", map_index=-1, now=NOW)
+
+    execute(AgentOperator(task_id="validate"), ON_RIO, map_index=map_index)
+
+    assert [command.ref.task_id for command in agent.commands(Start)] == ["validation"]
+
+
+def test_a_task_that_is_taken_over_while_it_starts_is_left_to_who_took_it(
+    operator, records, agent, parts, monkeypatch
+):
+    start = parts.start
+
+    def take_over_first(order):
+        records.change_task("s-1", "i5", lambda _: {"run_id": "s-1--2"})
+        return start(order)
+
+    monkeypatch.setattr(parts, "start", take_over_first)
+
+    with pytest.raises(AirflowFailException, match="taken over by run s-1--2"):
+        operator.execute(build_context(seal(ON_RIO)))
+
+    operator.on_kill()
+    assert records.get_task("s-1", "i5")["cancel"] is None
+
+
+# --- tries after the last one -------------------------------------------------------------------
 
 
 def exit_with(records, code, outcome, reason=None):
@@ -219,7 +423,7 @@ def test_a_try_after_the_last_attempt_starts_nothing_and_fails_with_its_reason(
     exit_with(records, 2, "failed", "config: no such key")
 
     with pytest.raises(AirflowFailException, match="config: no such key"):
-        operator.execute(build_context({**ON_RIO, "try": 2}, try_number=2))
+        operator.execute(build_context(seal({**ON_RIO, "try": 2}), try_number=2))
 
     assert [command.ref.fence for command in agent.commands(Start)] == [1]
 
@@ -301,9 +505,13 @@ def test_a_kill_leaves_a_newer_attempt_alone(operator, records, agent, parts):
     ids=["server", "pod", "deck"],
 )
 def test_what_is_placed_is_waited_for_where_it_was_placed(records, agent, kind, placement, trigger):
-    operator = PlacedOperator(task_id="train", spec={**SPEC, "kind": kind})
+    is_validation = kind == "validation"
+    if is_validation:
+        records.change_submission("s-1", lambda _: {"accepted_at": None})
+        prepare_task(records, VALIDATION, run_id="s-1", map_index=-1, now=NOW)
+    operator = PlacedOperator(task_id="train", interval=None if is_validation else 5)
 
-    found = execute(operator, placement)
+    found = execute(operator, placement, map_index=-1 if is_validation else 0)
 
     assert type(found).__name__ == trigger
     assert len(agent.sent) == (placement is ON_RIO)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
+from types import SimpleNamespace
 
 import pytest
 from airflow.sdk.exceptions import AirflowFailException
@@ -38,6 +39,8 @@ def records():
             "accepted_at": NOW.isoformat(),
             "tasks": ["i5"],
             "run_ids": ["s-1"],
+            "submitted_by": "ann",
+            "schedule": {"intervals": [5]},
         }
     )
     store.create_task(attempts.new_task(SPEC, run_id="s-1", map_index=0, now=NOW))
@@ -63,11 +66,16 @@ def agent(monkeypatch, records):
     return hook
 
 
+def evaluate():
+    run = SimpleNamespace(run_id="s-1", conf={}, triggering_user_name="ann")
+    steps.evaluate_submission(dag_run=run)
+
+
 def test_an_attempt_that_outlives_its_airflow_task_is_cancelled_and_so_is_the_submission(
     records, agent
 ):
     with pytest.raises(AirflowFailException, match="cancelled: i5"):
-        steps.evaluate_submission("s-1", "s-1")
+        evaluate()
 
     assert records.get_submission("s-1")["status"] == "cancelled"
     assert records.get_task("s-1", "i5")["cancel"]["by"] == "airflow"
@@ -78,7 +86,7 @@ def test_what_another_run_has_taken_over_goes_on(records, agent):
     records.change_task("s-1", "i5", lambda _: {"run_id": "s-1--2"})
 
     with pytest.raises(AirflowFailException):
-        steps.evaluate_submission("s-1", "s-1")
+        evaluate()
 
     assert records.get_task("s-1", "i5").get("cancel") is None
     assert agent.sent == []

@@ -38,6 +38,18 @@ def test_the_agent_of_a_stack_that_only_validates_takes_no_trainings(paths, reco
     assert "\nslots = 0\nvalidation_slots = 1\n" in config
 
 
+@pytest.mark.parametrize(
+    ("environ", "image"),
+    [({}, "touchstone-elnigma:local"), ({"TOUCHSTONE_TRAINER_IMAGE": "mine:1"}, "mine:1")],
+)
+def test_the_agent_of_a_stack_runs_the_stacks_own_trainer_only(
+    paths, record, environ, image
+) -> None:
+    [server] = decide()
+    config = render_agent_config(paths, record, server, environ)
+    assert f'\nimages_allowed = ["{image}"]\n' in config
+
+
 def test_several_servers_may_have_no_training_slots_each() -> None:
     assert [server.slots for server in parse_servers("a=0,b=2")] == [0, 2]
     with pytest.raises(ConfigurationError, match="0 to 64"):

@@ -18,17 +18,23 @@ class Capacity:
     :param slots: Training slots; 0 takes no trainings.
     :param validation_slots: Validation slots.
     :param gpu_ids: GPUs it may hand over.
-    :param images_allowed: Patterns, one of which an image must match.
+    :param images_allowed: Patterns, one of which an image must match; ``None`` where attempts do
+        not run in an image.
     """
 
     slots: int
     validation_slots: int
+    images_allowed: tuple[str, ...] | None
     gpu_ids: tuple[int, ...] = ()
-    images_allowed: tuple[str, ...] = ("*",)
 
     def of(self, slot_class: SlotClass) -> int:
         """Return the number of slots of a class."""
         return self.slots if slot_class is SlotClass.TRAINING else self.validation_slots
+
+    def allows(self, image: str) -> bool:
+        """Tell whether an image may run here."""
+        patterns = self.images_allowed
+        return patterns is None or any(fnmatch.fnmatchcase(image, glob) for glob in patterns)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,7 +101,7 @@ def decide_start(
         return Refuse(phase=AttemptPhase.CANCELLED, reason="cancelled before it was started")
     if ref.fence <= mark.seen:
         return _reject(f"fence {ref.fence} is not newer than {mark.seen}, seen before")
-    if not any(fnmatch.fnmatchcase(start.image, glob) for glob in capacity.images_allowed):
+    if not capacity.allows(start.image):
         return _reject(f"image {start.image} is not allowed on this server")
     older = tuple(a for a in attempts if a.ref.task_key == ref.task_key)
     others = [a for a in attempts if a.holds_slot and a not in older]

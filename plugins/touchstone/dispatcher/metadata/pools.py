@@ -15,7 +15,7 @@ from airflow.models.task_state_store import TaskStateStoreModel
 from airflow.models.taskinstance import TaskInstance
 from airflow.utils.session import create_session
 from airflow.utils.state import DagRunState, State, TaskInstanceState
-from sqlalchemy import and_, exists, not_, select, update
+from sqlalchemy import and_, exists, func, not_, select, update
 from sqlalchemy.exc import IntegrityError, OperationalError
 from sqlalchemy.orm import Session
 
@@ -32,6 +32,8 @@ from touchstone_agent.protocol.errors import PermanentError, TransientError
 
 PLACEMENT_KEY = "placement"
 """Key in Airflow's task state store under which a task instance finds where it goes."""
+MAX_NOTE_CHARACTERS = 20_000
+"""Longer than any placement; Airflow's users may write there, too."""
 _PLACED_STATES = (
     TaskInstanceState.SCHEDULED,
     TaskInstanceState.QUEUED,
@@ -75,7 +77,8 @@ class Instance:
     :param is_resuming: Whether it goes on with something, rather than start.
     :param max_tries: Airflow's limit of tries, which a clear raises and a retry does not.
     :param ready_at: When it could have started, as far as Airflow is concerned.
-    :param placement: What was decided last, for whichever try.
+    :param placement: What was decided last, for whichever try; as it is read, what anybody may
+        have written there.
     :param is_parked: Whether its run costs the scheduler nothing while it waits.
     """
 
@@ -128,7 +131,7 @@ def read_instances() -> list[Instance]:
         TaskInstance.pool,
         TaskInstance.next_method,
         TaskInstance.scheduled_dttm,
-        TaskStateStoreModel.value,
+        func.substr(TaskStateStoreModel.value, 1, MAX_NOTE_CHARACTERS),
         DagRun.run_after,
         TaskInstance.max_tries,
     )
@@ -170,12 +173,20 @@ def read_instances() -> list[Instance]:
             # A deferred instance has the method that it will resume with, too.
             is_resuming=row[8] is not None and row[6] != TaskInstanceState.DEFERRED,
             ready_at=row[9],
-            placement=json.loads(row[10]) if row[10] else None,
+            placement=_read_note(row[10]),
             is_parked=row[11] == PARKED_UNTIL,
             max_tries=row[12],
         )
         for row in rows
     ]
+
+
+def _read_note(text: str | None) -> dict[str, Any] | None:
+    try:
+        note = json.loads(text) if text else None
+    except (ValueError, RecursionError):
+        return None
+    return note if isinstance(note, dict) else None
 
 
 def read_pools() -> dict[str, PoolFacts]:
@@ -235,7 +246,7 @@ class LockedPools:
         """
         Put an instance into a pool, with what its operator has to know.
 
-        :param placement: Stored with the instance's try.
+        :param placement: Stored as it is.
         :return: Whether it still was as it was read; nothing is stored otherwise.
         """
         if not self.move(instance, pool):
@@ -243,8 +254,7 @@ class LockedPools:
         if instance.pool == QUEUE_POOL:
             # Whether or not it was parked when it was read: another dispatcher may have done it.
             self.unpark([instance.dag_run_pk])
-        of_try = {"try": instance.try_number, "max_tries": instance.max_tries}
-        value = json.dumps({**placement, **of_try})
+        value = json.dumps(dict(placement))
         now = datetime.now(UTC)
         changed = self._session.execute(
             update(TaskStateStoreModel)

@@ -14,6 +14,7 @@ from airflow.utils.state import DagRunState, State, TaskInstanceState
 from sqlalchemy import ColumnElement, and_, exists, func, not_, or_, select, update
 
 from touchstone.core.admission import HELD_UNTIL, EarlyRun
+from touchstone.core.authority import CONF_SUBMISSION, UNKNOWN_USER
 from touchstone.dispatcher.metadata.rows import (
     ASKED_FOR_AT,
     DAG_ID,
@@ -24,8 +25,6 @@ from touchstone.dispatcher.metadata.rows import (
     TRAINING,
 )
 
-UNKNOWN_USER = "unknown"
-"""Whose a run is that nobody triggered by name."""
 ENDED_RUN_STATES = frozenset({DagRunState.SUCCESS.value, DagRunState.FAILED.value})
 _MAY_BEGIN = and_(
     DagRun.dag_id == DAG_ID,
@@ -48,6 +47,38 @@ def find_run_states(run_ids: Iterable[str]) -> dict[str, str]:
             )
         ).all()
     return {run_id: str(getattr(state, "value", state)) for run_id, state in rows}
+
+
+def read_named_submissions(run_ids: Iterable[str]) -> dict[str, Any]:
+    """Return what runs name in their confs as their submission, by run id: anything at all."""
+    wanted = list(dict.fromkeys(run_ids))
+    if not wanted:
+        return {}
+    with create_session() as session:
+        rows = session.execute(
+            select(DagRun.run_id, DagRun.conf).where(
+                DagRun.dag_id == DAG_ID, DagRun.run_id.in_(wanted)
+            )
+        ).all()
+    return {
+        run_id: conf[CONF_SUBMISSION]
+        for run_id, conf in rows
+        if isinstance(conf, dict) and CONF_SUBMISSION in conf
+    }
+
+
+def read_users(run_ids: Iterable[str]) -> dict[str, str]:
+    """Return who triggered each of the DAG's runs that exist, by run id."""
+    wanted = list(dict.fromkeys(run_ids))
+    if not wanted:
+        return {}
+    with create_session() as session:
+        rows = session.execute(
+            select(DagRun.run_id, DagRun.triggering_user_name).where(
+                DagRun.dag_id == DAG_ID, DagRun.run_id.in_(wanted)
+            )
+        ).all()
+    return {run_id: user or UNKNOWN_USER for run_id, user in rows}
 
 
 def find_ended_instances(run_ids: Iterable[str]) -> set[tuple[str, str, int]]:

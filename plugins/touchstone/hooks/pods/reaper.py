@@ -21,6 +21,7 @@ from touchstone.hooks.pods.desk import PodDesk, TaskKey
 from touchstone.hooks.pods.ending import give_back, terminate
 from touchstone.hooks.pods.facts import REAPER
 from touchstone.hooks.records import Record
+from touchstone.settings import Settings
 from touchstone_agent.protocol.errors import TouchstoneError
 from touchstone_agent.protocol.names import build_prefix, parse_container_name
 
@@ -55,6 +56,21 @@ class Proof:
     missing: tuple[str, ...]
     is_dry_run: bool
     has_failed: bool
+
+
+async def look(settings: Settings) -> Proof:
+    """
+    Do as :func:`reap`, with connections of its own, made as Airflow has them now.
+
+    :raises TouchstoneError: As :func:`reap`, and if a connection is missing.
+    """
+    from touchstone.hooks.pods.connect import connect_desk
+
+    desk = await connect_desk(settings)
+    try:
+        return await reap(desk)
+    finally:
+        await desk.api.close()
 
 
 async def reap(desk: PodDesk) -> Proof:

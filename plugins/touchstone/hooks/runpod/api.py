@@ -71,6 +71,9 @@ class PodApi(Protocol):
 class AsyncPodApi(Protocol):
     """The same for triggers; without what a trigger never asks."""
 
+    async def close(self) -> None:
+        """Close the connections."""
+
     async def list_pods(self) -> list[Pod]:
         """Return all pods of the account, from all pages; raise rather than leave some out."""
 

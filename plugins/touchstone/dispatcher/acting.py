@@ -1,0 +1,140 @@
+"""Brings what people do in Airflow to the records of the submissions that they do it to."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping
+from datetime import datetime, timedelta
+from typing import Any, Final, Protocol
+
+from touchstone.core.actions import note_action
+from touchstone.core.authority import find_claimed_submission
+from touchstone.core.states import SUBMISSION_OPEN
+from touchstone.dispatcher.control import change_control
+from touchstone.dispatcher.metadata.acts import Entry, settle_entries, write_entries
+from touchstone.hooks.records import Record, RecordStore
+from touchstone_agent.protocol.errors import PermanentError
+
+__all__ = ["Chronicler", "Entry", "settle_entries", "write_entries"]
+
+log = logging.getLogger(__name__)
+
+CURSOR: Final = "acts"
+"""Note of how far Airflow's log was read."""
+BATCH: Final = 100
+SETTLE: Final = timedelta(seconds=3)
+"""Entries may become visible in another order than they were written, but not by so much."""
+ANSWER: Final = timedelta(seconds=60)
+"""How long an answer is waited for; whoever was to give it has died, or gives it later."""
+
+
+class Airflow(Protocol):
+    """What is needed of Airflow's log."""
+
+    def read_entries(self, *, after: int, before: datetime, limit: int) -> list[Entry]:
+        """Return what was noted, oldest first."""
+
+    def find_last_id(self) -> int:
+        """Return the id of the newest entry; 0 for none."""
+
+
+class Chronicler:
+    """
+    Adds to each submission's actions what was done to its runs in Airflow.
+
+    Each entry is noted once, whoever notes it: it carries a mark by which it is known again. The
+    place that was reached is written down after what was read is on record, never before.
+
+    :param airflow: Airflow's log.
+    :param records: The records.
+    :param clock: The time, UTC.
+    """
+
+    def __init__(
+        self, *, airflow: Airflow, records: RecordStore, clock: Callable[[], datetime]
+    ) -> None:
+        self._airflow = airflow
+        self._records = records
+        self._clock = clock
+
+    def run(self) -> None:
+        """Note what is new."""
+        after = self._find_place()
+        while True:
+            now = self._clock()
+            found = self._airflow.read_entries(after=after, before=now - SETTLE, limit=BATCH)
+            ready = []
+            for entry in found:
+                if entry.status is None and now - entry.at < ANSWER:
+                    break  # Its answer decides whether anything was done.
+                ready.append(entry)
+            for entry in ready:
+                try:
+                    self._note(entry)
+                except PermanentError as error:
+                    # One that no record takes must not keep the others from theirs.
+                    log.error("entry %s of Airflow's log is on no record: %s", entry.id, error)
+            if ready:
+                after = self._move_to(ready[-1].id)
+            if len(ready) < BATCH:
+                return
+
+    def _find_place(self) -> int:
+        """Return where to go on: what was done before the first start is history."""
+        last = self._airflow.find_last_id()
+        after = self._records.find_note(CURSOR).get("after")
+        if after is None:
+            return self._move_to(last)
+        if after > last:
+            log.warning("Airflow's log begins anew, and is read from its beginning")
+            self._records.put_note(CURSOR, {"after": 0})
+            return 0
+        return int(after)
+
+    def _move_to(self, entry_id: int) -> int:
+        def decide(note: Record) -> Record | None:
+            # Another dispatcher may be further already.
+            return {"after": entry_id} if entry_id > int(note.get("after", -1)) else None
+
+        return int(self._records.change_note(CURSOR, decide)["after"])
+
+    def _note(self, entry: Entry) -> None:
+        if entry.status is not None and entry.status >= 400:
+            return  # It was refused: nothing was done.
+        words = f"{entry.act.words} in Airflow"
+        if entry.status is None:
+            words = f"asked Airflow for this, and nobody knows what came of it: {words}"
+        if entry.act.run_id is None:
+            change_control(self._records, lambda found: _add(found, entry, words))
+            return
+        submission_id = find_claimed_submission(entry.act.run_id, entry.named)
+        if submission_id is None or self._records.find_submission(submission_id) is None:
+            return
+
+        def decide(found: Record) -> Record | None:
+            if entry.act.run_id not in (found.get("run_ids") or ()):
+                return None  # A run that was refused, and is none of this submission.
+            changes = _add(found, entry, words)
+            if changes is not None and _is_ended_by(found, entry):
+                reason = f"its DAG run was deleted by {entry.by}"
+                changes["cancel"] = {"by": entry.by, "at": entry.at.isoformat(), "reason": reason}
+            return changes
+
+        self._records.change_submission(submission_id, decide)
+
+
+def _add(found: Mapping[str, Any], entry: Entry, words: str) -> Record | None:
+    if any(action.get("act") == entry.uid for action in found.get("actions") or ()):
+        return None
+    return note_action(found, at=entry.at, by=entry.by, action=words, act=entry.uid)
+
+
+def _is_ended_by(found: Record, entry: Entry) -> bool:
+    """Tell whether the run that was at work on a submission is gone: nobody else closes it."""
+    return bool(
+        entry.act.is_deletion
+        and entry.status is not None
+        and found["status"] in SUBMISSION_OPEN
+        and found["run_ids"][-1] == entry.act.run_id
+        and not found.get("cancel")
+    )

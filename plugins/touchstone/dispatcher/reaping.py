@@ -1,0 +1,80 @@
+"""Looks for pods that nobody waits for, whoever pauses or deletes whichever DAG."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+from datetime import datetime, timedelta
+
+from touchstone.hooks.pods.facts import REAPER
+from touchstone.hooks.pods.reaper import Proof, look
+from touchstone.hooks.records import Record, RecordStore
+from touchstone.settings import Settings
+
+log = logging.getLogger(__name__)
+
+LOOK_SECONDS = 300.0
+"""After which a look that hangs is given up; the next one goes on."""
+
+
+class ReaperLoop:
+    """
+    Lets one of all dispatchers look at a time.
+
+    Who looks is written down before the look: if they die in the middle of it, another one looks
+    when it is time again.
+
+    :param records: Where looks are written down.
+    :param settings: How often; without a connection to RunPod there is nothing to look at.
+    :param clock: The time, UTC.
+    :param look: Looks once.
+    """
+
+    def __init__(
+        self,
+        *,
+        records: RecordStore,
+        settings: Settings,
+        clock: Callable[[], datetime],
+        look: Callable[[Settings], Awaitable[Proof]] = look,
+    ) -> None:
+        self._records = records
+        self._settings = settings
+        self._clock = clock
+        self._look = look
+
+    def run(self) -> Proof | None:
+        """
+        Look, if it is time and nobody else does.
+
+        :return: What the look has shown; ``None`` if there was none.
+        :raises TouchstoneError: If the pods cannot be listed, or the records not be read.
+        :raises TimeoutError: If the look took too long.
+        """
+        if self._settings.runpod.conn_id is None or not self._claim():
+            return None
+        proof = asyncio.run(self._look_in_time())
+        if proof.terminated:
+            log.info("the reaper has ended %s of %s pods", len(proof.terminated), proof.ours)
+        return proof
+
+    async def _look_in_time(self) -> Proof:
+        async with asyncio.timeout(LOOK_SECONDS):
+            return await self._look(self._settings)
+
+    def _claim(self) -> bool:
+        """Write down that this one looks now; return whether nobody else has just done so."""
+        now = self._clock()
+        period = timedelta(seconds=self._settings.runpod.reap_seconds)
+        is_mine = False
+
+        def decide(note: Record) -> Record | None:
+            nonlocal is_mine
+            last = note.get("looked_at")
+            # A time to come is of a clock that was wrong, and must not stop all looking.
+            is_mine = not last or not now - period < datetime.fromisoformat(last) <= now
+            return {"looked_at": now.isoformat()} if is_mine else None
+
+        self._records.change_note(REAPER, decide)
+        return is_mine

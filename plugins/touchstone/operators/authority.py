@@ -1,0 +1,101 @@
+"""What a task instance may work on: found by records, and by nothing that Airflow's users write."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
+
+from airflow.sdk.exceptions import AirflowFailException
+
+from touchstone.core.authority import Run, build_run, find_objection
+from touchstone.core.conf import MAX_INTERVAL
+from touchstone.core.names import VALIDATION_TASK_ID, build_task_id
+from touchstone.settings import get_settings
+
+if TYPE_CHECKING:
+    from touchstone.hooks.records import Record, RecordStore
+
+
+def get_run(context: Any) -> Run:
+    """Return the run that a task instance belongs to."""
+    dag_run = context["dag_run"]
+    return build_run(
+        str(dag_run.run_id),
+        conf=dag_run.conf,
+        user=getattr(dag_run, "triggering_user_name", None),
+    )
+
+
+def get_submission_of_run(records: RecordStore, run: Run) -> Record:
+    """
+    Return the submission that a run may work on.
+
+    :raises AirflowFailException: If it may work on none.
+    """
+    found = records.find_submission(run.submission_id) if run.submission_id else None
+    return _check(found, run)
+
+
+def change_submission_of_run(
+    records: RecordStore, run: Run, decide: Callable[[Record], Record | None]
+) -> Record:
+    """
+    Change the submission that a run may work on, and return it as it is afterwards.
+
+    :param decide: As for :meth:`touchstone.hooks.records.RecordStore.change_submission`.
+    :raises AirflowFailException: If the run may work on none, by the record that would be changed.
+    """
+    submission_id = get_submission_of_run(records, run)["submission_id"]
+    return records.change_submission(submission_id, lambda found: decide(_check(found, run)))
+
+
+def get_task_of_instance(
+    records: RecordStore, run: Run, *, interval: object, map_index: int
+) -> Record:
+    """
+    Return the task that a task instance may work on.
+
+    :param interval: Prediction interval; ``None`` for the validation.
+    :param map_index: Index of the task instance, -1 for a single one.
+    :raises AirflowFailException: If its run may work on none, or has none on record for it.
+    """
+    submission_id = get_submission_of_run(records, run)["submission_id"]
+    task_id = VALIDATION_TASK_ID if interval is None else build_task_id(read_interval(interval))
+    record = records.find_task(submission_id, task_id)
+    if record is None or (record["run_id"], record["map_index"]) != (run.run_id, map_index):
+        step = "register" if interval is None else "plan"
+        raise AirflowFailException(
+            f"{submission_id}/{task_id} is not on record for instance {map_index} of run "
+            f"{run.run_id}; clear the task {step!r} to put it there"
+        )
+    return record
+
+
+def read_interval(value: object) -> int:
+    """
+    Return a prediction interval out of what ``plan`` has left in an XCom.
+
+    :raises AirflowFailException: If somebody has put something else there.
+    """
+    if isinstance(value, Mapping):
+        # A run that was planned by the version before carries whole specifications.
+        value = value.get("interval")
+    if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= MAX_INTERVAL:
+        raise AirflowFailException(
+            f"interval: {str(value)[:40]!r} is not a whole number of days from 1 to "
+            f"{MAX_INTERVAL}; clear the task 'plan' to plan it again"
+        )
+    return value
+
+
+def get_map_index(ti: Any) -> int:
+    """Return the index of a task instance; -1 for a single one."""
+    return -1 if ti.map_index is None else int(ti.map_index)
+
+
+def _check(found: Record | None, run: Run) -> Record:
+    objection = find_objection(found, run, get_settings().admins)
+    if objection is not None:
+        raise AirflowFailException(f"nothing was changed: {objection}")
+    assert found is not None  # noqa: S101 - there is always an objection to none
+    return found

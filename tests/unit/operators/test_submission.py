@@ -1,0 +1,393 @@
+"""Which runs may bring, train and close a submission, whatever their ids, confs and XComs say."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from types import SimpleNamespace
+
+import pytest
+from airflow.sdk.exceptions import AirflowFailException
+
+from fakes.agents import FakeAgentHook
+from fakes.stores import FakeRecordStore
+from touchstone.core import attempts
+from touchstone.core.actions import MAX_ACTIONS
+from touchstone.core.names import build_submission_id
+from touchstone.hooks.git import Content
+from touchstone.operators import submission as steps
+from touchstone.settings import Settings
+from touchstone_agent.protocol.errors import ConfigurationError
+from touchstone_agent.protocol.messages import Cancel
+
+NOW = datetime(2026, 11, 22, 12, 0, tzinfo=UTC)
+GIT = "https://host/owner/repo.git"
+SOURCE = {"source": GIT}
+SCHEDULE = {"intervals": "1,5"}
+
+
+@pytest.fixture
+def records():
+    return FakeRecordStore()
+
+
+@pytest.fixture
+def agent():
+    return FakeAgentHook()
+
+
+@pytest.fixture
+def fetched():
+    """What the source holds at the moment."""
+    return SimpleNamespace(content=Content(archive=b"archive", commit="c" * 40))
+
+
+@pytest.fixture(autouse=True)
+def parts(records, agent, fetched, monkeypatch):
+    settings = Settings(env="dev")
+    for module in ("submission", "authority", "checks"):
+        monkeypatch.setattr(f"touchstone.operators.{module}.get_settings", lambda: settings)
+    monkeypatch.setattr(steps, "_connect", lambda: records)
+    monkeypatch.setattr(steps, "_store", lambda _: None)
+    monkeypatch.setattr(steps.RegisterOperator, "_fetch", lambda *_: fetched.content)
+    monkeypatch.setattr("touchstone.hooks.agent.AgentHook", lambda **_: agent)
+
+
+def build_context(run_id, user="ann", **conf):
+    run = SimpleNamespace(run_id=run_id, conf=conf, triggering_user_name=user)
+    return {"dag_run": run, "params": {}}
+
+
+def register(run_id, user="ann", **conf):
+    operator = steps.RegisterOperator(task_id="register")
+    return operator.execute(build_context(run_id, user, **conf))
+
+
+def accept(run_id, user="ann", **conf):
+    return steps.accept_submission(**build_context(run_id, user, **conf))
+
+
+def plan(run_id, user="ann", **conf):
+    return steps.PlanOperator(task_id="plan").execute(build_context(run_id, user, **conf))
+
+
+def evaluate(run_id, user="ann", **conf):
+    steps.evaluate_submission(**build_context(run_id, user, **conf))
+
+
+def end(records, submission_id, task_id, outcome="succeeded", **facts):
+    status = "success" if outcome == "succeeded" else "error"
+    records.change_task(
+        submission_id, task_id, lambda _: {"status": status, "outcome": outcome, **facts}
+    )
+
+
+def everything(records, submission_id):
+    return records.get_submission(submission_id), records.list_tasks(submission_id)
+
+
+@pytest.fixture
+def accepted(records):
+    """A submission that was accepted, without a schedule."""
+    register("mine", **SOURCE)
+    end(records, "mine", "validation")
+    assert accept("mine", **SOURCE) is False
+    return "mine"
+
+
+@pytest.fixture
+def trained(records):
+    """A submission of one run that was trained with success."""
+    conf = SOURCE | SCHEDULE
+    register("mine", **conf)
+    end(records, "mine", "validation")
+    assert accept("mine", **conf) is True
+    assert plan("mine", **conf) == [1, 5]
+    for task_id in ("i1", "i5"):
+        published = {"metrics": {"net_sharpe": 1.5}, "charts": [], "models": []}
+        end(records, "mine", task_id, published=published)
+    evaluate("mine", **conf)
+    assert records.get_submission("mine")["status"] == "success"
+    return "mine"
+
+
+# --- what a run leaves on record ---------------------------------------------------------------
+
+
+def test_a_new_submission_is_on_record_with_its_run_and_what_there_is_to_validate(records):
+    assert register("mine", **SOURCE) == "mine"
+
+    submission, (task,) = everything(records, "mine")
+    assert (submission["submitted_by"], submission["run_ids"]) == ("ann", ["mine"])
+    assert (task["task_id"], task["run_id"], task["map_index"]) == ("validation", "mine", -1)
+    assert task["config"]["submitted_by"] == "ann"
+
+
+def test_a_plan_leaves_intervals_in_the_xcom_and_everything_else_on_record(records, trained):
+    tasks = {task["task_id"]: task for task in records.list_tasks(trained)}
+
+    assert [tasks[name]["map_index"] for name in ("i1", "i5")] == [0, 1]
+    assert {tasks[name]["run_id"] for name in ("i1", "i5")} == {"mine"}
+    assert tasks["i5"]["config"]["image"] == Settings().trainer_image
+
+
+def test_what_the_form_triggers_for_an_accepted_submission_is_a_run_of_it(records, accepted):
+    """Its run id is Airflow's own, and says nothing of the submission."""
+    run_id, conf = "manual__2026-11-22T12:00:00", {"submission_id": "mine", **SCHEDULE}
+
+    assert register(run_id, **conf) == "mine"
+    assert accept(run_id, **conf) is True
+    assert plan(run_id, **conf) == [1, 5]
+
+    assert records.get_submission("mine")["run_ids"] == ["mine", run_id]
+    assert records.get_task("mine", "i5")["run_id"] == run_id
+
+
+def test_an_admin_may_schedule_what_somebody_else_has_submitted(records, accepted):
+    conf = {"submission_id": "mine", **SCHEDULE}
+
+    register("mine--2", "admin", **conf)
+
+    assert plan("mine--2", "admin", **conf) == [1, 5]
+    assert records.get_submission("mine")["scheduled_by"] == "admin"
+    assert records.get_submission("mine")["submitted_by"] == "ann"
+
+
+def test_a_submission_keeps_its_newest_actions_only(records, accepted):
+    old = {"at": NOW.isoformat(), "by": "ann", "action": "scheduled as x"}
+    records.change_submission("mine", lambda _: {"actions": [old] * MAX_ACTIONS})
+
+    register("mine--2", submission_id="mine", **SCHEDULE)
+
+    actions = records.get_submission("mine")["actions"]
+    assert len(actions) == MAX_ACTIONS
+    assert actions[-1]["action"] == "scheduled as mine--2"
+
+
+# --- strangers ----------------------------------------------------------------------------------
+
+STRANGERS = [
+    ("mine--2", SOURCE),
+    ("mine--2", {}),
+    ("mine--2", SOURCE | SCHEDULE),
+    ("mine", SOURCE),
+    ("mine", {"source": "https://host/evil/repo.git"}),
+    ("mine", {}),
+    ("mine", {"submission_id": "mine", **SCHEDULE}),
+    ("mine--7", {"submission_id": "mine", **SCHEDULE}),
+    ("evil--2", {"submission_id": "mine", **SCHEDULE}),
+    ("manual__1", {"submission_id": "mine", **SCHEDULE}),
+    ("mine--2", {"submission_id": "evil", **SCHEDULE}),
+    ("mine", {"submission_id": "evil", **SCHEDULE}),
+    ("mine--2", {"submission_id": "", **SOURCE}),
+    ("mine--2", {"submission_id": {"a": 1}}),
+    ("mine--2", {"submission_id": "mine"}),
+    ("mine--2", SOURCE | {"sauce": 1}),
+    ("mine", SOURCE | {"sauce": 1}),
+    ("MINE", {"submission_id": "mine", **SCHEDULE}),
+]
+
+
+@pytest.mark.parametrize(("run_id", "conf"), STRANGERS)
+@pytest.mark.parametrize("state", ["new", "accepted", "trained"])
+def test_no_step_of_a_strangers_run_changes_anything_of_a_submission(
+    records, agent, request, state, run_id, conf
+):
+    """By the id of a run, its conf and its XComs anybody could renew, reject or close it."""
+    if state == "new":
+        register("mine", **SOURCE)
+    else:
+        request.getfixturevalue(state)
+    register("evil", "eve", **SOURCE)
+    end(records, "evil", "validation")
+    accept("evil", "eve", **SOURCE)
+    before = everything(records, "mine")
+
+    for step in (register, accept, plan, evaluate):
+        # Marked as successes by hand, each step is followed by the next one.
+        with pytest.raises(AirflowFailException) as refused:
+            step(run_id, "eve", **conf)
+        assert str(refused.value)
+
+    assert everything(records, "mine") == before
+    assert agent.sent == []
+
+
+def test_a_run_of_an_id_that_derives_to_somebody_elses_submission_is_refused(records):
+    run_id = "manual__2026-11-22T12:00:00+00:00"
+    submission_id = register(run_id, **SOURCE)
+    assert submission_id == build_submission_id(run_id)
+    before = everything(records, submission_id)
+
+    for name in (submission_id, f"{submission_id}--2"):
+        with pytest.raises(AirflowFailException, match=r"run_id: .* choose another run id"):
+            register(name, "eve", **SOURCE)
+
+    assert everything(records, submission_id) == before
+
+
+def test_a_run_cannot_bear_the_name_of_another_submission_than_it_trains(records, accepted):
+    register("other", **SOURCE)
+    before = everything(records, "mine"), everything(records, "other")
+
+    with pytest.raises(AirflowFailException, match="run_id: other--2 stands for submission other"):
+        register("other--2", submission_id="mine", **SCHEDULE)
+
+    assert (everything(records, "mine"), everything(records, "other")) == before
+
+
+def test_a_stranger_learns_nothing_of_whether_there_is_a_submission(records, accepted):
+    told = []
+    for submission_id in ("mine", "nobody"):
+        with pytest.raises(AirflowFailException) as refused:
+            register("evil", "eve", submission_id=submission_id, **SCHEDULE)
+        told.append(str(refused.value).replace(submission_id, "X"))
+
+    assert told[0] == told[1]
+
+
+# --- the owner's own runs -----------------------------------------------------------------------
+
+
+def test_a_run_id_is_used_for_one_source_only(records, accepted):
+    """The run was deleted, and another one of the same id brought something else."""
+    before = everything(records, "mine")
+
+    with pytest.raises(AirflowFailException, match="from another source; choose another run id"):
+        register("mine", source=GIT, path="elsewhere")
+
+    assert everything(records, "mine") == before
+
+
+def test_a_cleared_run_fetches_its_source_again_until_it_is_accepted(records, fetched):
+    register("mine", **SOURCE)
+    end(records, "mine", "validation", "failed(user)", reason="bad shape")
+    with pytest.raises(AirflowFailException, match="rejected: bad shape"):
+        accept("mine", **SOURCE)
+    fetched.content = Content(archive=b"mended", commit="d" * 40)
+
+    register("mine", **SOURCE)
+
+    submission, (task,) = everything(records, "mine")
+    assert (submission["status"], submission["commit"]) == ("validating", "d" * 40)
+    assert task["config"]["content_sha256"] == fetched.content.sha256
+    assert task["outcome"] is None
+
+
+def test_a_cleared_run_that_was_refused_is_taken_on_when_it_can_be_placed(records, monkeypatch):
+    """Its record had been written by the refusal, and knew nothing of what it was to validate."""
+
+    def refuse(*_):
+        raise ConfigurationError("require_cuda: no server has it")
+
+    with monkeypatch.context() as no_server:
+        no_server.setattr(steps, "check_placeable", refuse)
+        with pytest.raises(AirflowFailException, match="require_cuda"):
+            register("mine", **SOURCE)
+    assert records.get_submission("mine")["status"] == "rejected"
+
+    register("mine", **SOURCE)
+
+    submission, (task,) = everything(records, "mine")
+    assert (submission["status"], submission["source_url"]) == ("validating", GIT)
+    assert task["config"]["system"] == "feature_set"
+
+
+def test_what_was_not_validated_is_not_accepted(records):
+    """Marked as a success by hand, ``validate`` says nothing: its record does."""
+    register("mine", **SOURCE)
+
+    with pytest.raises(AirflowFailException, match="rejected: the validation has no verdict"):
+        accept("mine", **SOURCE)
+
+
+def test_only_what_was_validated_is_accepted(records):
+    """The worker died before the validation of what the source has become was on record."""
+    register("mine", **SOURCE)
+    end(records, "mine", "validation")
+    records.change_submission("mine", lambda _: {"content_sha256": "e" * 64})
+
+    with pytest.raises(AirflowFailException, match="rejected: what it brought was not validated"):
+        accept("mine", **SOURCE)
+
+
+def test_what_was_never_accepted_is_not_planned(records):
+    """``validate`` and ``accept`` were marked as successes by hand."""
+    conf = SOURCE | SCHEDULE
+    register("mine", **conf)
+    before = everything(records, "mine")
+
+    with pytest.raises(AirflowFailException, match="mine was never accepted"):
+        plan("mine", **conf)
+
+    assert everything(records, "mine") == before
+
+
+def test_a_run_without_a_schedule_trains_and_closes_nothing(records, trained):
+    """It validated only; cleared, it must not do over what a later run has done."""
+    register("other", **SOURCE)
+    end(records, "other", "validation")
+    accept("other", **SOURCE)
+    register("other--2", submission_id="other", **SCHEDULE)
+    records.change_submission("other", lambda _: {"status": "success"})
+    register("other", **SOURCE)
+    before = everything(records, "other")
+
+    assert accept("other", **SOURCE) is False
+    for step in (plan, evaluate):
+        with pytest.raises(AirflowFailException, match="nothing was"):
+            step("other", **SOURCE)
+
+    assert everything(records, "other") == before
+
+
+@pytest.mark.parametrize("step", [accept, plan, evaluate])
+def test_a_run_that_a_newer_one_has_replaced_changes_nothing(records, trained, step):
+    """Cleared, ``evaluate`` of the older run made an error of the newer one's success."""
+    register("mine--2", submission_id="mine", intervals="20")
+    before = everything(records, "mine")
+
+    with pytest.raises(AirflowFailException, match="mine--2 is; clear the task 'register'"):
+        step("mine", **SOURCE, **SCHEDULE)
+
+    assert everything(records, "mine") == before
+
+
+def test_a_run_is_not_taken_up_again_while_a_newer_one_is_at_work(records, trained):
+    register("mine--2", submission_id="mine", intervals="20")
+    before = everything(records, "mine")
+
+    with pytest.raises(AirflowFailException, match="run_id: mine--2 is at work on submission mine"):
+        register("mine", **SOURCE, **SCHEDULE)
+
+    assert everything(records, "mine") == before
+
+
+def test_a_cleared_run_does_its_own_work_again_and_is_the_newest_from_then_on(records, trained):
+    register("mine--2", submission_id="mine", intervals="20")
+    plan("mine--2", submission_id="mine", intervals="20")
+    end(records, "mine", "i20", "failed(user)", reason="bad shape")
+    with pytest.raises(AirflowFailException, match="bad shape"):
+        evaluate("mine--2", submission_id="mine", intervals="20")
+
+    register("mine", **SOURCE, **SCHEDULE)
+
+    assert accept("mine", **SOURCE, **SCHEDULE) is True
+    assert plan("mine", **SOURCE, **SCHEDULE) == [1, 5]
+    submission = records.get_submission("mine")
+    assert submission["run_ids"] == ["mine--2", "mine"]
+    assert submission["tasks"] == ["i1", "i5"]
+
+
+def test_a_plan_that_is_made_again_ends_what_its_own_run_has_at_work(records, agent, trained):
+    records.change_task(
+        "mine",
+        "i5",
+        lambda found: attempts.claim_attempt(
+            found, attempt=2, server="rio", container_of=lambda _: "c", now=NOW
+        ),
+    )
+
+    plan("mine", **SOURCE, **SCHEDULE)
+
+    assert [command.ref.task_id for command in agent.commands(Cancel)] == ["i5"]
+    assert records.get_task("mine", "i5")["attempt"] == 0
