@@ -26,7 +26,7 @@ from touchstone_agent.protocol.envelope import (
     open_event,
     seal,
 )
-from touchstone_agent.protocol.facts import RunnerVerdict
+from touchstone_agent.protocol.facts import ExitFacts, RunnerVerdict
 from touchstone_agent.protocol.messages import (
     FINAL_PHASES,
     PROTOCOL_VERSION,
@@ -34,6 +34,7 @@ from touchstone_agent.protocol.messages import (
     Command,
     Event,
 )
+from touchstone_agent.protocol.pods import PodPoll, PodStart, PodState, PodUpload, PodUploadReport
 
 GOLDEN = Path(__file__).parent / "golden"
 COMMANDS = sorted((GOLDEN / "v1/commands").glob("*.json"))
@@ -151,3 +152,64 @@ def test_the_version_and_the_phases_are_those_of_the_golden_files() -> None:
     ]
     assert set(LEGAL_MOVES) == set(AttemptPhase)
     assert {phase.value for phase in FINAL_PHASES} == {"rejected", "uploaded", "cancelled", "lost"}
+
+
+PODS = sorted((GOLDEN / "v1/pods").glob("*.json"))
+POD_MESSAGES = {
+    "start": PodStart,
+    "poll": PodPoll,
+    "state": PodState,
+    "upload": PodUpload,
+    "report": PodUploadReport,
+}
+
+
+@pytest.mark.parametrize("path", PODS, ids=lambda path: path.stem)
+def test_what_a_pod_of_version_1_says_and_hears_stays_readable(path: Path) -> None:
+    written = json.loads(path.read_text())
+    message = POD_MESSAGES[path.stem.partition(".")[0]].model_validate(written)
+
+    told = json.loads(message.model_dump_json(by_alias=True))
+
+    if isinstance(message, PodState):
+        # Of what a trainer wrote the rest is left out.
+        (written["progress"] or {}).pop("t", None)
+        _read_times(written.get("verdict") or {})
+        _read_times(told.get("verdict") or {})
+    assert told == written
+
+
+def _read_times(verdict: dict[str, Any]) -> None:
+    for name in verdict.keys() & {"started_at", "ended_at"}:
+        verdict[name] = datetime.fromisoformat(verdict[name])
+
+
+@pytest.mark.parametrize("path", PODS, ids=lambda path: path.stem)
+def test_fields_that_a_newer_pod_adds_are_tolerated(path: Path) -> None:
+    written = json.loads(path.read_text())
+    model = POD_MESSAGES[path.stem.partition(".")[0]]
+    newer = add_fields(written)
+    for free in ("environment", "grants", "failed"):
+        if free in newer:
+            newer[free] = written[free]
+
+    assert model.model_validate(newer) == model.model_validate(written)
+
+
+@pytest.mark.parametrize(
+    "path", [path for path in EVENTS if "exited" in path.stem or "uploaded" in path.stem]
+)
+def test_the_end_of_an_attempt_of_version_1_stays_readable(path: Path) -> None:
+    details = json.loads(path.read_text())["body"]["details"]
+
+    facts = ExitFacts.model_validate(details)
+
+    assert [file.model_dump() for file in facts.files] == details.get("files", [])
+    assert facts.exit_code == details.get("exit_code")
+    assert (facts.verdict is None) == (details.get("verdict") is None)
+    told = facts.dump()
+    assert ExitFacts.model_validate(told).dump() == told
+    # The version before reads the class and the reason of the verdict, and the files beside it.
+    if facts.verdict is not None:
+        assert told["verdict"]["class"] == details["verdict"]["class"]
+        assert told["verdict"]["outcome"] == details["verdict"]["outcome"]

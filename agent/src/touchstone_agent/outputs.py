@@ -13,7 +13,7 @@ from touchstone_agent.logs import Log
 from touchstone_agent.protocol.errors import PermanentError
 from touchstone_agent.protocol.facts import UploadedFile
 from touchstone_agent.protocol.messages import Grant, GrantPurpose, Want
-from touchstone_agent.protocol.words import describe_refusal
+from touchstone_agent.protocol.words import build_line, describe_refusal
 from touchstone_agent.workshop import Workshop
 
 log = Log("outputs")
@@ -63,7 +63,7 @@ class OutputUploader:
             try:
                 files.append(UploadedFile.model_validate(item))
             except ValidationError as error:
-                self._fail_file(str(item.get("path")), describe_refusal(error))
+                self._fail_file(build_line(str(item.get("path")), 200), describe_refusal(error))
         return files
 
     def _put(self, file: UploadedFile, grant: Grant) -> None:

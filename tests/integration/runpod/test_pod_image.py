@@ -59,7 +59,7 @@ def test_the_trainer_image_trains_in_a_pod(world: World, image: str) -> None:
 
     assert (state.problem, state.exit_code) == (None, 0)
     assert state.verdict is not None
-    assert state.verdict["outcome"] == "succeeded"
+    assert state.verdict.outcome == "succeeded"
     assert {"models/long.h5", "models/short.h5"} <= {file.path for file in state.files}
     assert state.gpus[0]["name"] == "NVIDIA L4"
     assert pod.run("pgrep -u nobody -l") == ""

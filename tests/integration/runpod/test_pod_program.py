@@ -32,6 +32,7 @@ from tests.integration.runpod.conftest import (
 from fakes.runpod.process import can_isolate
 from touchstone.core.pods import PodStatus
 from touchstone.hooks.objects import ObjectStore
+from touchstone_agent.protocol.facts import PodGpu
 from touchstone_agent.protocol.messages import AttemptRef, Grant, Input, Limits
 from touchstone_agent.protocol.pods import (
     HOST_KEY_MARK,
@@ -154,7 +155,7 @@ def test_only_the_orders_key_logs_in(world: World, tmp_path: Path) -> None:
 
 def test_an_idle_pod_tells_its_gpu_its_disk_and_its_lease(world: World) -> None:
     state = board(world).poll(lease_seconds=45)
-    assert state.gpus == ({"name": "NVIDIA L4", "memory_mib": 24576, "driver": "570.124.06"},)
+    assert state.gpus == (PodGpu(name="NVIDIA L4", memory_mib=24576, driver="570.124.06"),)
     assert state.disk_free_bytes > 0
     assert 40 < state.lease_seconds_left <= 45
     assert state.ref is None
@@ -195,7 +196,7 @@ def test_an_attempt_goes_from_its_inputs_to_its_uploaded_files(world: World, sto
 
     assert (state.exit_code, state.problem, state.oom_killed) == (0, None, False)
     assert state.verdict is not None
-    assert state.verdict["outcome"] == "succeeded"
+    assert state.verdict.outcome == "succeeded"
     assert state.progress is not None
     assert state.progress["percent"] == 100
     assert read_console(state).startswith("line 1 of 4\n")
@@ -527,4 +528,4 @@ def test_sigterm_ends_the_training_in_order(world: World) -> None:
     state = pod.poll()
     assert state.exit_code == 143
     assert state.verdict is not None
-    assert state.verdict["class"] == "aborted"
+    assert state.verdict.failure_class == "aborted"
