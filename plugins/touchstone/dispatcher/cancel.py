@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
 from typing import Any
 
+from touchstone.core.actions import note_action
 from touchstone.core.states import (
     SUBMISSION_OPEN,
     IllegalMove,
@@ -51,14 +52,14 @@ def cancel_submission(
     records = records or RecordStore.connect(get_settings())
     agent = agent or AgentHook()
     why = f"cancelled by {by}" + (f": {reason}" if reason else "")
-    now = datetime.now(UTC).isoformat()
+    now = datetime.now(UTC)
 
     def intend(found: Record) -> Record | None:
         if found["status"] not in SUBMISSION_OPEN or found.get("cancel"):
             return None
         return {
-            "cancel": {"by": by, "at": now, "reason": why},
-            "actions": [*found.get("actions", []), {"at": now, "by": by, "action": why}],
+            "cancel": {"by": by, "at": now.isoformat(), "reason": why},
+            **note_action(found, at=now, by=by, action=why),
         }
 
     submission = records.change_submission(submission_id, intend)
@@ -136,7 +137,7 @@ def retract_submission(
         agent=agent,
         end_runs=end_runs,
     )
-    now = datetime.now(UTC).isoformat()
+    now = datetime.now(UTC)
 
     def decide(found: Record) -> Record | None:
         status = SubmissionStatus(found["status"])
@@ -147,8 +148,8 @@ def retract_submission(
         check_submission_move(submission_id, status, SubmissionStatus.RETRACTED)
         return {
             "status": SubmissionStatus.RETRACTED.value,
-            "retracted_at": now,
-            "actions": [*found.get("actions", []), {"at": now, "by": by, "action": "retracted"}],
+            "retracted_at": now.isoformat(),
+            **note_action(found, at=now, by=by, action="retracted"),
         }
 
     records.change_submission(submission_id, decide)

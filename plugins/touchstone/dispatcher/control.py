@@ -8,13 +8,11 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Final
 
+from touchstone.core.actions import note_action
 from touchstone.hooks.records import Record, RecordExists, RecordNotFound, RecordStore
 
 CONTROL: Final = "#control"
 """Its key in the servers' table; no server is called so."""
-
-MAX_ACTIONS = 200
-"""Newest ones that a record keeps."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,12 +78,6 @@ def set_paused(
 
     _change_control(records, decide)
     return read_control(records)
-
-
-def note_action(record: Record, *, at: datetime, by: str, action: str) -> Record:
-    """Return a record's ``actions`` with one more: who did what, when; the newest are kept."""
-    entry = {"at": at.isoformat(), "by": by, "action": action}
-    return {"actions": [*(record.get("actions") or ()), entry][-MAX_ACTIONS:]}
 
 
 def set_weights(

@@ -8,12 +8,12 @@ from datetime import datetime
 from pathlib import Path
 from typing import Protocol
 
+from touchstone.core.actions import note_action
 from touchstone.core.demand import find_kinds
 from touchstone.core.fleet import Fleet, ServerSpec, parse_fleet
 from touchstone.core.pools import QUEUE_POOL, RUNPOD_POOL, build_validation_pool
 from touchstone.dispatcher.control import (
     Control,
-    note_action,
     read_control,
     set_paused,
     set_weights,

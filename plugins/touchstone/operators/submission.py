@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 from airflow.sdk import BaseOperator
 from airflow.sdk.exceptions import AirflowFailException
 
+from touchstone.core.actions import note_action
 from touchstone.core.attempts import is_ended
-from touchstone.core.conf import CONF_KEYS, RunConf, Schedule, build_conf, parse_conf
+from touchstone.core.conf import CONF_KEYS, MAX_RUNS, RunConf, Schedule, build_conf, parse_conf
 from touchstone.core.names import VALIDATION_TASK_ID, build_content_key, find_submission_of_run
 from touchstone.core.outcomes import Outcome
 from touchstone.core.results import judge_submission
@@ -31,6 +32,7 @@ from touchstone.core.tasks import (
 from touchstone.operators.checks import (
     check_baseline,
     check_placeable,
+    check_user,
     fetch_branch,
     may_schedule,
 )
@@ -94,6 +96,7 @@ class RegisterOperator(BaseOperator):
         submission_id = str(values.get("submission_id") or find_submission_of_run(run.run_id))
         try:
             conf = parse_conf(values)
+            check_user(user)
             check_baseline(records, conf, user)
             check_placeable(records, conf, user)
             if conf.submission_id is None:
@@ -118,6 +121,12 @@ class RegisterOperator(BaseOperator):
         context["ti"].xcom_push(key=VALIDATION_KEY, value=spec)
         return submission_id
 
+    def on_kill(self) -> None:
+        """End what is being fetched or unpacked, git's own helpers included."""
+        from touchstone.hooks.confined.running import end_all
+
+        end_all()
+
     def _register(
         self, records: RecordStore, conf: RunConf, submission_id: str, run_id: str, user: str
     ) -> None:
@@ -140,7 +149,7 @@ class RegisterOperator(BaseOperator):
             "model_group_id": submission_id,
             "baseline": conf.schedule.baseline if conf.schedule else None,
             "results": [],
-            "actions": [{"at": _now(), "by": user, "action": "submitted"}],
+            **note_action({}, at=datetime.now(UTC), by=user, action="submitted"),
         }
         try:
             records.create_submission(record)
@@ -150,22 +159,15 @@ class RegisterOperator(BaseOperator):
                 raise ConfigurationError(
                     f"run_id: submission {submission_id} exists already; choose another run id"
                 ) from None
-        content = self._fetch(conf)
-        _store(content)
-        schedule = _plan_schedule(conf.schedule, user) if conf.schedule else {}
+        found = records.get_submission(submission_id)
+        schedule = _plan_schedule(found, conf.schedule, run_id, user) if conf.schedule else {}
+        content = _find_content(found) or self._take_content(conf)
 
         def decide(found: Record) -> Record:
             if found.get("accepted_at"):
                 # What was accepted stays what it was, wherever its branch has gone since.
                 return {"cancel": None, **schedule}
-            fields = {
-                "commit": content.commit,
-                "content_sha256": content.sha256,
-                "content_size": len(content.archive),
-                "reason": None,
-                "cancel": None,
-                **schedule,
-            }
+            fields = {**content, "reason": None, "cancel": None, **schedule}
             return _move(found, SubmissionStatus.VALIDATING, **fields)
 
         records.change_submission(submission_id, decide)
@@ -173,22 +175,37 @@ class RegisterOperator(BaseOperator):
             "submission %s: %s content %s (%s bytes), commit %s",
             submission_id,
             source.system,
-            content.sha256,
-            len(content.archive),
-            content.commit,
+            content["content_sha256"],
+            content["content_size"],
+            content["commit"],
         )
+        for remark in content["remarks"]:
+            self.log.warning("submission %s: %s", submission_id, remark)
+
+    def _take_content(self, conf: RunConf) -> Record:
+        """Fetch and store the content, and return what is on record of it."""
+        content = self._fetch(conf)
+        _store(content)
+        return {
+            "commit": content.commit,
+            "content_sha256": content.sha256,
+            "content_size": len(content.archive),
+            "remarks": list(content.remarks),
+        }
 
     def _fetch(self, conf: RunConf) -> Content:
-        from touchstone.hooks.git import Content, GitSource, repack
+        from touchstone.hooks.confined.archives import repack
+        from touchstone.hooks.git import Content, GitSource, find_credentials
         from touchstone.hooks.objects import ObjectNotFound, ObjectStore
 
         settings, source = get_settings(), conf.source
         assert source is not None  # noqa: S101
-        if conf.schedule and conf.schedule.branch:
-            fetch_branch(settings, conf.schedule)
         if source.upload_sha256 is None:
             git = GitSource(
-                allow_local=settings.allow_local_sources, max_bytes=settings.content_bytes
+                hosts=settings.git_hosts,
+                allow_local=settings.allow_local_sources,
+                max_bytes=settings.content_bytes,
+                credentials=find_credentials(settings.git_conn_id),
             )
             return git.fetch(source.url, source.ref, source.path)
         key = build_content_key(source.upload_sha256)
@@ -206,8 +223,9 @@ class RegisterOperator(BaseOperator):
     def _schedule(self, records: RecordStore, conf: RunConf, run_id: str, user: str) -> None:
         assert conf.submission_id is not None  # noqa: S101 - parse_conf sees to both
         assert conf.schedule is not None  # noqa: S101
-        schedule = conf.schedule
-        fetch_branch(get_settings(), schedule)
+        planned = _plan_schedule(
+            records.get_submission(conf.submission_id), conf.schedule, run_id, user
+        )
 
         def decide(found: Record) -> Record:
             if not may_schedule(found, user):
@@ -220,15 +238,19 @@ class RegisterOperator(BaseOperator):
                     + ("" if found.get("accepted_at") else " and was never accepted")
                     + "; only an accepted submission without a run at work can be scheduled"
                 )
+            if not is_again and len(found["run_ids"]) >= MAX_RUNS:
+                raise ConfigurationError(
+                    f"submission_id: {conf.submission_id} has had {MAX_RUNS} runs, which is all "
+                    "that one may have; submit it anew"
+                )
             fields = {
                 "run_ids": list(dict.fromkeys([*found["run_ids"], run_id])),
                 "cancel": None,
                 "reason": None,
-                **_plan_schedule(schedule, user),
-                "actions": [
-                    *found.get("actions", []),
-                    {"at": _now(), "by": user, "action": f"scheduled as {run_id}"},
-                ],
+                **planned,
+                **note_action(
+                    found, at=datetime.now(UTC), by=user, action=f"scheduled as {run_id}"
+                ),
             }
             return _move(found, SubmissionStatus.QUEUED, **fields)
 
@@ -265,9 +287,40 @@ class RegisterOperator(BaseOperator):
                 records.change_submission(submission_id, decide)
 
 
-def _plan_schedule(schedule: Schedule, user: str) -> Record:
+def _find_content(found: Record) -> Record | None:
+    """
+    Return what the submission's ref was resolved to; ``None`` if that is to be done (again).
+
+    A step that is repeated takes what it took before. Only what was refused is looked at anew: its
+    author has mended it, and cleared the step.
+    """
+    is_settled = found.get("accepted_at") or found["status"] == SubmissionStatus.VALIDATING
+    if not is_settled or not found.get("content_sha256"):
+        return None
+    keys = ("commit", "content_sha256", "content_size")
+    return {key: found.get(key) for key in keys} | {"remarks": found.get("remarks") or []}
+
+
+def _plan_schedule(found: Record, schedule: Schedule, run_id: str, user: str) -> Record:
+    """
+    Return the fields of a submission that its schedule decides.
+
+    A branch of el-nigma is resolved and stored here, once per run: what was looked at is what
+    runs, however often a step is repeated.
+
+    :raises ConfigurationError: If the branch cannot be had.
+    """
+    elnigma = found.get("elnigma") or {}
+    if (elnigma.get("branch"), elnigma.get("run_id")) != (schedule.branch, run_id):
+        checkout = _store_branch(schedule)
+        elnigma = checkout and {
+            **checkout.model_dump(mode="json"),
+            "branch": schedule.branch,
+            "run_id": run_id,
+        }
     return {
         "schedule": schedule.model_dump(mode="json"),
+        "elnigma": elnigma or None,
         "scheduled_by": user,
         "queued_at": _now(),
         "tasks": [],
@@ -364,7 +417,7 @@ class PlanOperator(BaseOperator):
                 wall_seconds=settings.training_wall_seconds,
                 console_bytes=settings.console_bytes,
             ),
-            elnigma=_store_branch(schedule),
+            elnigma=_find_checkout(submission, schedule),
         )
         run_id = str(context["ti"].run_id)
         check_submission_move(
@@ -395,6 +448,13 @@ def _store(content: Content) -> None:
         content.archive,
         content_type="application/gzip",
     )
+
+
+def _find_checkout(submission: Record, schedule: Schedule) -> Checkout | None:
+    if submission.get("elnigma"):
+        return Checkout.model_validate(submission["elnigma"])
+    # Only one that the version before has registered still has to be resolved.
+    return _store_branch(schedule)
 
 
 def _store_branch(schedule: Schedule) -> Checkout | None:

@@ -82,7 +82,7 @@ def test_repeated_intervals_are_trained_once():
         ({"source": GIT, "system": "poem"}, "system: "),
         ({"source": "--upload-pack=touch /tmp/x"}, "source: "),
         ({"source": "upload:abc"}, "source: "),
-        ({"source": "https://me:secret@example.org/x.git"}, "source: a password"),
+        ({"source": "https://me:secret@example.org/x.git"}, "source: a user name, "),
         ({"source": GIT, "submission_id": "abc"}, "source: give either"),
         ({}, "source: give either"),
         ({"submission_id": "abc"}, "intervals: scheduling"),

@@ -7,8 +7,9 @@ from datetime import timedelta
 import pytest
 
 from fakes.pools import FakePools
+from touchstone.core.actions import MAX_ACTIONS
 from touchstone.core.fleet import parse_fleet
-from touchstone.dispatcher.control import CONTROL, MAX_ACTIONS
+from touchstone.dispatcher.control import CONTROL
 from touchstone.dispatcher.fleet import (
     FleetKeeper,
     UnknownServer,
