@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 from datetime import datetime
+from decimal import Decimal
 from enum import StrEnum
 from typing import Any
 
@@ -53,6 +54,7 @@ _PER_ATTEMPT: dict[str, Any] = {
     "reason": None,
     "verdict": None,
     "files": [],
+    "files_part": None,
     "cancel": None,
     "published": None,
     "placement": None,
@@ -80,6 +82,30 @@ _KEPT = (
     "pod",
 )
 """What is remembered of an attempt when the next one takes its place."""
+
+MAX_REMEMBERED = 30
+"""Newest attempts that are remembered like that."""
+
+MAX_OUTLINES = 100
+"""Attempts before those, of which only an outline is remembered: as many as Airflow tries at most
+before somebody clears the task, so that every ledger counts what it should."""
+
+_OUTLINE = (
+    *("run_id", "attempt", "fence", "platform", "server", "phase", "exit_code"),
+    *("outcome", "failure_class", "intent_at", "ended_at"),
+)
+_OUTLINE_OF_A_POD = (
+    *("id", "name", "price_per_hour", "ordered_at", "ending_at", "gone_at"),
+    *("seconds", "usd", "is_billed"),
+)
+
+MAX_REASON = 1000
+_MAX_REMEMBERED_REASON = 300
+
+_VERDICT = ("contract", "exit_code", "outcome", "class", "reason", "started_at", "ended_at")
+_VERDICT_TABLES = ("usage", "console")
+_MAX_ENTRIES = 20
+_MAX_WHOLE = 10**38
 
 OUT_OF_MEMORY = "oom"
 """Class of a failure for which only more memory helps."""
@@ -135,7 +161,7 @@ def renew_task(record: Record, spec: TaskSpec, *, run_id: str, map_index: int) -
         "map_index": map_index,
         "config": spec.model_dump(mode="json"),
         "status": TaskStatus.QUEUED.value,
-        "attempts": remember_attempt(record),
+        **_remember(record),
         "attempt": 0,
         **_PER_ATTEMPT,
     }
@@ -146,8 +172,52 @@ def remember_attempt(record: Record) -> list[Record]:
     history = list(record.get("attempts") or [])
     fence = record.get("fence") or 0
     if fence and record.get("attempt") and all(item.get("fence") != fence for item in history):
-        history.append({key: record.get(key) for key in _KEPT})
+        newest = {key: record.get(key) for key in _KEPT}
+        history.append({**newest, "reason": cut(newest["reason"], _MAX_REMEMBERED_REASON)})
     return history
+
+
+def _remember(record: Record) -> Record:
+    """
+    Return the fields that hold a task's history when its newest attempt becomes part of it.
+
+    A record has room for so much: of older attempts an outline is kept, and of those before them
+    only how many they were and what they cost. What a ledger or an open bill still needs stays.
+    """
+    history = remember_attempt(record)
+    older = len(history) - MAX_REMEMBERED
+    dropped = older - MAX_OUTLINES
+    earlier = dict(record.get("earlier") or {"count": 0, "pods": 0, "usd": "0"})
+    kept = []
+    for number, item in enumerate(history):
+        pod = item.get("pod") or {}
+        is_needed = is_rented(pod) or (
+            # Each of these has doubled the memory of all that follow in this run.
+            item.get("failure_class") == OUT_OF_MEMORY and item.get("run_id") == record["run_id"]
+        )
+        if number < dropped and not is_needed:
+            earlier["count"] += 1
+            if pod:
+                earlier["pods"] += 1
+                earlier["usd"] = str(Decimal(earlier["usd"]) + Decimal(str(pod.get("usd") or 0)))
+        else:
+            kept.append(_outline(item) if number < older else item)
+    return {"attempts": kept, "earlier": earlier}
+
+
+def _outline(attempt: Record) -> Record:
+    """Return what the ledgers need of an attempt, and of its pod what its bill needs."""
+    outline = {key: attempt.get(key) for key in _OUTLINE}
+    outline["placement"] = {"max_tries": _get_max_tries(attempt)}
+    pod = attempt.get("pod")
+    if pod:
+        outline["pod"] = pod if is_rented(pod) else {k: pod.get(k) for k in _OUTLINE_OF_A_POD}
+    return outline
+
+
+def cut(text: str | None, limit: int = MAX_REASON) -> str | None:
+    """Return a text that others wrote, no longer than a record has room for."""
+    return text if text is None or len(text) <= limit else f"{text[: limit - 3]}..."
 
 
 def find_attempts_of_run(record: Record) -> list[Record]:
@@ -199,7 +269,7 @@ def claim_attempt(
     )
     return {
         **_PER_ATTEMPT,
-        "attempts": remember_attempt(record),
+        **_remember(record),
         "status": TaskStatus.QUEUED.value,
         "attempt": attempt,
         "fence": fence,
@@ -344,8 +414,9 @@ def _apply_exit(record: Record, details: dict[str, Any], at: datetime) -> Record
     )
     facts: Record = {
         "exit_code": details.get("exit_code"),
-        "verdict": details.get("verdict"),
+        "verdict": summarise_verdict(details.get("verdict")),
         "files": details.get("files") or [],
+        "files_part": details.get("files_part"),
     }
     if record.get("cancel") and ending.outcome is not Outcome.SUCCEEDED:
         reason = record["cancel"]["reason"]
@@ -357,7 +428,7 @@ def _apply_exit(record: Record, details: dict[str, Any], at: datetime) -> Record
         "outcome": ending.outcome.value,
         "failure_class": ending.failure_class,
         "is_retriable": ending.is_retriable,
-        "reason": ending.reason,
+        "reason": cut(ending.reason),
     }
     if ending.outcome is not Outcome.SUCCEEDED:
         return facts | {"status": TaskStatus.ERROR.value, "ended_at": at.isoformat()}
@@ -368,11 +439,53 @@ def _apply_exit(record: Record, details: dict[str, Any], at: datetime) -> Record
     return facts | {"status": TaskStatus.UPLOADING.value}
 
 
+def summarise_verdict(verdict: Mapping[str, Any] | None) -> Record | None:
+    """
+    Return what a record keeps of a runner's verdict: how it ended, and what it used.
+
+    Its list of files is a field of its own.
+    """
+    if verdict is None:
+        return None
+    kept: Record = {key: _keep(verdict.get(key)) for key in _VERDICT if key in verdict}
+    for name in _VERDICT_TABLES:
+        table = verdict.get(name)
+        if isinstance(table, Mapping):
+            kept[name] = {
+                str(key)[:100]: _keep(value)
+                if not isinstance(value, Mapping)
+                else {str(k)[:100]: _keep(v) for k, v in list(value.items())[:_MAX_ENTRIES]}
+                for key, value in list(table.items())[:_MAX_ENTRIES]
+            }
+    return kept
+
+
+def _keep(value: Any) -> Any:
+    """Return a value if it is a plain one that a record can hold."""
+    if isinstance(value, str):
+        return cut(value)
+    if isinstance(value, (int, float)) and not isinstance(value, bool):
+        return value if is_storable(value) else None
+    return value if isinstance(value, bool) else None
+
+
+def refuse_start(record: Record, *, fence: int, reason: str, now: datetime) -> Record | None:
+    """
+    Say what a task becomes when the command that would start its attempt can never be sent.
+
+    :return: ``None`` if that attempt is not the newest any more, or has ended.
+    """
+    if record["fence"] != fence or is_ended(record):
+        return None
+    ended = _ended(TaskStatus.ERROR, Outcome.FAILED_USER, reason, now)
+    return {**ended, "failure_class": "config"}
+
+
 def _ended(status: TaskStatus, outcome: Outcome, reason: str | None, at: datetime) -> Record:
     return {
         "status": status.value,
         "outcome": outcome.value,
-        "reason": reason,
+        "reason": cut(reason),
         "failure_class": outcome.value,
         "is_retriable": outcome in {Outcome.LOST, Outcome.FAILED_INFRASTRUCTURE},
         "ended_at": at.isoformat(),
@@ -506,5 +619,7 @@ def find_settled(record: Record, *, run_id: str, attempt: int, max_tries: int) -
 
 
 def is_storable(number: float) -> bool:
-    """Tell whether a number fits in a record: finite, and within DynamoDB's range."""
+    """Tell whether a number fits in a record: finite, and within DynamoDB's range and digits."""
+    if isinstance(number, int) and abs(number) >= _MAX_WHOLE:
+        return False
     return bool(number == 0 or 1e-128 < abs(number) < 1e125)

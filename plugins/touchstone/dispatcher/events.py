@@ -14,6 +14,7 @@ from touchstone.core.tasks import TaskSpec, list_archives
 from touchstone.dispatcher.running import mark_running
 from touchstone.hooks.agent import AgentHook
 from touchstone.hooks.objects import ObjectStore
+from touchstone.hooks.parts import Parts, has_long_list, move_files_out
 from touchstone.hooks.records import Record, RecordNotFound, RecordStore
 from touchstone.settings import Settings
 from touchstone_agent.protocol.envelope import EventMessage, load_public_key, open_event
@@ -72,6 +73,7 @@ class EventHandler:
         self._records = records
         self._objects = objects
         self._agent = agent
+        self._parts = Parts(objects, settings.content_bucket)
         self._settings = settings
         self._clock = clock
         self._keys: dict[str, Ed25519PublicKey] = {}
@@ -152,6 +154,8 @@ class EventHandler:
             return None
 
     def _on_phase(self, server: str, event: PhaseChanged) -> None:
+        if has_long_list(event) and self._is_its_own(server, event.ref):
+            event = move_files_out(event, self._parts)
         record = self._change(
             server, event.ref, lambda r: attempts.apply_phase(r, event, now=self._clock())
         )
@@ -169,6 +173,10 @@ class EventHandler:
         if event.phase in FINAL_PHASES:
             # Also for an outranked attempt: its agent must not keep its files for days.
             self._agent.send(server, Acknowledge(ref=event.ref))
+
+    def _is_its_own(self, server: str, ref: AttemptRef) -> bool:
+        record = self._records.find_task(ref.submission_id, ref.task_id) or {}
+        return (record.get("server"), record.get("fence")) == (server, ref.fence)
 
     def _on_grants_wanted(self, server: str, event: GrantsWanted, message_id: str) -> None:
         ref = event.ref

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import tempfile
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,9 +14,9 @@ from airflow.sdk import BaseOperator
 from airflow.sdk.exceptions import AirflowFailException
 
 from touchstone.core.attempts import get_ref
-from touchstone.core.names import build_model_key, build_output_key
+from touchstone.core.names import build_attempt_prefix, build_model_key, build_output_key
 from touchstone.core.outcomes import Outcome
-from touchstone.core.results import STRATEGIES, build_evaluations, check_result
+from touchstone.core.results import STRATEGIES, build_evaluations, check_result, split_published
 from touchstone.core.states import TaskStatus
 from touchstone.core.tasks import TaskSpec
 from touchstone.settings import get_settings
@@ -73,11 +74,13 @@ class CollectOperator(BaseOperator):
         :raises AirflowFailException: If they are not what the contract promises.
         """
         from touchstone.hooks.objects import ObjectStore
+        from touchstone.hooks.parts import Parts, find_files
         from touchstone.hooks.records import RecordStore
 
         settings = get_settings()
         spec = TaskSpec.model_validate(self.spec)
         records, objects = RecordStore.connect(settings), ObjectStore.connect(settings)
+        parts = Parts(objects, settings.content_bucket)
         record = records.get_task(spec.submission_id, spec.task_id)
         ref = get_ref(record)
         if not record.get("uploaded_at"):
@@ -86,9 +89,13 @@ class CollectOperator(BaseOperator):
                 "clear the task 'train' of this interval to run it again"
             )
         try:
-            published = self._publish(objects, record, ref)
+            files = find_files(record, parts)
+            published = self._publish(objects, {**record, "files": files}, ref)
             for row in published.pop("evaluations"):
                 records.put_evaluation(row)
+            published, details = split_published(published)
+            prefix = f"results/{build_attempt_prefix(ref)}"
+            published["details"] = parts.put(prefix, details)
         except PermanentError as error:
             reason = str(error)
             records.change_task(ref.submission_id, ref.task_id, lambda _: _fail(reason))
@@ -106,6 +113,7 @@ class CollectOperator(BaseOperator):
         records.change_task(ref.submission_id, ref.task_id, decide)
 
     def _publish(self, objects: ObjectStore, record: Record, ref: AttemptRef) -> Record:
+        from touchstone.hooks.confined.models import inspect_model
         from touchstone.hooks.mlflow import MlflowHook
 
         settings = get_settings()
@@ -136,6 +144,7 @@ class CollectOperator(BaseOperator):
                         "sha256": item["sha256"],
                         "size": item["size"],
                     }
+                    | asdict(inspect_model(Path(folder, "models", f"{strategy}.h5")))
                 )
             run = MlflowHook(settings=settings).publish(
                 task_key=ref.task_key,
@@ -157,7 +166,11 @@ class CollectOperator(BaseOperator):
             "charts": [{"name": Path(p).stem, "url": run.artifact_url + p} for p in charts],
             "published_at": now,
             "evaluations": build_evaluations(
-                result, ref, files=files, mlflow={"run_id": run.run_id, "url": run.url}, now=now
+                result,
+                ref,
+                models=models,
+                mlflow={"run_id": run.run_id, "url": run.url},
+                now=now,
             ),
         }
 

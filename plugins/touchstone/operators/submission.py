@@ -15,7 +15,7 @@ from touchstone.core.attempts import is_ended
 from touchstone.core.conf import CONF_KEYS, MAX_RUNS, RunConf, Schedule, build_conf, parse_conf
 from touchstone.core.names import VALIDATION_TASK_ID, build_content_key, find_submission_of_run
 from touchstone.core.outcomes import Outcome
-from touchstone.core.results import judge_submission
+from touchstone.core.results import judge_submission, split_results
 from touchstone.core.states import (
     SCHEDULABLE,
     IllegalMove,
@@ -329,6 +329,7 @@ def _plan_schedule(found: Record, schedule: Schedule, run_id: str, user: str) ->
         "verdict": None,
         "verdict_reason": None,
         "results": [],
+        "results_part": None,
         "chart_links": [],
     }
 
@@ -490,13 +491,23 @@ def evaluate_submission(submission_id: str | None, closing_run_id: str) -> None:
         for task in records.list_tasks(submission_id)
         if task["task_id"] in (submission.get("tasks") or []) and task["run_id"] == closing_run_id
     ]
-    fields = judge_submission(tasks)
+    fields = _judge(submission_id, tasks)
     status = SubmissionStatus(fields.pop("status"))
     closed = records.change_submission(
         submission_id, lambda found: _move(found, status, ended_at=_now(), **fields)
     )
     if status is not SubmissionStatus.SUCCESS:
         raise AirflowFailException(f"{status}: {closed.get('reason')}")
+
+
+def _judge(submission_id: str, tasks: Sequence[Record]) -> Record:
+    """Return what the trainings came to; what is too large for the record is stored beside it."""
+    from touchstone.hooks.parts import Parts, read_published
+
+    parts = Parts.connect(get_settings())
+    full = [{**task, "published": read_published(task, parts)} for task in tasks]
+    fields, document = split_results(judge_submission(full))
+    return fields | {"results_part": parts.put(f"results/{submission_id}/", document)}
 
 
 def _end_abandoned(records: RecordStore, task: Record) -> Record:

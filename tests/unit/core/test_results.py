@@ -76,14 +76,19 @@ def test_a_result_that_breaks_the_contract_is_refused(result, message):
 
 def test_each_model_of_a_pair_has_its_row():
     ref = AttemptRef(submission_id="s-1", task_id="i5", attempt=1, fence=2)
-    files = {item["path"]: item for item in FILES}
+    models = [
+        {"strategy": "long", "key": "l", "sha256": "long", "may_carry_code": False},
+        {"strategy": "short", "key": "s", "sha256": "short", "may_carry_code": True},
+    ]
+    models = [{"code_reason": "layer 2 is a 'Lambda'", **model} for model in models]
     rows = build_evaluations(
-        RESULT, ref, files=files, mlflow={"run_id": "r", "url": "u"}, now="2026"
+        RESULT, ref, models=models, mlflow={"run_id": "r", "url": "u"}, now="2026"
     )
 
     assert [row["model_id"] for row in rows] == ["s-1/i5/long", "s-1/i5/short"]
     assert {row["model_group_id"] for row in rows} == {"s-1"}
     assert [row["model_sha256"] for row in rows] == ["long", "short"]
+    assert [row["may_carry_code"] for row in rows] == [False, True]
     assert all(row["metrics"] == RESULT["metrics"] for row in rows)
 
 

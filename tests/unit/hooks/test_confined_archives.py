@@ -109,5 +109,5 @@ def test_what_takes_more_memory_than_it_may_is_refused_by_the_fields_name(tmp_pa
             for number in range(9000):
                 tar.addfile(tarfile.TarInfo(f"{number}/{deep}"))
 
-        with pytest.raises(ConfigurationError, match=r"^content: the archive takes too much memory"):
+        with pytest.raises(ConfigurationError, match=r"^content: .* too much memory"):
             check_archive(file, "content", max_bytes=10**9)

@@ -17,7 +17,7 @@ from touchstone.hooks.confined.running import (
     run_program,
 )
 from touchstone_agent.adapters.archives import UnsafeArchive, show_name
-from touchstone_agent.protocol.errors import ConfigurationError
+from touchstone_agent.protocol.errors import ConfigurationError, TransientError
 
 MAX_MEMBERS: Final = 10_000
 UNPACKED_FACTOR: Final = 4
@@ -86,6 +86,7 @@ def check_archive(file: IO[bytes], field: str, *, max_bytes: int) -> None:
     :param field: The user's name of it, with which every message begins.
     :param max_bytes: Most bytes of all its files together.
     :raises ConfigurationError: Naming the member and what is wrong with it.
+    :raises TransientError: If this machine is too busy, or this process is to end.
     """
     _ask({"do": "check", "field": field, "max_bytes": max_bytes}, field, file, max_bytes=0)
 
@@ -99,6 +100,7 @@ def repack(archive: bytes, field: str, *, path: str = ".", max_bytes: int) -> by
     :param path: Take only what is below this folder, which becomes the root.
     :param max_bytes: Largest sum of the files that are taken.
     :raises ConfigurationError: As for :func:`check_archive`, and if nothing is left.
+    :raises TransientError: As for :func:`check_archive`.
     """
     question = {
         "do": "repack",
@@ -151,7 +153,10 @@ def _ask(
         answer = run_program(
             _PROGRAM, question, bounds=bounds, given=given, pass_fds=tuple(pass_fds)
         )
-    except (TookTooLong, AskedTooMuch) as error:
+    except TookTooLong as error:
+        # Its CPU time is bounded far below that: it is this machine that is busy.
+        raise TransientError(f"{field}: looking through the archive {error}") from error
+    except AskedTooMuch as error:
         raise ConfigurationError(
             f"{field}: the archive {error} while it was read: it is no ordinary one; "
             "pack plain files and folders"

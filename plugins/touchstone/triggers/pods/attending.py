@@ -18,6 +18,7 @@ from touchstone.core.names import (
 )
 from touchstone.core.pod_attempts import find_pod, note_login
 from touchstone.core.tasks import build_pod_start
+from touchstone.hooks.parts import Parts, move_files_out
 from touchstone.hooks.pods.desk import PodDesk, TaskKey
 from touchstone.hooks.pods.shell import CallRefused
 from touchstone.hooks.records import Record
@@ -65,6 +66,7 @@ class Attendant:
         self._key = key
         self._record = record
         self._ref = attempts.get_ref(record)
+        self._parts = Parts(desk.objects, desk.settings.content_bucket)
         self._boarding = boarding
         self._boarded = boarded
         self._heard_at = self._began_at = time.monotonic()
@@ -186,6 +188,7 @@ class Attendant:
 
     async def _move(self, phase: AttemptPhase, at: datetime, **details: object) -> None:
         event = PhaseChanged(ref=self._ref, phase=phase, at=at, details=dict(details))
+        event = await asyncio.to_thread(move_files_out, event, self._parts)
         self._record = await self._desk.change(
             self._key, lambda found: attempts.apply_phase(found, event, now=self._desk.now())
         )
