@@ -1,0 +1,53 @@
+"""What a record can hold, known before it is sent."""
+
+from __future__ import annotations
+
+import pytest
+
+from fakes.stores import FakeRecordStore
+from touchstone.hooks.records import MAX_RECORD_BYTES, RecordUnfit
+
+
+@pytest.fixture
+def records():
+    return FakeRecordStore()
+
+
+def test_a_record_that_is_too_large_is_refused_naming_its_largest_fields(records):
+    record = {
+        "submission_id": "s-1",
+        "results": [{"metrics": {f"m{n}": 0.5 for n in range(100)}}] * 600,
+        "notes": "x" * 100_000,
+        "status": "queued",
+    }
+
+    with pytest.raises(RecordUnfit, match=r"largest fields are results \(\d+\), notes \(100005\)"):
+        records.create_submission(record)
+
+
+def test_what_dynamodb_takes_is_taken(records):
+    records.create_submission({"submission_id": "s-1", "notes": "x" * (MAX_RECORD_BYTES - 1000)})
+
+
+def test_letters_count_as_many_bytes_as_they_have(records):
+    with pytest.raises(RecordUnfit, match="notes"):
+        records.create_submission(
+            {"submission_id": "s-1", "notes": "\u65e5" * (MAX_RECORD_BYTES // 3)}
+        )
+
+
+@pytest.mark.parametrize(
+    "value", [10**51, float("inf"), "\ud800", {1, 2}], ids=["digits", "inf", "surrogate", "set"]
+)
+def test_a_value_that_no_record_can_hold_is_refused_here(records, value):
+    with pytest.raises(RecordUnfit, match="does not fit in a record"):
+        records.create_submission({"submission_id": "s-1", "value": value})
+
+
+def test_a_value_that_is_nested_without_end_is_refused_here(records):
+    value: list = []
+    for _ in range(5000):
+        value = [value]
+
+    with pytest.raises(RecordUnfit, match="does not fit"):
+        records.create_submission({"submission_id": "s-1", "value": value})
