@@ -7,8 +7,10 @@ from datetime import UTC, datetime, timedelta
 from airflow.providers.standard.operators.python import PythonOperator, ShortCircuitOperator
 from airflow.sdk import DAG, Param, task_group
 
-from touchstone.core.conf import INTERVALS_PATTERN, CloudChoice, Platform, System
+from touchstone.core import conf
+from touchstone.core.conf import CloudChoice, Platform, System
 from touchstone.core.pools import FINISH_POOL, QUEUE_POOL
+from touchstone.core.remotes import MAX_URL, SOURCE_PATTERN
 from touchstone.operators.agent import PlacedOperator
 from touchstone.operators.collect import CollectOperator
 from touchstone.operators.submission import (
@@ -29,7 +31,8 @@ PARAMS = {
     "source": Param(
         None,
         type=["null", "string"],
-        maxLength=2000,
+        maxLength=MAX_URL,
+        pattern=SOURCE_PATTERN,
         title="Source",
         section=NEW,
         description="Git URL of the module (https:// or git@host:owner/repo), "
@@ -50,7 +53,7 @@ PARAMS = {
     "ref": Param(
         None,
         type=["null", "string"],
-        maxLength=200,
+        maxLength=conf.MAX_REF,
         title="Git ref",
         section=NEW,
         description="Branch, tag or full commit. Empty: the default branch.",
@@ -58,7 +61,7 @@ PARAMS = {
     "path": Param(
         ".",
         type="string",
-        maxLength=500,
+        maxLength=conf.MAX_PATH,
         title="Folder",
         section=NEW,
         description="Folder of the module below the repository's root, for example sets/momentum.",
@@ -67,7 +70,7 @@ PARAMS = {
         None,
         type=["null", "string"],
         format="multiline",
-        maxLength=4000,
+        maxLength=conf.MAX_NOTES,
         title="Notes",
         section=NEW,
         description="For you and for whoever reads the result.",
@@ -75,7 +78,8 @@ PARAMS = {
     "intervals": Param(
         None,
         type=["null", "string"],
-        pattern=INTERVALS_PATTERN,
+        maxLength=conf.MAX_INTERVALS_TEXT,
+        pattern=conf.INTERVALS_PATTERN,
         title="Prediction intervals",
         section=SCHEDULE,
         description="Whole days, comma-separated, for example 1,5,20: one pair of models each. "
@@ -84,7 +88,7 @@ PARAMS = {
     "config_file": Param(
         "default.toml",
         type="string",
-        maxLength=500,
+        maxLength=conf.MAX_PATH,
         title="Config File",
         section=SCHEDULE,
         description="El-nigma configuration, relative to its configuration folder.",
@@ -92,7 +96,7 @@ PARAMS = {
     "branch": Param(
         None,
         type=["null", "string"],
-        maxLength=200,
+        maxLength=conf.MAX_REF,
         title="el-nigma Branch",
         section=SCHEDULE,
         description="Branch, tag or commit of el-nigma. Empty: the one in the trainer image.",
@@ -101,6 +105,7 @@ PARAMS = {
         None,
         type=["null", "string"],
         format="date",
+        maxLength=10,
         title="Fetched Data End To",
         section=SCHEDULE,
         description="Last day of data to use. Empty: all there is.",
@@ -121,7 +126,8 @@ PARAMS = {
     "config_overrides": Param(
         None,
         type=["null", "array"],
-        items={"type": "string"},
+        items={"type": "string", "maxLength": conf.MAX_ARGUMENT},
+        maxItems=conf.MAX_ARGUMENTS,
         title="Config overrides",
         section=SCHEDULE,
         description_md="One `key.path=value` per line, as for `--config_override`; "
@@ -130,7 +136,8 @@ PARAMS = {
     "passthrough_args": Param(
         None,
         type=["null", "array"],
-        items={"type": "string"},
+        items={"type": "string", "maxLength": conf.MAX_ARGUMENT},
+        maxItems=conf.MAX_ARGUMENTS,
         title="Passthrough Args",
         section=SCHEDULE,
         description_md="Further arguments for el-nigma, one per line. A useful one: "
@@ -149,7 +156,7 @@ PARAMS = {
     "baseline": Param(
         None,
         type=["null", "string"],
-        maxLength=48,
+        maxLength=conf.MAX_ID,
         title="Baseline",
         section=SCHEDULE,
         description="Submission to compare with. Empty: none.",
@@ -198,7 +205,8 @@ PARAMS = {
     "allowed_hosts": Param(
         None,
         type=["null", "array"],
-        items={"type": "string"},
+        items={"type": "string", "maxLength": conf.MAX_HOST},
+        maxItems=conf.MAX_HOSTS,
         title="Servers",
         section=PLACEMENT,
         description="Servers it may run on, one per line. Empty: any.",
@@ -206,7 +214,7 @@ PARAMS = {
     "job": Param(
         None,
         type=["null", "string"],
-        maxLength=100,
+        maxLength=conf.MAX_JOB,
         title="Job",
         section=PLACEMENT,
         description="Name of the job, for servers that take only some. Empty: none.",
@@ -214,7 +222,8 @@ PARAMS = {
     "gpu_models": Param(
         None,
         type=["null", "array"],
-        items={"type": "string"},
+        items={"type": "string", "maxLength": conf.MAX_GPU_MODEL},
+        maxItems=conf.MAX_GPU_MODELS,
         title="GPU models",
         section=PODS,
         description_md="GPU models for RunPod, best first, one per line, for example `RTX 4090`; "
@@ -237,6 +246,7 @@ PARAMS = {
         None,
         type=["null", "number"],
         exclusiveMinimum=0,
+        maximum=conf.MAX_USD,
         title="Price ceiling ($/h)",
         section=PODS,
         description="Most that a pod may cost per hour. Empty: the installation's own ceiling.",
@@ -245,6 +255,7 @@ PARAMS = {
         None,
         type=["null", "number"],
         exclusiveMinimum=0,
+        maximum=conf.MAX_USD,
         title="Budget ($)",
         section=PODS,
         description="Most that all pods of this submission may cost together. "
@@ -254,7 +265,7 @@ PARAMS = {
         None,
         type=["null", "number"],
         exclusiveMinimum=0,
-        maximum=744,
+        maximum=conf.MAX_HOURS,
         title="Longest training (hours)",
         section=PODS,
         description="A training that takes longer is ended. Empty: the installation's own limit.",
@@ -262,7 +273,7 @@ PARAMS = {
     "submission_id": Param(
         None,
         type=["null", "string"],
-        maxLength=48,
+        maxLength=conf.MAX_ID,
         title="Submission",
         section=ACCEPTED,
         description="Id of an accepted submission; leave Source empty and fill in the schedule.",

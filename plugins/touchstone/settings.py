@@ -21,6 +21,10 @@ PublicKey = Annotated[
 """One line as in ``authorized_keys``, without options."""
 
 
+GitHost = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9.*?-]{1,253}(:[0-9*]{1,5})?$")]
+"""A pattern for hosts, as a shell's."""
+
+
 class RunPodSettings(BaseSettings):
     """
     How pods are rented, from ``TOUCHSTONE_RUNPOD_*`` environment variables.
@@ -87,6 +91,13 @@ class Settings(BaseSettings):
     :param mlflow_experiment: MLflow experiment of all trainings.
     :param trainer_image: Image of the trainer for submissions that name no other.
     :param elnigma_git: Git URL of el-nigma, for runs that name a branch; ``None`` refuses those.
+        Holds no credential.
+    :param elnigma_conn_id: Airflow connection with the credentials for that repository; ``None``
+        for one that everybody may read.
+    :param git_hosts: Patterns of the hosts that submitters' git sources may be on (JSON list);
+        ``["*"]`` for any, which lets submitters reach whatever the Airflow host can reach.
+    :param git_conn_id: Airflow connection with the credentials for one of those hosts; ``None``
+        for none.
     :param allow_local_sources: Whether a source may be a path on the Airflow host (one-machine
         installations and tests only: it lets submitters read what Airflow can read).
     :param max_active_runs: DAG runs at a time; Airflow's own run queue holds the rest.
@@ -132,6 +143,9 @@ class Settings(BaseSettings):
     mlflow_experiment: str = "touchstone_service"
     trainer_image: str = "touchstone-elnigma:local"
     elnigma_git: str | None = None
+    elnigma_conn_id: str | None = None
+    git_hosts: tuple[GitHost, ...] = ()
+    git_conn_id: str | None = None
     allow_local_sources: bool = False
     max_active_runs: int = Field(default=64, ge=1)
     early_runs: int = Field(default=8, ge=1)

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from airflow.sdk.definitions.context import Context
 from airflow.sdk.definitions.xcom_arg import XComArg
+from airflow.sdk.exceptions import ParamValidationError
 
 from touchstone.core.conf import CONF_KEYS, parse_conf
 from touchstone.core.pools import FINISH_POOL, QUEUE_POOL
@@ -101,6 +102,38 @@ def test_a_form_with_only_a_source_filled_in_is_accepted(dag):
     values = dict(dag.params) | {"source": "https://example.org/x.git"}
 
     assert parse_conf(values).schedule is None
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("config_overrides", ["a.b=" + "x" * 200_000]),
+        ("config_overrides", ["a.b=1"] * 10_000),
+        ("passthrough_args", ["x" * 200_000]),
+        ("allowed_hosts", ["x" * 200_000]),
+        ("gpu_models", ["x"] * 10_000),
+        ("source", "https://example.org/" + "x" * 200_000),
+        ("source", "https://token@example.org/x.git"),
+        ("notes", "x" * 200_000),
+        ("intervals", "1," * 100_000 + "1"),
+        ("fetched_data_end_to", "2018-01-01" * 100),
+        ("max_price", 1e300),
+    ],
+)
+def test_what_is_too_long_is_refused_when_a_run_is_triggered(dag, name, value):
+    with pytest.raises(ParamValidationError):
+        dag.params.get_param(name).resolve(value)
+
+
+def test_every_text_and_list_of_the_form_has_an_end(dag):
+    for name in dag.params:
+        schema = dag.params.get_param(name).schema
+        kinds = schema["type"] if isinstance(schema["type"], list) else [schema["type"]]
+        if "string" in kinds:
+            assert "maxLength" in schema or "enum" in schema, name
+        if "array" in kinds:
+            assert "maxItems" in schema, name
+            assert "maxLength" in schema["items"], name
 
 
 def test_parsing_imports_nothing_heavy():

@@ -8,15 +8,13 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+from touchstone_agent.adapters.archives import UnsafeArchive
 from touchstone_agent.adapters.files import (
     append_below,
     remove_tree,
     size_below,
 )
-from touchstone_agent.adapters.transfer import (
-    TransferCancelled,
-    UnsafeArchive,
-)
+from touchstone_agent.adapters.transfer import TransferCancelled
 from touchstone_agent.cell import AttemptCell
 from touchstone_agent.console import CONSOLE, ConsoleUploader
 from touchstone_agent.core.attempts import move

@@ -31,6 +31,9 @@ _API = "/touchstone/api/v1"
 _PAUSES = (0.2, 0.5, 1.0)
 """Seconds before each further try of a request that changes nothing."""
 
+_BUSY_PAUSES = (1.0, 2.0, 4.0, 8.0)
+"""The same of an upload, while as many are under way as are taken at once."""
+
 _LOOPBACK = frozenset({"127.0.0.1", "::1", "localhost"})
 
 _PARAM = re.compile(r"Invalid input for param (?P<field>\w+): (?P<message>[^\n]*)")
@@ -188,13 +191,22 @@ class Client:
 
     def upload(self, archive: bytes) -> str:
         """Upload a ``.tar.gz``; return the source that stands for it."""
-        answer = self._ask(
-            "POST",
-            f"{_API}/content",
-            content=archive,
-            headers={"Content-Type": "application/gzip"},
-        )
-        return str(answer["source"])
+        pauses = iter(_BUSY_PAUSES)
+        while True:
+            try:
+                answer = self._ask(
+                    "POST",
+                    f"{_API}/content",
+                    content=archive,
+                    headers={"Content-Type": "application/gzip"},
+                )
+            except Refused as error:
+                pause = next(pauses, None) if error.status == 429 else None
+                if pause is None:
+                    raise
+                self._sleep(pause)
+            else:
+                return str(answer["source"])
 
     def cancel(self, submission_id: str, reason: str | None) -> dict[str, Any]:
         """End a submission's tasks and runs."""

@@ -32,9 +32,6 @@ EXCLUDED = (
 )
 """Names that are never part of a module, and ``.env``, which tends to hold secrets."""
 
-MAX_UNPACKED_BYTES = 1024**3
-"""As the API refuses it; said before it is sent."""
-
 
 _GIT_URL = re.compile(r"(https?|ssh|git|file)://|[\w.-]+@[\w.-]+:")
 
@@ -68,15 +65,16 @@ def pack_folder(folder: Path, limit: int) -> bytes:
     Return a folder's files as a ``.tar.gz`` that depends on their names and contents alone.
 
     :param folder: The folder; its own name does not matter.
-    :param limit: Bytes that the archive may have.
+    :param limit: Bytes that the files may have together, and that the archive may have.
     :raises ConfigurationError: As for :func:`pack`.
     """
     paths = sorted(_find_files(folder), key=lambda path: path.relative_to(folder).parts)
     if not paths:
         raise ConfigurationError(f"{folder}: there is no file to submit in it")
     sizes = {path: path.stat().st_size for path in paths}
-    if sum(sizes.values()) > MAX_UNPACKED_BYTES:
-        raise _too_large(folder, sum(sizes.values()), MAX_UNPACKED_BYTES, sizes)
+    # As ``register`` would refuse it; said before it is sent.
+    if sum(sizes.values()) > limit:
+        raise _too_large(folder, sum(sizes.values()), limit, sizes)
     packed = io.BytesIO()
     # No name and no time in the header; a fixed level, because the default may change.
     with (

@@ -66,7 +66,10 @@ def build_tasks(tasks: Sequence[Record]) -> RenderableType:
         task["task_id"]: format_line(_get_wait(task) or task.get("reason")) for task in tasks
     }
     pods = {task["task_id"]: _format_pod(task) for task in tasks}
-    return Group(table, *_build_remarks(reasons), *_build_remarks(pods))
+    code = {
+        task["task_id"]: _format_code((task.get("published") or {}).get("models")) for task in tasks
+    }
+    return Group(table, *_build_remarks(reasons), *_build_remarks(pods), *_build_remarks(code))
 
 
 def _format_deployment(task: Record) -> str:
@@ -84,6 +87,20 @@ def _format_pod(task: Record) -> str:
     words.append(f"${pod['price_per_hour']}/h")
     words.append(_format_cost(task.get("cost")))
     return ", ".join(word for word in words if word)
+
+
+def _format_code(models: Sequence[Record] | None) -> str:
+    """Return which models may carry code, and why; empty for none."""
+    found = [
+        f"{model.get('strategy')}: {model.get('code_reason')}"
+        for model in models or ()
+        if model.get("may_carry_code")
+    ]
+    if not found:
+        return ""
+    return format_line(
+        f"models may carry code ({', '.join(found)}): load them nowhere with safe_mode=False"
+    )
 
 
 def _get_wait(item: Record) -> str | None:
@@ -120,6 +137,8 @@ def build_facts(submission: Record) -> Table:
         "ref": submission.get("source_ref"),
         "folder": submission.get("source_path"),
         "commit": submission.get("commit"),
+        "el-nigma": _format_elnigma(submission.get("elnigma")),
+        "left out": "; ".join(submission.get("remarks") or ()),
         "content": submission.get("content_sha256"),
         "notes": submission.get("notes"),
         "score": _format_score(submission),
@@ -132,6 +151,10 @@ def build_facts(submission: Record) -> Table:
         elif value:
             table.add_row(name, clean(str(value)))
     return table
+
+
+def _format_elnigma(elnigma: Record | None) -> str:
+    return f"{elnigma['branch']} at {elnigma['commit']}" if elnigma else ""
 
 
 def _format_cost(cost: Record | None) -> str:
@@ -171,6 +194,7 @@ def build_results(results: Record) -> RenderableType:
             "/".join(text or "-" for text in auc) if any(auc) else "",
         )
         remarks[name] = format_line(item.get("reason")) or str(item.get("mlflow_url") or "")
+        remarks[f"{name} models"] = _format_code(item.get("models"))
     if score := _format_score(results):
         remarks["score"] = score
     if verdict := results.get("verdict"):

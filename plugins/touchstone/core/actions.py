@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import Any, Final
 
-MAX_ACTIONS: Final = 200
-"""Newest ones that a record keeps."""
+MAX_ACTIONS: Final = 100
+"""Newest ones that a record keeps: it has room for so many and no more."""
 
 MAX_ACTION_CHARACTERS: Final = 600
 """Longer than a reason that somebody may give, and what is done for it."""

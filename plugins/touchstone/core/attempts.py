@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 from datetime import datetime, timedelta
+from decimal import Decimal
 from enum import StrEnum
 from typing import Any
 
@@ -58,6 +59,7 @@ _PER_ATTEMPT: dict[str, Any] = {
     "reason": None,
     "verdict": None,
     "files": [],
+    "files_part": None,
     "cancel": None,
     "published": None,
     "placement": None,
@@ -85,6 +87,25 @@ _KEPT = (
     "pod",
 )
 """What is remembered of an attempt when the next one takes its place."""
+
+MAX_REMEMBERED = 30
+"""Newest attempts that are remembered like that."""
+
+MAX_OUTLINES = 100
+"""Attempts before those, of which only an outline is remembered: as many as Airflow tries at most
+before somebody clears the task, so that every ledger counts what it should."""
+
+_OUTLINE = (
+    *("run_id", "attempt", "fence", "platform", "server", "phase", "exit_code"),
+    *("outcome", "failure_class", "intent_at", "ended_at"),
+)
+_OUTLINE_OF_A_POD = (
+    *("id", "name", "price_per_hour", "ordered_at", "ending_at", "gone_at"),
+    *("seconds", "usd", "is_billed"),
+)
+
+MAX_REASON = 1000
+_MAX_REMEMBERED_REASON = 300
 
 OUT_OF_MEMORY = "oom"
 """Class of a failure for which only more memory helps."""
@@ -143,7 +164,7 @@ def renew_task(record: Record, spec: TaskSpec, *, run_id: str, map_index: int) -
         "map_index": map_index,
         "config": spec.model_dump(mode="json"),
         "status": TaskStatus.QUEUED.value,
-        "attempts": remember_attempt(record),
+        **_remember(record),
         "attempt": 0,
         **_PER_ATTEMPT,
     }
@@ -154,8 +175,52 @@ def remember_attempt(record: Record) -> list[Record]:
     history = list(record.get("attempts") or [])
     fence = record.get("fence") or 0
     if fence and record.get("attempt") and all(item.get("fence") != fence for item in history):
-        history.append({key: record.get(key) for key in _KEPT})
+        newest = {key: record.get(key) for key in _KEPT}
+        history.append({**newest, "reason": cut(newest["reason"], _MAX_REMEMBERED_REASON)})
     return history
+
+
+def _remember(record: Record) -> Record:
+    """
+    Return the fields that hold a task's history when its newest attempt becomes part of it.
+
+    A record has room for so much: of older attempts an outline is kept, and of those before them
+    only how many they were and what they cost. What a ledger or an open bill still needs stays.
+    """
+    history = remember_attempt(record)
+    older = len(history) - MAX_REMEMBERED
+    dropped = older - MAX_OUTLINES
+    earlier = dict(record.get("earlier") or {"count": 0, "pods": 0, "usd": "0"})
+    kept = []
+    for number, item in enumerate(history):
+        pod = item.get("pod") or {}
+        is_needed = is_rented(pod) or (
+            # Each of these has doubled the memory of all that follow in this run.
+            item.get("failure_class") == OUT_OF_MEMORY and item.get("run_id") == record["run_id"]
+        )
+        if number < dropped and not is_needed:
+            earlier["count"] += 1
+            if pod:
+                earlier["pods"] += 1
+                earlier["usd"] = str(Decimal(earlier["usd"]) + Decimal(str(pod.get("usd") or 0)))
+        else:
+            kept.append(_outline(item) if number < older else item)
+    return {"attempts": kept, "earlier": earlier}
+
+
+def _outline(attempt: Record) -> Record:
+    """Return what the ledgers need of an attempt, and of its pod what its bill needs."""
+    outline = {key: attempt.get(key) for key in _OUTLINE}
+    outline["placement"] = {"max_tries": _get_max_tries(attempt)}
+    pod = attempt.get("pod")
+    if pod:
+        outline["pod"] = pod if is_rented(pod) else {k: pod.get(k) for k in _OUTLINE_OF_A_POD}
+    return outline
+
+
+def cut(text: str | None, limit: int = MAX_REASON) -> str | None:
+    """Return a text that others wrote, no longer than a record has room for."""
+    return text if text is None or len(text) <= limit else f"{text[: limit - 3]}..."
 
 
 def find_attempts_of_run(record: Record) -> list[Record]:
@@ -207,7 +272,7 @@ def claim_attempt(
     )
     return {
         **_PER_ATTEMPT,
-        "attempts": remember_attempt(record),
+        **_remember(record),
         "status": TaskStatus.QUEUED.value,
         "attempt": attempt,
         "fence": fence,
@@ -298,10 +363,17 @@ def request_cancel(record: Record, *, by: str, reason: str, now: datetime) -> Re
     return changes
 
 
-def apply_phase(record: Record, event: PhaseChanged, *, now: datetime) -> Record | None:
+def apply_phase(
+    record: Record,
+    event: PhaseChanged,
+    *,
+    now: datetime,
+    files_part: Mapping[str, Any] | None = None,
+) -> Record | None:
     """
     Say what a task becomes by a phase its agent reports.
 
+    :param files_part: Where its list of files is kept, if that is too long for the record.
     :return: Fields to set; ``None`` if the event is outranked, repeated or out of order.
     """
     if event.ref.fence != record.get("fence"):
@@ -325,12 +397,12 @@ def apply_phase(record: Record, event: PhaseChanged, *, now: datetime) -> Record
     elif event.phase is AttemptPhase.RUNNING:
         changes |= {"running_at": at, "status": TaskStatus.RUNNING.value}
     elif event.phase is AttemptPhase.EXITED:
-        changes |= {"exited_at": at} | _apply_exit(record, details, moment)
+        changes |= {"exited_at": at} | _apply_exit(record, details, moment, files_part)
     elif event.phase is AttemptPhase.UPLOADED:
         changes |= {"uploaded_at": at}
         if record.get("exited_at") is None:
             # The report of the exit was lost on its way; this one repeats its facts.
-            changes |= {"exited_at": at} | _apply_exit(record, details, moment)
+            changes |= {"exited_at": at} | _apply_exit(record, details, moment, files_part)
     elif event.phase is AttemptPhase.CANCELLED:
         changes |= _ended(TaskStatus.CANCELLED, Outcome.CANCELLED, event.reason, moment)
     elif event.phase is AttemptPhase.REJECTED:
@@ -375,7 +447,12 @@ def _find_image_digest(details: Mapping[str, Any]) -> str | None:
         return None
 
 
-def _apply_exit(record: Record, details: Mapping[str, Any], at: datetime) -> Record:
+def _apply_exit(
+    record: Record,
+    details: Mapping[str, Any],
+    at: datetime,
+    files_part: Mapping[str, Any] | None,
+) -> Record:
     try:
         said = ExitFacts.model_validate(details)
         _check_size(said, record)
@@ -387,7 +464,8 @@ def _apply_exit(record: Record, details: Mapping[str, Any], at: datetime) -> Rec
     facts: Record = {
         "exit_code": said.exit_code,
         "verdict": said.verdict.dump() if said.verdict else None,
-        "files": [file.model_dump() for file in said.files],
+        "files": [] if files_part else [file.model_dump() for file in said.files],
+        "files_part": dict(files_part) if files_part else None,
     }
     if record.get("cancel") and ending.outcome is not Outcome.SUCCEEDED:
         reason = record["cancel"]["reason"]
@@ -399,7 +477,7 @@ def _apply_exit(record: Record, details: Mapping[str, Any], at: datetime) -> Rec
         "outcome": ending.outcome.value,
         "failure_class": ending.failure_class,
         "is_retriable": ending.is_retriable,
-        "reason": ending.reason,
+        "reason": cut(ending.reason),
     }
     if ending.outcome is not Outcome.SUCCEEDED:
         return facts | {"status": TaskStatus.ERROR.value, "ended_at": at.isoformat()}
@@ -438,11 +516,23 @@ def end_unusable(record: Record, problem: str, at: datetime) -> Record:
     return _ended(TaskStatus.ERROR, Outcome.FAILED_INFRASTRUCTURE, reason, at)
 
 
+def refuse_start(record: Record, *, fence: int, reason: str, now: datetime) -> Record | None:
+    """
+    Say what a task becomes when the command that would start its attempt can never be sent.
+
+    :return: ``None`` if that attempt is not the newest any more, or has ended.
+    """
+    if record["fence"] != fence or is_ended(record):
+        return None
+    ended = _ended(TaskStatus.ERROR, Outcome.FAILED_USER, reason, now)
+    return {**ended, "failure_class": "config"}
+
+
 def _ended(status: TaskStatus, outcome: Outcome, reason: str | None, at: datetime) -> Record:
     return {
         "status": status.value,
         "outcome": outcome.value,
-        "reason": reason,
+        "reason": cut(reason),
         "failure_class": outcome.value,
         "is_retriable": outcome in {Outcome.LOST, Outcome.FAILED_INFRASTRUCTURE},
         "ended_at": at.isoformat(),

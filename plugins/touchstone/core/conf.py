@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import datetime as dt
+import json
 import re
 import shlex
+from collections.abc import Mapping
 from decimal import Decimal
 from enum import StrEnum
 from pathlib import PurePosixPath
 from typing import Annotated, Any, Self
 
 from pydantic import (
+    AfterValidator,
     BaseModel,
     BeforeValidator,
     ConfigDict,
@@ -20,20 +23,42 @@ from pydantic import (
     model_validator,
 )
 
+from touchstone.core.documents import name_field, shorten
 from touchstone.core.names import is_submission_id
+from touchstone.core.remotes import MAX_URL, parse_remote
 from touchstone_agent.protocol.errors import ConfigurationError
 
 MAX_INTERVALS = 50
 MAX_INTERVAL = 250
 """Trading days that el-nigma looks ahead at most."""
+MAX_INTERVALS_TEXT = 500
+MAX_REF = 200
+MAX_PATH = 500
+MAX_NOTES = 4000
+MAX_ARGUMENTS = 200
+"""Lines of overrides, and as many of further arguments."""
+MAX_ARGUMENT = 2000
+MAX_HOSTS = 100
+MAX_HOST = 60
+MAX_GPU_MODELS = 20
+MAX_GPU_MODEL = 100
+MAX_JOB = 100
+MAX_ID = 48
+MAX_USD = 1_000_000
+MAX_HOURS = 24 * 31
+MAX_USER = 200
+MAX_RUNS = 200
+"""Runs of one submission."""
+MAX_CONF_BYTES = 32 * 1024
+"""A whole conf as JSON: it is in a submission's record twice, in each task's once, and in a START,
+where each quote is four characters."""
 INTERVALS_PATTERN = r"^\s*[1-9]\d*(\s*,\s*[1-9]\d*)*\s*$"
 UPLOAD_SCHEME = "upload:"
 
 _INTERVALS = re.compile(INTERVALS_PATTERN)
 _UPLOAD = re.compile(r"upload:[0-9a-f]{64}")
 _OVERRIDE = re.compile(r"[A-Za-z_][\w-]*(\.[A-Za-z_][\w-]*)*=.*", re.DOTALL)
-_PASSWORD = re.compile(r"[a-z+]+://[^/@]*:[^/@]*@", re.IGNORECASE)
-_REF = re.compile(r"(?!-)[\w./@^~+-]{1,200}")
+_REF = re.compile(rf"(?!-)[\w./@^~+-]{{1,{MAX_REF}}}")
 
 
 class System(StrEnum):
@@ -61,10 +86,12 @@ class CloudChoice(StrEnum):
 
 def _parse_intervals(value: object) -> object:
     if isinstance(value, str):
+        if len(value) > MAX_INTERVALS_TEXT:
+            raise ValueError(f"is longer than {MAX_INTERVALS_TEXT} characters")
         if not value.strip():
             raise ValueError("is empty; give whole days, for example 1,5,20")
         if not _INTERVALS.fullmatch(value):
-            raise ValueError(f"{value!r} is not a list of whole days such as 1,5,20")
+            raise ValueError(f"{shorten(value)} is not a list of whole days such as 1,5,20")
         return [int(part) for part in value.split(",")]
     return value
 
@@ -85,13 +112,33 @@ def _blank_is_none(value: object) -> object:
 def _check_relative(value: str) -> str:
     path = PurePosixPath(value)
     if path.is_absolute() or ".." in path.parts or value.startswith("-") or "\0" in value:
-        raise ValueError(f"{value!r} is not a path below the source's root")
+        raise ValueError(f"{shorten(value)} is not a path below the source's root")
     return value
 
 
-Lines = Annotated[tuple[str, ...], BeforeValidator(_drop_blank)]
+def _check_argument(value: str) -> str:
+    # No program can be given one.
+    if "\0" in value:
+        raise ValueError(f"{shorten(value)} has a character of code 0 in it")
+    return value
+
+
+Argument = Annotated[str, Field(max_length=MAX_ARGUMENT), AfterValidator(_check_argument)]
+Arguments = Annotated[
+    tuple[Argument, ...], Field(max_length=MAX_ARGUMENTS), BeforeValidator(_drop_blank)
+]
+Hosts = Annotated[
+    tuple[Annotated[str, Field(max_length=MAX_HOST)], ...],
+    Field(max_length=MAX_HOSTS),
+    BeforeValidator(_drop_blank),
+]
+GpuModels = Annotated[
+    tuple[Annotated[str, Field(max_length=MAX_GPU_MODEL)], ...],
+    Field(max_length=MAX_GPU_MODELS),
+    BeforeValidator(_drop_blank),
+]
 Text = Annotated[str | None, BeforeValidator(_blank_is_none)]
-Amount = Annotated[Decimal, Field(gt=0, le=1_000_000, max_digits=12, decimal_places=6)]
+Amount = Annotated[Decimal, Field(gt=0, le=MAX_USD, max_digits=12, decimal_places=6)]
 Usd = Annotated[Amount | None, BeforeValidator(_blank_is_none)]
 
 
@@ -125,26 +172,26 @@ class Schedule(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=False)
 
     intervals: Annotated[tuple[int, ...], BeforeValidator(_parse_intervals)] = Field(min_length=1)
-    config_file: str = "default.toml"
+    config_file: str = Field(default="default.toml", max_length=MAX_PATH)
     branch: Text = None
     fetched_data_end_to: Annotated[dt.date | None, BeforeValidator(_blank_is_none)] = None
     platform: Platform = Platform.ANY
-    overrides: Lines = ()
-    passthrough: Lines = ()
+    overrides: Arguments = ()
+    passthrough: Arguments = ()
     seed: int = Field(default=0, ge=0, lt=2**31)
-    baseline: Text = None
+    baseline: Text = Field(default=None, max_length=MAX_ID)
     priority: int = Field(default=0, ge=-100, le=100)
     require_cuda: bool = False
     prefer_cuda: bool = False
     min_vram_gib: float = Field(default=0, ge=0, le=1024)
     min_ram_gib: float = Field(default=0, ge=0, le=65536)
-    allowed_hosts: Lines = ()
-    job: Text = Field(default=None, max_length=100)
-    gpu_models: Lines = Field(default=(), max_length=20)
+    allowed_hosts: Hosts = ()
+    job: Text = Field(default=None, max_length=MAX_JOB)
+    gpu_models: GpuModels = ()
     cloud: CloudChoice = CloudChoice.ANY
     max_price: Usd = None
     budget: Usd = None
-    max_hours: float | None = Field(default=None, gt=0, le=24 * 31)
+    max_hours: float | None = Field(default=None, gt=0, le=MAX_HOURS)
 
     @field_validator("intervals")
     @classmethod
@@ -165,7 +212,7 @@ class Schedule(BaseModel):
     @classmethod
     def _branch_is_a_ref(cls, value: str | None) -> str | None:
         if value is not None and not _REF.fullmatch(value):
-            raise ValueError(f"{value!r} is not a git branch, tag or commit")
+            raise ValueError(f"{shorten(value)} is not a git branch, tag or commit")
         return value
 
     @field_validator("overrides")
@@ -173,7 +220,7 @@ class Schedule(BaseModel):
     def _overrides_are_pairs(cls, value: tuple[str, ...]) -> tuple[str, ...]:
         for item in value:
             if not _OVERRIDE.fullmatch(item):
-                raise ValueError(f"{item!r} is not key.path=value")
+                raise ValueError(f"{shorten(item)} is not key.path=value")
         return value
 
     @field_validator("passthrough")
@@ -183,7 +230,7 @@ class Schedule(BaseModel):
             try:
                 shlex.split(item)
             except ValueError as error:
-                raise ValueError(f"{item!r}: {error}") from error
+                raise ValueError(f"{shorten(item)}: {error}") from error
         return value
 
     @property
@@ -204,28 +251,27 @@ class Source(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    url: str = Field(min_length=1, max_length=2000)
+    url: str = Field(min_length=1, max_length=MAX_URL)
     ref: Text = None
-    path: str = "."
+    path: str = Field(default=".", max_length=MAX_PATH)
     system: System = System.FEATURE_SET
 
     @field_validator("url")
     @classmethod
     def _is_a_source(cls, value: str) -> str:
-        # Whether a local path is allowed depends on the installation: the git hook knows.
-        if value.startswith("-") or "\0" in value or value != value.strip():
-            raise ValueError(f"{value!r} is not a git URL")
-        if _PASSWORD.match(value):
-            raise ValueError("a password in a URL would be on record for everybody; use an ssh key")
-        if value.startswith(UPLOAD_SCHEME) and not _UPLOAD.fullmatch(value):
-            raise ValueError("an uploaded source is upload:<sha256 in 64 hex digits>")
+        if value.startswith(UPLOAD_SCHEME):
+            if not _UPLOAD.fullmatch(value):
+                raise ValueError("an uploaded source is upload:<sha256 in 64 hex digits>")
+            return value
+        # Whether its host, or a path, is allowed depends on the installation: the git hook knows.
+        parse_remote(value)
         return value
 
     @field_validator("ref")
     @classmethod
     def _is_a_ref(cls, value: str | None) -> str | None:
         if value is not None and not _REF.fullmatch(value):
-            raise ValueError(f"{value!r} is not a git branch, tag or commit")
+            raise ValueError(f"{shorten(value)} is not a git branch, tag or commit")
         return value
 
     @field_validator("path")
@@ -254,7 +300,7 @@ class RunConf(BaseModel):
     source: Source | None = None
     submission_id: str | None = None
     schedule: Schedule | None = None
-    notes: str = Field(default="", max_length=4000)
+    notes: str = Field(default="", max_length=MAX_NOTES)
 
     @model_validator(mode="after")
     def _one_of_two(self) -> Self:
@@ -265,7 +311,9 @@ class RunConf(BaseModel):
             )
         if self.submission_id is not None:
             if not is_submission_id(self.submission_id):
-                raise ValueError(f"submission_id: {self.submission_id!r} is not a submission's id")
+                raise ValueError(
+                    f"submission_id: {shorten(self.submission_id)} is not a submission's id"
+                )
             if self.schedule is None:
                 raise ValueError("intervals: scheduling an accepted submission needs intervals")
         return self
@@ -318,8 +366,9 @@ def parse_conf(conf: dict[str, Any]) -> RunConf:
     unknown = sorted(set(conf) - set(CONF_KEYS))
     if unknown:
         raise ConfigurationError(
-            f"{unknown[0]}: unknown field; known are {', '.join(sorted(CONF_KEYS))}"
+            f"{name_field(unknown[:1])}: unknown field; known are {', '.join(sorted(CONF_KEYS))}"
         )
+    _check_size(conf)
     given = {key: value for key, value in conf.items() if value is not None}
     nested: dict[str, Any] = {key: given[key] for key in OTHER_KEYS if key in given}
     if nested.get("submission_id") == "":
@@ -332,6 +381,22 @@ def parse_conf(conf: dict[str, Any]) -> RunConf:
         return RunConf.model_validate(nested)
     except ValidationError as error:
         raise ConfigurationError(_explain(error)) from error
+
+
+def _check_size(conf: Mapping[str, Any]) -> None:
+    sizes = {}
+    for key, value in conf.items():
+        try:
+            text = json.dumps(value, ensure_ascii=False, default=str)
+        except (RecursionError, ValueError) as error:
+            raise ConfigurationError(f"{key}: is nested too deeply") from error
+        sizes[key] = len(text.encode(errors="surrogatepass"))
+    if sum(sizes.values()) > MAX_CONF_BYTES:
+        largest = max(sizes, key=lambda key: sizes[key])
+        raise ConfigurationError(
+            f"{largest}: is too long: all fields of a run may have {MAX_CONF_BYTES} bytes "
+            f"together, and have {sum(sizes.values())}, of which this one has {sizes[largest]}"
+        )
 
 
 def _explain(error: ValidationError) -> str:

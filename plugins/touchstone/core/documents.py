@@ -20,6 +20,7 @@ MAX_LINE = 1200
 than it should: a hostile document of a megabyte kept the parser busy for more than ten minutes."""
 
 _INPUT_CHARACTERS = 60
+_NAME_CHARACTERS = 80
 _TWICE = re.compile(r"Cannot declare \((?P<names>.*)\) twice \((?P<place>.*)\)")
 _OVERWRITE = re.compile(r"Cannot overwrite a value \((?P<place>.*)\)")
 _FITS_A_PATH = re.compile(r"[\w-]+")
@@ -142,7 +143,12 @@ def explain(
 def name_field(place: Iterable[str | int]) -> str:
     """Return the dotted name of a field; what would be misread in it is quoted."""
     parts = (str(part) for part in place)
-    return ".".join(part if _FITS_A_PATH.fullmatch(part) else ascii(part)[:80] for part in parts)
+    return ".".join(
+        part
+        if _FITS_A_PATH.fullmatch(part) and len(part) <= _NAME_CHARACTERS
+        else ascii(part)[:_NAME_CHARACTERS]
+        for part in parts
+    )
 
 
 def suggest(name: str, known: Iterable[str]) -> str:

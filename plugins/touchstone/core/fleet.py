@@ -19,6 +19,7 @@ MAX_SERVERS = 1000
 MAX_SLOTS = 1000
 MAX_PODS = 10_000
 MAX_WEIGHT = 1000
+MAX_WEIGHTS = 1000
 
 _SERVER = re.compile(r"[a-z0-9][a-z0-9-]{0,59}")
 _PATTERNS = 100
@@ -129,7 +130,7 @@ class Fleet(_Table):
     defaults: Defaults = Defaults()
     servers: dict[str, ServerSpec] = Field(default_factory=dict, max_length=MAX_SERVERS)
     runpod: RunPodSpec = RunPodSpec()
-    weights: dict[Line, Weight] = Field(default_factory=dict)
+    weights: dict[Line, Weight] = Field(default_factory=dict, max_length=MAX_WEIGHTS)
 
 
 _KNOWN = frozenset(

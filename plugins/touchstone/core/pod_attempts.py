@@ -36,6 +36,7 @@ __all__ = [
     "note_order",
     "note_pod",
     "note_refusal",
+    "sum_earlier",
 ]
 
 
@@ -78,6 +79,12 @@ def compute_pod_cost(pod: Record, now: datetime) -> tuple[Decimal, bool]:
         return Decimal(), False
     lasted = (now - datetime.fromisoformat(pod["ordered_at"])).total_seconds()
     return compute_cost(Decimal(str(pod["price_per_hour"])), lasted), True
+
+
+def sum_earlier(record: Record) -> Decimal | None:
+    """Return what the pods of attempts have cost that are not listed any more; ``None`` if none."""
+    earlier = record.get("earlier") or {}
+    return Decimal(str(earlier["usd"])) if earlier.get("pods") else None
 
 
 def may_rent(record: Record, fence: int) -> bool:

@@ -6,7 +6,7 @@ import json
 import math
 import posixpath
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Annotated, Any
 
 from pydantic import (
@@ -19,12 +19,12 @@ from pydantic import (
     ValidationError,
 )
 
-from touchstone.core.names import build_model_key, build_task_id
+from touchstone.core.attempts import cut
+from touchstone.core.names import build_task_id
 from touchstone.core.outcomes import Outcome
 from touchstone.core.states import SubmissionStatus, TaskStatus
 from touchstone_agent.protocol.documents import MAX_INTEGER, DocumentRefused, parse_json
 from touchstone_agent.protocol.errors import PermanentError
-from touchstone_agent.protocol.facts import UploadedFile
 from touchstone_agent.protocol.messages import AttemptRef
 from touchstone_agent.protocol.words import Sha256, build_line, describe_refusal, is_storable
 
@@ -32,6 +32,12 @@ Record = dict[str, Any]
 
 STRATEGIES = ("long", "short")
 MAIN_METRIC = "net_sharpe"
+MAIN_METRICS = (
+    *(MAIN_METRIC, "net_sharpe_low", "net_sharpe_high", "hit_rate_minus_base", "max_drawdown"),
+    *("total_return", "turnover", "auc_long", "auc_short"),
+)
+"""Those that are shown in lists, and so stand in the records themselves."""
+
 MAX_METRICS = 200
 MAX_PARAMS = 90
 """MLflow takes a hundred in one request, and ours are added."""
@@ -41,8 +47,8 @@ MAX_VALUE = 1000
 RESULT_BYTES = 1024**2
 """Largest result.json that is read."""
 
-KEPT_BYTES = 64 * 1024
-"""What is kept of one, twice in a table of evaluations and in part beside the task."""
+KEPT_BYTES = 192 * 1024
+"""All that a model's row repeats of one, as JSON: a record has room for so much."""
 
 _NAME = re.compile(r"[A-Za-z_][\w .:/-]{0,199}")
 
@@ -165,26 +171,26 @@ def _check_metrics(metrics: Any) -> dict[str, float | None]:
 
 
 def build_evaluations(
-    result: Record, ref: AttemptRef, *, files: Mapping[str, UploadedFile], mlflow: Record, now: str
+    result: Record, ref: AttemptRef, *, models: Sequence[Record], mlflow: Record, now: str
 ) -> list[Record]:
     """
     Return the rows of ``ModelPostTrainEvaluation``: one per model of the pair.
 
     :param result: The checked result.json.
     :param ref: The attempt it came from.
-    :param files: The uploaded files by path.
+    :param models: What is published of each model, in any order.
     :param mlflow: ``run_id`` and ``url`` of the MLflow run.
     :param now: The time, ISO 8601.
     """
     return [
         {
-            "model_id": f"{ref.submission_id}/{ref.task_id}/{strategy}",
+            "model_id": f"{ref.submission_id}/{ref.task_id}/{model['strategy']}",
             "model_group_id": ref.submission_id,
             "submission_id": ref.submission_id,
             "task_id": ref.task_id,
             "attempt": ref.attempt,
             "fence": ref.fence,
-            "strategy": strategy,
+            "strategy": model["strategy"],
             "prediction_interval": result.get("prediction_interval"),
             "metrics": result["metrics"],
             "metric_notes": result.get("metric_notes") or {},
@@ -193,27 +199,31 @@ def build_evaluations(
             "data": result.get("data") or {},
             "seed": result.get("seed"),
             "predictions_sha256": result.get("predictions_sha256"),
-            "model_key": build_model_key(ref, strategy),
-            "model_sha256": files[f"models/{strategy}.h5"].sha256,
+            "model_key": model["key"],
+            "model_sha256": model["sha256"],
+            "may_carry_code": model["may_carry_code"],
+            "code_reason": model["code_reason"],
             "mlflow_run_id": mlflow["run_id"],
             "mlflow_url": mlflow["url"],
             "created_at": now,
         }
-        for strategy in STRATEGIES
+        for model in models
     ]
 
 
 def summarise_task(record: Record) -> Record:
     """Return a task's line in its submission's results."""
     published = record.get("published") or {}
+    models = published.get("models") or []
     return {
         "task_id": record["task_id"],
         "interval": record.get("interval"),
         "status": record["status"],
-        "reason": record.get("reason"),
+        "reason": cut(record.get("reason")),
         "metrics": published.get("metrics") or {},
         "metric_notes": published.get("metric_notes") or {},
-        "models": published.get("models") or [],
+        "models": models,
+        "may_carry_code": any(model.get("may_carry_code") for model in models),
         "mlflow_url": published.get("mlflow_url"),
     }
 
@@ -252,7 +262,7 @@ def judge_submission(tasks: Sequence[Record]) -> Record:
         is_cancelled = bool(failed) and not broken
         culprit = (broken or failed or [{"task_id": "plan", "reason": "no training"}])[0]
         why = culprit.get("reason") or (culprit.get("cancel") or {}).get("reason") or "did not end"
-        reason = f"{culprit['task_id']}: {why}"
+        reason = cut(f"{culprit['task_id']}: {why}")
         status = SubmissionStatus.CANCELLED if is_cancelled else SubmissionStatus.ERROR
         return fields | {
             "status": status.value,
@@ -266,3 +276,43 @@ def judge_submission(tasks: Sequence[Record]) -> Record:
     else:
         fields["verdict_reason"] = f"an interval has no {MAIN_METRIC}"
     return fields | {"status": SubmissionStatus.SUCCESS.value, "reason": None}
+
+
+# --- what stands in a record, and what beside it ------------------------------------------------
+
+
+def split_published(published: Record) -> tuple[Record, Record]:
+    """
+    Divide what a training has published into what its record keeps, and the rest.
+
+    :param published: With ``metrics``, ``metric_notes`` and ``charts``.
+    :return: The record's part, with the main figures only; and a document with all of them.
+    """
+    document = {key: published[key] for key in ("metrics", "metric_notes", "charts")}
+    kept = {key: value for key, value in published.items() if key not in document}
+    return kept | {"metrics": _pick_main(published["metrics"])}, document
+
+
+def join_published(kept: Record, document: Record) -> Record:
+    """Return what :func:`split_published` has divided."""
+    return {key: value for key, value in kept.items() if key != "details"} | document
+
+
+def split_results(fields: Record) -> tuple[Record, Record]:
+    """
+    Divide what a submission came to into what its record keeps, and the rest.
+
+    :param fields: As :func:`judge_submission` returns them.
+    :return: The record's fields, with the main figures only; and a document with all of them.
+    """
+    document = {key: fields[key] for key in ("results", "chart_links")}
+    results = [
+        {key: value for key, value in line.items() if key not in {"metric_notes", "models"}}
+        | {"metrics": _pick_main(line["metrics"])}
+        for line in fields["results"]
+    ]
+    return {**fields, "results": results, "chart_links": []}, document
+
+
+def _pick_main(metrics: Record) -> Record:
+    return {name: metrics[name] for name in MAIN_METRICS if name in metrics}

@@ -16,6 +16,7 @@ from touchstone.dispatcher.running import mark_running
 from touchstone.hooks.agent import AgentHook
 from touchstone.hooks.cache import Cached
 from touchstone.hooks.objects import ObjectStore
+from touchstone.hooks.parts import Parts, find_long_list
 from touchstone.hooks.records import Record, RecordNotFound, RecordStore, RecordUnfit
 from touchstone.settings import Settings
 from touchstone_agent.protocol.documents import parse_json
@@ -91,6 +92,7 @@ class EventHandler:
         self._records = records
         self._objects = objects
         self._agent = agent
+        self._parts = Parts(objects, settings.content_bucket)
         self._settings = settings
         self._clock = clock
         self._keys: dict[str, Ed25519PublicKey] = {}
@@ -199,9 +201,14 @@ class EventHandler:
 
     def _apply_phase(self, server: str, event: PhaseChanged) -> Record | None:
         now = self._clock()
+        files = find_long_list(event)
+        is_kept_apart = files is not None and self._is_its_own(server, event.ref)
+        part = self._parts.put_files(event.ref, files) if files and is_kept_apart else None
         try:
             return self._change(
-                server, event.ref, lambda r: attempts.apply_phase(r, event, now=now)
+                server,
+                event.ref,
+                lambda r: attempts.apply_phase(r, event, now=now, files_part=part),
             )
         except RecordUnfit as error:
             # It would be the same however often it is told, and the slot be held meanwhile.
@@ -211,6 +218,10 @@ class EventHandler:
             event.ref,
             lambda r: attempts.refuse_phase(r, event, problem=problem, now=now),
         )
+
+    def _is_its_own(self, server: str, ref: AttemptRef) -> bool:
+        record = self._records.find_task(ref.submission_id, ref.task_id) or {}
+        return (record.get("server"), record.get("fence")) == (server, ref.fence)
 
     def _on_grants_wanted(self, server: str, event: GrantsWanted, message_id: str) -> None:
         ref = event.ref

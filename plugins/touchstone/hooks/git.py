@@ -2,27 +2,89 @@
 
 from __future__ import annotations
 
-import gzip
 import hashlib
 import io
 import os
-import re
-import subprocess
-import tarfile
+import shlex
+import signal
 import tempfile
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+from typing import IO, Any, Final
 
+from touchstone.core.remotes import Remote, is_allowed, parse_remote
+from touchstone.hooks.confined.archives import MAX_MEMBERS, Names, PackedFile, write_archive
+from touchstone.hooks.confined.running import (
+    AskedTooMuch,
+    Bounds,
+    Done,
+    TookTooLong,
+    run_confined,
+)
+from touchstone_agent.adapters.archives import UnsafeArchive, check_name, show_name
 from touchstone_agent.protocol.errors import ConfigurationError
 
-GIT_SECONDS = 60
+GIT_SECONDS: Final = 60
 """How long one git command may take; a source that answers more slowly is unreachable."""
 
+MAX_REMARKS: Final = 10
+
+_MEMORY_BYTES = 4 * 1024**3
 _FILE_FACTOR = 4
 _FILE_BYTES = 64 * 1024**2
 """A repository's files on disk may be this many times, and this many bytes, larger than content."""
+_LISTING_BYTES = MAX_MEMBERS * 1200
+_LFS_BYTES = 1024
+_LFS_POINTER = b"version https://git-lfs.github.com/spec/"
 
-_SAFE_PROTOCOLS = "https:ssh"
+_UNREADABLE = (
+    f"cannot be read within {GIT_SECONDS} s: there is no such repository, this installation may "
+    "not read it, or its host does not answer"
+)
+"""One line for whatever happens on the way: another one for each would map somebody's network."""
+
+_TOO_LARGE = f"signal {signal.SIGXFSZ.value}"
+"""In what git says of a helper that was ended for the size of a file."""
+
+_HOST_VARIABLES = frozenset(
+    {
+        *("GIT_SSL_CAINFO", "SSL_CERT_FILE", "SSL_CERT_DIR"),
+        *("HTTPS_PROXY", "https_proxy", "NO_PROXY", "no_proxy"),
+    }
+)
+"""How the host trusts servers and reaches them is the host's own matter."""
+
+_CONFIG = """\
+[safe]
+    directory = *
+[core]
+    hooksPath = /dev/null
+    attributesFile = /dev/null
+    fsmonitor = false
+    packedGitWindowSize = 32m
+[pack]
+    threads = 1
+[gc]
+    auto = 0
+[maintenance]
+    auto = false
+[http]
+    followRedirects = false
+[transfer]
+    credentialsInUrl = die
+[submodule]
+    recurse = false
+"""
+"""All that git knows: a repository on this machine may be another user's, and nothing that is
+configured for somebody else is run."""
+
+_HELPER = """\
+[credential "https://{address}"]
+    helper = "!f() {{ test \\"$1\\" = get && printf 'username=%s\\\\npassword=%s\\\\n' \
+\\"$TOUCHSTONE_GIT_LOGIN\\" \\"$TOUCHSTONE_GIT_PASSWORD\\"; }}; f"
+"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,10 +94,12 @@ class Content:
 
     :param archive: The ``.tar.gz``; equal files give equal bytes.
     :param commit: The git commit it came from; ``None`` for an upload.
+    :param remarks: What is not in it, although one might think so; a line each.
     """
 
     archive: bytes
     commit: str | None
+    remarks: tuple[str, ...] = ()
 
     @property
     def sha256(self) -> str:
@@ -43,20 +107,95 @@ class Content:
         return hashlib.sha256(self.archive).hexdigest()
 
 
+@dataclass(frozen=True, kw_only=True)
+class GitCredentials:
+    """
+    What one host is shown, and no other.
+
+    :param address: The host, with its port if that is not the protocol's own.
+    :param login: User name for https.
+    :param password: Password or token for https.
+    :param private_key: Private key for ssh, as a key file holds it.
+    :param known_hosts: Keys of hosts that ssh trusts, as a ``known_hosts`` file holds them.
+    """
+
+    address: str
+    login: str = field(default="", repr=False)
+    password: str = field(default="", repr=False)
+    private_key: str = field(default="", repr=False)
+    known_hosts: str = field(default="", repr=False)
+
+
+def find_credentials(conn_id: str | None) -> GitCredentials | None:
+    """
+    Return the credentials that an Airflow connection holds; ``None`` without one.
+
+    :param conn_id: The connection: host; login and password for https; for ssh in ``extra`` either
+        ``private_key`` and ``known_hosts``, or ``key_file`` and ``known_hosts_file``.
+    :raises ConfigurationError: If it names no host, or a file that cannot be read.
+    """
+    if conn_id is None:
+        return None
+    from airflow.sdk.bases.hook import BaseHook
+
+    connection = BaseHook.get_connection(conn_id)
+    extra: Mapping[str, Any] = connection.extra_dejson or {}
+    if not connection.host:
+        raise ConfigurationError(f"connection {conn_id!r} names no host to show its credentials to")
+    port = f":{connection.port}" if connection.port else ""
+    secrets = (connection.login or "") + (connection.password or "")
+    if not secrets.isprintable():
+        raise ConfigurationError(f"connection {conn_id!r}: login and password are one line each")
+    return GitCredentials(
+        address=f"{connection.host.lower()}{port}",
+        login=connection.login or "",
+        password=connection.password or "",
+        private_key=_read_secret(conn_id, extra, "private_key", "key_file"),
+        known_hosts=_read_secret(conn_id, extra, "known_hosts", "known_hosts_file"),
+    )
+
+
+def _read_secret(conn_id: str, extra: Mapping[str, Any], name: str, file_name: str) -> str:
+    if extra.get(name):
+        return str(extra[name])
+    if not extra.get(file_name):
+        return ""
+    try:
+        return Path(str(extra[file_name])).expanduser().read_text()
+    except (OSError, ValueError) as error:
+        raise ConfigurationError(
+            f"connection {conn_id!r}: {file_name} cannot be read: {type(error).__name__}"
+        ) from error
+
+
 class GitSource:
     """
     Reads git repositories, as little of them as possible.
 
-    Nothing of a repository is executed: no hooks, no submodules, no filters, no work tree.
+    Nothing of a repository is executed, and nothing of this host's configuration is used: no
+    hooks, no submodules, no filters, no work tree, no other user's keys. Files are those of the
+    commit, byte for byte.
 
+    :param hosts: Patterns of the hosts that may be read from, see
+        :func:`~touchstone.core.remotes.is_allowed`.
     :param allow_local: Whether paths and ``file://`` are allowed; plain ``http://`` and ``git://``
         never are.
-    :param max_bytes: Largest content after packing.
+    :param max_bytes: Largest sum of the files.
+    :param credentials: What a host is shown; ``None`` for nothing.
     """
 
-    def __init__(self, *, allow_local: bool, max_bytes: int) -> None:
-        self._protocols = f"{_SAFE_PROTOCOLS}:file" if allow_local else _SAFE_PROTOCOLS
+    def __init__(
+        self,
+        *,
+        hosts: Sequence[str],
+        allow_local: bool,
+        max_bytes: int,
+        credentials: GitCredentials | None = None,
+    ) -> None:
+        self._hosts = tuple(hosts)
+        self._allow_local = allow_local
         self._max_bytes = max_bytes
+        self._credentials = credentials
 
     def fetch(self, url: str, ref: str | None, path: str) -> Content:
         """
@@ -64,18 +203,16 @@ class GitSource:
 
         :param path: Folder below the root; ``.`` for the root.
         :raises ConfigurationError: If the source cannot be reached, has no such ref or no such
-            folder, or is too large; the message begins with the field's name.
+            folder, holds links, or is too large; the message begins with the field's name.
+        :raises TransientError: If this process is to end.
         """
-        with tempfile.TemporaryDirectory(prefix="touchstone-git-") as folder:
-            repository = Path(folder)
-            commit = self._fetch(repository, url, ref, ref_field="ref", url_field="source")
-            tree = f"{commit}:{'' if path == '.' else path.rstrip('/')}"
-            kind = self._git(repository, "cat-file", "-t", tree)
-            if kind.returncode != 0 or kind.stdout.strip() != b"tree":
-                raise ConfigurationError(f"path: {commit[:12]} has no folder {path!r}")
-            body = self._pack(repository, tree, field="path")
-        archive = repack(body, "source", max_bytes=self._max_bytes)
-        return Content(archive=archive, commit=commit)
+        with self._open(url, url_field="source") as git:
+            commit = git.fetch(url, ref, ref_field="ref", url_field="source")
+            folder = str(PurePosixPath(path))
+            tree = commit if folder == "." else f"{commit}:{folder}"
+            if not git.is_folder(tree):
+                raise ConfigurationError(f"path: {commit[:12]} has no folder {show_name(path)}")
+            return git.pack(tree, commit, field="path", keep_links_out=False)
 
     def fetch_all(self, url: str, ref: str, *, field: str) -> Content:
         """
@@ -84,143 +221,254 @@ class GitSource:
         :param field: The user's name of the ref, with which every error message begins.
         :raises ConfigurationError: If the repository cannot be reached, has no such ref, or is too
             large.
+        :raises TransientError: If this process is to end.
         """
+        with self._open(url, url_field=field) as git:
+            commit = git.fetch(url, ref, ref_field=field, url_field=field)
+            return git.pack(commit, commit, field=field, keep_links_out=True)
+
+    @contextmanager
+    def _open(self, url: str, *, url_field: str) -> Iterator[_Git]:
+        remote = self._check(url, url_field)
         with tempfile.TemporaryDirectory(prefix="touchstone-git-") as folder:
-            repository = Path(folder)
-            commit = self._fetch(repository, url, ref, ref_field=field, url_field=field)
-            body = self._pack(repository, commit, field=field)
-        archive = repack(body, field, max_bytes=self._max_bytes, keep_links_out=True)
-        return Content(archive=archive, commit=commit)
+            credentials = self._credentials
+            if credentials is not None and credentials.address != remote.address:
+                credentials = None
+            git = _Git(Path(folder), remote, credentials, max_bytes=self._max_bytes)
+            git.prepare()
+            yield git
 
-    def _pack(self, repository: Path, tree: str, *, field: str) -> bytes:
-        # To a file of limited size: a few kilobytes of nested trees can unfold to anything.
-        packed = repository / "packed.tar"
-        tar = self._git(repository, "archive", "--format=tar", f"--output={packed}", "--", tree)
-        if tar.returncode != 0:
-            raise ConfigurationError(
-                f"{field}: cannot pack it ({_last_line(tar.stderr)}); "
-                f"there may be {self._max_bytes} bytes"
-            )
-        return packed.read_bytes()
-
-    def _fetch(
-        self, repository: Path, url: str, ref: str | None, *, ref_field: str, url_field: str
-    ) -> str:
-        self._check_protocol(url, url_field)
-        self._git(repository, "init", "--quiet", "--bare")
-        fetched = self._git(
-            repository,
-            *("fetch", "--quiet", "--depth=1", "--no-tags", "--no-recurse-submodules"),
-            *("--", url, ref or "HEAD"),
-            field=url_field,
-        )
-        if fetched.returncode != 0:
-            line = _shown(_last_line(fetched.stderr))
-            if "couldn't find remote ref" in line or "not our ref" in line:
-                raise ConfigurationError(f"{ref_field}: {_shown(url)} has no ref {ref or 'HEAD'!r}")
-            raise ConfigurationError(f"{url_field}: cannot read {_shown(url)}: {line}")
-        commit = self._git(repository, "rev-parse", "--verify", "FETCH_HEAD^{commit}")
-        if commit.returncode != 0:
-            raise ConfigurationError(f"{ref_field}: {ref!r} of {_shown(url)} is not a commit")
-        return commit.stdout.decode().strip()
-
-    def _check_protocol(self, url: str, field: str) -> None:
-        is_remote = url.startswith(("https://", "ssh://")) or (
-            "://" not in url and not url.startswith(("/", ".")) and ":" in url
-        )
-        if not is_remote and "file" not in self._protocols.split(":"):
-            raise ConfigurationError(
-                f"{field}: {_shown(url)!r} is not allowed here; "
-                "use https:// or ssh:// (git@host:repo)"
-            )
-
-    def _git(
-        self, repository: Path, *arguments: str, field: str = "source"
-    ) -> subprocess.CompletedProcess[bytes]:
-        environment = {
-            "PATH": os.environ.get("PATH", "/usr/bin:/bin"),
-            "HOME": os.environ.get("HOME", str(repository)),
-            "LC_ALL": "C",
-            "GIT_TERMINAL_PROMPT": "0",
-            "GIT_CONFIG_NOSYSTEM": "1",
-            "GIT_ALLOW_PROTOCOL": self._protocols,
-            "GIT_SSH_COMMAND": "ssh -o BatchMode=yes -o ConnectTimeout=15",
-        } | {
-            # How the host trusts servers and reaches them is the host's own matter.
-            key: value
-            for key, value in os.environ.items()
-            if key in {"GIT_SSL_CAINFO", "SSL_CERT_FILE", "HTTPS_PROXY", "https_proxy", "NO_PROXY"}
-        }
-        # The repository may belong to another user when it is a path of this host.
-        command = ["git", "-c", "safe.directory=*", "-C", str(repository), *arguments]
+    def _check(self, url: str, field: str) -> Remote:
         try:
-            return subprocess.run(
-                ["prlimit", f"--fsize={_FILE_FACTOR * self._max_bytes + _FILE_BYTES}", *command],
-                env=environment,
-                capture_output=True,
-                timeout=GIT_SECONDS,
-                check=False,
-            )
-        except subprocess.TimeoutExpired as error:
+            remote = parse_remote(url)
+        except ValueError as error:
+            raise ConfigurationError(f"{field}: {error}") from error
+        if remote.is_local and not self._allow_local:
             raise ConfigurationError(
-                f"{field}: git {arguments[0]} did not end within {GIT_SECONDS} s"
+                f"{field}: a path is not allowed here; use https:// or ssh:// (git@host:repo)"
+            )
+        if not remote.is_local and not is_allowed(remote, self._hosts):
+            known = ", ".join(self._hosts) or "none (setting TOUCHSTONE_GIT_HOSTS)"
+            raise ConfigurationError(
+                f"{field}: {remote.address} is not a host that this installation reads from; "
+                f"those are: {known}"
+            )
+        return remote
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Entry:
+    """A file of a tree."""
+
+    name: str
+    object_id: str
+    size: int
+    is_executable: bool
+
+
+class _Git:
+    """git in a folder of its own, with a home and a configuration that hold nothing else."""
+
+    def __init__(
+        self, folder: Path, remote: Remote, credentials: GitCredentials | None, *, max_bytes: int
+    ) -> None:
+        self._home = folder / "home"
+        self._repository = folder / "repository"
+        self._remote = remote
+        self._credentials = credentials
+        self._max_bytes = max_bytes
+
+    def prepare(self) -> None:
+        """Make the home, the configuration and an empty repository."""
+        self._home.mkdir(mode=0o700)
+        config = _CONFIG
+        if self._credentials and self._credentials.password and self._remote.scheme == "https":
+            config += _HELPER.format(address=self._remote.address)
+        (self._home / "gitconfig").write_text(config)
+        if self._credentials and self._remote.scheme == "ssh":
+            for name in ("private_key", "known_hosts"):
+                file = self._home / name
+                file.touch(mode=0o600)
+                # ssh takes no key without a line feed at its end.
+                file.write_text(getattr(self._credentials, name).rstrip("\n") + "\n")
+        self._repository.mkdir()
+        done = self._run("init", "--quiet", "--bare", "--template=")
+        if done.code != 0:
+            raise RuntimeError(f"git cannot make a repository: {done.errors[-300:]!r}")
+
+    def fetch(self, url: str, ref: str | None, *, ref_field: str, url_field: str) -> str:
+        """
+        Fetch one commit, and return its full id.
+
+        :raises ConfigurationError: If it cannot be had.
+        """
+        try:
+            fetched = self._run(
+                *("fetch", "--quiet", "--depth=1", "--no-tags", "--no-recurse-submodules"),
+                *("--", url, ref or "HEAD"),
+            )
+        except (TookTooLong, AskedTooMuch) as error:
+            raise ConfigurationError(f"{url_field}: {_UNREADABLE}") from error
+        if fetched.code != 0:
+            said = fetched.errors.decode(errors="replace")
+            if "couldn't find remote ref" in said or "not our ref" in said:
+                raise ConfigurationError(
+                    f"{ref_field}: the repository has no ref {show_name(ref or 'HEAD')}"
+                )
+            if _TOO_LARGE in said:
+                raise ConfigurationError(
+                    f"{url_field}: the repository is larger than is taken here"
+                )
+            raise ConfigurationError(f"{url_field}: {_UNREADABLE}")
+        commit = self._run("rev-parse", "--verify", "FETCH_HEAD^{commit}")
+        if commit.code != 0:
+            raise ConfigurationError(f"{ref_field}: {show_name(str(ref))} is not a commit")
+        return commit.output.decode().strip()
+
+    def is_folder(self, tree: str) -> bool:
+        """Tell whether an object is a folder, or a commit with one."""
+        kind = self._run("cat-file", "-t", f"{tree}^{{tree}}" if ":" not in tree else tree)
+        return kind.code == 0 and kind.output.strip() == b"tree"
+
+    def pack(self, tree: str, commit: str, *, field: str, keep_links_out: bool) -> Content:
+        """
+        Return all files of a folder, packed.
+
+        :raises ConfigurationError: If they are too many or too large, or could not be used.
+        """
+        try:
+            entries, remarks = self._list(tree, keep_links_out=keep_links_out)
+            files = self._read(entries, remarks)
+        except UnsafeArchive as error:
+            raise ConfigurationError(f"{field}: {error}") from error
+        except (TookTooLong, AskedTooMuch) as error:
+            raise ConfigurationError(
+                f"{field}: git {error} while it read {commit[:12]}: that is no ordinary repository"
             ) from error
+        archive = io.BytesIO()
+        write_archive(files, archive)
+        if len(remarks) > MAX_REMARKS:
+            remarks[MAX_REMARKS:] = [f"and {len(remarks) - MAX_REMARKS} more such files"]
+        return Content(archive=archive.getvalue(), commit=commit, remarks=tuple(remarks))
 
-
-def repack(
-    tar: bytes, field: str, *, path: str = ".", max_bytes: int, keep_links_out: bool = False
-) -> bytes:
-    """
-    Return regular files of a tar as a ``.tar.gz`` whose bytes depend on nothing but them.
-
-    :param tar: The tar, plain or compressed.
-    :param field: The user's name of what is packed, for the error message.
-    :param path: Take only what is below this folder, which becomes the root.
-    :param max_bytes: Largest sum of the files, and largest result.
-    :param keep_links_out: Leave links out, rather than refuse them.
-    :raises ConfigurationError: If it is not a tar, has a member that could escape, or is too
-        large or empty.
-    """
-    prefix = "" if path == "." else path.strip("/") + "/"
-    files: dict[str, tuple[bytes, int]] = {}
-    total = 0
-    try:
-        with tarfile.open(fileobj=io.BytesIO(tar)) as source:
-            for member in source:
-                name = member.name.removeprefix("./")
-                is_link = member.issym() or member.islnk()
-                if member.isdir() or not name.startswith(prefix) or (is_link and keep_links_out):
+    def _list(self, tree: str, *, keep_links_out: bool) -> tuple[list[_Entry], list[str]]:
+        """Return the files of a tree, and what is to be said of what is none."""
+        listed = self._run(
+            "ls-tree", "-r", "-z", "-l", "--full-tree", tree, file_bytes=_LISTING_BYTES
+        )
+        if listed.code != 0:
+            raise UnsafeArchive("has a folder that git cannot read")
+        entries: list[_Entry] = []
+        remarks: list[str] = []
+        names, total = Names(), 0
+        for line in listed.output.split(b"\0")[:-1]:
+            facts, _, raw_name = line.partition(b"\t")
+            mode, kind, object_id, size = facts.split()
+            name = check_name(raw_name.decode("utf-8", "surrogateescape"))
+            if kind == b"commit":
+                remarks.append(f"{show_name(name)} is a submodule: its files are not taken")
+                continue
+            if mode == b"120000":
+                if keep_links_out:
                     continue
-                if not member.isfile() or name.startswith("/") or ".." in Path(name).parts:
-                    raise ConfigurationError(f"{field}: {member.name!r} is not a plain file inside")
-                total += member.size
-                if total > max_bytes:
-                    raise ConfigurationError(f"{field}: more than {max_bytes} bytes of files")
-                stream = source.extractfile(member)
-                body = stream.read() if stream else b""
-                files[name.removeprefix(prefix)] = (body, 0o755 if member.mode & 0o100 else 0o644)
-    except (tarfile.TarError, EOFError, OSError) as error:
-        raise ConfigurationError(f"{field}: not a readable tar archive: {error}") from error
-    if not files:
-        raise ConfigurationError(f"{'path' if prefix else field}: no files in {path!r}")
-    packed = io.BytesIO()
-    with (
-        gzip.GzipFile(fileobj=packed, mode="wb", mtime=0) as compressed,
-        tarfile.open(fileobj=compressed, mode="w", format=tarfile.PAX_FORMAT) as target,
-    ):
-        for name in sorted(files):
-            body, mode = files[name]
-            info = tarfile.TarInfo(name)
-            info.size, info.mode = len(body), mode
-            target.addfile(info, io.BytesIO(body))
-    return packed.getvalue()
+                raise UnsafeArchive(f"{show_name(name)} is a symbolic link; commit the file itself")
+            names.add(name)
+            total += int(size)
+            if len(entries) >= MAX_MEMBERS:
+                raise UnsafeArchive(f"has more than {MAX_MEMBERS} files")
+            if total > self._max_bytes:
+                raise UnsafeArchive(f"more than {self._max_bytes} bytes of files")
+            entries.append(
+                _Entry(
+                    name=name,
+                    object_id=object_id.decode(),
+                    size=int(size),
+                    is_executable=mode == b"100755",
+                )
+            )
+        if not entries:
+            raise UnsafeArchive("there are no files in it")
+        return entries, remarks
 
+    def _read(self, entries: Sequence[_Entry], remarks: list[str]) -> list[PackedFile]:
+        """Return the files that were listed, as git has them: no filter, no conversion."""
+        with tempfile.TemporaryFile() as wanted:
+            wanted.write(b"".join(entry.object_id.encode() + b"\n" for entry in entries))
+            wanted.seek(0)
+            read = self._run(
+                *("cat-file", "--batch"),
+                given=wanted,
+                file_bytes=sum(entry.size + 200 for entry in entries),
+            )
+        files, place = [], 0
+        for entry in entries:
+            start = read.output.find(b"\n", place) + 1
+            heading = f"{entry.object_id} blob {entry.size}".encode()
+            body = read.output[start : start + entry.size]
+            if read.output[place : start - 1] != heading or len(body) != entry.size:
+                raise UnsafeArchive(f"{show_name(entry.name)} cannot be read by git")
+            place = start + entry.size + 1
+            if entry.size < _LFS_BYTES and body.startswith(_LFS_POINTER):
+                remarks.append(
+                    f"{show_name(entry.name)} is a pointer of Git LFS: what it stands for is not "
+                    "in the repository, and is not taken"
+                )
+            files.append(PackedFile(name=entry.name, body=body, is_executable=entry.is_executable))
+        return files
 
-def _shown(url: str) -> str:
-    """Return a URL as anybody may read it: an installation's own may hold a token."""
-    return re.sub(r"://[^/@]*@", "://", url)
+    def _run(
+        self, *arguments: str, given: IO[bytes] | None = None, file_bytes: int | None = None
+    ) -> Done:
+        largest = _FILE_FACTOR * self._max_bytes + _FILE_BYTES
+        return run_confined(
+            ["git", *arguments],
+            bounds=Bounds(
+                seconds=GIT_SECONDS,
+                cpu_seconds=GIT_SECONDS,
+                memory_bytes=_MEMORY_BYTES,
+                file_bytes=largest if file_bytes is None else file_bytes,
+            ),
+            environment=self._build_environment(),
+            given=given,
+            folder=str(self._repository),
+        )
 
+    def _build_environment(self) -> dict[str, str]:
+        kept = {name: os.environ[name] for name in _HOST_VARIABLES if name in os.environ}
+        environment = kept | {
+            "PATH": os.environ.get("PATH", "/usr/bin:/bin"),
+            "HOME": str(self._home),
+            "LC_ALL": "C",
+            "GIT_DIR": str(self._repository),
+            "GIT_CONFIG_GLOBAL": str(self._home / "gitconfig"),
+            "GIT_CONFIG_SYSTEM": "/dev/null",
+            "GIT_CONFIG_NOSYSTEM": "1",
+            "GIT_ATTR_NOSYSTEM": "1",
+            "GIT_NO_REPLACE_OBJECTS": "1",
+            "GIT_TERMINAL_PROMPT": "0",
+            "GIT_ASKPASS": "true",
+            "GIT_ALLOW_PROTOCOL": self._remote.scheme,
+            "GIT_SSH_VARIANT": "ssh",
+            "GIT_SSH_COMMAND": self._build_ssh(),
+        }
+        if self._credentials and self._remote.scheme == "https":
+            environment["TOUCHSTONE_GIT_LOGIN"] = self._credentials.login
+            environment["TOUCHSTONE_GIT_PASSWORD"] = self._credentials.password
+        return environment
 
-def _last_line(stderr: bytes) -> str:
-    lines = [line for line in stderr.decode(errors="replace").splitlines() if line.strip()]
-    return lines[-1].removeprefix("fatal: ")[:300] if lines else "git gave no reason"
+    def _build_ssh(self) -> str:
+        """Return the ssh that is used: it looks nowhere but in the home that was made for it."""
+        has_key = bool(self._credentials and self._credentials.private_key)
+        key, hosts = self._home / "private_key", self._home / "known_hosts"
+        options = [
+            "BatchMode=yes",
+            "ConnectTimeout=15",
+            "StrictHostKeyChecking=yes",
+            f"UserKnownHostsFile={hosts}",
+            "GlobalKnownHostsFile=/dev/null",
+            "IdentityAgent=none",
+            "IdentitiesOnly=yes",
+            f"IdentityFile={key if has_key else 'none'}",
+        ]
+        words = ["ssh", "-F", "/dev/null", *(word for option in options for word in ("-o", option))]
+        return shlex.join(words)

@@ -28,9 +28,6 @@ Record = dict[str, Any]
 """A record as plain JSON values: numbers are int or float, times ISO 8601 in UTC."""
 
 VERSION = "version"
-MAX_RECORD_BYTES = 400 * 1024
-"""DynamoDB's limit of an item. It counts a little differently than JSON, which has more signs."""
-
 AT_WORK = "at_work"
 """Attribute, and index by it, of the few records that somebody is at work on; the many others,
 that have ended or not begun, do not have it and cost nobody anything."""
@@ -41,6 +38,11 @@ BY_OWNER_AND_STATUS = "by_owner_and_status"
 it shows. They are of attributes that every record has had from the beginning, so that DynamoDB
 itself fills a new one, and what an older program writes is in it too."""
 _YES = "yes"
+MAX_RECORD_BYTES = 390 * 1024
+"""DynamoDB takes 400 KiB, and says so only when somebody writes."""
+_WEIGHED_FROM = 100 * 1024
+"""A record whose JSON is shorter than this cannot be too large."""
+_NAMED_FIELDS = 3
 _ATTEMPTS_AT_A_WRITE = 8
 _BATCH_GET_LIMIT = 100
 _UNPROCESSED_BACKOFF = Backoff(first_seconds=0.05, cap_seconds=2, jitter=0.5)
@@ -57,10 +59,11 @@ class RecordNotFound(PermanentError):
 
 class RecordUnfit(PermanentError):
     """
-    A record cannot be stored: too large, not JSON, not finite, or a number beyond its range.
+    A record cannot be stored.
 
-    The same will always be refused. Whatever somebody reported that does not fit must end in
-    another way than by being tried again.
+    A value in it is not JSON, not finite, a number beyond DynamoDB's range, no text in any
+    encoding; or all of it together is too large. The same will always be refused: whatever
+    somebody reported that does not fit must end in another way than by being tried again.
     """
 
 
@@ -90,10 +93,36 @@ def _to_item(record: Mapping[str, Any]) -> dict[str, Any]:
         plain = json.loads(text, parse_float=Decimal)
         item = {key: _serializer.serialize(value) for key, value in plain.items()}
     except (ArithmeticError, RecursionError, TypeError, ValueError) as error:
-        raise RecordUnfit(f"a value does not fit in a record: {error!r:.300}") from error
-    if size > MAX_RECORD_BYTES:
-        raise RecordUnfit(f"a record of {size} bytes is too large: {MAX_RECORD_BYTES} fit")
+        raise RecordUnfit(f"a value does not fit in a record: {error!r}"[:500]) from error
+    if size > _WEIGHED_FROM:
+        _check_weight(item)
     return item
+
+
+def _check_weight(item: Mapping[str, Any]) -> None:
+    sizes = {key: len(key.encode()) + _weigh(value) for key, value in item.items()}
+    total = sum(sizes.values())
+    if total > MAX_RECORD_BYTES:
+        largest = sorted(sizes, key=lambda key: sizes[key], reverse=True)[:_NAMED_FIELDS]
+        named = ", ".join(f"{key} ({sizes[key]})" for key in largest)
+        raise RecordUnfit(
+            f"a record of {total} bytes is more than the {MAX_RECORD_BYTES} that one may have; "
+            f"the largest fields are {named}"
+        )
+
+
+def _weigh(value: Mapping[str, Any]) -> int:
+    """Return the bytes of a value as DynamoDB counts them; of a number the most it may take."""
+    ((kind, content),) = value.items()
+    if kind == "S":
+        return len(content.encode())
+    if kind == "N":
+        return min(21, len(content) // 2 + 2)
+    if kind == "L":
+        return 3 + sum(1 + _weigh(item) for item in content)
+    if kind == "M":
+        return 3 + sum(1 + len(key.encode()) + _weigh(item) for key, item in content.items())
+    return 1
 
 
 def _plain(value: Any) -> Any:

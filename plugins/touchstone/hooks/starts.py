@@ -15,6 +15,7 @@ from touchstone.hooks.agent import AgentHook
 from touchstone.hooks.objects import ObjectStore
 from touchstone.hooks.records import Record, RecordExists, RecordStore
 from touchstone.settings import Settings
+from touchstone_agent.protocol.errors import MessageTooLarge
 from touchstone_agent.protocol.messages import Grant
 
 
@@ -114,7 +115,8 @@ class Starter:
         Doing it again for the same try claims nothing again: the command is sent again, which
         its server recognises, unless the server has answered or the task was taken over.
 
-        :return: The task's record; its ``run_id`` is another one if the task was taken over.
+        :return: The task's record; its ``run_id`` is another one if the task was taken over, and
+            it has ended if the command is larger than a queue takes.
         :raises TransientError: If a store or queue cannot be reached. What was claimed is on
             record by then, and calling again goes on from there.
         """
@@ -141,7 +143,18 @@ class Starter:
             and not record.get("cancel")
             and not attempts.is_ended(record)
         ):
-            self._send(record, order)
+            try:
+                self._send(record, order)
+            except MessageTooLarge as error:
+                # No try will ever send it: whoever waits for the attempt hears why at once.
+                fence, reason = int(record["fence"]), f"it cannot be started: {error}"
+                return self._records.change_task(
+                    order.submission_id,
+                    order.task_id,
+                    lambda found: attempts.refuse_start(
+                        found, fence=fence, reason=reason, now=datetime.now(UTC)
+                    ),
+                )
         return record
 
     def _send(self, record: Record, order: StartOrder) -> None:

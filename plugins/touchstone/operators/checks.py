@@ -8,7 +8,7 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
 from touchstone.core.authority import may_spend
-from touchstone.core.conf import Platform, RunConf, Schedule
+from touchstone.core.conf import MAX_USER, Platform, RunConf, Schedule
 from touchstone.core.pools import RUNPOD_POOL
 from touchstone.core.states import SubmissionStatus
 from touchstone.settings import Settings, get_settings
@@ -59,6 +59,12 @@ def find_rental(conf: RunConf) -> Resource | None:
 def may_schedule(submission: Record, user: str) -> bool:
     """Tell whether a user may spend machines on a submission: its owner may, and admins."""
     return may_spend(submission, user, get_settings().admins)
+
+
+def check_user(user: str) -> None:
+    """Refuse a submitter whose name is in too many records to be of any length."""
+    if len(user) > MAX_USER:
+        raise ConfigurationError(f"user: the name has more than {MAX_USER} characters")
 
 
 def check_baseline(records: RecordStore, conf: RunConf, user: str) -> None:
@@ -158,7 +164,21 @@ def fetch_branch(settings: Settings, schedule: Schedule) -> Content | None:
         raise ConfigurationError(
             "branch: this installation has no el-nigma repository (setting TOUCHSTONE_ELNIGMA_GIT)"
         )
-    from touchstone.hooks.git import GitSource
+    from touchstone.core.remotes import parse_remote
+    from touchstone.hooks.git import GitSource, find_credentials
 
-    git = GitSource(allow_local=True, max_bytes=settings.content_bytes)
+    try:
+        remote = parse_remote(settings.elnigma_git)
+    except ValueError as error:
+        raise ConfigurationError(
+            f"branch: the setting TOUCHSTONE_ELNIGMA_GIT cannot be used, tell an admin: {error} "
+            "(setting TOUCHSTONE_ELNIGMA_CONN_ID)"
+        ) from error
+    git = GitSource(
+        # An admin has named it.
+        hosts=[remote.address],
+        allow_local=True,
+        max_bytes=settings.content_bytes,
+        credentials=find_credentials(settings.elnigma_conn_id),
+    )
     return git.fetch_all(settings.elnigma_git, schedule.branch, field="branch")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,7 +15,7 @@ from airflow.sdk.exceptions import AirflowFailException
 from pydantic import TypeAdapter, ValidationError
 
 from touchstone.core.attempts import get_ref
-from touchstone.core.names import build_model_key, build_output_key
+from touchstone.core.names import build_attempt_prefix, build_model_key, build_output_key
 from touchstone.core.outcomes import Outcome
 from touchstone.core.results import (
     RESULT_BYTES,
@@ -22,6 +23,7 @@ from touchstone.core.results import (
     ResultRefused,
     build_evaluations,
     read_result,
+    split_published,
 )
 from touchstone.core.states import TaskStatus
 from touchstone.operators.authority import (
@@ -98,10 +100,12 @@ class CollectOperator(BaseOperator):
         :raises AirflowFailException: If they are not what the contract promises.
         """
         from touchstone.hooks.objects import ObjectStore
+        from touchstone.hooks.parts import Parts, find_files
         from touchstone.hooks.records import RecordStore
 
         settings = get_settings()
         records, objects = RecordStore.connect(settings), ObjectStore.connect(settings)
+        parts = Parts(objects, settings.content_bucket)
         record = self._get_record(records, context)
         ref = get_ref(record)
         if not record.get("uploaded_at"):
@@ -120,9 +124,14 @@ class CollectOperator(BaseOperator):
             }
 
         try:
-            published = publish_attempt(objects, record, ref)
+            published = publish_attempt(
+                objects, {**record, "files": find_files(record, parts)}, ref
+            )
             for row in published.pop("evaluations"):
                 records.put_evaluation(row)
+            published, details = split_published(published)
+            prefix = f"results/{build_attempt_prefix(ref)}"
+            published["details"] = parts.put(prefix, details)
             records.change_task(ref.submission_id, ref.task_id, decide)
         except PermanentError as error:
             # Also what no record can hold: it would be the same the next time.
@@ -145,6 +154,7 @@ def publish_attempt(objects: ObjectStore, record: Record, ref: AttemptRef) -> Re
     :raises PermanentError: If the files are not what the contract promises, or not there.
     :raises TransientError: If a store cannot be used now.
     """
+    from touchstone.hooks.confined.models import inspect_model
     from touchstone.hooks.mlflow import MlflowHook
 
     settings = get_settings()
@@ -155,9 +165,15 @@ def publish_attempt(objects: ObjectStore, record: Record, ref: AttemptRef) -> Re
         result = _read_result(objects, files, folder, ref)
         for file in files.values():
             _fetch(objects, file, folder, ref)
-        # Every file is here and is what the verdict says, and nothing is published yet: what
-        # looks into the models' files belongs here.
-        models = [_publish_model(objects, files, ref, strategy) for strategy in STRATEGIES]
+        # Every file is here and is what the verdict says, and nothing is published yet.
+        inspected = {
+            strategy: asdict(inspect_model(folder / "models" / f"{strategy}.h5"))
+            for strategy in STRATEGIES
+        }
+        models = [
+            _publish_model(objects, files, ref, strategy) | inspected[strategy]
+            for strategy in STRATEGIES
+        ]
         run = MlflowHook(settings=settings).publish(
             task_key=ref.task_key,
             attempt=f"{ref.attempt}-{ref.fence}",
@@ -180,7 +196,7 @@ def publish_attempt(objects: ObjectStore, record: Record, ref: AttemptRef) -> Re
         ],
         "published_at": now,
         "evaluations": build_evaluations(
-            result, ref, files=files, mlflow={"run_id": run.run_id, "url": run.url}, now=now
+            result, ref, models=models, mlflow={"run_id": run.run_id, "url": run.url}, now=now
         ),
     }
 

@@ -14,6 +14,7 @@ from touchstone.core.attempts import is_ended
 from touchstone.core.authority import Run
 from touchstone.core.conf import (
     CONF_KEYS,
+    MAX_RUNS,
     RunConf,
     Schedule,
     Source,
@@ -26,7 +27,7 @@ from touchstone.core.names import (
     find_submission_of_run,
 )
 from touchstone.core.outcomes import Outcome
-from touchstone.core.results import judge_submission
+from touchstone.core.results import judge_submission, split_results
 from touchstone.core.states import (
     SCHEDULABLE,
     SUBMISSION_OPEN,
@@ -49,6 +50,7 @@ from touchstone.operators.authority import (
 from touchstone.operators.checks import (
     check_baseline,
     check_placeable,
+    check_user,
     fetch_branch,
     may_schedule,
 )
@@ -57,7 +59,7 @@ from touchstone_agent.protocol.errors import ConfigurationError, PermanentError
 from touchstone_agent.protocol.messages import Limits
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
 
     from airflow.sdk import Context
 
@@ -105,6 +107,7 @@ class RegisterOperator(BaseOperator):
         records, run = _connect(), get_run(context)
         try:
             conf = parse_conf(values)
+            check_user(run.user)
             submission_id = _check_run_id(records, conf, run)
             check_baseline(records, conf, run.user)
             check_placeable(records, conf, run.user)
@@ -120,6 +123,12 @@ class RegisterOperator(BaseOperator):
             # On record before it waits: the dispatcher places by what is there.
             _prepare(records, [_build_validation(submission)], run)
         return submission_id
+
+    def on_kill(self) -> None:
+        """End what is being fetched or unpacked, git's own helpers included."""
+        from touchstone.hooks.confined.running import end_all
+
+        end_all()
 
     def _register(
         self, records: RecordStore, conf: RunConf, submission_id: str, run: Run
@@ -145,9 +154,10 @@ class RegisterOperator(BaseOperator):
         # Whose it is, if it is there already, was checked before, and is again when it is changed.
         with contextlib.suppress(RecordExists):
             records.create_submission(record)
-        content = self._fetch(conf)
-        _store(content)
-        schedule = _plan_schedule(conf.schedule, run) if conf.schedule else {}
+        found = records.get_submission(submission_id)
+        _check_taken(found, source, run)
+        schedule = _plan_schedule(found, conf.schedule, run) if conf.schedule else {}
+        content = _find_content(found) or self._take_content(conf)
 
         def decide(found: Record) -> Record:
             _check_taken(found, source, run)
@@ -157,12 +167,7 @@ class RegisterOperator(BaseOperator):
             if found.get("accepted_at"):
                 # What was accepted stays what it was, wherever its branch has gone since.
                 return fields
-            fields |= {
-                "commit": content.commit,
-                "content_sha256": content.sha256,
-                "content_size": len(content.archive),
-                "reason": None,
-            }
+            fields |= {**content, "reason": None}
             return _move(found, SubmissionStatus.VALIDATING, **fields)
 
         submission = records.change_submission(submission_id, decide)
@@ -170,23 +175,38 @@ class RegisterOperator(BaseOperator):
             "submission %s: %s content %s (%s bytes), commit %s",
             submission_id,
             source.system,
-            content.sha256,
-            len(content.archive),
-            content.commit,
+            content["content_sha256"],
+            content["content_size"],
+            content["commit"],
         )
+        for remark in content["remarks"]:
+            self.log.warning("submission %s: %s", submission_id, remark)
         return submission
 
+    def _take_content(self, conf: RunConf) -> Record:
+        """Fetch and store the content, and return what is on record of it."""
+        content = self._fetch(conf)
+        _store(content)
+        return {
+            "commit": content.commit,
+            "content_sha256": content.sha256,
+            "content_size": len(content.archive),
+            "remarks": list(content.remarks),
+        }
+
     def _fetch(self, conf: RunConf) -> Content:
-        from touchstone.hooks.git import Content, GitSource, repack
+        from touchstone.hooks.confined.archives import repack
+        from touchstone.hooks.git import Content, GitSource, find_credentials
         from touchstone.hooks.objects import ObjectNotFound, ObjectStore
 
         settings, source = get_settings(), conf.source
         assert source is not None  # noqa: S101
-        if conf.schedule and conf.schedule.branch:
-            fetch_branch(settings, conf.schedule)
         if source.upload_sha256 is None:
             git = GitSource(
-                allow_local=settings.allow_local_sources, max_bytes=settings.content_bytes
+                hosts=settings.git_hosts,
+                allow_local=settings.allow_local_sources,
+                max_bytes=settings.content_bytes,
+                credentials=find_credentials(settings.git_conn_id),
             )
             return git.fetch(source.url, source.ref, source.path)
         key = build_content_key(source.upload_sha256)
@@ -204,8 +224,7 @@ class RegisterOperator(BaseOperator):
     def _schedule(self, records: RecordStore, conf: RunConf, run: Run) -> Record:
         assert conf.submission_id is not None  # noqa: S101 - parse_conf sees to both
         assert conf.schedule is not None  # noqa: S101
-        schedule = conf.schedule
-        fetch_branch(get_settings(), schedule)
+        planned = _plan_schedule(records.get_submission(conf.submission_id), conf.schedule, run)
 
         def decide(found: Record) -> Record:
             _check_schedulable(found, run)
@@ -213,7 +232,7 @@ class RegisterOperator(BaseOperator):
                 "run_ids": _take_up(found, run),
                 "cancel": None,
                 "reason": None,
-                **_plan_schedule(schedule, run),
+                **planned,
                 **note_action(
                     found,
                     at=datetime.now(UTC),
@@ -306,6 +325,11 @@ def _check_schedulable(found: Record, run: Run) -> None:
             + ("" if found.get("accepted_at") else " and was never accepted")
             + "; only an accepted submission without a run at work can be scheduled"
         )
+    if not is_again and len(found["run_ids"]) >= MAX_RUNS:
+        raise ConfigurationError(
+            f"submission_id: {submission_id} has had {MAX_RUNS} runs, which is all that one may "
+            "have; submit it anew"
+        )
     _check_idle(found, run)
 
 
@@ -332,10 +356,41 @@ def _describe_source(source: Source) -> Record:
     }
 
 
-def _plan_schedule(schedule: Schedule, run: Run) -> Record:
+def _find_content(found: Record) -> Record | None:
+    """
+    Return what the submission's ref was resolved to; ``None`` if that is to be done (again).
+
+    A step that is repeated takes what it took before. Only what was refused is looked at anew: its
+    author has mended it, and cleared the step.
+    """
+    is_settled = found.get("accepted_at") or found["status"] == SubmissionStatus.VALIDATING
+    if not is_settled or not found.get("content_sha256"):
+        return None
+    keys = ("commit", "content_sha256", "content_size")
+    return {key: found.get(key) for key in keys} | {"remarks": found.get("remarks") or []}
+
+
+def _plan_schedule(found: Record, schedule: Schedule, run: Run) -> Record:
+    """
+    Return the fields of a submission that its schedule decides.
+
+    A branch of el-nigma is resolved and stored here, once per run: what was looked at is what
+    runs, however often a step is repeated.
+
+    :raises ConfigurationError: If the branch cannot be had.
+    """
+    elnigma = found.get("elnigma") or {}
+    if (elnigma.get("branch"), elnigma.get("run_id")) != (schedule.branch, run.run_id):
+        checkout = _store_branch(schedule)
+        elnigma = checkout and {
+            **checkout.model_dump(mode="json"),
+            "branch": schedule.branch,
+            "run_id": run.run_id,
+        }
     return {
         "schedule": schedule.model_dump(mode="json"),
         "schedule_run_id": run.run_id,
+        "elnigma": elnigma or None,
         "scheduled_by": run.user,
         "queued_at": _now(),
         "tasks": [],
@@ -344,6 +399,7 @@ def _plan_schedule(schedule: Schedule, run: Run) -> Record:
         "verdict": None,
         "verdict_reason": None,
         "results": [],
+        "results_part": None,
         "chart_links": [],
     }
 
@@ -458,7 +514,7 @@ class PlanOperator(BaseOperator):
                 wall_seconds=settings.training_wall_seconds,
                 console_bytes=settings.console_bytes,
             ),
-            elnigma=_store_branch(schedule),
+            elnigma=_find_checkout(submission, schedule),
         )
         check_submission_move(
             submission_id, SubmissionStatus(submission["status"]), SubmissionStatus.QUEUED
@@ -484,6 +540,13 @@ def _store(content: Content) -> None:
         content.archive,
         content_type="application/gzip",
     )
+
+
+def _find_checkout(submission: Record, schedule: Schedule) -> Checkout | None:
+    if submission.get("elnigma"):
+        return Checkout.model_validate(submission["elnigma"])
+    # Only one that the version before has registered still has to be resolved.
+    return _store_branch(schedule)
 
 
 def _store_branch(schedule: Schedule) -> Checkout | None:
@@ -521,13 +584,23 @@ def evaluate_submission(**context: Any) -> None:
         for task in records.list_tasks(submission_id)
         if task["task_id"] in (submission.get("tasks") or []) and task["run_id"] == run.run_id
     ]
-    fields = judge_submission(tasks)
+    fields = _judge(submission_id, tasks)
     status = SubmissionStatus(fields.pop("status"))
     closed = change_submission_of_run(
         records, run, lambda found: _move(found, status, ended_at=_now(), **fields)
     )
     if status is not SubmissionStatus.SUCCESS:
         raise AirflowFailException(f"{status}: {closed.get('reason')}")
+
+
+def _judge(submission_id: str, tasks: Sequence[Record]) -> Record:
+    """Return what the trainings came to; what is too large for the record is stored beside it."""
+    from touchstone.hooks.parts import Parts, read_published
+
+    parts = Parts.connect(get_settings())
+    full = [{**task, "published": read_published(task, parts)} for task in tasks]
+    fields, document = split_results(judge_submission(full))
+    return fields | {"results_part": parts.put(f"results/{submission_id}/", document)}
 
 
 def _end_abandoned(records: RecordStore, task: Record) -> Record:

@@ -71,6 +71,8 @@ def build_common(
     }
     return {
         "TOUCHSTONE_ALLOW_LOCAL_SOURCES": "true",
+        # Who submits here has an account on this machine, or is trusted with one.
+        "TOUCHSTONE_GIT_HOSTS": '["*"]',
         **settings,
         MARKER: record.stack_id,
         "TOUCHSTONE_ENV": record.env,

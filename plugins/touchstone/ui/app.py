@@ -18,6 +18,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from touchstone.core.states import IllegalMove
 from touchstone.hooks.objects import ObjectNotFound
 from touchstone.hooks.records import RecordNotFound
+from touchstone.ui.archives import UploadsBusy, UploadTooLarge, UploadTooSlow
 from touchstone.ui.routes import (
     content,
     fleet,
@@ -56,7 +57,10 @@ _STATUS_BY_ERROR: tuple[tuple[type[TouchstoneError], int], ...] = (
     (RecordNotFound, 404),
     (ObjectNotFound, 404),
     (IllegalMove, 409),
+    (UploadTooLarge, 413),
+    (UploadTooSlow, 408),
     (ConfigurationError, 400),
+    (UploadsBusy, 429),
     (TransientError, 503),
 )
 
@@ -140,12 +144,16 @@ def _explain_touchstone(request: Request, error: Exception) -> JSONResponse:
         raise error
     body = {"detail": str(error)}
     headers = {}
-    if isinstance(error, ConfigurationError) and (field := _find_field(str(error))):
-        body["field"] = field
     if isinstance(error, TransientError):
-        log.warning("%s %s: %s", request.method, request.url.path, error)
-        body["detail"] = "a store does not answer right now; try again"
         headers["Retry-After"] = str(max(1, round(error.retry_after or 1)))
+        if not isinstance(error, UploadsBusy):
+            log.warning("%s %s: %s", request.method, request.url.path, error)
+            body["detail"] = "a store does not answer right now; try again"
+    if isinstance(error, UploadTooSlow):
+        # What is still on its way is not waited for.
+        headers["Connection"] = "close"
+    if isinstance(error, (ConfigurationError, UploadsBusy)) and (field := _find_field(str(error))):
+        body["field"] = field
     return JSONResponse(body, status_code=status, headers=headers)
 
 

@@ -1,34 +1,92 @@
-"""Uploaded archives: received within bounds, and looked through before anyone unpacks them."""
+"""Uploads as they arrive: so many at once, so fast at least, and no larger than is taken."""
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
-import io
-import tarfile
 import tempfile
-import zlib
-from gzip import GzipFile
-from pathlib import PurePosixPath
+import threading
+from collections import Counter
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
 from types import TracebackType
-from typing import IO, Self
+from typing import IO, Final, Self
 
-from touchstone_agent.protocol.errors import ConfigurationError
+from touchstone_agent.protocol.errors import ConfigurationError, TransientError
 
-MAX_MEMBERS = 10_000
-MAX_UNPACKED_BYTES = 1024**3
-_MAX_HEADER_BYTES = 1024**2
-_IN_MEMORY_BYTES = 8 * 1024**2
-_CHUNK_BYTES = 1024**2
+MAX_UPLOADS: Final = 6
+"""At once in one process of the api-server: each holds a file, and for a while a core."""
+MAX_UPLOADS_OF_A_USER: Final = 2
+RETRY_SECONDS: Final = 2
+
+IDLE_SECONDS: Final = 15.0
+"""An upload of which nothing comes for so long is ended."""
+RECEIVE_SECONDS: Final = 600.0
+"""An upload that has not arrived by then is ended."""
+
+
+class UploadsBusy(TransientError):
+    """There are as many uploads under way as there may be."""
+
+
+class UploadTooSlow(ConfigurationError):
+    """An upload did not arrive in the time that it may take."""
+
+
+class UploadTooLarge(ConfigurationError):
+    """An upload is larger than is taken."""
+
+
+class UploadGate:
+    """
+    Counts who is uploading, from the first byte until the archive is looked through and stored.
+
+    :param total: Most uploads at once.
+    :param per_user: Most of them by one user.
+    """
+
+    def __init__(self, *, total: int = MAX_UPLOADS, per_user: int = MAX_UPLOADS_OF_A_USER) -> None:
+        self._total = total
+        self._per_user = per_user
+        self._by_user: Counter[str] = Counter()
+        self._lock = threading.Lock()
+
+    @contextmanager
+    def enter(self, user: str) -> Iterator[None]:
+        """
+        Be one of those who upload.
+
+        :raises UploadsBusy: If there are enough of them.
+        """
+        with self._lock:
+            if self._by_user[user] >= self._per_user:
+                raise UploadsBusy(
+                    f"content: {self._per_user} uploads of yours are under way; "
+                    "send the next one when one of them has ended",
+                    retry_after=RETRY_SECONDS,
+                )
+            if self._by_user.total() >= self._total:
+                raise UploadsBusy(
+                    f"content: {self._total} uploads are under way, which is all that are "
+                    "taken at once; try again in a moment",
+                    retry_after=RETRY_SECONDS,
+                )
+            self._by_user[user] += 1
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._by_user[user] -= 1
+                # Not one entry for everybody who ever uploaded.
+                self._by_user += Counter()
 
 
 class Upload:
-    """Bytes as they arrive: counted, hashed, and on disk once they are many."""
+    """Bytes as they arrive: counted, hashed, and on disk."""
 
     def __init__(self) -> None:
         # Closed by __exit__.
-        self.file: IO[bytes] = tempfile.SpooledTemporaryFile(  # noqa: SIM115
-            max_size=_IN_MEMORY_BYTES
-        )
+        self.file: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115
         self.size = 0
         self._hash = hashlib.sha256()
 
@@ -50,6 +108,32 @@ class Upload:
         """Return the hex digest of what has arrived."""
         return self._hash.hexdigest()
 
+    async def receive(
+        self,
+        chunks: AsyncIterator[bytes],
+        *,
+        limit: int,
+        idle_seconds: float,
+        seconds: float,
+    ) -> None:
+        """
+        Take all bytes.
+
+        :param limit: Most bytes.
+        :param idle_seconds: How long nothing may come.
+        :param seconds: How long all of it may take.
+        :raises UploadTooSlow: If it takes longer.
+        :raises UploadTooLarge: If there are more.
+        """
+        try:
+            async with asyncio.timeout(seconds):
+                while (chunk := await _find_next(chunks, idle_seconds)) is not None:
+                    if self.size + len(chunk) > limit:
+                        raise build_too_large(limit)
+                    self.write(chunk)
+        except TimeoutError as error:
+            raise UploadTooSlow(f"content: was not sent within {seconds:g} s") from error
+
     def write(self, chunk: bytes) -> None:
         """Take the next bytes."""
         self.size += len(chunk)
@@ -62,76 +146,14 @@ class Upload:
         return self.file.read()
 
 
-class _Bounded(io.RawIOBase):
-    """
-    The unpacked side of an archive, read no further than is reasonable.
-
-    ``tarfile`` reads a header of whatever length the archive states into memory, so single
-    reads are bounded too, not only their sum.
-    """
-
-    def __init__(self, packed: IO[bytes]) -> None:
-        self._unpacked = GzipFile(fileobj=packed, mode="rb")
-
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
-
-    def tell(self) -> int:
-        return self._unpacked.tell()
-
-    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        if whence != io.SEEK_SET or not 0 <= offset <= MAX_UNPACKED_BYTES:
-            raise _unpacks_too_large()
-        return self._unpacked.seek(offset)
-
-    def read(self, size: int = -1) -> bytes:
-        if not 0 <= size <= _MAX_HEADER_BYTES:
-            raise ConfigurationError("content: a header inside the archive is too long")
-        if self._unpacked.tell() + size > MAX_UNPACKED_BYTES:
-            raise _unpacks_too_large()
-        return self._unpacked.read(size)
+def build_too_large(limit: int) -> UploadTooLarge:
+    """Return the error for an upload that is larger than is taken."""
+    return UploadTooLarge(f"content: the archive is larger than {limit / 1024**2:.0f} MiB")
 
 
-def check_archive(file: IO[bytes]) -> None:
-    """
-    Refuse what is not a whole, harmless ``.tar.gz`` of files and folders.
-
-    :param file: The packed bytes; read from their beginning.
-    :raises ConfigurationError: Naming the member and what is wrong with it.
-    """
-    file.seek(0)
-    unpacked = _Bounded(file)
-    files = 0
+async def _find_next(chunks: AsyncIterator[bytes], seconds: float) -> bytes | None:
     try:
-        with tarfile.open(fileobj=unpacked, mode="r:") as archive:
-            for number, member in enumerate(archive, start=1):
-                if number > MAX_MEMBERS:
-                    raise ConfigurationError(f"content: more than {MAX_MEMBERS} members")
-                _check_member(member)
-                files += member.isreg()
-        # To the end of the stream, where gzip's own checksum is.
-        while unpacked.read(_CHUNK_BYTES):
-            pass
-    except ConfigurationError:
-        raise
-    except (tarfile.TarError, EOFError, OSError, zlib.error, ValueError) as error:
-        raise ConfigurationError(f"content: not a readable .tar.gz: {error}") from error
-    if not files:
-        raise ConfigurationError("content: the archive holds no file")
-
-
-def _check_member(member: tarfile.TarInfo) -> None:
-    path = PurePosixPath(member.name)
-    if path.is_absolute() or ".." in path.parts or "\\" in member.name or "\0" in member.name:
-        raise ConfigurationError(f"content: {member.name!r} leads out of the archive")
-    if member.issym() or member.islnk():
-        raise ConfigurationError(f"content: {member.name!r} is a link; pack the file itself")
-    if not (member.isreg() or member.isdir()) or member.issparse():
-        raise ConfigurationError(f"content: {member.name!r} is neither a file nor a folder")
-
-
-def _unpacks_too_large() -> ConfigurationError:
-    return ConfigurationError(f"content: unpacks to more than {MAX_UNPACKED_BYTES // 1024**2} MiB")
+        async with asyncio.timeout(seconds):
+            return await anext(chunks, None)
+    except TimeoutError as error:
+        raise UploadTooSlow(f"content: nothing was sent for {seconds:g} s") from error

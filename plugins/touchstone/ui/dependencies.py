@@ -16,6 +16,7 @@ from fastapi import Depends, Header, HTTPException
 
 from touchstone.core.queue import Queue
 from touchstone.hooks.objects import ObjectStore
+from touchstone.hooks.parts import Parts
 from touchstone.hooks.records import RecordStore
 from touchstone.settings import Settings, get_settings
 from touchstone.ui.waiting import QueueReader
@@ -94,6 +95,14 @@ def get_queue_reader() -> QueueReader:
     return QueueReader(get_objects(), get_settings())
 
 
+def get_parts(
+    objects: Annotated[ObjectStore, Depends(get_objects)],
+    settings: Annotated[Settings, Depends(get_settings)],
+) -> Parts:
+    """Return what reads the large parts of records."""
+    return Parts(objects, settings.content_bucket)
+
+
 def get_queue(reader: Annotated[QueueReader, Depends(get_queue_reader)]) -> Queue | None:
     """Return the published queue, or ``None`` if there never was one."""
     return reader.read()
@@ -132,6 +141,7 @@ def get_caller(
 
 CallerDep = Annotated[Caller, Depends(get_caller)]
 RecordsDep = Annotated[RecordStore, Depends(get_records)]
+PartsDep = Annotated[Parts, Depends(get_parts)]
 ObjectsDep = Annotated[ObjectStore, Depends(get_objects)]
 SettingsDep = Annotated[Settings, Depends(get_settings)]
 EnderDep = Annotated[Ender, Depends(get_ender)]

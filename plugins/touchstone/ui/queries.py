@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable
 from datetime import datetime
 from decimal import Decimal
 from typing import Any
 
 from touchstone.core.paging import Place
-from touchstone.core.pod_attempts import compute_pod_cost, list_pods
+from touchstone.core.pod_attempts import compute_pod_cost, list_pods, sum_earlier
 from touchstone.core.states import SubmissionStatus
+from touchstone.hooks.objects import ObjectCorrupt, ObjectNotFound
+from touchstone.hooks.parts import Parts, read_published
 from touchstone.hooks.records import VERSION, Record, RecordNotFound, RecordStore
 from touchstone.ui.dependencies import Caller
+
+log = logging.getLogger(__name__)
 
 SUMMARY_FIELDS = (
     "submission_id",
@@ -91,19 +96,34 @@ def show_cost(tasks: Iterable[Record], now: datetime) -> dict[str, Any] | None:
     :return: ``usd``, rounded to a cent only when it is shown, and ``is_open`` while some pod is
         still billed; ``None`` if there never was one.
     """
-    costs = [compute_pod_cost(pod, now) for task in tasks for _, pod in list_pods(task)]
+    found = list(tasks)
+    costs = [compute_pod_cost(pod, now) for task in found for _, pod in list_pods(task)]
+    costs += [(usd, False) for task in found if (usd := sum_earlier(task)) is not None]
     if not costs:
         return None
     usd = sum((amount for amount, _ in costs), Decimal())
     return {"usd": f"{usd:.4f}", "is_open": any(is_open for _, is_open in costs)}
 
 
-def show_results(record: Record) -> dict[str, Any]:
-    """Return what a submission came to."""
+def show_results(record: Record, parts: Parts) -> dict[str, Any]:
+    """Return what a submission came to, with all its figures."""
+    part = record.get("results_part")
+    document = record
+    if part is not None:
+        try:
+            document = parts.get(part)
+        except (ObjectNotFound, ObjectCorrupt) as error:
+            # The main figures are on record, and better than nothing.
+            log.warning("the results of %s are incomplete: %s", record["submission_id"], error)
     return _pick(record, RESULT_FIELDS) | {
-        "results": record.get("results") or [],
-        "chart_links": record.get("chart_links") or [],
+        "results": document.get("results") or [],
+        "chart_links": document.get("chart_links") or [],
     }
+
+
+def show_task(record: Record, parts: Parts) -> Record:
+    """Return a task as it is shown, with all the figures of what it has published."""
+    return show_record(record) | {"published": read_published(record, parts)}
 
 
 def _may_see(caller: Caller, record: Record) -> bool:

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from touchstone_agent.adapters import transfer
-from touchstone_agent.adapters.transfer import UnsafeArchive, unpack
+from touchstone_agent.adapters.archives import UnsafeArchive
+from touchstone_agent.adapters.transfer import unpack
 
 
 def member(name: str, kind: bytes = tarfile.REGTYPE, target: str = "", mode: int = 0o644):

@@ -166,3 +166,21 @@ def test_an_installation_below_a_path_is_reached_there() -> None:
 
 def test_secrets_are_not_shown_with_the_access() -> None:
     assert "secret" not in repr(ACCESS)
+
+
+def test_an_upload_waits_while_as_many_are_under_way_as_may_be() -> None:
+    busy = httpx.Response(429, json={"detail": "content: 2 uploads", "field": "content"})
+    taken = httpx.Response(201, json={"source": "upload:a"})
+    answers, sleeps = iter([busy, busy, taken]), []
+
+    client = make_client(lambda request: next(answers), sleeps=sleeps)
+
+    assert client.upload(b"x") == "upload:a"
+    assert sleeps == [1.0, 2.0]
+
+
+def test_an_upload_that_is_never_let_in_is_refused_with_the_reason() -> None:
+    body = {"detail": "content: 2 uploads of yours are under way", "field": "content"}
+
+    with pytest.raises(Refused, match="uploads of yours are under way"):
+        make_client(answer(429, body)).upload(b"x")

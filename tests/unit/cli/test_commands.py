@@ -128,6 +128,31 @@ def test_results_are_a_table(run: Run, airflow: FakeAirflow) -> None:
         assert text in result.stdout
 
 
+def test_models_that_may_carry_code_are_told_beside_results_and_tasks(
+    run: Run, airflow: FakeAirflow
+) -> None:
+    models = [
+        {"strategy": "long", "may_carry_code": True, "code_reason": "layer 2 is a 'Lambda'"},
+        {"strategy": "short", "may_carry_code": False, "code_reason": None},
+    ]
+    airflow.add_submission(
+        results=[{"task_id": "i5", "interval": 5, "metrics": {}, "models": models}]
+    )
+    airflow.records.create_task(
+        {
+            "submission_id": "s-1",
+            "task_id": "i5",
+            "status": "success",
+            "published": {"models": models},
+        }
+    )
+
+    for command in ("results", "show"):
+        shown = " ".join(run(command, "s-1").stdout.split())
+        assert "models may carry code (long: layer 2 is a 'Lambda')" in shown
+        assert "safe_mode=False" in shown
+
+
 @pytest.mark.parametrize(
     ("args", "call"),
     [

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from touchstone.client.packing import pack
-from touchstone.ui.archives import check_archive
+from touchstone.hooks.confined.archives import check_archive
 from touchstone_agent.protocol.errors import ConfigurationError
 
 LIMIT = 1024**2
@@ -77,8 +77,10 @@ def test_what_is_no_part_of_a_module_stays_behind(folder: Path, name: str) -> No
     assert pack(folder, LIMIT) == first
 
 
-def test_what_is_packed_here_is_taken_there(folder: Path) -> None:
-    check_archive(io.BytesIO(pack(folder, LIMIT)))
+def test_what_is_packed_here_is_taken_there(folder: Path, tmp_path: Path) -> None:
+    with (tmp_path / "packed").open("w+b") as archive:
+        archive.write(pack(folder, LIMIT))
+        check_archive(archive, "content", max_bytes=LIMIT)
 
 
 def test_an_archive_is_taken_as_it_is(folder: Path, tmp_path: Path) -> None:
@@ -103,6 +105,12 @@ def test_too_much_is_refused_naming_the_largest(folder: Path) -> None:
     (folder / "weights.bin").write_bytes(os.urandom(5000))
     with pytest.raises(ConfigurationError, match=r"weights\.bin"):
         pack(folder, 4096)
+
+
+def test_files_that_would_only_be_refused_later_are_not_sent(folder: Path) -> None:
+    (folder / "zeros.bin").write_bytes(bytes(LIMIT + 1))
+    with pytest.raises(ConfigurationError, match=r"zeros\.bin"):
+        pack(folder, LIMIT)
 
 
 def test_a_file_that_is_no_archive_is_refused(folder: Path) -> None:

@@ -399,3 +399,110 @@ def test_times_are_the_agents_own():
     later = PhaseChanged(ref=make_ref(), phase=AttemptPhase.RUNNING, at=NOW + timedelta(seconds=3))
 
     assert tell(make_task(), later)["running_at"] == (NOW + timedelta(seconds=3)).isoformat()
+
+
+# --- what is remembered ------------------------------------------------------------------------
+
+
+def end_as(record, failure_class, outcome="failed(user)", **fields):
+    return record | {
+        "status": "error",
+        "outcome": outcome,
+        "failure_class": failure_class,
+        "is_retriable": True,
+        **fields,
+    }
+
+
+def try_often(record, count, *, run_id="s-1", max_tries=99, end=lambda record, n: record):
+    for number in range(1, count + 1):
+        record = record | claim(record, number, max_tries=max_tries)
+        record = end(end_as(record, "pod", "failed(infrastructure)"), number)
+    return record
+
+
+def test_of_many_attempts_the_newest_are_remembered_in_full_and_some_more_in_outline():
+    def end(record, number):
+        return record | {"reason": f"why {number}"}
+
+    record = try_often(make_task(attempt=0), 140, end=end)
+
+    kept = record["attempts"]
+    assert len(kept) == attempts.MAX_REMEMBERED + attempts.MAX_OUTLINES
+    assert [item.get("reason") for item in kept[-2:]] == ["why 138", "why 139"]
+    assert kept[0].get("reason") is None
+    assert [item["fence"] for item in kept] == list(range(10, 140))
+    assert record["earlier"] == {"count": 9, "pods": 0, "usd": "0"}
+
+
+def test_what_pods_cost_that_are_not_listed_any_more_is_counted():
+    def end(record, number):
+        pod = {"id": f"p-{number}", "ordered_at": "x", "gone_at": "y", "usd": "0.25"}
+        return record | {"pod": pod | {"address": "a" * 100}}
+
+    record = try_often(make_task(attempt=0), 140, end=end)
+
+    assert record["earlier"] == {"count": 9, "pods": 9, "usd": "2.25"}
+    assert "address" not in record["attempts"][0]["pod"]
+    assert record["attempts"][0]["pod"]["usd"] == "0.25"
+
+
+def test_a_pod_that_may_be_billed_is_never_forgotten():
+    def end(record, number):
+        pod = {"id": "p-1", "name": "n", "ordered_at": "x", "gone_at": None, "boot_id": "b"}
+        return record | ({"pod": pod} if number == 1 else {})
+
+    record = try_often(make_task(attempt=0), 200, end=end)
+
+    assert record["attempts"][0]["pod"]["boot_id"] == "b"
+    assert attempts.is_at_work(record)
+
+
+def test_ledgers_count_what_is_only_remembered_in_outline():
+    def end(record, number):
+        return end_as(record, "unknown") if number in {1, 2} else record
+
+    record = try_often(make_task(attempt=0), 99, end=end)
+    assert attempts.may_retry(record)
+
+    third = record | claim(record, 100, max_tries=99)
+    assert not attempts.may_retry(end_as(third, "unknown"))
+
+
+def test_memory_that_has_grown_does_not_shrink_again():
+    def end(record, number):
+        return end_as(record, "oom") if number == 1 else record
+
+    record = try_often(make_task(attempt=0), 300, end=end)
+
+    assert attempts.build_attempt_spec(record).limits.memory_mib == 2 * Limits().memory_mib
+
+
+def test_of_a_verdict_only_what_is_of_use_is_kept():
+    record = make_task()
+    verdict = GOOD | {
+        "files": [{"path": "a"}] * 500,
+        "reason": "r" * 5000,
+        "usage": {"wall_seconds": 1.5, "cpu_seconds": 10**60, "gpu": {"name": "L4"}},
+        "console": {"lines": 2},
+        "more": "x" * 100_000,
+    }
+
+    record = tell(record, exited(verdict=verdict))
+
+    assert record["verdict"] == GOOD | {
+        "reason": "r" * 997 + "...",
+        "usage": {"wall_seconds": 1.5, "cpu_seconds": None, "gpu": {"name": "L4"}},
+        "console": {"lines": 2},
+    }
+
+
+def test_an_attempt_whose_command_can_never_be_sent_ends_with_the_reason():
+    record = make_task()
+
+    ended = record | attempts.refuse_start(record, fence=1, reason="too large", now=NOW)
+
+    assert (ended["status"], ended["reason"]) == (TaskStatus.ERROR, "too large")
+    assert attempts.find_end(ended, fence=1, run_id="s-1") is WaitEnd.FAIL
+    assert attempts.refuse_start(ended, fence=1, reason="again", now=NOW) is None
+    assert attempts.refuse_start(record, fence=7, reason="another's", now=NOW) is None

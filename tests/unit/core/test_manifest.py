@@ -200,7 +200,7 @@ def test_a_value_with_blanks_stays_one_argument():
         (job('config_file = "../up.toml"'), "jobs.a.config_file: "),
         (job('branch = "--upload-pack=x"'), "jobs.a.branch: "),
         (job('path = "/etc"'), "jobs.a.path: "),
-        (job(source="https://u:secret@host.test/x"), "jobs.a.source: a password"),
+        (job(source="https://u:secret@host.test/x"), "jobs.a.source: a user name, "),
         (job('model = "m"\nsystem = "model_structure"'), "jobs.a.model: the source is"),
         (job('model = "m"\nhyper.model.structure = "n"'), "jobs.a.hyper.model.structure: model"),
         (job("hyper.a.b = 1\nhyper.'a.b' = 2"), "jobs.a.hyper.a.b: given twice"),

@@ -18,7 +18,6 @@ from touchstone.core.results import (
     read_result,
 )
 from touchstone.hooks.records import _to_item
-from touchstone_agent.protocol.facts import UploadedFile
 from touchstone_agent.protocol.messages import AttemptRef
 
 FILES = [
@@ -132,7 +131,14 @@ def test_a_file_that_is_no_result_is_refused(text, message):
         (make_result(data="x"), "data: "),
         (make_result(metric_notes={"auc_long": 5}), "metric_notes.auc_long: "),
         (make_result(metric_notes={f"m{n}": "n" for n in range(201)}), "metric_notes: "),
-        (make_result(params={f"{n:0>199}_"[::-1]: "x" * 999 for n in range(90)}), "bytes"),
+        (
+            make_result(
+                params={f"{n:0>199}_"[::-1]: "x" * 999 for n in range(90)},
+                metric_notes={f"{n:0>199}_"[::-1]: "x" * 199 for n in range(200)},
+                metrics={f"{n:0>199}_"[::-1]: 0.123456789 for n in range(200)},
+            ),
+            "bytes",
+        ),
         (make_result(submission_id="x" * 10**6), "is of xxx"),
     ],
 )
@@ -143,12 +149,19 @@ def test_a_result_that_breaks_the_contract_is_refused(result, message):
 
 def test_each_model_of_a_pair_has_its_row():
     ref = AttemptRef(submission_id="s-1", task_id="i5", attempt=1, fence=2)
-    files = {item["path"]: UploadedFile.model_validate(item) for item in FILES}
-    rows = build_evaluations(KEPT, ref, files=files, mlflow={"run_id": "r", "url": "u"}, now="2026")
+    models = [
+        {"strategy": "long", "key": "l", "sha256": "long", "may_carry_code": False},
+        {"strategy": "short", "key": "s", "sha256": "short", "may_carry_code": True},
+    ]
+    models = [{"code_reason": "layer 2 is a 'Lambda'", **model} for model in models]
+    rows = build_evaluations(
+        KEPT, ref, models=models, mlflow={"run_id": "r", "url": "u"}, now="2026"
+    )
 
     assert [row["model_id"] for row in rows] == ["s-1/i5/long", "s-1/i5/short"]
     assert {row["model_group_id"] for row in rows} == {"s-1"}
-    assert [row["model_sha256"] for row in rows] == ["1" * 64, "2" * 64]
+    assert [row["model_sha256"] for row in rows] == ["long", "short"]
+    assert [row["may_carry_code"] for row in rows] == [False, True]
     assert all(row["metrics"] == RESULT["metrics"] for row in rows)
 
 

@@ -7,6 +7,7 @@ import json
 import pytest
 
 from touchstone.dispatcher.events import EventHandler
+from touchstone.hooks.parts import Parts, find_files
 from touchstone_agent.protocol.envelope import generate_key, load_private_key
 from touchstone_agent.protocol.errors import MessageRefused
 from touchstone_agent.protocol.messages import (
@@ -113,6 +114,40 @@ def test_a_server_cannot_speak_for_a_task_of_another(
     handler.handle(make_event(phase(ref, "running", clock)))
 
     assert records.get_task("s-1", "i5")["status"] == "queued"
+
+
+def list_files(count):
+    return [
+        {"path": f"charts/{number:04}{'c' * 400}.png", "sha256": "a" * 64, "size": 1}
+        for number in range(count)
+    ]
+
+
+def test_a_long_list_of_files_stands_beside_the_record_and_a_short_one_in_it(
+    handler, records, objects, settings, make_event, make_task, clock
+):
+    parts = Parts(objects, settings.content_bucket)
+    for number, count in ((1, 3), (2, 500)):
+        ref = make_task(f"i{number}")
+        files = list_files(count)
+        verdict = {"outcome": "succeeded", "class": "ok"}
+        handler.handle(
+            make_event(phase(ref, "exited", clock, exit_code=0, verdict=verdict, files=files))
+        )
+
+        record = records.get_task("s-1", f"i{number}")
+        assert len(record["files"]) == (3 if count == 3 else 0)
+        assert find_files(record, parts) == files
+
+
+def test_a_server_stores_nothing_for_a_task_of_another(
+    handler, objects, make_event, make_task, clock
+):
+    ref = make_task(server="other")
+
+    handler.handle(make_event(phase(ref, "exited", clock, exit_code=0, files=list_files(500))))
+
+    assert objects.objects == {}
 
 
 def test_progress_reaches_the_record(handler, records, make_event, make_task, clock):

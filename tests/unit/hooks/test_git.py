@@ -1,15 +1,18 @@
-"""Content from git: real repositories on disk, and hostile archives."""
+"""Content from git: real repositories on disk, and a git that knows nothing of this host."""
 
 from __future__ import annotations
 
 import io
+import json
 import os
+import select
 import subprocess
 import tarfile
 
 import pytest
 
-from touchstone.hooks.git import GitSource, repack
+from touchstone.hooks import git as hook
+from touchstone.hooks.git import GitCredentials, GitSource, find_credentials
 from touchstone_agent.protocol.errors import ConfigurationError
 
 
@@ -46,7 +49,7 @@ def repository(tmp_path):
 
 @pytest.fixture
 def source():
-    return GitSource(allow_local=True, max_bytes=1024**2)
+    return GitSource(hosts=["*"], allow_local=True, max_bytes=1024**2)
 
 
 def names(archive):
@@ -123,54 +126,268 @@ def test_a_source_that_cannot_be_reached_is_refused_as_source(source, url):
 @pytest.mark.parametrize("url", ["/etc", "file:///etc", "../x", "ext::sh -c id", "git://h/x"])
 def test_a_shared_installation_reads_no_local_path_and_runs_no_helper(url):
     with pytest.raises(ConfigurationError, match="source: "):
-        GitSource(allow_local=False, max_bytes=1024).fetch(url, None, ".")
+        GitSource(hosts=["*"], allow_local=False, max_bytes=1024).fetch(url, None, ".")
 
 
 def test_content_over_the_limit_is_refused(repository):
     with pytest.raises(ConfigurationError, match="more than 3 bytes"):
-        GitSource(allow_local=True, max_bytes=3).fetch(str(repository), None, ".")
+        GitSource(hosts=[], allow_local=True, max_bytes=3).fetch(str(repository), None, ".")
 
 
-def make_tar(*members):
-    packed = io.BytesIO()
-    with tarfile.open(fileobj=packed, mode="w:gz") as tar:
-        for info, body in members:
-            info.size = len(body)
-            tar.addfile(info, io.BytesIO(body))
-    return packed.getvalue()
+# --- the files of the commit, and no others -----------------------------------------------------
 
 
-def make_link(kind):
-    info = tarfile.TarInfo("features.py")
-    info.type, info.linkname = kind, "/etc/passwd"
-    return info
+def commit_all(repository):
+    git(repository, "add", "--all")
+    git(repository, "commit", "--quiet", "--message=more")
+
+
+def read(archive):
+    with tarfile.open(fileobj=io.BytesIO(archive)) as tar:
+        return {member.name: tar.extractfile(member).read() for member in tar}
+
+
+def test_files_are_those_of_the_commit_byte_for_byte(repository, source):
+    """`git archive` left out what attributes of the repository said, and converted the rest."""
+    folder = repository / "sets" / "momentum"
+    (folder / ".gitattributes").write_text("data.bin export-ignore\n*.txt eol=crlf ident\n")
+    (folder / "data.bin").write_bytes(bytes(range(256)))
+    (folder / "notes.txt").write_bytes(b"$Id$\none\n")
+    (folder / "run.sh").write_text("true\n")
+    (folder / "run.sh").chmod(0o755)
+    commit_all(repository)
+
+    content = source.fetch(str(repository), "main", "sets/momentum")
+
+    files = read(content.archive)
+    assert files["data.bin"] == bytes(range(256))
+    assert files["notes.txt"] == b"$Id$\none\n"
+    with tarfile.open(fileobj=io.BytesIO(content.archive)) as tar:
+        assert [tar.getmember(name).mode for name in ("notes.txt", "run.sh")] == [0o644, 0o755]
+
+
+def test_a_link_in_the_content_is_refused_by_its_name(repository, source):
+    (repository / "sets" / "link").symlink_to("/etc/passwd")
+    commit_all(repository)
+
+    with pytest.raises(ConfigurationError, match=r"^path: 'link' is a symbolic link"):
+        source.fetch(str(repository), "main", "sets")
+
+
+def test_what_only_stands_for_files_is_told(repository, source, tmp_path):
+    pointer = "version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 5\n"
+    (repository / "sets" / "weights.bin").write_text(pointer)
+    git(repository, "add", "--all")
+    commit = git(repository, "rev-parse", "HEAD")
+    git(repository, "update-index", "--add", "--cacheinfo", f"160000,{commit},sets/library")
+    git(repository, "commit", "--quiet", "--message=more")
+
+    content = source.fetch(str(repository), "main", "sets")
+
+    assert names(content.archive) == ["momentum/features.py", "weights.bin"]
+    assert len(content.remarks) == 2
+    assert content.remarks[0].startswith("'library' is a submodule")
+    assert content.remarks[1].startswith("'weights.bin' is a pointer of Git LFS")
+
+
+def test_a_few_kilobytes_that_unfold_to_very_many_files_are_refused(repository, source):
+    tree = git(repository, "rev-parse", "HEAD:sets/momentum")
+    for _ in range(5):
+        lines = "".join(f"040000 tree {tree}\td{number}\n" for number in range(10))
+        made = subprocess.run(
+            ["git", "-C", str(repository), "mktree"],
+            input=lines.encode(),
+            capture_output=True,
+            check=True,
+        )
+        tree = made.stdout.decode().strip()
+    commit = git(repository, "commit-tree", "-m", "bomb", tree)
+    git(repository, "branch", "bomb", commit)
+
+    with pytest.raises(ConfigurationError, match=r"^path: "):
+        source.fetch(str(repository), "bomb", ".")
+
+
+def test_a_repository_that_is_larger_than_is_taken_is_told_so(repository, monkeypatch):
+    monkeypatch.setattr(hook, "_FILE_BYTES", 5000)
+    (repository / "large.bin").write_bytes(os.urandom(20_000))
+    commit_all(repository)
+
+    with pytest.raises(ConfigurationError, match=r"^source: the repository is larger"):
+        GitSource(hosts=[], allow_local=True, max_bytes=10).fetch(str(repository), None, "sets")
+
+
+# --- nothing of this host -----------------------------------------------------------------------
+
+
+def test_what_is_configured_for_whoever_runs_this_is_not_run(
+    repository, source, tmp_path, monkeypatch
+):
+    """A filter of the home's gitconfig was run on every file that a repository asked it for."""
+    home, trace = tmp_path / "home", tmp_path / "ran"
+    home.mkdir()
+    (home / ".gitconfig").write_text(
+        f'[filter "evil"]\n\tsmudge = "touch {trace}; cat"\n\trequired\n'
+        f"[core]\n\tattributesFile = {home / 'attributes'}\n"
+        f'[uploadpack]\n\tpackObjectsHook = "touch {trace}; false #"\n'
+    )
+    (home / "attributes").write_text("* filter=evil\n")
+    monkeypatch.setenv("HOME", str(home))
+    monkeypatch.setenv("GIT_CONFIG_COUNT", "1")
+    monkeypatch.setenv("GIT_CONFIG_KEY_0", "core.attributesFile")
+    monkeypatch.setenv("GIT_CONFIG_VALUE_0", str(home / "attributes"))
+
+    content = source.fetch(str(repository), "main", "sets/momentum")
+
+    assert read(content.archive) == {"features.py": b"one = 2\n"}
+    assert not trace.exists()
+
+
+@pytest.fixture
+def fake_ssh(tmp_path, monkeypatch):
+    """An ssh that writes down how it was called, and what its files hold, and fails."""
+    folder, said = tmp_path / "bin", tmp_path / "said"
+    folder.mkdir()
+    script = (
+        "#!/bin/sh\n"
+        f'printf "%s\\n" "$@" > {said}\n'
+        f'cat "$HOME/private_key" "$HOME/known_hosts" >> {said} 2> /dev/null\n'
+        "exit 255\n"
+    )
+    (folder / "ssh").write_text(script)
+    (folder / "ssh").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{folder}:{os.environ['PATH']}")
+    return said
+
+
+KEY = GitCredentials(
+    address="git.example.org", private_key="the key", known_hosts="git.example.org ssh-ed25519 A"
+)
+
+
+def test_ssh_looks_for_keys_and_hosts_nowhere_but_in_the_connection(fake_ssh):
+    source = GitSource(hosts=["*"], allow_local=False, max_bytes=1024, credentials=KEY)
+
+    with pytest.raises(ConfigurationError, match=r"^source: cannot be read"):
+        source.fetch("git@git.example.org:team/sets.git", None, ".")
+
+    said = fake_ssh.read_text().splitlines()
+    assert said[said.index("-F") + 1] == "/dev/null"
+    assert {"IdentityAgent=none", "IdentitiesOnly=yes", "StrictHostKeyChecking=yes"} <= set(said)
+    assert {"the key", "git.example.org ssh-ed25519 A"} <= set(said)
+
+
+def test_another_host_is_shown_no_key(fake_ssh):
+    source = GitSource(hosts=["*"], allow_local=False, max_bytes=1024, credentials=KEY)
+
+    with pytest.raises(ConfigurationError):
+        source.fetch("git@other.example.org:team/sets.git", None, ".")
+
+    said = fake_ssh.read_text()
+    assert "IdentityFile=none" in said
+    assert "the key" not in said
 
 
 @pytest.mark.parametrize(
-    "info",
+    ("url", "is_told"),
+    [("https://git.example.org/x.git", True), ("https://other.example.org/x.git", False)],
+)
+def test_a_password_reaches_git_by_a_helper_for_its_own_host_only(
+    tmp_path, monkeypatch, url, is_told
+):
+    credentials = GitCredentials(address="git.example.org", login="bot", password="s3cret$'\"")
+    source = GitSource(hosts=["*"], allow_local=False, max_bytes=1024, credentials=credentials)
+    commands = []
+    run = hook.run_confined
+    monkeypatch.setattr(
+        hook,
+        "run_confined",
+        lambda command, **more: commands.append(command) or run(command, **more),
+    )
+
+    with source._open(url, url_field="source") as opened:
+        given = tmp_path / "asked"
+        given.write_text(f"url={url}\n\n")
+        with given.open("rb") as asked:
+            told = opened._run("credential", "fill", given=asked).output.decode()
+        files = "".join(f.read_text() for f in opened._home.iterdir())
+
+    assert ("password=s3cret$'\"\n" in told) is is_told
+    assert "s3cret" not in files
+    assert not any("s3cret" in word for command in commands for word in command)
+
+
+def test_credentials_are_read_from_a_connection_and_shown_in_no_repr(tmp_path, monkeypatch):
+    (tmp_path / "key").write_text("the key")
+    monkeypatch.setenv(
+        "AIRFLOW_CONN_TOUCHSTONE_GIT",
+        json.dumps(
+            {
+                "conn_type": "generic",
+                "host": "Git.example.org",
+                "port": 8443,
+                "login": "bot",
+                "password": "s3cret",
+                "extra": {"key_file": str(tmp_path / "key"), "known_hosts": "hosts"},
+            }
+        ),
+    )
+
+    found = find_credentials("touchstone_git")
+
+    assert found == GitCredentials(
+        address="git.example.org:8443",
+        login="bot",
+        password="s3cret",
+        private_key="the key",
+        known_hosts="hosts",
+    )
+    assert "s3cret" not in repr(found)
+    assert "the key" not in repr(found)
+    assert find_credentials(None) is None
+
+
+# --- which hosts, and what is told of them ------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("hosts", "url"),
     [
-        tarfile.TarInfo("../escape.py"),
-        tarfile.TarInfo("/etc/cron.d/x"),
-        tarfile.TarInfo("a/../../b"),
-        make_link(tarfile.SYMTYPE),
-        make_link(tarfile.LNKTYPE),
-        make_link(tarfile.CHRTYPE),
-        make_link(tarfile.FIFOTYPE),
+        ([], "https://github.com/a/b"),
+        (["github.com"], "https://169.254.169.254/latest"),
+        (["github.com"], "https://github.com:8443/a/b"),
+        (["*.example.org"], "git@example.org.evil.net:x"),
     ],
 )
-def test_a_member_that_could_escape_is_refused(info):
-    with pytest.raises(ConfigurationError, match="not a plain file inside"):
-        repack(make_tar((info, b"")), "source", max_bytes=1024)
+def test_a_host_that_is_not_allowed_is_refused_before_anybody_is_asked(hosts, url, monkeypatch):
+    monkeypatch.setattr(hook, "run_confined", None)
+
+    with pytest.raises(ConfigurationError, match=r"^source: .* is not a host that this"):
+        GitSource(hosts=hosts, allow_local=False, max_bytes=1024).fetch(url, None, ".")
 
 
-def test_what_is_no_archive_is_refused():
-    with pytest.raises(ConfigurationError, match="not a readable tar"):
-        repack(b"PK\x03\x04", "source", max_bytes=1024)
+def test_a_helper_that_goes_on_when_git_is_over_its_time_is_ended(tmp_path, monkeypatch):
+    """`git remote-https` went on for as long as its host kept the connection."""
+    folder, held = tmp_path / "bin", tmp_path / "held"
+    folder.mkdir()
+    os.mkfifo(held)
+    script = (
+        '#!/bin/sh\ncase "$1" in init) exit 0;; esac\n'
+        f"exec 9> {held}\nsleep 100000 > /dev/null 2>&1 &\nwait\n"
+    )
+    (folder / "git").write_text(script)
+    (folder / "git").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{folder}:{os.environ['PATH']}")
+    monkeypatch.setattr(hook, "GIT_SECONDS", 2)
+    reader = os.open(held, os.O_RDONLY | os.O_NONBLOCK)
+    writer = os.open(held, os.O_WRONLY)
 
+    with pytest.raises(ConfigurationError, match=r"^source: cannot be read"):
+        GitSource(hosts=["*"], allow_local=False, max_bytes=1024).fetch("https://h/x", None, ".")
 
-def test_an_empty_selection_is_refused():
-    tar = make_tar((tarfile.TarInfo("a/features.py"), b"x"))
-
-    with pytest.raises(ConfigurationError, match="path: no files in 'b'"):
-        repack(tar, "source", path="b", max_bytes=1024)
-    assert names(repack(tar, "source", path="a", max_bytes=1024)) == ["features.py"]
+    os.close(writer)
+    watch = select.poll()
+    watch.register(reader, select.POLLHUP)
+    # Comes true when nobody holds the other end any more.
+    assert watch.poll() == [(reader, select.POLLHUP)]
+    os.close(reader)

@@ -10,8 +10,10 @@ from fakes.agents import FakeAgentHook
 from fakes.stores import FakeObjectStore, FakeRecordStore
 from touchstone.core import attempts
 from touchstone.core.tasks import TaskSpec
+from touchstone.hooks.agent import AgentHook
 from touchstone.hooks.starts import Starter, StartOrder, prepare_task
 from touchstone.settings import Settings
+from touchstone_agent.protocol.envelope import generate_key, load_private_key
 from touchstone_agent.protocol.errors import TransientError
 from touchstone_agent.protocol.messages import AttemptPhase, Limits, PhaseChanged, SlotClass
 
@@ -134,6 +136,20 @@ def test_the_intent_is_on_record_and_the_command_sent(records, starter, agent, t
     assert (command.ref, command.gpus) == (attempts.get_ref(record), 1)
     assert command.slot_class is SlotClass.TRAINING
     assert command.inputs[0].sha256 == "a" * 64
+
+
+def test_a_start_that_no_queue_takes_ends_its_attempt_with_the_reason(records, make_starter):
+    """It was tried again for ever, each time as if the server had lost it."""
+    real = AgentHook(settings=Settings(env="dev"))
+    vars(real)["_key"] = load_private_key(generate_key()[0])
+    # Each quote is four characters there; no conf may be as long any more.
+    prepare(records, SPEC.model_copy(update={"overrides": ("a.b=" + '"' * 300_000,)}))
+
+    record = make_starter(real).start(order())
+
+    assert (record["status"], record["failure_class"]) == ("error", "config")
+    assert record["reason"].startswith("it cannot be started: message ")
+    assert attempts.find_end(record, fence=1, run_id="s-1") is attempts.WaitEnd.FAIL
 
 
 def test_a_start_that_could_not_be_sent_stays_on_record_and_goes_on_from_there(

@@ -14,7 +14,8 @@ from typing import Any
 import pytest
 from tests.unit.pod.conftest import NOW, REF, make_input, make_start
 
-from touchstone_agent.adapters.transfer import TransferCancelled, UnsafeArchive
+from touchstone_agent.adapters.archives import UnsafeArchive
+from touchstone_agent.adapters.transfer import TransferCancelled
 from touchstone_agent.pod import home as homes
 from touchstone_agent.pod import runner as runners
 from touchstone_agent.pod.home import PodHome, read_json, write_json

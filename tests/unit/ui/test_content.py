@@ -1,17 +1,24 @@
 from __future__ import annotations
 
+import asyncio
 import gzip
 import hashlib
 import io
 import tarfile
-from collections.abc import Callable, Iterator
+import threading
+from collections.abc import AsyncIterator, Callable, Iterator
+from typing import Any
 
+import httpx
 import pytest
+from fastapi import FastAPI
 from fastapi.testclient import TestClient
 
 from fakes.stores import FakeObjectStore
-from touchstone.settings import Settings
-from touchstone.ui import archives
+from touchstone.settings import Settings, get_settings
+from touchstone.ui.archives import UploadGate
+from touchstone.ui.routes import content
+from touchstone.ui.routes.content import get_gate
 
 CONTENT = "/api/v1/content"
 GZIP = {"Content-Type": "application/gzip"}
@@ -108,34 +115,13 @@ def test_an_archive_that_does_not_state_its_size_is_cut_off_at_the_limit(
 
 
 def test_an_archive_that_unpacks_to_far_more_is_refused(
-    engineer: TestClient, monkeypatch: pytest.MonkeyPatch
+    engineer: TestClient, settings: Settings
 ) -> None:
-    monkeypatch.setattr(archives, "MAX_UNPACKED_BYTES", 2_000_000)
-    bomb = make_archive(make_member("zeros"), body=b"\0" * 4_000_000)
+    bomb = make_archive(make_member("zeros"), body=bytes(4 * settings.content_bytes + 1))
     assert len(bomb) < 10_000
     answer = engineer.post(CONTENT, content=bomb, headers=GZIP)
     assert answer.status_code == 400
     assert "unpacks to more than" in answer.json()["detail"]
-
-
-def test_an_archive_whose_header_would_fill_the_memory_is_refused(engineer: TestClient) -> None:
-    member = make_member("x")
-    member.pax_headers = {"comment": "\0" * 8_000_000}
-    file = io.BytesIO()
-    with tarfile.open(fileobj=file, mode="w:gz", format=tarfile.PAX_FORMAT) as archive:
-        archive.addfile(member, io.BytesIO(b""))
-    answer = engineer.post(CONTENT, content=file.getvalue(), headers=GZIP)
-    assert answer.status_code == 400
-    assert "too long" in answer.json()["detail"]
-
-
-def test_an_archive_of_very_many_members_is_refused(
-    engineer: TestClient, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(archives, "MAX_MEMBERS", 3)
-    archive = make_archive(*(make_member(f"f{number}") for number in range(4)))
-    answer = engineer.post(CONTENT, content=archive, headers=GZIP)
-    assert answer.status_code == 400
 
 
 @pytest.mark.parametrize("kind", ["application/json", "text/plain", "application/zip"])
@@ -147,3 +133,110 @@ def test_only_gzip_is_taken(engineer: TestClient, kind: str) -> None:
 def test_a_viewer_may_not_upload(login: Callable[..., TestClient]) -> None:
     answer = login(role="viewer").post(CONTENT, content=GOOD, headers=GZIP)
     assert answer.status_code == 403
+
+
+# --- many at once, and slow ones -----------------------------------------------------------------
+
+
+def make_bomb(mib: int) -> bytes:
+    """Return half a megabyte of which the last header leads back to the one before, for ever."""
+    back = bytearray(make_member("back").tobuf(tarfile.GNU_FORMAT))
+    back[124:136] = tarfile.itn(-(512 + 65536 + 512), 12, tarfile.GNU_FORMAT)
+    back[148:156] = b" " * 8
+    back[148:156] = b"%06o\0 " % tarfile.calc_chksums(bytes(back))[0]
+    file = io.BytesIO()
+    with gzip.GzipFile(fileobj=file, mode="wb", compresslevel=9) as packed:
+        for name, size in (("start", mib * 1024**2), ("again", 65536)):
+            member = make_member(name)
+            member.size = size
+            packed.write(member.tobuf(tarfile.USTAR_FORMAT) + bytes(size))
+        packed.write(bytes(back) + bytes(10240))
+    return file.getvalue()
+
+
+async def test_of_45_bombs_sent_at_once_each_is_refused_and_meanwhile_the_api_answers(
+    app: FastAPI,
+    engineer: TestClient,
+    objects: FakeObjectStore,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """They took all threads of the server, each for hours: 'health' was never answered."""
+    app.dependency_overrides[get_settings] = lambda: Settings()
+    answered, look_through = threading.Event(), content.check_archive
+
+    def look_through_later(*arguments: Any, **more: Any) -> None:
+        answered.wait()
+        look_through(*arguments, **more)
+
+    monkeypatch.setattr(content, "check_archive", look_through_later)
+    bomb = make_bomb(50)
+    transport = httpx.ASGITransport(app=app)
+    async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
+        uploads = [
+            asyncio.create_task(client.post(CONTENT, content=bomb, headers=GZIP)) for _ in range(45)
+        ]
+        await asyncio.wait(uploads, return_when=asyncio.FIRST_COMPLETED)
+        health = await client.get("/api/v1/health")
+        answered.set()
+        answers = await asyncio.gather(*uploads)
+
+    assert health.status_code == 200
+    assert sorted(answer.status_code for answer in answers) == [400] * 2 + [429] * 43
+    assert {answer.json()["field"] for answer in answers} == {"content"}
+    assert all(answer.json()["detail"].startswith("content: ") for answer in answers)
+    assert objects.objects == {}
+
+
+def test_an_archive_that_leads_back_is_refused_by_its_member(engineer: TestClient) -> None:
+    answer = engineer.post(CONTENT, content=make_bomb(0), headers=GZIP)
+    assert answer.status_code == 400
+    assert answer.json()["detail"] == "content: 'back' claims to have -66560 bytes"
+
+
+def test_others_may_upload_while_one_user_has_all_that_are_his(
+    app: FastAPI, login: Callable[..., TestClient]
+) -> None:
+    gate = UploadGate(total=3, per_user=2)
+    app.dependency_overrides[get_gate] = lambda: gate
+    with gate.enter("engineer"), gate.enter("engineer"):
+        refused = login("engineer").post(CONTENT, content=GOOD, headers=GZIP)
+        taken = login("colleague").post(CONTENT, content=GOOD, headers=GZIP)
+        with gate.enter("somebody"):
+            full = login("colleague").post(CONTENT, content=GOOD, headers=GZIP)
+    again = login("engineer").post(CONTENT, content=GOOD, headers=GZIP)
+
+    assert (refused.status_code, refused.headers["Retry-After"]) == (429, "2")
+    assert "2 uploads of yours are under way" in refused.json()["detail"]
+    assert taken.status_code == 201
+    assert full.status_code == 429
+    assert again.status_code == 201
+
+
+def test_an_upload_that_is_refused_makes_room_for_the_next(
+    app: FastAPI, engineer: TestClient
+) -> None:
+    gate = UploadGate(total=1, per_user=1)
+    app.dependency_overrides[get_gate] = lambda: gate
+    assert engineer.post(CONTENT, content=b"", headers=GZIP).status_code == 400
+    assert engineer.post(CONTENT, content=GOOD, headers=GZIP).status_code == 201
+
+
+async def test_an_upload_of_which_nothing_comes_is_ended_and_makes_room(
+    app: FastAPI, engineer: TestClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gate = UploadGate(total=1, per_user=1)
+    app.dependency_overrides[get_gate] = lambda: gate
+    monkeypatch.setattr(content, "IDLE_SECONDS", 0.05)
+
+    async def trickle() -> AsyncIterator[bytes]:
+        yield GOOD[:10]
+        await asyncio.Event().wait()
+
+    transport = httpx.ASGITransport(app=app)
+    async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
+        answer = await client.post(CONTENT, content=trickle(), headers=GZIP)
+        after = await client.post(CONTENT, content=GOOD, headers=GZIP)
+
+    assert answer.status_code == 408
+    assert answer.json()["detail"] == "content: nothing was sent for 0.05 s"
+    assert after.status_code == 201

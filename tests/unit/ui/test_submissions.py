@@ -7,7 +7,10 @@ import pytest
 from fastapi.testclient import TestClient
 
 from fakes.api import NOW, FakeEnder
-from fakes.stores import FakeRecordStore
+from fakes.stores import FakeObjectStore, FakeRecordStore
+from touchstone.core.results import split_published
+from touchstone.hooks.parts import Parts
+from touchstone.settings import Settings
 
 API = "/api/v1/submissions"
 
@@ -131,6 +134,45 @@ def test_results_are_shown_as_recorded(
     body = engineer.get(f"{API}/s-1/results").json()
     assert body["results"] == [result]
     assert (body["score"], body["verdict"]) == (0.25, "better")
+
+
+def test_results_that_are_too_large_for_the_record_are_shown_whole(
+    engineer: TestClient,
+    make_submission: Callable[..., str],
+    objects: FakeObjectStore,
+    settings: Settings,
+) -> None:
+    full = {
+        "results": [{"task_id": "i5", "metrics": {"net_sharpe": 0.25, "odd": 1}}],
+        "chart_links": [{"task_id": "i5", "name": "equity", "url": "u"}],
+    }
+    part = Parts(objects, settings.content_bucket).put("results/s-1/", full)
+    short = [{"task_id": "i5", "metrics": {"net_sharpe": 0.25}}]
+    make_submission(results=short, results_part=part, score=0.25)
+
+    body = engineer.get(f"{API}/s-1/results").json()
+    assert (body["results"], body["chart_links"]) == (full["results"], full["chart_links"])
+
+    objects.objects.clear()
+    body = engineer.get(f"{API}/s-1/results").json()
+    assert (body["results"], body["chart_links"]) == (short, [])
+
+
+def test_a_task_is_shown_with_all_that_it_has_published(
+    engineer: TestClient,
+    make_submission: Callable[..., str],
+    make_task: Callable[..., None],
+    objects: FakeObjectStore,
+    settings: Settings,
+) -> None:
+    published = {"metrics": {"net_sharpe": 0.25, "odd": 1}, "metric_notes": {}, "charts": []}
+    kept, document = split_published(published | {"models": ["m"]})
+    kept["details"] = Parts(objects, settings.content_bucket).put("results/s-1/i5/1-1/", document)
+    make_submission()
+    make_task(published=kept)
+
+    body = engineer.get(f"{API}/s-1/tasks/i5").json()
+    assert body["published"] == published | {"models": ["m"]}
 
 
 def test_cancelling_says_who_and_why(

@@ -7,10 +7,8 @@ presigned URL is a secret until it expires.
 
 from __future__ import annotations
 
-import gzip
 import hashlib
 import os
-import tarfile
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -19,6 +17,7 @@ from typing import IO, Any
 
 import urllib3
 
+from touchstone_agent.adapters.archives import Member, UnsafeArchive, read_members
 from touchstone_agent.adapters.files import BLOCK_BYTES, split_path
 from touchstone_agent.adapters.pools import HttpPools
 from touchstone_agent.core.backoff import Backoff
@@ -29,7 +28,6 @@ TIMEOUT = urllib3.Timeout(connect=10, read=60)
 TRIES = 5
 BACKOFF = Backoff(first_seconds=0.5, cap_seconds=8)
 MAX_MEMBERS = 100_000
-MAX_HEADER_BYTES = 1024**2
 MAX_ANSWER_BYTES = 64 * 1024
 """What a store says of an upload: nothing, or an error in a few lines."""
 
@@ -228,26 +226,6 @@ def _receive(
         raise PermanentError(f"fetched bytes have sha256 {digest.hexdigest()}, not {sha256}")
 
 
-class UnsafeArchive(PermanentError):
-    """An archive would write outside its folder, or more than is allowed; never unpack it."""
-
-
-class _BoundedTarInfo(tarfile.TarInfo):
-    """Refuses extended headers that would be read into memory whole, however large."""
-
-    def _proc_member(self, tar: tarfile.TarFile) -> Any:
-        extended = (
-            tarfile.XHDTYPE,
-            tarfile.XGLTYPE,
-            tarfile.SOLARIS_XHDTYPE,
-            tarfile.GNUTYPE_LONGNAME,
-            tarfile.GNUTYPE_LONGLINK,
-        )
-        if self.type in extended and self.size > MAX_HEADER_BYTES:
-            raise UnsafeArchive(f"archive has a header of {self.size} bytes")
-        return super()._proc_member(tar)  # type: ignore[misc]
-
-
 def unpack(archive: Path, folder: Path, *, max_bytes: int) -> None:
     """
     Unpack a ``.tar.gz`` into an empty folder: plain files and folders below it, nothing else.
@@ -256,48 +234,28 @@ def unpack(archive: Path, folder: Path, *, max_bytes: int) -> None:
     :raises UnsafeArchive: If a member is a link or a device, would land elsewhere, comes twice, or
         the members are too many or too large.
     """
-    left = max_bytes
-    members = 0
     try:
-        with (
-            gzip.open(archive) as plain,
-            tarfile.open(fileobj=plain, mode="r|", tarinfo=_BoundedTarInfo) as tar,
-        ):
-            for member in tar:
-                members += 1
-                left -= member.size
-                if left < 0 or members > MAX_MEMBERS:
-                    raise UnsafeArchive(
-                        f"archive has more than {max_bytes} bytes or {MAX_MEMBERS} members"
-                    )
-                _unpack_member(tar, member, folder)
-    except (tarfile.TarError, EOFError, gzip.BadGzipFile, OSError, ValueError) as error:
-        raise UnsafeArchive(f"archive cannot be unpacked: {error}") from error
-    except Exception as error:
-        if type(error).__module__ != "zlib":
-            raise
+        with archive.open("rb") as packed:
+            for member in read_members(packed, max_bytes=max_bytes, max_members=MAX_MEMBERS):
+                _unpack_member(member, folder)
+    except UnsafeArchive as error:
+        # With the cause of the cause: a disk that is full says nothing against an archive.
+        raise UnsafeArchive(f"archive: {error}") from error.__cause__
+    except (OSError, PermanentError) as error:
         raise UnsafeArchive(f"archive cannot be unpacked: {error}") from error
 
 
-def _unpack_member(tar: tarfile.TarFile, member: tarfile.TarInfo, folder: Path) -> None:
-    if member.name in (".", "./") and member.isdir():
+def _unpack_member(member: Member, folder: Path) -> None:
+    if member.name == ".":
         return
-    try:
-        target = folder.joinpath(*split_path(member.name))
-    except PermanentError as error:
-        raise UnsafeArchive(f"member {member.name!r} leads out of the folder") from error
-    if member.isdir():
+    target = folder.joinpath(*split_path(member.name))
+    if member.is_folder:
         target.mkdir(mode=0o755, parents=True, exist_ok=True)
         return
-    if not member.isreg() or member.issparse():
-        raise UnsafeArchive(f"member {member.name!r} is not a plain file or folder")
     target.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
-    source = tar.extractfile(member)
-    if source is None:
-        raise UnsafeArchive(f"member {member.name!r} has no content")
-    mode = 0o755 if member.mode & 0o100 else 0o644
+    mode = 0o755 if member.is_executable else 0o644
     # No link can be in the folder, since none is ever made there; O_EXCL refuses doubles.
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
     with os.fdopen(os.open(target, flags, mode), "wb") as out:
-        while block := source.read(BLOCK_BYTES):
-            out.write(block)
+        for piece in member.pieces:
+            out.write(piece)

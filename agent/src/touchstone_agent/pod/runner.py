@@ -16,8 +16,9 @@ from datetime import UTC, datetime
 from typing import Any
 
 from touchstone_agent import logs
+from touchstone_agent.adapters.archives import UnsafeArchive
 from touchstone_agent.adapters.files import append_below, remove_tree, size_below
-from touchstone_agent.adapters.transfer import Transfer, TransferCancelled, UnsafeArchive
+from touchstone_agent.adapters.transfer import Transfer, TransferCancelled
 from touchstone_agent.evidence import read_verdict
 from touchstone_agent.pod.fetching import Fetcher, InputFetcher
 from touchstone_agent.pod.home import PodHome, Record, keep_reserve, read_json, write_record

@@ -23,7 +23,11 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import (
 from pydantic import Field, TypeAdapter, ValidationError
 
 from touchstone_agent.protocol.documents import DocumentRefused, parse_json
-from touchstone_agent.protocol.errors import ConfigurationError, MessageRefused
+from touchstone_agent.protocol.errors import (
+    ConfigurationError,
+    MessageRefused,
+    MessageTooLarge,
+)
 from touchstone_agent.protocol.facts import Wire
 from touchstone_agent.protocol.messages import PROTOCOL_VERSION, Command, Event
 from touchstone_agent.protocol.words import Count, Moment, Name, build_line, describe_refusal
@@ -131,13 +135,13 @@ def seal(message: CommandMessage | EventMessage, kid: str, key: Ed25519PrivateKe
 
     :param kid: Name of the key, by which the receiver finds the public one: ``control``, or the
         server's name.
-    :raises ConfigurationError: If the message is larger than a queue takes.
+    :raises MessageTooLarge: If the message is larger than a queue takes.
     """
     payload = message.model_dump_json()
     sig = base64.b64encode(key.sign(payload.encode())).decode()
     text = json.dumps({"kid": kid, "sig": sig, "payload": payload}, separators=(",", ":"))
     if len(text.encode()) > SQS_LIMIT_BYTES:
-        raise ConfigurationError(
+        raise MessageTooLarge(
             f"message {message.header.message_id} has {len(text)} characters; "
             f"a queue takes {SQS_LIMIT_BYTES} bytes: pass large data as an input file"
         )

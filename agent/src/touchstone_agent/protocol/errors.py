@@ -28,6 +28,10 @@ class ConfigurationError(PermanentError, ValueError):
     """An argument or a setting is wrong; the message names it and the way out."""
 
 
+class MessageTooLarge(ConfigurationError):
+    """A message is larger than a queue takes; sending it again will not help."""
+
+
 class MessageRefused(PermanentError):
     """A message is forged, expired, for somebody else or of an unknown version; drop it."""
 

@@ -16,6 +16,7 @@ from touchstone.core.names import build_console_key, build_output_key
 from touchstone.core.pod_attempts import find_pod, note_login
 from touchstone.core.tasks import build_pod_start
 from touchstone.hooks.consoles import find_end
+from touchstone.hooks.parts import Parts, find_files, find_long_list
 from touchstone.hooks.pods.desk import PodDesk, TaskKey
 from touchstone.hooks.pods.shell import CallRefused, SenselessAnswer
 from touchstone.hooks.records import Record
@@ -83,6 +84,7 @@ class Attendant:
         self._key = key
         self._record = record
         self._ref = attempts.get_ref(record)
+        self._parts = Parts(desk.objects, desk.settings.content_bucket)
         self._boarding = boarding
         self._boarded = boarded
         self._heard_at = self._began_at = time.monotonic()
@@ -274,8 +276,11 @@ class Attendant:
 
     async def _move(self, phase: AttemptPhase, at: datetime, **details: object) -> None:
         event = PhaseChanged(ref=self._ref, phase=phase, at=at, details=dict(details))
+        files = find_long_list(event)
+        part = await asyncio.to_thread(self._parts.put_files, self._ref, files) if files else None
         self._record = await self._desk.change(
-            self._key, lambda found: attempts.apply_phase(found, event, now=self._desk.now())
+            self._key,
+            lambda found: attempts.apply_phase(found, event, now=self._desk.now(), files_part=part),
         )
 
     # --- the console ------------------------------------------------------------------------
@@ -324,7 +329,8 @@ class Attendant:
 
     async def _upload(self) -> None:
         """Let the pod store the files on record, each by a leave for exactly its bytes."""
-        files = _FILES.validate_python(self._record.get("files") or ())
+        kept = await asyncio.to_thread(find_files, self._record, self._parts)
+        files = _FILES.validate_python(kept)
         left = {file.path: file for file in files}
         self._ends_at = min(self._ends_at, self._find_upload_end())
         uploaded: list[str] = []

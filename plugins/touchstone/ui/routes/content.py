@@ -2,29 +2,52 @@
 
 from __future__ import annotations
 
-from typing import Any
+from functools import lru_cache
+from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, HTTPException, Request
 from fastapi.concurrency import run_in_threadpool
+from starlette.requests import ClientDisconnect
 
 from touchstone.core.conf import UPLOAD_SCHEME
 from touchstone.core.names import build_content_key
-from touchstone.ui.archives import Upload, check_archive
-from touchstone.ui.dependencies import ObjectsDep, SettingsDep, require_submitter
+from touchstone.hooks.confined.archives import UNPACKED_FACTOR, check_archive
+from touchstone.ui.archives import (
+    IDLE_SECONDS,
+    RECEIVE_SECONDS,
+    Upload,
+    UploadGate,
+    UploadTooSlow,
+    build_too_large,
+)
+from touchstone.ui.dependencies import CallerDep, ObjectsDep, SettingsDep, require_submitter
 
 router = APIRouter()
+
+_MAX_DIGITS = 18
 
 ARCHIVE_TYPES = frozenset({"application/gzip", "application/x-gzip", "application/x-gtar"})
 
 
+@lru_cache(maxsize=1)
+def get_gate() -> UploadGate:
+    """Return this process's count of uploads."""
+    return UploadGate()
+
+
 @router.post("/content", status_code=201, dependencies=[Depends(require_submitter)])
 async def upload_content(
-    request: Request, objects: ObjectsDep, settings: SettingsDep
+    request: Request,
+    caller: CallerDep,
+    objects: ObjectsDep,
+    settings: SettingsDep,
+    gate: Annotated[UploadGate, Depends(get_gate)],
 ) -> dict[str, Any]:
     """
     Take a ``.tar.gz`` as the raw body and keep it under its digest.
 
-    Uploading the same bytes again is not an error: they are there already.
+    Uploading the same bytes again is not an error: they are there already. Whoever sends many at
+    once is asked to wait (429): each is looked through by a process of its own.
 
     :return: What to give as a submission's ``source``.
     """
@@ -34,14 +57,21 @@ async def upload_content(
     limit = settings.content_bytes
     length = request.headers.get("content-length", "")
     # Refused before it is sent, where the client says how much it is going to send.
-    if length.isdecimal() and int(length) > limit:
-        raise _too_large(limit)
-    with Upload() as upload:
-        async for chunk in request.stream():
-            if upload.size + len(chunk) > limit:
-                raise _too_large(limit)
-            upload.write(chunk)
-        await run_in_threadpool(check_archive, upload.file)
+    if length.isdecimal() and (len(length) > _MAX_DIGITS or int(length) > limit):
+        raise build_too_large(limit)
+    with gate.enter(caller.name), Upload() as upload:
+        try:
+            await upload.receive(
+                aiter(request.stream()),
+                limit=limit,
+                idle_seconds=IDLE_SECONDS,
+                seconds=RECEIVE_SECONDS,
+            )
+        except ClientDisconnect as error:
+            # Nobody is there to read it, but it is nobody's fault here, either.
+            raise UploadTooSlow("content: the connection broke before all of it came") from error
+        unpacked = UNPACKED_FACTOR * limit
+        await run_in_threadpool(check_archive, upload.file, "content", max_bytes=unpacked)
         await run_in_threadpool(
             objects.put_new,
             settings.content_bucket,
@@ -54,7 +84,3 @@ async def upload_content(
             "size": upload.size,
             "source": f"{UPLOAD_SCHEME}{upload.sha256}",
         }
-
-
-def _too_large(limit: int) -> HTTPException:
-    return HTTPException(413, f"the archive is larger than {limit / 1024**2:.0f} MiB")

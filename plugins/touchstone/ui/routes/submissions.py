@@ -15,6 +15,7 @@ from touchstone.ui.dependencies import (
     CallerDep,
     ClockDep,
     EnderDep,
+    PartsDep,
     QueueDep,
     RecordsDep,
     require_json,
@@ -26,6 +27,7 @@ from touchstone.ui.queries import (
     show_cost,
     show_record,
     show_results,
+    show_task,
 )
 from touchstone.ui.waiting import add_waiting, describe_dispatcher, group_waiting, show_first
 
@@ -102,18 +104,20 @@ def _find_position(record: Record, queue: Queue | None) -> int | None:
 
 
 @router.get("/{submission_id}/results")
-def get_results(caller: CallerDep, records: RecordsDep, submission_id: str) -> dict[str, Any]:
+def get_results(
+    caller: CallerDep, records: RecordsDep, parts: PartsDep, submission_id: str
+) -> dict[str, Any]:
     """Return what a submission came to."""
-    return show_results(get_visible_submission(records, caller, submission_id))
+    return show_results(get_visible_submission(records, caller, submission_id), parts)
 
 
 @router.get("/{submission_id}/tasks/{task_id}")
 def get_task(
-    caller: CallerDep, records: RecordsDep, submission_id: str, task_id: str
+    caller: CallerDep, records: RecordsDep, parts: PartsDep, submission_id: str, task_id: str
 ) -> dict[str, Any]:
-    """Return a task with its earlier attempts."""
+    """Return a task with its earlier attempts, and all that it has published."""
     get_visible_submission(records, caller, submission_id)
-    return show_record(records.get_task(submission_id, task_id))
+    return show_task(records.get_task(submission_id, task_id), parts)
 
 
 @router.post(

@@ -1,0 +1,260 @@
+"""The largest submission that is legal, through the steps that write its records."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+from types import SimpleNamespace
+
+import pytest
+
+from fakes.agents import FakeAgentHook
+from fakes.stores import FakeObjectStore, FakeRecordStore
+from touchstone.core import attempts
+from touchstone.core.attempts import find_attempts_of_run, may_retry
+from touchstone.core.conf import MAX_CONF_BYTES, MAX_INTERVALS, MAX_RUNS, Platform
+from touchstone.core.model_config import CodeFinding
+from touchstone.core.names import build_content_key, build_output_key
+from touchstone.core.pod_attempts import close_attempt, note_gone, note_order, note_pod
+from touchstone.core.pods import Candidate, Cloud, Pod, PodStatus
+from touchstone.core.results import MAX_METRICS
+from touchstone.hooks import records as hook
+from touchstone.hooks.confined.archives import PackedFile, write_archive
+from touchstone.hooks.mlflow import PublishedRun
+from touchstone.hooks.parts import Parts, move_files_out
+from touchstone.operators import submission as steps
+from touchstone.operators.collect import CollectOperator
+from touchstone.settings import Settings
+from touchstone.ui.queries import show_cost, show_results
+from touchstone_agent.protocol.messages import AttemptPhase, PhaseChanged
+
+NOW = datetime(2026, 11, 29, 12, 0, tzinfo=UTC)
+GOOD = {"outcome": "succeeded", "class": "ok", "exit_code": 0}
+LONG_RUN_ID = "r" * 250
+CANDIDATE = Candidate(
+    gpu="NVIDIA GeForce RTX 4090",
+    cloud=Cloud.SECURE,
+    data_center="EU-RO-1",
+    price_per_hour=Decimal("0.69"),
+    memory_gb=24,
+)
+SETTINGS = Settings(env="dev")
+
+
+@pytest.fixture
+def records(monkeypatch):
+    # Below what DynamoDB takes, with room for what later versions add.
+    monkeypatch.setattr(hook, "MAX_RECORD_BYTES", 350 * 1024)
+    return FakeRecordStore(SETTINGS)
+
+
+@pytest.fixture
+def objects():
+    return FakeObjectStore()
+
+
+class Mlflow:
+    def __init__(self, settings):
+        pass
+
+    def publish(self, **_):
+        url = "https://mlflow.example.org/" + "x" * 400
+        return PublishedRun(run_id="f" * 32, url=url, artifact_url=f"{url}&path=")
+
+
+@pytest.fixture(autouse=True)
+def world(records, objects, monkeypatch):
+    monkeypatch.setattr("touchstone.hooks.records.RecordStore.connect", lambda _: records)
+    monkeypatch.setattr("touchstone.hooks.objects.ObjectStore.connect", lambda _: objects)
+    monkeypatch.setattr("touchstone.hooks.agent.AgentHook", lambda settings=None: FakeAgentHook())
+    monkeypatch.setattr("touchstone.hooks.mlflow.MlflowHook", Mlflow)
+    # Each would be a process; what it finds is as long as it can be.
+    finding = CodeFinding(may_carry_code=True, code_reason="layer 999 is a '" + "L" * 60 + "...'")
+    monkeypatch.setattr("touchstone.hooks.confined.models.inspect_model", lambda _: finding)
+
+
+def upload(objects):
+    import io
+
+    packed = io.BytesIO()
+    write_archive([PackedFile(name="features.py", body=b"x = 1\n")], packed)
+    body = packed.getvalue()
+    sha256 = hashlib.sha256(body).hexdigest()
+    objects.put_new(SETTINGS.content_bucket, build_content_key(sha256), body)
+    return f"upload:{sha256}"
+
+
+def build_conf(source):
+    conf = {
+        "source": source,
+        "intervals": ",".join(str(number) for number in range(1, MAX_INTERVALS + 1)),
+        "notes": "\u65e5" * 1300,
+        "config_overrides": [],
+        "allowed_hosts": ["h" * 60] * 20,
+        "job": "j" * 100,
+    }
+    while len(json.dumps(conf, ensure_ascii=False).encode()) < MAX_CONF_BYTES - 400:
+        conf["config_overrides"].append('a.b="' + '"' * 150 + "\u65e5" * 20)
+    return conf
+
+
+def register(conf):
+    run = SimpleNamespace(
+        conf=conf, run_id="largest", triggering_user_name="\u65e5" * 100, logical_date=None
+    )
+    context = {
+        "dag_run": run,
+        "params": {},
+        "ti": SimpleNamespace(xcom_push=lambda **_: None, run_id="largest"),
+    }
+    return steps.RegisterOperator(task_id="register").execute(context)
+
+
+def change(records, task_id, decide):
+    return records.change_task("largest", task_id, decide)
+
+
+def claim(records, task_id, number):
+    return change(
+        records,
+        task_id,
+        lambda record: attempts.claim_attempt(
+            record,
+            attempt=number,
+            server="s" * 60,
+            container_of=lambda ref: ref.container_name("dev"),
+            now=NOW,
+            placement={"reason": "r" * 400, "server": "s" * 60, "try": number, "max_tries": 99},
+            platform=Platform.RUNPOD,
+        ),
+    )
+
+
+def fail_in_a_pod(records, task_id, number):
+    """Go through one attempt in a pod that comes to nothing."""
+    record = claim(records, task_id, number)
+    fence = record["fence"]
+    pod = Pod(
+        id=f"pod-{number}",
+        name=record["container"],
+        status=PodStatus.RUNNING,
+        image="trainer",
+        gpu=CANDIDATE.gpu,
+        gpu_count=1,
+        cloud=Cloud.SECURE,
+        data_center="EU-RO-1",
+        price_per_hour=Decimal("0.69"),
+        created_at=NOW,
+    )
+    for decide in (
+        lambda r: note_order(r, CANDIDATE, fence=fence, life_seconds=3600, now=NOW),
+        lambda r: note_pod(r, pod, fence=fence, now=NOW),
+        lambda r: note_gone(r, fence=fence, seconds=60, usd=Decimal("0.01"), now=NOW),
+        lambda r: close_attempt(
+            r, fence=fence, now=NOW, problem=attempts_problem("pod", "\u65e5" * 5000)
+        ),
+    ):
+        record = change(records, task_id, decide)
+    return record
+
+
+def attempts_problem(failure_class, reason):
+    from touchstone.core.pod_attempts import Problem
+
+    return Problem(failure_class, reason)
+
+
+def build_result(task_id, files):
+    names = [f"m{number:03}" + "n" * 196 for number in range(MAX_METRICS - 1)]
+    return {
+        "contract": 1,
+        "submission_id": "largest",
+        "task_id": task_id,
+        "prediction_interval": 5,
+        "metrics": {"net_sharpe": 0.123456789012345} | dict.fromkeys(names, -1.2345678901234e-12),
+        "metric_notes": dict.fromkeys(names, "why it is so" * 8),
+        "params": {f"param.{number}": "v" * 200 for number in range(90)},
+        "versions": {f"package-{number}": "1.2.3" for number in range(100)},
+        "data": {"name": "d" * 200, "rows": 5031},
+        "seed": 2**31 - 1,
+        "files": [item for item in files if item["path"].endswith(".h5")],
+    }
+
+
+def finish(records, objects, task_id, *, charts=0):
+    """Let an attempt end well, with as many files as an agent tells of, and collect them."""
+    record = records.get_task("largest", task_id)
+    ref = attempts.get_ref(record)
+    bodies = {"models/long.h5": b"long", "models/short.h5": b"short"}
+    bodies |= {f"charts/{'c' * 240}/{number:03}{'d' * 246}.png": b"x" for number in range(charts)}
+    listed = [
+        {"path": path, "sha256": hashlib.sha256(body).hexdigest(), "size": len(body)}
+        for path, body in bodies.items()
+    ]
+    bodies["result.json"] = json.dumps(build_result(task_id, listed)).encode()
+    sha256 = hashlib.sha256(bodies["result.json"]).hexdigest()
+    listed.append({"path": "result.json", "sha256": sha256, "size": 1})
+    for path, body in bodies.items():
+        objects.put_new(SETTINGS.content_bucket, build_output_key(ref, path), body)
+    parts = Parts(objects, SETTINGS.content_bucket)
+    verdict = GOOD | {"files": listed, "usage": {"wall_seconds": 1.5}, "x" * 5000: "y" * 50_000}
+    for phase in (AttemptPhase.EXITED, AttemptPhase.UPLOADED):
+        details = {"exit_code": 0, "verdict": verdict, "files": listed}
+        event = PhaseChanged(ref=ref, phase=phase, at=NOW, details=details)
+        moved = move_files_out(event, parts)
+        change(records, task_id, lambda r, e=moved: attempts.apply_phase(r, e, now=NOW))
+    spec = record["config"]
+    CollectOperator(task_id="collect", spec=spec).publish({})
+
+
+def test_every_record_of_the_largest_submission_fits_and_nothing_of_it_is_lost(records, objects):
+    """Its results were lost: fifty intervals with two hundred metrics each fit in no record."""
+    register(build_conf(upload(objects)))
+    records.change_submission("largest", lambda _: {"status": "accepted", "accepted_at": "x"})
+    specs = steps.PlanOperator(task_id="plan", submission_id="largest").execute(
+        {"ti": SimpleNamespace(run_id="largest")}
+    )
+    assert len(specs) == MAX_INTERVALS
+    for number in range(1, 100):
+        record = fail_in_a_pod(records, "i1", number)
+    assert may_retry(record)
+    for spec in specs:
+        claim(records, spec["task_id"], 100)
+        is_first = spec["task_id"] == "i1"
+        finish(records, objects, spec["task_id"], charts=497 if is_first else 0)
+
+    steps.evaluate_submission("largest", "largest")
+
+    submission = records.get_submission("largest")
+    assert submission["status"] == "success"
+    assert submission["score"] == pytest.approx(0.123456789012345)
+    shown = show_results(submission, Parts(objects, SETTINGS.content_bucket))
+    assert [len(line["metrics"]) for line in shown["results"]] == [MAX_METRICS] * MAX_INTERVALS
+    assert len(shown["chart_links"]) == 497
+    assert shown["results"][0]["models"][0]["may_carry_code"] is True
+    assert len(records.list_evaluations("largest")) == 2 * MAX_INTERVALS
+    task = records.get_task("largest", "i1")
+    assert len(find_attempts_of_run(task)) == 100
+    cost = show_cost([task], NOW + timedelta(days=1))
+    assert cost == {"usd": "0.9900", "is_open": False}
+
+
+def test_a_submission_that_is_scheduled_as_often_as_it_may_be_still_fits(records, objects):
+    register(build_conf(upload(objects)))
+    records.change_submission("largest", lambda _: {"status": "accepted", "accepted_at": "x"})
+    found = records.get_submission("largest")
+    from touchstone.core.actions import note_action
+
+    for number in range(1, MAX_RUNS):
+        run_id = f"{number:03}{LONG_RUN_ID[3:]}"
+        found = records.change_submission(
+            "largest",
+            lambda record, run_id=run_id: {
+                "run_ids": [*record["run_ids"], run_id],
+                **note_action(record, at=NOW, by="\u65e5" * 200, action=f"scheduled as {run_id}"),
+            },
+        )
+
+    assert len(found["run_ids"]) == MAX_RUNS
