@@ -51,11 +51,11 @@ def test_the_trainer_image_trains_in_a_pod(world: World, image: str) -> None:
             command=("elnigma-run",),
             argv=("train", *arguments),
             environment=environment,
-            limits=Limits(memory_mib=4096, wall_seconds=300),
+            limits=Limits(memory_mib=4096, wall_seconds=3000),
         )
     )
 
-    state = pod.wait_phase(PodPhase.EXITED, seconds=240)
+    state = pod.wait_phase(PodPhase.EXITED)
 
     assert (state.problem, state.exit_code) == (None, 0)
     assert state.verdict is not None
