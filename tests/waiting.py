@@ -19,6 +19,11 @@ from typing import Any, TypeVar
 Found = TypeVar("Found")
 Why = Callable[[], object]
 
+
+class InVain(AssertionError):
+    """What is waited for can no longer come true."""
+
+
 PAUSE_SECONDS = 0.05
 
 
@@ -32,7 +37,7 @@ def wait_for(
     :param ask: Looks for it.
     :param unless: Returns why it can no longer come true, or something falsy.
     :param every: Seconds between two looks.
-    :raises AssertionError: If it can no longer come true.
+    :raises InVain: If it can no longer come true.
     """
     look = _Look(what)
     with look.telling():
@@ -83,15 +88,15 @@ class _Look:
 
     def refuse(self, end: object) -> None:
         if end:
-            raise AssertionError(
-                f"{self._what}: can no longer come true: {end} (last answer {self.answer!r})"
-            )
+            raise InVain(f"{self._what}: {end} (last answer {self.answer!r})")
 
     @contextmanager
     def telling(self) -> Iterator[None]:
         """Tell of the wait when something else ends it: the watchdog, or the look itself."""
         try:
             yield
+        except InVain:
+            raise
         except asyncio.CancelledError:
             # The watchdog ended the loop and not this coroutine: only the output gets there.
             print(f"waited for: {self._what} (last answer {self.answer!r})")

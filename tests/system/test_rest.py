@@ -45,7 +45,6 @@ def curl(installation, conf, run_id=None):
         capture_output=True,
         text=True,
         check=True,
-        timeout=60,
     )
     text, _, status = done.stdout.rpartition("\n")
     return int(status), json.loads(text)
