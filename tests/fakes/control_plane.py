@@ -15,6 +15,7 @@ import boto3
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
+from fakes.images import RUNNER_IMAGE
 from touchstone_agent.protocol.envelope import (
     CommandMessage,
     EventMessage,
@@ -170,7 +171,7 @@ class ControlPlane:
         argv: Iterable[str],
         *,
         ref: AttemptRef | None = None,
-        image: str = "touchstone-test-runner:local",
+        image: str = RUNNER_IMAGE,
         slot_class: SlotClass = SlotClass.TRAINING,
         inputs: tuple[Input, ...] = (),
         **limits: Any,

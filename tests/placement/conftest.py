@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from fakes.images import build_script_image
+from fakes.images import build_script_image, name_script_image
 from system.installation import Installation
 
 TRAINER = Path(__file__).parents[1] / "fakes" / "trainer.sh"
-IMAGE = "touchstone-test-trainer:local"
+IMAGE = name_script_image("touchstone-test-trainer", TRAINER)
 SERVERS = {"a": 1, "b": 2, "c": 3}
 LEASE_SECONDS = 40
 SETTINGS = {

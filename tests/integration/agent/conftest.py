@@ -14,12 +14,9 @@ from typing import Any
 import pytest
 
 from fakes.control_plane import ControlPlane
-from fakes.images import build_script_image
+from fakes.images import RUNNER, RUNNER_IMAGE, build_script_image
 from touchstone_agent.protocol.messages import AttemptRef
 from waiting import find_exit
-
-RUNNER = Path(__file__).parents[2] / "fakes/runner.sh"
-IMAGE = "touchstone-test-runner:local"
 
 
 class AgentProcess:
@@ -198,7 +195,7 @@ def _find_names(folder: Path, prefix: str) -> list[str]:
 @pytest.fixture(scope="session")
 def docker_image(tmp_path_factory: pytest.TempPathFactory) -> str:
     """The test runner as an image, made without any registry."""
-    return build_script_image(IMAGE, RUNNER, tmp_path_factory.mktemp("image"))
+    return build_script_image(RUNNER_IMAGE, RUNNER, tmp_path_factory.mktemp("image"))
 
 
 @pytest.fixture(

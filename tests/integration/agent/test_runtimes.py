@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from fakes.agent_world import FakeRuntime, make_ref
+from fakes.images import RUNNER, RUNNER_IMAGE
 from touchstone_agent.adapters.docker import DockerRuntime
 from touchstone_agent.adapters.files import make_attempt_folder
 from touchstone_agent.adapters.process import ProcessRuntime
@@ -19,8 +20,6 @@ from touchstone_agent.core.ports import Exit, LaunchSpec, Runtime
 from touchstone_agent.protocol.messages import Limits
 from touchstone_agent.settings import DockerSettings, ProcessSettings
 from waiting import wait_for
-
-from .conftest import IMAGE, RUNNER
 
 pytestmark = pytest.mark.integration
 
@@ -72,7 +71,7 @@ def make_spec(tmp_path: Path):
             ref=ref,
             name=name,
             labels={"touchstone.env": ENV, "touchstone.server": "box"},
-            image=IMAGE,
+            image=RUNNER_IMAGE,
             argv=(scenario, "{in}", "{out}", *rest),
             environment={"TOUCHSTONE_SUBMISSION_ID": submission_id},
             folder=tmp_path / name,
