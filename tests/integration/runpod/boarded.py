@@ -86,12 +86,21 @@ class Boarded:
         return wait_for(f"the pod is {phase}", look, unless=find_end)
 
     def run(self, command: str) -> str:
-        """Run a command as root; return its output."""
-        return self._world.ssh.run(self.port, command).output
+        """Run a command as root, which must succeed; return its output."""
+        done = self._world.ssh.run(self.port, command)
+        assert done.code == 0, f"{command}: {done}"
+        return done.output
 
     def find_end(self) -> str | None:
         """Say that the pod is gone; ``None`` while it is not."""
         return None if self.is_alive else "the pod is gone"
+
+    def list_of_nobody(self) -> str:
+        """Return the command lines of what runs in the pod as its trainers do, one a line."""
+        owned = '[ "$(stat -c %u $p 2> /dev/null)" = 65534 ]'
+        return self.run(
+            f"for p in /proc/[0-9]*; do {owned} && tr '\\0' ' ' < $p/cmdline && echo; done; true"
+        )
 
     @property
     def is_alive(self) -> bool:

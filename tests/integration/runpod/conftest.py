@@ -123,7 +123,9 @@ class World:
 @pytest.fixture(scope="session")
 def ssh(tmp_path_factory: pytest.TempPathFactory) -> SshClient:
     if not Path(SSHD).exists() or shutil.which("ssh") is None:
-        pytest.skip("openssh-server and openssh-client are not installed")
+        pytest.skip("NO SSH (apt install openssh-server openssh-client): pods were NOT tested")
+    if shutil.which("pgrep") is None:
+        pytest.skip("NO PGREP (apt install procps): pods were NOT tested")
     return SshClient(tmp_path_factory.mktemp("ssh"))
 
 
