@@ -43,7 +43,7 @@ def wait_for(
     with look.telling():
         while True:
             # Looked up first: what came true before the end has come true.
-            end = unless() if unless is not None else None
+            end = look.find_end(unless)
             if look.take(ask()):
                 return look.answer  # type: ignore[no-any-return]
             look.refuse(end)
@@ -61,7 +61,7 @@ async def wait_async(
     look = _Look(what)
     with look.telling():
         while True:
-            end = unless() if unless is not None else None
+            end = look.find_end(unless)
             answer = ask()
             if look.take(await answer if inspect.isawaitable(answer) else answer):
                 return look.answer  # type: ignore[no-any-return]
@@ -86,7 +86,13 @@ class _Look:
         self.answer = answer
         return bool(answer)
 
-    def refuse(self, end: object) -> None:
+    @staticmethod
+    def find_end(unless: Why | None) -> str | None:
+        # As a text: what it was told with may change until it is needed.
+        end = unless() if unless is not None else None
+        return str(end) if end else None
+
+    def refuse(self, end: str | None) -> None:
         if end:
             raise InVain(f"{self._what}: {end} (last answer {self.answer!r})")
 

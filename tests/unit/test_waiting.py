@@ -37,6 +37,17 @@ def test_what_can_no_longer_come_true_ends_the_wait_with_what_was_seen_last():
         wait_for("three pods", lambda: next(answers), unless=lambda: next(ends))
 
 
+def test_a_list_of_faults_that_is_still_empty_is_no_reason_to_give_up():
+    faults, looks = [], come_true_after(3)
+
+    def look():
+        if found := looks():
+            faults.append("only now")
+        return found
+
+    assert wait_for("it", look, unless=lambda: faults) == "there"
+
+
 def test_what_came_true_just_before_the_end_has_come_true():
     """Between two looks it came, and its maker ended."""
     assert wait_for("it", lambda: "there", unless=lambda: "it has ended") == "there"
