@@ -6,10 +6,15 @@ import os
 import zlib
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 REQUIRE_ALL = os.environ.get("TOUCHSTONE_REQUIRE_ALL") == "1"
 """Set where every part is there, so that a skip is a mistake and not a missing part."""
 
+
+settings.register_profile("touchstone", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("touchstone")
+# A busy machine is no failure: nothing here is asserted of the time that an example takes.
 
 ALL_CAMPAIGNS = os.environ.get("TOUCHSTONE_CAMPAIGNS") == "full"
 """Set by ``make test-campaigns``; otherwise a sample of each long campaign is run."""

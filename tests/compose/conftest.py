@@ -26,10 +26,10 @@ def new_deployment(tmp_path_factory):
 def deployment(new_deployment):
     """A deployment that is up and healthy; whatever is left of it in the end is removed."""
     new_deployment.script("scripts/make-compose-images.sh")
-    new_deployment.compose("build", timeout=1800)
+    new_deployment.compose("build")
     try:
-        new_deployment.compose("up", "-d", timeout=900)
-        new_deployment.wait_until_healthy(seconds=400)
+        new_deployment.compose("up", "-d")
+        new_deployment.wait_until_healthy()
         yield new_deployment
     finally:
-        new_deployment.compose("down", "-v", "--remove-orphans", timeout=300)
+        new_deployment.compose("down", "-v", "--remove-orphans")

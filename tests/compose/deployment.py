@@ -8,7 +8,6 @@ import secrets
 import shutil
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +15,7 @@ import docker
 import httpx
 
 from fakes.ports import find_free_port
+from waiting import wait_for
 
 REPOSITORY = Path(__file__).parents[2]
 TOUCHSTONE = Path(sys.executable).with_name("touchstone")
@@ -94,21 +94,19 @@ class Deployment:
 
     # --- commands --------------------------------------------------------------------------
 
-    def script(self, *command: str, timeout: float = 900) -> str:
+    def script(self, *command: str) -> str:
         """Run one of the repository's scripts, which must succeed."""
-        return _run(
-            list(command), {**os.environ, "TOUCHSTONE_ENV_FILE": str(self.env_file)}, timeout
-        )
+        return _run(list(command), {**os.environ, "TOUCHSTONE_ENV_FILE": str(self.env_file)})
 
-    def compose(self, *arguments: str, timeout: float = 600, profile: str = "local") -> str:
+    def compose(self, *arguments: str, profile: str = "local") -> str:
         """Run compose, which must succeed; return what it printed."""
         options = ["--env-file", str(self.env_file), "--profile", profile]
-        return _run([*self._compose, *options, *arguments], self.environment, timeout)
+        return _run([*self._compose, *options, *arguments], self.environment)
 
-    def touchstone(self, *arguments: str, timeout: float = 600) -> Any:
+    def touchstone(self, *arguments: str) -> Any:
         """Run ``touchstone`` on this machine with ``--json``; return what it printed."""
         command = [str(TOUCHSTONE), *arguments, "--json"]
-        return json.loads(_run(command, self.environment, timeout))
+        return json.loads(_run(command, self.environment))
 
     # --- what there is ---------------------------------------------------------------------
 
@@ -151,19 +149,26 @@ class Deployment:
                 unready[service] = f"{state['Status']}, {health}"
         return unready
 
-    def wait_until_healthy(self, seconds: float) -> None:
-        """Wait until every service is healthy or has done its one thing."""
-        deadline = time.monotonic() + seconds
-        while unready := self.find_unready():
-            if time.monotonic() > deadline:
-                logs = self.compose("logs", "--no-color", "--tail", "40", *unready)
-                raise AssertionError(f"after {seconds} s: {unready}\n{logs}")
-            time.sleep(3)
+    def wait_until_healthy(self) -> None:
+        """Wait until every service is healthy or has done its one thing, unless one has failed."""
+        wait_for("all is well", lambda: not self.find_unready(), unless=self.find_failed, every=3)
+
+    def find_failed(self) -> str | None:
+        """Say which services have ended badly; those that last are started again by the engine."""
+        failed = [
+            service
+            for service, container in self.list_containers().items()
+            if service in DONE_ONCE and container.attrs["State"]["Status"] == "exited"
+            if container.attrs["State"]["ExitCode"] != 0
+        ]
+        if not failed:
+            return None
+        return f"{failed}: {self.compose('logs', '--no-color', '--tail', '40', *failed)}"
 
     def airflow(self, path: str) -> Any:
         """Ask Airflow's REST API as the admin."""
         login = {"username": "admin", "password": self.passwords["admin"]}
-        with httpx.Client(base_url=self.url, timeout=30, trust_env=False) as client:
+        with httpx.Client(base_url=self.url, timeout=300, trust_env=False) as client:
             answer = client.post("/auth/token", json=login).raise_for_status()
             headers = {"Authorization": f"Bearer {answer.json()['access_token']}"}
             return client.get(f"/api/v2/{path}", headers=headers).raise_for_status().json()
@@ -183,14 +188,13 @@ class Deployment:
         return {kind: names for kind, names in found.items() if names}
 
 
-def _run(command: list[str], environment: dict[str, str], timeout: float) -> str:
+def _run(command: list[str], environment: dict[str, str]) -> str:
     done = subprocess.run(
         command,
         cwd=REPOSITORY,
         env=environment,
         capture_output=True,
         text=True,
-        timeout=timeout,
         check=False,
     )
     assert done.returncode == 0, f"{command}: {done.stdout[-6000:]}\n{done.stderr[-6000:]}"

@@ -28,7 +28,6 @@ def trained(deployment):
     """An example that was trained over one interval by one command."""
     return deployment.touchstone(
         *("submit", str(EXAMPLE), "--intervals", "1", "--config", "fast.toml", "--wait"),
-        timeout=600,
     )
 
 
@@ -108,8 +107,8 @@ def test_no_secret_is_in_a_log(deployment, trained):
 
 
 def test_everything_is_still_healthy_after_a_restart(deployment, trained):
-    deployment.compose("restart", "ministack", "agent", "dispatcher", timeout=300)
-    deployment.wait_until_healthy(seconds=240)
+    deployment.compose("restart", "ministack", "agent", "dispatcher")
+    deployment.wait_until_healthy()
     shown = deployment.touchstone("show", trained["submission_id"])
     assert shown["submission"]["status"] == "success"
 
@@ -123,6 +122,6 @@ def test_an_agent_refuses_a_folder_that_is_another_one_on_the_host(deployment):
 
 def test_taking_it_down_leaves_nothing(deployment, trained):
     before = list_files()
-    deployment.compose("down", "-v", timeout=300)
+    deployment.compose("down", "-v")
     assert deployment.find_left_over() == {}
     assert list_files() == before

@@ -9,12 +9,13 @@ import time
 import uuid
 from collections.abc import Callable, Iterable
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Any, TypeVar
 
 import boto3
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
+from fakes.images import RUNNER_IMAGE
 from touchstone_agent.protocol.envelope import (
     CommandMessage,
     EventMessage,
@@ -50,6 +51,9 @@ from touchstone_agent.protocol.names import (
     build_event_queue,
     build_request_queue,
 )
+from waiting import wait_for
+
+Found = TypeVar("Found")
 
 
 class ControlPlane:
@@ -84,7 +88,9 @@ class ControlPlane:
         self.expected: tuple[AttemptRef, ...] | None = None
         self.events: list[EventMessage] = []
         self.refused: list[str] = []
-        self._changed = threading.Condition()
+        self._seen: set[str] = set()
+        self.unless: Callable[[], object] = lambda: None
+        """Says why nothing more can come of the server; see :func:`waiting.wait_for`."""
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._listen, daemon=True)
 
@@ -109,7 +115,8 @@ class ControlPlane:
     def close(self) -> None:
         """Stop listening."""
         self._stopping.set()
-        self._thread.join(5)
+        if self._thread.ident is not None:
+            self._thread.join()
 
     @property
     def queue_names(self) -> tuple[str, str, str]:
@@ -164,7 +171,7 @@ class ControlPlane:
         argv: Iterable[str],
         *,
         ref: AttemptRef | None = None,
-        image: str = "touchstone-test-runner:local",
+        image: str = RUNNER_IMAGE,
         slot_class: SlotClass = SlotClass.TRAINING,
         inputs: tuple[Input, ...] = (),
         **limits: Any,
@@ -242,34 +249,34 @@ class ControlPlane:
         """Return the bodies of one kind, in order."""
         return [event.body for event in list(self.events) if isinstance(event.body, kind)]
 
+    @property
+    def epochs(self) -> frozenset[str]:
+        """Return the starts of agents that have told something so far."""
+        return frozenset(str(event.header.epoch) for event in list(self.events))
+
     def phases(self, ref: AttemptRef) -> list[AttemptPhase]:
         """Return the phases told of an attempt, in order."""
         return [body.phase for body in self.bodies(PhaseChanged) if body.ref == ref]
 
-    def wait_phase(self, ref: AttemptRef, phase: AttemptPhase, timeout: float = 30) -> PhaseChanged:
-        """Wait until an attempt's phase is told."""
+    def wait_phase(self, ref: AttemptRef, phase: AttemptPhase) -> PhaseChanged:
+        """Wait until an attempt's phase is told, unless another end of it is."""
 
         def find() -> PhaseChanged | None:
             told = self.bodies(PhaseChanged)
             return next((b for b in told if b.ref == ref and b.phase is phase), None)
 
-        found: PhaseChanged = self.wait(find, timeout, f"{phase} of {ref.task_key}/{ref.fence}")
-        return found
+        def find_other_end() -> object:
+            ends = [
+                b for b in self.bodies(PhaseChanged) if b.ref == ref and b.phase in FINAL_PHASES
+            ]
+            return self.unless() or next((f"it is {b.phase}: {b.reason}" for b in ends), None)
 
-    def wait(self, find: Callable[[], Any], timeout: float = 30, what: str = "it") -> Any:
+        what = f"{phase} of {ref.task_key}/{ref.fence} is told"
+        return wait_for(what, find, unless=find_other_end)
+
+    def wait(self, what: str, find: Callable[[], Found]) -> Found:
         """Wait until ``find`` returns something."""
-        deadline = time.monotonic() + timeout
-        with self._changed:
-            while not (found := find()):
-                left = deadline - time.monotonic()
-                if left <= 0:
-                    told = [
-                        (b.ref.task_key, b.ref.fence, b.phase, b.reason)
-                        for b in self.bodies(PhaseChanged)
-                    ]
-                    raise AssertionError(f"{what} did not happen in {timeout} s; told: {told}")
-                self._changed.wait(min(left, 0.2))
-        return found
+        return wait_for(what, find, unless=self.unless)
 
     # --- inside -------------------------------------------------------------------------------
 
@@ -284,7 +291,8 @@ class ControlPlane:
                     QueueUrl=url,
                     WaitTimeSeconds=1,
                     MaxNumberOfMessages=10,
-                    # What is in flight while the endpoint restarts holds up its whole group.
+                    # What is in flight while the endpoint restarts holds up its whole group. What
+                    # a busy machine is given twice for that is taken once.
                     VisibilityTimeout=3,
                 )
                 for message in answer.get("Messages", ()):
@@ -299,10 +307,11 @@ class ControlPlane:
         except MessageRefused as error:
             self.refused.append(str(error))
             return
+        if message.header.message_id in self._seen:
+            return
         self._answer(message)
-        with self._changed:
-            self.events.append(message)
-            self._changed.notify_all()
+        self._seen.add(message.header.message_id)
+        self.events.append(message)
 
     def _answer(self, message: EventMessage) -> None:
         body, correlation_id = message.body, message.header.message_id

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 import subprocess
@@ -13,14 +14,37 @@ import pytest
 APPLETS = "sh cat cp cut dd echo grep id ls mkdir mv sha256sum setsid sleep tail tr wc"
 
 
+RUNNER = Path(__file__).with_name("runner.sh")
+
+
+def name_script_image(repository: str, script: Path) -> str:
+    """
+    Return the name of a script's image: with another content it has another name.
+
+    Whoever tests another state of this repository on the same engine keeps images of its own.
+    """
+    content = APPLETS.encode() + script.read_bytes()
+    return f"{repository}:{hashlib.sha256(content).hexdigest()[:12]}"
+
+
+RUNNER_IMAGE = name_script_image("touchstone-test-runner", RUNNER)
+
+
 def build_script_image(image: str, script: Path, folder: Path) -> str:
-    """Make an image whose entry point is a shell script; skip where that cannot be done."""
+    """
+    Make an image whose entry point is a shell script, unless it is there.
+
+    Skips the test where that cannot be done.
+    """
     docker, busybox = shutil.which("docker"), Path("/bin/busybox")
     if docker is None or subprocess.run([docker, "info"], capture_output=True).returncode:
         pytest.skip("NO CONTAINER ENGINE: the Docker runtime was NOT tested on this machine")
     # ldd refuses what needs no library.
     if not busybox.exists() or not subprocess.run(["ldd", busybox], capture_output=True).returncode:
         pytest.skip("NO STATIC BUSYBOX (apt install busybox-static): Docker runtime NOT tested")
+    known = subprocess.run([docker, "image", "inspect", image], capture_output=True)
+    if known.returncode == 0:
+        return image
     archive = folder / "image.tar"
     with tarfile.open(archive, "w") as tar:
         tar.add(busybox, "bin/busybox")

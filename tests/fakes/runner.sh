@@ -1,6 +1,7 @@
 #!/bin/sh
 # A runner for tests of the agent: honours the contract without a trainer behind it.
 #   runner.sh ok IN OUT LINES DELAY   write numbered lines, then succeed
+#   runner.sh held IN OUT             write numbered lines until there is a file OUT/go, then succeed
 #   runner.sh copy IN OUT             give the input file "big" back as a model
 #   runner.sh sleep IN OUT SECONDS    do nothing for a while; SIGTERM ends it with 143
 #   runner.sh stubborn IN OUT         ignore SIGTERM
@@ -50,6 +51,16 @@ ok)
   echo "short of $TOUCHSTONE_SUBMISSION_ID" >"$out/models/short.h5"
   echo '{"contract":1}' >"$out/result.json"
   verdict 0 succeeded ok models/long.h5 models/short.h5 result.json console.log
+  ;;
+held)
+  trap aborted TERM
+  i=0
+  while [ ! -e "$out/go" ]; do
+    i=$((i + 1))
+    say "line $i"
+    sleep 0.1
+  done
+  verdict 0 succeeded ok console.log
   ;;
 copy)
   mkdir -p "$out/models"

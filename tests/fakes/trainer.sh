@@ -3,11 +3,12 @@
 # behaves as the arguments behind -- say:
 #   seconds=N   take so long            exit=CODE   end with that code and its class
 #   eat=MIB     need so much memory     first-exit=CODE   the same, in the first attempt only
+#   until=NAME  go on until there is a file of that name in OUT
 # A validation has no such arguments: what it comes to is in the module's file "exit".
 set -u
 command=$1
 shift
-out= module= interval= seconds=0 code=0 eat=0 first_only=
+out= module= interval= seconds=0 code=0 eat=0 first_only= until=
 while [ $# -gt 0 ]; do
   case $1 in
   --out) out=$2 && shift ;;
@@ -15,6 +16,7 @@ while [ $# -gt 0 ]; do
   --prediction-interval) interval=$2 && shift ;;
   seconds=*) seconds=${1#*=} ;;
   eat=*) eat=${1#*=} ;;
+  until=*) until=${1#*=} ;;
   exit=*) code=${1#*=} ;;
   first-exit=*) code=${1#*=} first_only=1 ;;
   esac
@@ -62,6 +64,10 @@ while [ "$i" -lt "$seconds" ]; do
   sleep 1 &
   wait $!
   i=$((i + 1))
+done
+while [ -n "$until" ] && [ ! -e "$out/$until" ]; do
+  sleep 0.2 &
+  wait $!
 done
 case $code in
 0) ;;

@@ -6,6 +6,7 @@ import heapq
 import random
 import threading
 import time
+import traceback
 import uuid
 from collections import Counter
 from collections.abc import Callable, Mapping
@@ -103,7 +104,7 @@ class VirtualAgents:
         """Begin to listen and to tell that all are alive."""
         works = [(self._listen, (name,)) for name in self._slots]
         for target, args in [*works, (self._end, ()), (self._beat, ())]:
-            thread = threading.Thread(target=target, args=args, daemon=True)
+            thread = threading.Thread(target=self._guard, args=(target, *args), daemon=True)
             thread.start()
             self._threads.append(thread)
 
@@ -111,7 +112,15 @@ class VirtualAgents:
         """Say nothing more."""
         self._stopping.set()
         for thread in self._threads:
-            thread.join(10)
+            thread.join()
+
+    def _guard(self, work: Callable[..., None], *args: Any) -> None:
+        """Tell of a loop that ends by mistake: what it should have done is waited for in vain."""
+        try:
+            work(*args)
+        except Exception:
+            self.faults.append(traceback.format_exc())
+            raise
 
     # --- loops -----------------------------------------------------------------------------
 
@@ -168,6 +177,9 @@ class VirtualAgents:
     def _find_ended(self) -> list[Container]:
         ended = []
         with self._lock:
+            if self.most != Counter(self._slots):
+                # However slowly they come: only then is it seen whether all slots are used.
+                return []
             now = time.monotonic()
             while self._ending and self._ending[0][0] <= now:
                 container = self._running.pop(heapq.heappop(self._ending)[1])

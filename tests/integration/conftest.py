@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
-import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
@@ -14,10 +13,10 @@ from pathlib import Path
 import pytest
 
 from fakes.ports import find_free_port
+from waiting import find_exit, wait_for
 
 REPOSITORY = Path(__file__).parents[2]
 PROGRAM = REPOSITORY / ".venv-emulator/bin/ministack"
-START_SECONDS = 60
 
 
 class MiniStack:
@@ -49,28 +48,26 @@ class MiniStack:
                 env=self._build_environment(),
                 start_new_session=True,
             )
-        deadline = time.monotonic() + START_SECONDS
-        while not self._is_answering():
-            if self._process.poll() is not None or time.monotonic() > deadline:
-                text = (self._folder / "ministack.log").read_text(errors="replace")[-2000:]
-                raise RuntimeError(f"MiniStack did not start:\n{text}")
-            time.sleep(0.1)
+        wait_for("MiniStack answers", self._is_answering, unless=self.find_end)
 
     def stop(self) -> None:
         """Stop it as an administrator does; queued messages, items and objects are kept."""
         process, self._process = self._process, None
-        if process is None:
-            return
-        process.send_signal(signal.SIGTERM)
-        try:
-            process.wait(20)
-        except subprocess.TimeoutExpired:
-            process.kill()
+        if process is not None:
+            process.send_signal(signal.SIGTERM)
             process.wait()
+
+    def find_end(self) -> str | None:
+        """Say that it has ended, and what it said last; ``None`` while it runs."""
+        if self._process is None:
+            return "it was stopped"
+        end = find_exit(self._process)
+        log = self._folder / "ministack.log"
+        return end and f"{end}: {log.read_text(errors='replace')[-2000:]}"
 
     def _is_answering(self) -> bool:
         try:
-            with urllib.request.urlopen(f"{self.url}/_ministack/health", timeout=2) as answer:
+            with urllib.request.urlopen(f"{self.url}/_ministack/health", timeout=5) as answer:
                 return bool(answer.status == 200)
         except (urllib.error.URLError, OSError):
             return False
@@ -104,9 +101,11 @@ def ministack_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MiniS
             "uv sync --frozen --only-group emulator"
         )
     server = MiniStack(tmp_path_factory.mktemp("ministack"))
-    server.start()
-    yield server
-    server.stop()
+    try:
+        server.start()
+        yield server
+    finally:
+        server.stop()
 
 
 @pytest.fixture(scope="session")

@@ -14,13 +14,16 @@ from collections import Counter
 import docker
 import pytest
 
-from placement.conftest import SERVERS
-from system.installation import EXAMPLES, wait_for
+from placement.conftest import LEASE_SECONDS, SERVERS
+from system.installation import EXAMPLES
 from touchstone.client.packing import pack
+from touchstone.core.states import TASK_TERMINAL
+from waiting import wait_for
 
 MODULE = EXAMPLES / "momentum"
 CROWD = 50
-ALL_SLOTS = sum(SERVERS.values())
+HEARTBEAT_SECONDS = 5
+"""What the lease is counted from may be so old already when a server falls silent."""
 
 
 class ContainerLog:
@@ -62,21 +65,6 @@ class ContainerLog:
             most[server] = max(most[server], running[server])
         return most
 
-    def find_idle(self, server_of, until):
-        """Return the seconds that slots stood empty after their first use, by server."""
-        idle = {}
-        for server, slots in SERVERS.items():
-            running, last, total = 0, None, 0.0
-            for at, action, name in sorted(self.events):
-                if server_of(name) != server or at > until:
-                    continue
-                if last is not None and running < slots:
-                    total += (slots - running) * (at - last) / 1e9
-                running += 1 if action == "start" else -1
-                last = at if running or last else None
-            idle[server] = total
-        return idle
-
 
 @pytest.fixture
 def containers(fleet):
@@ -106,15 +94,33 @@ def trainings(installation, submission_id):
     ]
 
 
+def count_running(installation, submission_id):
+    """Return how many tasks run, by server."""
+    tasks = trainings(installation, submission_id)
+    return Counter(task["server"] for task in tasks if task["status"] == "running")
+
+
+def let_go_on(installation, submission_id):
+    """Let all tasks go on that wait for it, and those that begin meanwhile."""
+
+    def let_all_go_and_look():
+        installation.let_all_go(submission_id)
+        return installation.find_end(submission_id)
+
+    wait_for("all have ended", let_all_go_and_look, every=0.5)
+
+
 def attempts_of(task):
     return [*task["attempts"], task]
 
 
 def test_no_server_ever_runs_more_than_its_slots_and_none_idles_while_tasks_wait(fleet, containers):
     """Twenty-four tasks over servers of one, two and three slots, by the engine's own log."""
-    submission_id = submit(fleet, range(1, 25), "seconds=4")
+    submission_id = submit(fleet, range(1, 25), "until=go")
+    wait_for("all slots are in use", lambda: count_running(fleet, submission_id) == SERVERS)
+    let_go_on(fleet, submission_id)
 
-    submission = fleet.wait_for_submission(submission_id, "success", seconds=240)
+    submission = fleet.wait_for_submission(submission_id, "success")
 
     tasks = trainings(fleet, submission_id)
     assert submission["status"] == "success"
@@ -127,53 +133,42 @@ def test_no_server_ever_runs_more_than_its_slots_and_none_idles_while_tasks_wait
 
 
 def test_slots_set_to_zero_let_what_runs_end_and_send_the_rest_elsewhere(fleet, containers):
-    submission_id = submit(fleet, range(1, 15), "seconds=6")
-    wait_for(
-        "all slots are in use",
-        lambda: (
-            Counter(
-                t["server"] for t in trainings(fleet, submission_id) if t["status"] == "running"
-            )
-            == SERVERS
-        ),
-        seconds=120,
-        every=0.2,
-    )
+    submission_id = submit(fleet, range(1, 15), "until=go")
+    wait_for("all slots are in use", lambda: count_running(fleet, submission_id) == SERVERS)
 
     fleet.set_slots("c", 0)
-    drained_at = time.time_ns()
-    wait_for(
-        "c has ended what it ran",
-        lambda: (
-            not any(
-                t["server"] == "c" and t["status"] in {"preparing", "running"}
-                for t in trainings(fleet, submission_id)
-            )
-        ),
-        seconds=60,
-    )
+    for task in trainings(fleet, submission_id):
+        if task["server"] == "c":
+            fleet.let_go(task)
+    wait_for("c has ended what it had", lambda: is_empty(fleet, submission_id, "c"))
+    # What was under way to the server in that very moment has arrived and ended by now.
+    emptied_at = time.time_ns()
     time.sleep(3)
-    placed = {t["container"]: t["server"] for t in trainings(fleet, submission_id)}
-    # What was under way to the server in that very moment may still arrive.
+    placed = {task["container"]: task["server"] for task in trainings(fleet, submission_id)}
     late = [
         name
         for at, action, name in containers.events
-        if action == "start" and placed.get(name) == "c" and at > drained_at + 1.5e9
+        if action == "start" and placed.get(name) == "c" and at > emptied_at
     ]
     assert late == []
 
     fleet.set_slots("c", 3)
-    wait_for(
-        "c is used again",
-        lambda: any(
-            t["server"] == "c" and t["status"] in {"preparing", "running", "uploading"}
-            for t in trainings(fleet, submission_id)
-        ),
-        seconds=15,
-        every=0.2,
-    )
-    assert fleet.wait_for_submission(submission_id, "success", seconds=180)
+    wait_for("c is used again", lambda: count_running(fleet, submission_id)["c"] == 3)
+    let_go_on(fleet, submission_id)
+    assert fleet.wait_for_submission(submission_id, "success")
     assert all(len(attempts_of(task)) == 1 for task in trainings(fleet, submission_id))
+
+
+def is_empty(installation, submission_id, server):
+    """Return whether a server has no task, by the records and by Airflow's pool."""
+    pool = installation.airflow.get(f"/pools/{server}").json()
+    held = pool["occupied_slots"] + pool["scheduled_slots"]
+    tasks = [
+        task
+        for task in trainings(installation, submission_id)
+        if task["server"] == server and task["status"] not in TASK_TERMINAL
+    ]
+    return not held and not tasks
 
 
 def test_draining_remembers_the_slots_and_attaching_gives_them_back(fleet):
@@ -182,7 +177,7 @@ def test_draining_remembers_the_slots_and_attaching_gives_them_back(fleet):
         pools = {p["name"]: p["slots"] for p in fleet.airflow.get("/pools").json()["pools"]}
         assert (pools["c"], pools["c_validation"]) == (0, 0)
         submission_id = submit(fleet, (1, 2, 3, 4), "seconds=1")
-        assert fleet.wait_for_submission(submission_id, "success", seconds=120)
+        assert fleet.wait_for_submission(submission_id, "success")
         assert {t["server"] for t in trainings(fleet, submission_id)} <= {"a", "b"}
     finally:
         assert fleet.run("fleet", "attach", "c", "--as", "admin").returncode == 0
@@ -197,14 +192,13 @@ def test_a_task_that_waits_tells_why_and_a_pause_is_told_loudly(fleet):
         validation = wait_for(
             "the validation waits, and says so",
             lambda: next((t for t in show(fleet, submission_id)["tasks"] if t["waiting"]), None),
-            seconds=60,
         )
         assert fleet.run("list").stderr.count("paused") == 1
         assert validation["waiting"]["position"] >= 1
         assert "paused" in validation["waiting"]["reason"]
     finally:
         assert fleet.run("resume", "--as", "admin").returncode == 0
-    assert fleet.wait_for_submission(submission_id, "success", seconds=120)
+    assert fleet.wait_for_submission(submission_id, "success")
 
 
 @pytest.fixture(scope="module")
@@ -218,7 +212,7 @@ def failing(installation):
 def test_a_deterministic_failure_is_tried_once(fleet, failing, code):
     submission_id = failing[f"exit={code}"]
 
-    submission = fleet.wait_for_submission(submission_id, "error", seconds=240)
+    submission = fleet.wait_for_submission(submission_id, "error")
 
     (task,) = trainings(fleet, submission_id)
     assert len(attempts_of(task)) == 1
@@ -228,7 +222,7 @@ def test_a_deterministic_failure_is_tried_once(fleet, failing, code):
 def test_a_temporary_failure_is_tried_on_another_server(fleet, failing):
     submission_id = failing["first-exit=75"]
 
-    assert fleet.wait_for_submission(submission_id, "success", seconds=240)
+    assert fleet.wait_for_submission(submission_id, "success")
 
     (task,) = trainings(fleet, submission_id)
     first, second = attempts_of(task)
@@ -240,7 +234,7 @@ def test_a_temporary_failure_is_tried_on_another_server(fleet, failing):
 def test_out_of_memory_is_tried_once_more_with_twice_as_much(fleet, failing):
     submission_id = failing["eat=48"]
 
-    assert fleet.wait_for_submission(submission_id, "success", seconds=240)
+    assert fleet.wait_for_submission(submission_id, "success")
 
     (task,) = trainings(fleet, submission_id)
     first, _ = attempts_of(task)
@@ -251,7 +245,7 @@ def test_out_of_memory_is_tried_once_more_with_twice_as_much(fleet, failing):
 def test_a_third_failure_of_the_user_is_the_end_with_the_first_error_line(fleet, failing):
     submission_id = failing["exit=1"]
 
-    submission = fleet.wait_for_submission(submission_id, "error", seconds=300)
+    submission = fleet.wait_for_submission(submission_id, "error")
 
     (task,) = trainings(fleet, submission_id)
     assert len(attempts_of(task)) == 3
@@ -276,7 +270,7 @@ def test_somebodys_many_submissions_do_not_keep_anothers_first_from_beginning(fl
         admin.start_run(submission_id, {"source": source})
     try:
         guest = fleet.submit(MODULE)
-        fleet.wait_for_submission(guest, "accepted", seconds=180)
+        fleet.wait_for_submission(guest, "accepted")
         registered = [item for item in crowd if fleet.submission(item)]
         assert 0 < len(registered) < CROWD, "it took its turn among all of them"
     finally:
@@ -288,8 +282,8 @@ def test_a_lost_agents_tasks_run_elsewhere_and_its_late_result_is_refused(fleet)
     """Killed for good, and back when nobody expects it any more: one result per task."""
     for name in ("a", "b"):
         fleet.set_slots(name, 0)
-    submission_id = submit(fleet, (5,), "seconds=45")
-    task = fleet.wait_for_task(submission_id, "i5", "running", seconds=60)
+    submission_id = submit(fleet, (5,), "until=go")
+    task = fleet.wait_for_task(submission_id, "i5", "running")
     assert task["server"] == "c"
     fleet.set_slots("b", 2)
 
@@ -304,19 +298,26 @@ def test_a_lost_agents_tasks_run_elsewhere_and_its_late_result_is_refused(fleet)
                 and t["status"] == "running"
                 and t
             ),
-            seconds=150,
+            unless=lambda: fleet.find_end(submission_id),
         )
-        # Not before the lease, which is twenty seconds here.
-        assert time.monotonic() - lost_at > 20
+        assert time.monotonic() - lost_at > LEASE_SECONDS - HEARTBEAT_SECONDS
         assert again["fence"] > task["fence"]
+        # The first has its result, and nobody to tell it, before its agent is back.
+        fleet.let_go(task)
+        wait_for("it has ended", lambda: has_exited(task["container"]))
     finally:
         os.kill(pid, signal.SIGCONT)
 
-    assert fleet.wait_for_submission(submission_id, "success", seconds=180)
+    fleet.let_go(again)
+    assert fleet.wait_for_submission(submission_id, "success")
     ended = fleet.task(submission_id, "i5")
     first, second = attempts_of(ended)
     assert first["outcome"] == "lost"
     assert (second["server"], second["fence"]) == ("b", again["fence"])
     rows = fleet.records.list_evaluations(submission_id)
     assert {row["fence"] for row in rows} == {again["fence"]}
-    fleet.wait_until_gone(task["container"], seconds=60)
+    fleet.wait_until_gone(task["container"])
+
+
+def has_exited(container):
+    return docker.from_env().containers.get(container).status == "exited"

@@ -13,10 +13,10 @@ from system.installation import EXAMPLES, Installation
 def validator(tmp_path_factory):
     """A stack of its own, without slots for trainings and without RunPod."""
     made = Installation(tmp_path_factory.mktemp("validator"), env=f"t{secrets.token_hex(3)}")
-    done = made.run("up", "--slots", "0", timeout=900)
+    done = made.run("up", "--slots", "0")
     assert done.returncode == 0, f"{done.stdout}\n{done.stderr}"
     yield made
-    assert made.run("down", timeout=300).returncode == 0
+    assert made.run("down").returncode == 0
 
 
 def test_a_stack_without_training_slots_validates_and_refuses_what_it_cannot_train(validator):

@@ -18,16 +18,17 @@ def pytest_collection_modifyitems(items):
     for item in items:
         if "/tests/system/" in str(item.path):
             item.add_marker(pytest.mark.system)
-            item.add_marker(pytest.mark.timeout(900))
 
 
 @pytest.fixture(scope="session")
 def runpod(tmp_path_factory):
     """A RunPod on this machine; its pods are containers where there is an engine."""
     emulator = EmulatorProcess(tmp_path_factory.mktemp("runpod"), "--rate-limit", "none")
-    emulator.start()
-    yield emulator
-    emulator.stop()
+    try:
+        emulator.start()
+        yield emulator
+    finally:
+        emulator.stop()
 
 
 @pytest.fixture(scope="session")
@@ -66,12 +67,12 @@ def installation(tmp_path_factory, runpod, elnigma_repository):
         "AIRFLOW_CONN_TOUCHSTONE_RUNPOD": json.dumps(connection),
     }
     made = Installation(state_dir, env=f"t{secrets.token_hex(3)}", options=options)
-    done = made.run("up", "--slots", "3", timeout=900)
+    done = made.run("up", "--slots", "3")
     if done.returncode != 0:
         pytest.fail(f"the stack does not start:\n{done.stdout}\n{done.stderr}", pytrace=False)
     if os.environ.get("TOUCHSTONE_REQUIRE_ALL"):
         assert made.runtime == "docker", "this machine must have a Docker Engine"
     yield made
-    ended = made.run("down", timeout=300)
+    ended = made.run("down")
     assert ended.returncode == 0, f"{ended.stdout}\n{ended.stderr}"
     assert made.running_attempts() == []

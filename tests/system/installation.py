@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
 from types import MappingProxyType
@@ -24,9 +24,12 @@ from touchstone.client.access import get_access
 from touchstone.client.api import Client
 from touchstone.core.attempts import get_ref
 from touchstone.core.names import build_output_key
+from touchstone.core.states import TASK_TERMINAL
 from touchstone.hooks.objects import ObjectStore
 from touchstone.hooks.records import RecordStore
 from touchstone.settings import Settings
+from touchstone.stack.layout import StatePaths
+from waiting import wait_for
 
 REPOSITORY = Path(__file__).parents[2]
 TOUCHSTONE = Path(sys.executable).with_name("touchstone")
@@ -35,16 +38,8 @@ TRAINER = REPOSITORY / "include" / "elnigma"
 SLOW = Path(__file__).parent / "modules" / "slow"
 
 
-def wait_for(what: str, ask: Callable[[], Any], *, seconds: float = 120, every: float = 0.5) -> Any:
-    """Ask until the answer is truthy, and return it; fail with the last one."""
-    deadline = time.monotonic() + seconds
-    while True:
-        answer = ask()
-        if answer:
-            return answer
-        if time.monotonic() > deadline:
-            raise AssertionError(f"not within {seconds} s: {what} (last answer {answer!r})")
-        time.sleep(every)
+_ENDED = frozenset({"success", "error", "cancelled", "rejected", "retracted"})
+"""What a submission is when nothing more comes of it by itself."""
 
 
 class Installation:
@@ -66,28 +61,27 @@ class Installation:
         } | {
             "TOUCHSTONE_STATE_DIR": str(state_dir),
             "TOUCHSTONE_ENV": env,
-            # An example that loops for ever need not do so for long.
-            "TOUCHSTONE_VALIDATION_CPU_SECONDS": "20",
+            # On a busy machine a good module takes long; what loops is ended by its CPU seconds.
+            "TOUCHSTONE_VALIDATION_WALL_SECONDS": "1200",
             "NO_COLOR": "1",
             **options,
         }
 
     # --- the command line ------------------------------------------------------------------
 
-    def run(self, *arguments: str, timeout: float = 600) -> subprocess.CompletedProcess[str]:
+    def run(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         """Run ``touchstone`` as a user would."""
         return subprocess.run(
             [str(TOUCHSTONE), *arguments],
             env=self.environment,
             capture_output=True,
             text=True,
-            timeout=timeout,
             check=False,
         )
 
-    def ask(self, *arguments: str, timeout: float = 600) -> Any:
+    def ask(self, *arguments: str) -> Any:
         """Run a command that must succeed with ``--json``, and return what it printed."""
-        done = self.run(*arguments, "--json", timeout=timeout)
+        done = self.run(*arguments, "--json")
         assert done.returncode == 0, f"touchstone {arguments}: {done.stdout}\n{done.stderr}"
         return json.loads(done.stdout)
 
@@ -135,7 +129,7 @@ class Installation:
         return httpx.Client(
             base_url=f"{url}/api/v2",
             headers={"Authorization": f"Bearer {token['access_token']}"},
-            timeout=30,
+            timeout=300,
         )
 
     def task(self, submission_id: str, task_id: str) -> dict[str, Any]:
@@ -144,44 +138,47 @@ class Installation:
     def submission(self, submission_id: str) -> dict[str, Any]:
         return self.records.find_submission(submission_id) or {}
 
-    def wait_for_task(
-        self, submission_id: str, task_id: str, *statuses: str, seconds: float = 180
-    ) -> dict[str, Any]:
+    def wait_for_task(self, submission_id: str, task_id: str, *statuses: str) -> dict[str, Any]:
+        """Wait until a task is in one of the statuses, unless its submission has ended."""
         wait_for(
             f"{submission_id}/{task_id} is {' or '.join(statuses)}",
             lambda: self.task(submission_id, task_id).get("status") in statuses,
-            seconds=seconds,
+            unless=lambda: self.find_end(submission_id),
+            every=0.5,
         )
         return self.task(submission_id, task_id)
 
-    def wait_for_submission(
-        self, submission_id: str, *statuses: str, seconds: float = 300
-    ) -> dict[str, Any]:
-        def is_there() -> bool:
-            return self.submission(submission_id).get("status") in statuses
-
-        try:
-            wait_for(f"{submission_id} is {' or '.join(statuses)}", is_there, seconds=seconds)
-        except AssertionError as error:
-            tasks = [
-                {k: t.get(k) for k in ("task_id", "status", "phase", "reason")}
-                for t in self.records.list_tasks(submission_id)
-            ]
-            found = self.submission(submission_id)
-            raise AssertionError(f"{error}: {found.get('status')} {tasks}") from error
+    def wait_for_submission(self, submission_id: str, *statuses: str) -> dict[str, Any]:
+        """Wait until a submission is in one of the statuses, unless it has ended in another."""
+        wait_for(
+            f"{submission_id} is {' or '.join(statuses)}",
+            lambda: self.submission(submission_id).get("status") in statuses,
+            unless=lambda: self.find_end(submission_id),
+            every=0.5,
+        )
         return self.submission(submission_id)
+
+    def find_end(self, submission_id: str) -> str | None:
+        """Say how a submission and all its tasks have ended; ``None`` while one goes on."""
+        found, tasks = self.submission(submission_id), self.records.list_tasks(submission_id)
+        are_ended = all(task["status"] in TASK_TERMINAL for task in tasks)
+        if found.get("status") not in _ENDED or not are_ended:
+            return None
+        facts = [
+            {k: t.get(k) for k in ("task_id", "status", "phase", "reason", "attempts")}
+            for t in tasks
+        ]
+        return f"it is {found.get('status')}: {found.get('reason')}; {facts}"
 
     def run_state(self, run_id: str) -> str:
         return str(self.airflow.get(f"/dags/touchstone/dagRuns/{run_id}").json()["state"])
 
-    def wait_for_run_end(self, run_id: str, *, seconds: float = 120) -> str:
-        return str(
-            wait_for(
-                f"run {run_id} has ended",
-                lambda: self.run_state(run_id) in {"success", "failed"} and self.run_state(run_id),
-                seconds=seconds,
-            )
-        )
+    def wait_for_run_end(self, run_id: str) -> str:
+        def find_end() -> str | None:
+            state = self.run_state(run_id)
+            return state if state in {"success", "failed"} else None
+
+        return str(wait_for(f"run {run_id} has ended", find_end, every=0.5))
 
     def end_run(self, run_id: str) -> None:
         """Mark a run failed, as an admin does on its page."""
@@ -230,13 +227,32 @@ class Installation:
             }
         )
 
-    def wait_until_gone(self, name: str, *, seconds: float) -> None:
+    def wait_until_gone(self, name: str) -> None:
         wait_for(
             f"{name} is gone",
             lambda: not any(found.startswith(name) for found in self.running_attempts()),
-            seconds=seconds,
             every=0.2,
         )
+
+    def cancel_what_goes_on(self, submission_id: str) -> None:
+        """Leave nothing of a submission to the next test, whatever became of this one."""
+        if self.find_end(submission_id) is None:
+            self.run("cancel", submission_id)
+            what = f"nothing of {submission_id} goes on"
+            wait_for(what, lambda: self.find_end(submission_id), every=0.5)
+
+    def let_go(self, task: Mapping[str, Any]) -> None:
+        """Let an attempt on a server go on that waits for a file ``go`` in its output."""
+        state = StatePaths(self.state_dir).agent_state(task["server"])
+        (state / "attempts" / task["container"] / "out" / "go").touch()
+
+    def let_all_go(self, submission_id: str) -> None:
+        """Let all attempts of a submission go on that wait for it, now."""
+        for task in self.records.list_tasks(submission_id):
+            if task["status"] == "running":
+                # One that has just ended has no folder any more.
+                with contextlib.suppress(OSError):
+                    self.let_go(task)
 
     # --- parts -----------------------------------------------------------------------------
 
@@ -251,12 +267,12 @@ class Installation:
         os.kill(pid, number)
         return pid
 
-    def wait_until_restarted(self, name: str, old_pid: int, *, seconds: float = 120) -> None:
+    def wait_until_restarted(self, name: str, old_pid: int) -> None:
         def is_back() -> bool:
             part = self.part(name)
             return part.get("pid") not in {None, old_pid} and part["healthy"]
 
-        wait_for(f"{name} is back", is_back, seconds=seconds, every=1)
+        wait_for(f"{name} is back", is_back, every=1)
 
 
 def _attempt_of(process: psutil.Process) -> str | None:

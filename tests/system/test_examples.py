@@ -7,7 +7,8 @@ import tomllib
 
 import pytest
 
-from system.installation import EXAMPLES, wait_for
+from system.installation import EXAMPLES
+from waiting import wait_for
 
 GOOD = ["momentum", "mean_reversion", "volatility", "wide_mlp"]
 BROKEN = sorted(path.parent.name for path in EXAMPLES.glob("broken/*/expected.toml"))
@@ -52,9 +53,7 @@ def test_there_is_an_example_of_everything_that_goes_wrong():
 
 @pytest.mark.parametrize("name", GOOD)
 def test_a_good_example_is_accepted(installation, submitted, name):
-    submission = installation.wait_for_submission(
-        submitted[name], "accepted", "rejected", "error", seconds=800
-    )
+    submission = installation.wait_for_submission(submitted[name], "accepted", "rejected", "error")
 
     assert submission["status"] == "accepted", submission.get("reason")
 
@@ -67,10 +66,10 @@ def test_a_broken_example_is_refused_with_the_right_reason_in_one_line(
     submission_id = submitted[name]
 
     submission = installation.wait_for_submission(
-        submission_id, "rejected", "accepted", "error", "success", seconds=800
+        submission_id, "rejected", "accepted", "error", "success"
     )
     if is_found_in_training(name):
-        submission = installation.wait_for_submission(submission_id, "error", seconds=300)
+        submission = installation.wait_for_submission(submission_id, "error")
         task = installation.task(submission_id, "i5")
     else:
         assert submission["status"] == "rejected"
@@ -89,7 +88,7 @@ def test_a_broken_example_is_refused_with_the_right_reason_in_one_line(
 
 def test_a_failed_training_keeps_its_traceback_for_whoever_asks(installation, submitted):
     submission_id = submitted["raises_in_training"]
-    installation.wait_for_submission(submission_id, "error", seconds=800)
+    installation.wait_for_submission(submission_id, "error")
 
     wait_for("it is stored", lambda: installation.task(submission_id, "i5").get("uploaded_at"))
 

@@ -11,10 +11,11 @@ from itertools import pairwise
 import psutil
 import pytest
 
-from system.installation import EXAMPLES, wait_for
+from system.installation import EXAMPLES
 from touchstone.core.pods import PodOrder
 from touchstone.hooks.runpod.api import Account
 from touchstone.hooks.runpod.rest import RestPodApi
+from waiting import wait_for
 
 QUICK = ("--intervals", "5", "--config", "fast.toml", "--override", "training.epochs=2")
 WORKER = "worker"
@@ -54,7 +55,7 @@ CASES = [
 @pytest.fixture(scope="module", autouse=True)
 def pods(installation):
     """Leave to rent; as before afterwards."""
-    wait_for("there is a pool for pods", lambda: installation.has_pool("runpod"), seconds=60)
+    wait_for("there is a pool for pods", lambda: installation.has_pool("runpod"))
     installation.set_slots("runpod", 2)
     yield
     installation.set_slots("runpod", 0)
@@ -82,13 +83,13 @@ def test_a_part_dies_and_the_pod_is_neither_lost_nor_doubled(
 
     wait_for(step, lambda: STEPS[step](installation.task(submission_id, "i5")), every=0.03)
     if pid is None:
-        pid = wait_for("a task runs", lambda: _find_worker(scheduler), seconds=20, every=0.03)
+        pid = wait_for("a task runs", lambda: _find_worker(scheduler), every=0.03)
         os.kill(pid, signal.SIGKILL)
     else:
         os.kill(pid, signal.SIGKILL)
         installation.wait_until_restarted(part, pid)
 
-    installation.wait_for_submission(submission_id, "success", "error", seconds=420)
+    installation.wait_for_submission(submission_id, "success", "error")
     task = installation.task(submission_id, "i5")
     assert task["status"] == "success", task["reason"]
     spans = [s for s in runpod.admin.get_ledger()["spans"] if submission_id in s["name"]]

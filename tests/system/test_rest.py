@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import uuid
 
@@ -32,6 +33,8 @@ def make_run_id():
 
 def curl(installation, conf, run_id=None):
     """Trigger a run with the command-line tool that CI systems have."""
+    if shutil.which("curl") is None:
+        pytest.skip("NO CURL (apt install curl): runs from CI were NOT tested")
     url = installation.stack["urls"]["airflow"]
     token = installation.airflow.headers["Authorization"]
     body = {"logical_date": None, "conf": conf} | ({"dag_run_id": run_id} if run_id else {})
@@ -45,7 +48,6 @@ def curl(installation, conf, run_id=None):
         capture_output=True,
         text=True,
         check=True,
-        timeout=60,
     )
     text, _, status = done.stdout.rpartition("\n")
     return int(status), json.loads(text)

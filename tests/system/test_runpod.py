@@ -7,7 +7,8 @@ from decimal import Decimal
 
 import pytest
 
-from system.installation import EXAMPLES, SLOW, wait_for
+from system.installation import EXAMPLES, SLOW
+from waiting import wait_for
 
 CENT = Decimal("0.01")
 QUICK = ("--intervals", "5", "--seed", "3", "--override", "training.epochs=2")
@@ -17,7 +18,7 @@ PARTS = ["airflow-triggerer", "dispatcher", "airflow-scheduler", "airflow-api"]
 @pytest.fixture(scope="module", autouse=True)
 def pods(installation):
     """One slot on the server, and leave to rent; as before afterwards."""
-    wait_for("there is a pool for pods", lambda: installation.has_pool("runpod"), seconds=60)
+    wait_for("there is a pool for pods", lambda: installation.has_pool("runpod"))
     installation.set_slots("local", 1)
     installation.set_slots("runpod", 2)
     yield
@@ -32,7 +33,7 @@ def spilled(installation):
     busy = installation.wait_for_task(first, "i5", "running")
     done = installation.ask("submit", str(EXAMPLES / "momentum"), *QUICK, "--wait")
     assert installation.task(first, "i5")["exited_at"] is None, "the server was not full any more"
-    installation.run("cancel", first)
+    installation.cancel_what_goes_on(first)
     return busy, installation.task(done["submission_id"], "i5")
 
 
@@ -80,7 +81,7 @@ def test_killed_parts_neither_interrupt_nor_double_a_pod(installation, runpod):
         installation.wait_until_restarted(part, pid)
     assert installation.task(submission_id, "i5")["exited_at"] is None, "killed too late"
 
-    installation.wait_for_submission(submission_id, "success", "error", seconds=300)
+    installation.wait_for_submission(submission_id, "success", "error")
     after = installation.task(submission_id, "i5")
     assert after["status"] == "success", after["reason"]
     assert (after["fence"], after["attempts"]) == (before["fence"], [])
@@ -108,9 +109,7 @@ def test_without_a_server_a_module_is_judged_in_a_cpu_pod(
     installation, runpod, no_server_validates, module, status, words
 ):
     submission_id = installation.submit(EXAMPLES / module)
-    found = installation.wait_for_submission(
-        submission_id, "accepted", "rejected", "error", seconds=300
-    )
+    found = installation.wait_for_submission(submission_id, "accepted", "rejected", "error")
     assert (found["status"], words in (found.get("reason") or "")) == (status, True)
 
     task = installation.task(submission_id, "validation")

@@ -57,7 +57,6 @@ def trained(installation, model_structure, on_a_branch):
         "--seed",
         "3",
         *("--override", "training.epochs=4", "--wait", "--json"),
-        timeout=900,
     )
     assert done.returncode == 0, f"{done.stdout}\n{done.stderr}"
     return json.loads(done.stdout)["submission_id"]
@@ -100,7 +99,6 @@ def test_six_models_are_in_the_models_bucket_with_the_digests_of_the_results(
         capture_output=True,
         text=True,
         check=False,
-        timeout=300,
         env=os.environ | {"JAX_PLATFORMS": "cpu"},
     )
     assert loaded.returncode == 0, loaded.stderr
@@ -110,7 +108,7 @@ def test_six_models_are_in_the_models_bucket_with_the_digests_of_the_results(
 def test_every_metric_is_the_same_in_result_evaluation_and_mlflow(installation, trained, tasks):
     rows = installation.records.list_evaluations(trained)
     assert len(rows) == 6
-    mlflow = httpx.Client(base_url=installation.stack["urls"]["mlflow"], timeout=30)
+    mlflow = httpx.Client(base_url=installation.stack["urls"]["mlflow"], timeout=300)
     for task in tasks:
         metrics = installation.read_result(task)["metrics"]
         assert {"net_sharpe", "hit_rate", "hit_rate_base", "max_drawdown"} <= set(metrics)
@@ -139,7 +137,7 @@ def test_charts_open_from_mlflow(installation, trained):
     assert {link["task_id"] for link in links} == {"i1", "i5", "i20"}
     assert "equity" in {link["name"] for link in links}
     for link in links:
-        chart = httpx.get(link["url"], timeout=30)
+        chart = httpx.get(link["url"], timeout=300)
         assert chart.status_code == 200
         assert chart.content.startswith(b"\x89PNG")
 

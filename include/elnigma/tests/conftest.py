@@ -64,7 +64,6 @@ def run_attempt(tmp_path: Path) -> Callable[..., Run]:
                 *arguments[1:],
             ],
             env=build_environment(out, **variables),
-            timeout=110,
             check=False,
         )
         verdict = json.loads((out / "verdict.json").read_text())

@@ -69,7 +69,7 @@ def test_two_runners_at_once_install_once(checkout: Path, tmp_path: Path) -> Non
         environment = build_environment(out, **_point_to(checkout))
         command = [sys.executable, "-P", "-m", "elnigma_runner", *VALIDATE, "--out", str(out)]
         runners.append((out, subprocess.Popen(command, env=environment)))
-    assert [runner.wait(timeout=100) for _, runner in runners] == [0, 0]
+    assert [runner.wait() for _, runner in runners] == [0, 0]
     consoles = [(out / "console.log").read_text() for out, _ in runners]
     assert sum("installing" in console for console in consoles) == 1
 

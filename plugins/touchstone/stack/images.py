@@ -31,7 +31,7 @@ _SOURCES = (
 _SOURCES_LABEL = "touchstone.sources"
 _BASE_IMAGE = "debian:bookworm-slim"
 _INSIDE_CA_BUNDLE = "/etc/ssl/certs/ca-certificates.crt"
-_PING_SECONDS = 5
+_PING_SECONDS = 30
 _BUILD_SECONDS = 1800
 _BUILD_LINES = 15
 

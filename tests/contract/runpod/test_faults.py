@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
@@ -12,6 +11,7 @@ from typing import Any
 import httpx
 import pytest
 
+from contract.runpod.conftest import NEVER_SECONDS
 from fakes.runpod.faults import REQUEST_FAULTS
 from fakes.runpod.server import Admin
 from touchstone.core.pods import Balance, Pod, PodOrder, PodStatus
@@ -31,6 +31,7 @@ from touchstone.hooks.runpod.errors import (
 from touchstone.hooks.runpod.rest import RestPodApi
 from touchstone.hooks.runpod.sdk import SdkPodApi
 from touchstone_agent.protocol.errors import TouchstoneError
+from waiting import wait_for
 
 ORDER = PodOrder(name="touchstone-test-new", image="trainer:1", gpu="NVIDIA L4")
 Call = Callable[[RestPodApi, Pod], Any]
@@ -105,16 +106,17 @@ def test_no_fault_is_forgotten_here() -> None:
 
 @pytest.mark.parametrize("kind", ERRORS)
 def test_a_fault_is_seen_as_what_it_is(
-    impatient: Account, pod: Pod, admin: Admin, kind: str
+    account: Account, impatient: Account, pod: Pod, admin: Admin, kind: str
 ) -> None:
     call, error = ERRORS[kind]
-    params = {"seconds": 1} if kind.endswith(".delay") else {}
+    is_late = kind.endswith(".delay")
     # Reads are repeated, so only a fault that stays is an error.
-    admin.add_fault(kind, count=None, params=params)
-    with RestPodApi(impatient, sleep=lambda _: None) as api, pytest.raises(error) as caught:
+    admin.add_fault(kind, count=None, params={"seconds": NEVER_SECONDS} if is_late else {})
+    who = impatient if is_late else account
+    with RestPodApi(who, sleep=lambda _: None) as api, pytest.raises(error) as caught:
         call(api, pod)
     assert type(caught.value) is error
-    assert admin.count_hits()[kind] >= 1
+    wait_for("it has happened", lambda: admin.count_hits()[kind])
     admin.clear_faults()
     if call is create or kind not in ("terminate.drop",):
         assert pod.id in [each["id"] for each in admin.list_pods()]
@@ -131,9 +133,7 @@ def test_a_list_may_be_empty_or_in_part(rest: RestPodApi, pod: Pod, admin: Admin
 
 
 def test_an_answer_may_be_old(rest: RestPodApi, pod: Pod, admin: Admin) -> None:
-    deadline = time.monotonic() + 5
-    while not rest.get_pod(pod.id).ssh and time.monotonic() < deadline:
-        time.sleep(0.02)
+    wait_for("there is a way in", lambda: rest.get_pod(pod.id).ssh)
     admin.add_fault("get.stale")
     assert rest.get_pod(pod.id).status is PodStatus.PROVISIONING
     rest.terminate_pod(pod.id)

@@ -181,8 +181,12 @@ def _add_world_routes(router: APIRouter) -> None:
 
     @router.post("/clock", status_code=204)
     async def push_clock(*, body: ClockBody, cloud: World) -> None:
-        cloud.clock.offset += body.seconds
-        cloud.store.set_value("clock_offset", cloud.clock.offset)
+        cloud.push_clock(body.seconds)
+
+    @router.post("/reset", status_code=204)
+    async def reset(cloud: World) -> None:
+        """Return when all is as in the beginning, and nothing of any pod runs any more."""
+        await cloud.reset()
 
 
 def _add_oracle_routes(router: APIRouter) -> None:

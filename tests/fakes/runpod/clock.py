@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import time
 from datetime import UTC, datetime
 
@@ -15,10 +17,33 @@ class Clock:
 
     def __init__(self, offset: float = 0) -> None:
         self.offset = offset
+        self._sleepers: set[asyncio.Event] = set()
 
     def now(self) -> float:
         """Return the time."""
         return time.time() + self.offset
+
+    def push(self, seconds: float) -> None:
+        """Let time pass; what sleeps by this clock wakes up when it is due."""
+        self.offset += seconds
+        for sleeper in self._sleepers:
+            sleeper.set()
+
+    async def sleep(self, seconds: float) -> None:
+        """Sleep by this clock."""
+        await self.sleep_until(self.now() + seconds)
+
+    async def sleep_until(self, at: float) -> None:
+        """Sleep by this clock up to a time of it."""
+        pushed = asyncio.Event()
+        self._sleepers.add(pushed)
+        try:
+            while (left := at - self.now()) > 0:
+                pushed.clear()
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(pushed.wait(), left)
+        finally:
+            self._sleepers.discard(pushed)
 
 
 def format_time(seconds: float | None) -> str | None:

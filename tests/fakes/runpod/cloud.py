@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import itertools
 import logging
 import math
@@ -14,7 +13,7 @@ from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import Any
 
-from fakes.runpod.catalog import CLOUDS, CPUS, DATA_CENTERS, GPUS, SECURE
+from fakes.runpod.catalog import CLOUDS, CPUS, DATA_CENTERS, GPUS, SECURE, list_first_capacity
 from fakes.runpod.clock import Clock
 from fakes.runpod.faults import POD_FAULTS, Rule
 from fakes.runpod.refusals import NO_CAPACITY, Refused
@@ -471,7 +470,7 @@ class Cloud:
         await asyncio.sleep(seconds / 2)
         self._log(pod, "system", f"pulling image {pod.image}")
         if slow := pod.faults.get("boot.slow_pull"):
-            await asyncio.sleep(float(slow["seconds"]))
+            await self.clock.sleep(float(slow["seconds"]))
         while True:
             if await self._pull(pod):
                 break
@@ -604,7 +603,7 @@ class Cloud:
             await self._keep_ssh_shut(pod, float(params["seconds"]))
         if not kind.startswith("run.") or "after" not in params:
             return
-        await asyncio.sleep(max(0.0, counted_from + float(params["after"]) - self.clock.now()))
+        await self.clock.sleep_until(counted_from + float(params["after"]))
         if pod.is_gone:
             return
         pod.done_faults.append(kind)
@@ -630,7 +629,7 @@ class Cloud:
         if relay is None:
             return
         target, relay.target = relay.target, None
-        await asyncio.sleep(seconds)
+        await self.clock.sleep(seconds)
         relay.target = target
 
     async def _lose_host(self, pod: PodRow, stale_seconds: float) -> None:
@@ -641,13 +640,13 @@ class Cloud:
             relay.target = None
             relay.drop_connections()
         await self._runtime.kill(pod)
-        await asyncio.sleep(stale_seconds)
+        await self.clock.sleep(stale_seconds)
         if not pod.is_gone:
             self.stop(pod)
             self._log(pod, "system", "host is gone")
 
     async def _terminate_later(self, pod: PodRow) -> None:
-        await asyncio.sleep(max(0.0, (pod.terminate_at or 0) - self.clock.now()))
+        await self.clock.sleep_until(pod.terminate_at or 0)
         self.terminate(pod)
 
     async def _watch_balance(self) -> None:
@@ -665,13 +664,28 @@ class Cloud:
         task.add_done_callback(self._tasks.discard)
         return task
 
-    async def wait_cleared(self) -> None:
-        """Wait until all containers that should end have ended."""
-        with contextlib.suppress(asyncio.CancelledError):
-            await asyncio.gather(
-                *(life for pod_id, life in self._lives.items() if self._pods[pod_id].is_gone),
-                return_exceptions=True,
-            )
+    async def reset(self) -> None:
+        """
+        Be as new: all is well, nothing is rented, and stock and money are those of the beginning.
+
+        The bill and the log of requests stay: they are what tests compare with.
+        """
+        self.delete_rules([rule.id for rule in self.rules])
+        for pod in self.list_live():
+            self.terminate(pod)
+        # What is under way belongs to those pods; only the watch over the balance lives longer.
+        await asyncio.gather(*self._lives.values(), return_exceptions=True)
+        self.store.set_capacity(list_first_capacity())
+        self.store.set_value("revoked_keys", [])
+        self.store.set_value("ssh_keys", [])
+        self.store.set_value("spend_limit", str(self.options.spend_limit))
+        self.set_balance(self.options.credit)
+        self.push_clock(-self.clock.offset)
+
+    def push_clock(self, seconds: float) -> None:
+        """Let time pass."""
+        self.clock.push(seconds)
+        self.store.set_value("clock_offset", self.clock.offset)
 
 
 async def _disturb(relay: Relay, kind: str, params: Mapping[str, Any]) -> None:

@@ -19,7 +19,7 @@ from fakes.runpod.store import PodRow
 
 HERE = Path(__file__).parent
 LABEL = "touchstone.fake-runpod"
-START_SECONDS = 20
+START_SECONDS = 120
 Result = TypeVar("Result")
 
 

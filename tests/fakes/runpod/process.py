@@ -22,7 +22,7 @@ from fakes.runpod.store import PodRow
 HERE = Path(__file__).parent
 SSHD = "/usr/sbin/sshd"
 UNSHARE = ["unshare", "--mount", "--pid", "--fork", "--kill-child=KILL"]
-START_SECONDS = 15
+START_SECONDS = 120
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 
@@ -169,7 +169,7 @@ class ProcessRuntime:
         # An isolated pod's PID 1 dies with unshare, and all with it; another cleans up on TERM.
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL if self.is_isolated else signal.SIGTERM)
-        for _ in range(100):
+        while True:
             child = self._children.get(pod.id)
             if child is not None:
                 child.poll()

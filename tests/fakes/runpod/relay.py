@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import time
+
+from fakes.ports import find_free_port
 
 CHUNK = 16 * 1024
 
@@ -22,7 +23,9 @@ class Relay:
         self.target = target
         self.is_refusing = False
         self.is_silent = False
-        self.frozen_until = 0.0
+        self._thawed = asyncio.Event()
+        self._thawed.set()
+        self._thawing: asyncio.TimerHandle | None = None
         self.bytes_per_second: int | None = None
         self._server: asyncio.Server | None = None
         self._pairs: set[tuple[asyncio.StreamWriter, asyncio.StreamWriter]] = set()
@@ -32,7 +35,8 @@ class Relay:
     async def open(self, port: int = 0) -> int:
         """Listen, on a given port when it is still free; return the port."""
         try:
-            self._server = await asyncio.start_server(self._serve, self._host, port)
+            wanted = port or find_free_port()
+            self._server = await asyncio.start_server(self._serve, self._host, wanted)
         except OSError:
             self._server = await asyncio.start_server(self._serve, self._host, 0)
         number: int = self._server.sockets[0].getsockname()[1]
@@ -42,6 +46,7 @@ class Relay:
         """Stop listening and break all connections."""
         if self._server is not None:
             self._server.close()
+        self._thaw()
         self.drop_connections()
         for writer in self._kept:
             writer.close()
@@ -55,8 +60,11 @@ class Relay:
             server.transport.abort()
 
     def freeze(self, seconds: float) -> None:
-        """Carry no byte for a while; the connections stay."""
-        self.frozen_until = time.monotonic() + seconds
+        """Carry no byte for a while; the connections stay. Again says for how long from now on."""
+        self._thaw()
+        if seconds > 0:
+            self._thawed.clear()
+            self._thawing = asyncio.get_running_loop().call_later(seconds, self._thaw)
 
     def half_open(self, seconds: float) -> None:
         """Break the pod's side; the client is not told."""
@@ -95,17 +103,18 @@ class Relay:
     async def _pump(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with contextlib.suppress(OSError):
             while data := await reader.read(self.bytes_per_second or CHUNK):
-                await self._thaw()
+                await self._thawed.wait()
                 writer.write(data)
                 await writer.drain()
                 if self.bytes_per_second:
                     await asyncio.sleep(len(data) / self.bytes_per_second)
         # Pass the end on, but not while the line is dead.
-        await self._thaw()
+        await self._thawed.wait()
         with contextlib.suppress(OSError, RuntimeError):
             if writer.can_write_eof():
                 writer.write_eof()
 
-    async def _thaw(self) -> None:
-        if (left := self.frozen_until - time.monotonic()) > 0:
-            await asyncio.sleep(left)
+    def _thaw(self) -> None:
+        if self._thawing is not None:
+            self._thawing.cancel()
+        self._thawed.set()

@@ -8,17 +8,17 @@ import socket
 import subprocess
 import sys
 import threading
-import time
 from pathlib import Path
 from typing import Any
 
 import httpx
 
+from fakes.ports import find_free_port
 from fakes.runpod.admin import PREFIX, TOKEN_HEADER
 from fakes.runpod.app import Config, build_server
+from waiting import find_exit, wait_for
 
 TESTS = Path(__file__).parents[2]
-START_SECONDS = 30
 TOKEN = "emulator-token"
 
 
@@ -32,7 +32,7 @@ class Admin:
 
     def __init__(self, url: str, token: str) -> None:
         self._client = httpx.Client(
-            base_url=f"{url}{PREFIX}", headers={TOKEN_HEADER: token}, timeout=30
+            base_url=f"{url}{PREFIX}", headers={TOKEN_HEADER: token}, timeout=None
         )
 
     def ask(self, method: str, path: str, **options: Any) -> Any:
@@ -85,6 +85,10 @@ class Admin:
         """Let time pass."""
         self.ask("POST", "/clock", json={"seconds": seconds})
 
+    def reset(self) -> None:
+        """Make it as new, whatever has happened; the bill stays."""
+        self.ask("POST", "/reset")
+
 
 class EmulatorThread:
     """
@@ -106,16 +110,17 @@ class EmulatorThread:
     def start(self) -> None:
         """Serve."""
         self._thread.start()
-        deadline = time.monotonic() + START_SECONDS
-        while not self._server.started:
-            if time.monotonic() > deadline or not self._thread.is_alive():
-                raise RuntimeError("the emulator did not start")
-            time.sleep(0.01)
+        wait_for(
+            "the emulator serves",
+            lambda: self._server.started,
+            unless=lambda: not self._thread.is_alive() and "its thread has ended",
+            every=0.01,
+        )
 
     def stop(self) -> None:
         """Stop in order."""
         self._server.should_exit = True
-        self._thread.join(20)
+        self._thread.join()
 
 
 class EmulatorProcess:
@@ -127,8 +132,7 @@ class EmulatorProcess:
     """
 
     def __init__(self, state_dir: Path, *arguments: str) -> None:
-        with socket.create_server(("127.0.0.1", 0)) as probe:
-            self._port = probe.getsockname()[1]
+        self._port = find_free_port()
         self._state_dir = state_dir
         self._arguments = list(arguments)
         self._process: subprocess.Popen[bytes] | None = None
@@ -147,12 +151,14 @@ class EmulatorProcess:
                 stdout=log,
                 stderr=log,
             )
-        deadline = time.monotonic() + START_SECONDS
-        while not self._is_answering():
-            if self._process.poll() is not None or time.monotonic() > deadline:
-                text = (self._state_dir / "emulator.log").read_text()[-2000:]
-                raise RuntimeError(f"the emulator did not start:\n{text}")
-            time.sleep(0.05)
+        wait_for("the emulator answers", self._is_answering, unless=self.find_end)
+
+    def find_end(self) -> str | None:
+        """Say that it has ended, and what it said last; ``None`` while it runs."""
+        if self._process is None:
+            return "it was stopped"
+        end = find_exit(self._process)
+        return end and f"{end}: {(self._state_dir / 'emulator.log').read_text()[-2000:]}"
 
     def kill(self) -> None:
         """End it as a crash does; its pods are left."""
@@ -166,10 +172,10 @@ class EmulatorProcess:
         process, self._process = self._process, None
         if process is not None:
             process.send_signal(number)
-            process.wait(30)
+            process.wait()
 
     def _is_answering(self) -> bool:
         try:
-            return httpx.get(f"{self.url}{PREFIX}/health", timeout=1).status_code == 200
+            return httpx.get(f"{self.url}{PREFIX}/health", timeout=5).status_code == 200
         except httpx.TransportError:
             return False

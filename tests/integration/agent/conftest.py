@@ -7,7 +7,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,10 +14,9 @@ from typing import Any
 import pytest
 
 from fakes.control_plane import ControlPlane
-from fakes.images import build_script_image
-
-RUNNER = Path(__file__).parents[2] / "fakes/runner.sh"
-IMAGE = "touchstone-test-runner:local"
+from fakes.images import RUNNER, RUNNER_IMAGE, build_script_image
+from touchstone_agent.protocol.messages import AttemptRef
+from waiting import find_exit
 
 
 class AgentProcess:
@@ -42,6 +40,7 @@ class AgentProcess:
         }
         self.docker: dict[str, Any] = {"pull": False}
         self._process: subprocess.Popen[bytes] | None = None
+        plane.unless = self.find_end
 
     @property
     def config(self) -> Path:
@@ -106,18 +105,21 @@ class AgentProcess:
         self._process.send_signal(signal.SIGKILL)
         self._process.wait()
 
-    def terminate(self) -> float:
-        """End it as an administrator does; return how long that took."""
+    def terminate(self) -> None:
+        """End it as an administrator does."""
         assert self._process is not None
-        began = time.monotonic()
         self._process.send_signal(signal.SIGTERM)
-        self._process.wait(20)
-        return time.monotonic() - began
+        self._process.wait()
 
-    def wait(self, timeout: float = 20) -> int:
+    def wait(self) -> int:
         """Wait until it has ended by itself."""
         assert self._process is not None
-        return self._process.wait(timeout)
+        return self._process.wait()
+
+    def find_end(self) -> str | None:
+        """Say that it has ended, and what it said last; ``None`` while it runs or never ran."""
+        end = find_exit(self._process) if self._process is not None else None
+        return end and f"{end}: {self.log[-2000:]}"
 
     def run(self, command: str, *arguments: str) -> subprocess.CompletedProcess[str]:
         """Run another command of it."""
@@ -128,7 +130,6 @@ class AgentProcess:
             ],
             capture_output=True,
             text=True,
-            timeout=60,
             check=False,
             env=self._build_environment(),
         )
@@ -140,6 +141,17 @@ class AgentProcess:
         if self.config.exists():
             done = self.run("purge")
             assert done.returncode == 0, done.stderr
+
+    def find_output(self, ref: AttemptRef, name: str) -> Path | None:
+        """Return a file that an attempt has written and that is still here."""
+        folders = self.folder.glob(f"state/attempts/{ref.container_name(self.plane.env)}/out")
+        return next((file for folder in folders if (file := folder / name).exists()), None)
+
+    def let_go(self, ref: AttemptRef) -> None:
+        """Let the scenario ``held`` come to its end."""
+        console = self.find_output(ref, "console.log")
+        assert console is not None
+        console.with_name("go").touch()
 
     def _build_environment(self) -> dict[str, str]:
         return {
@@ -184,7 +196,7 @@ def _find_names(folder: Path, prefix: str) -> list[str]:
 @pytest.fixture(scope="session")
 def docker_image(tmp_path_factory: pytest.TempPathFactory) -> str:
     """The test runner as an image, made without any registry."""
-    return build_script_image(IMAGE, RUNNER, tmp_path_factory.mktemp("image"))
+    return build_script_image(RUNNER_IMAGE, RUNNER, tmp_path_factory.mktemp("image"))
 
 
 @pytest.fixture(
@@ -202,9 +214,11 @@ def runtime_name(request: pytest.FixtureRequest) -> str:
 def plane(ministack: str) -> Iterator[ControlPlane]:
     """A control plane of its own environment."""
     # A server's queues are named by the server alone, so each test has its own server, too.
-    plane = ControlPlane(ministack, server=f"box-{os.urandom(4).hex()}").open()
-    yield plane
-    plane.close()
+    plane = ControlPlane(ministack, server=f"box-{os.urandom(4).hex()}")
+    try:
+        yield plane.open()
+    finally:
+        plane.close()
 
 
 @pytest.fixture

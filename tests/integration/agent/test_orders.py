@@ -31,7 +31,7 @@ def test_a_cancel_that_overtakes_its_start_wins(agent: AgentProcess, plane: Cont
 
     plane.start(["ok", "1", "0"], ref=ref)
 
-    plane.wait(lambda: plane.phases(ref).count(AttemptPhase.CANCELLED) == 2)
+    plane.wait("both are told", lambda: plane.phases(ref).count(AttemptPhase.CANCELLED) == 2)
     assert AttemptPhase.ACCEPTED not in plane.phases(ref)
     assert agent.find_containers() == []
 
@@ -57,7 +57,7 @@ def test_a_higher_fence_ends_the_older_attempt_first(
     plane.start(["sleep", "300"], ref=new)
 
     plane.wait_phase(new, AttemptPhase.RUNNING)
-    told = plane.wait_phase(old, AttemptPhase.CANCELLED, timeout=1)
+    told = plane.wait_phase(old, AttemptPhase.CANCELLED)
     assert told.reason == "superseded by fence 2"
     assert [name.endswith("-2-2") for name in agent.find_containers()] == [True]
     stale = make_ref(old.submission_id, attempt=1, fence=1)
@@ -75,20 +75,28 @@ def test_starts_beyond_the_slots_are_refused_at_once(
         told = [plane.phases(ref) for ref in refs]
         return all(AttemptPhase.RUNNING in t or AttemptPhase.REJECTED in t for t in told)
 
-    plane.wait(find_settled)
+    plane.wait("all are settled", find_settled)
     rejected = [r for r in refs if AttemptPhase.REJECTED in plane.phases(r)]
     assert len(rejected) == 2
     reason = plane.wait_phase(rejected[0], AttemptPhase.REJECTED).reason
     assert reason == "full: 2 of 2 training slots are taken"
     # A validation never waits for a training.
     plane.wait_phase(validation, AttemptPhase.RUNNING)
-    running = plane.wait(lambda: _find_heartbeat(plane, 3)).inventory.running
+    beat = plane.wait("a heartbeat tells of three", lambda: _find_heartbeat(plane, 3))
+    running = beat.inventory.running
     assert {ref for ref, _ in running} == {*refs, validation} - set(rejected)
 
 
-def _find_heartbeat(plane: ControlPlane, running: int) -> Heartbeat | None:
-    beats = [b for b in plane.bodies(Heartbeat) if len(b.inventory.running) == running]
-    return beats[-1] if beats else None
+def _find_heartbeat(
+    plane: ControlPlane, running: int, *, besides: frozenset[str] = frozenset()
+) -> Heartbeat | None:
+    """Return the last heartbeat that tells of so many; of none of the starts ``besides``."""
+    beats = [
+        event.body
+        for event in plane.events
+        if isinstance(event.body, Heartbeat) and event.header.epoch not in besides
+    ]
+    return next((beat for beat in beats[::-1] if len(beat.inventory.running) == running), None)
 
 
 def test_a_drained_server_takes_no_training(
@@ -135,7 +143,7 @@ def test_a_command_that_is_not_genuine_starts_nothing(
     genuine = plane.start(["ok", "1", "0"])
 
     plane.wait_phase(genuine, AttemptPhase.UPLOADED)
-    plane.wait(lambda: plane.bodies(Poison))
+    plane.wait("it is told of", lambda: plane.bodies(Poison))
     assert plane.phases(forged.ref) == []
 
 
@@ -147,7 +155,7 @@ def test_garbage_on_a_queue_is_reported_and_dropped(
         plane.send_text(queue, "not a message")
         plane.send_text(queue, json.dumps({"kid": "control", "sig": "AA==", "payload": "{}"}))
 
-    plane.wait(lambda: len(plane.bodies(Poison)) == 4)
+    plane.wait("all are told of", lambda: len(plane.bodies(Poison)) == 4)
     ref = plane.start(["ok", "1", "0"])
     plane.wait_phase(ref, AttemptPhase.UPLOADED)
 
@@ -164,7 +172,7 @@ def test_an_attempt_that_is_expected_and_not_here_is_lost(
 
     assert told.reason == "unknown to this server"
     plane.start(["ok", "1", "0"], ref=never_came)
-    plane.wait_phase(never_came, AttemptPhase.REJECTED)
+    plane.wait("it is refused", lambda: AttemptPhase.REJECTED in plane.phases(never_came))
 
 
 def test_an_attempt_that_nobody_expects_is_ended_after_its_quarantine(
@@ -175,12 +183,12 @@ def test_an_attempt_that_nobody_expects_is_ended_after_its_quarantine(
     # No console: whoever gives grants for it would know of it.
     ref = plane.start(["stubborn"])
     plane.wait_phase(ref, AttemptPhase.RUNNING)
-    plane.wait(lambda: plane.list(f"attempts/{ref.submission_id}"))
+    plane.wait("it runs", lambda: plane.list(f"attempts/{ref.submission_id}"))
     agent.kill()
     plane.expected = ()
     agent.start()
 
-    told = plane.wait_phase(ref, AttemptPhase.LOST, timeout=40)
+    told = plane.wait_phase(ref, AttemptPhase.LOST)
 
     assert told.reason == "the control plane does not expect it"
     assert agent.find_containers() == []
@@ -189,14 +197,18 @@ def test_an_attempt_that_nobody_expects_is_ended_after_its_quarantine(
 def test_with_its_journal_lost_the_agent_adopts_what_runs(
     agent: AgentProcess, plane: ControlPlane
 ) -> None:
-    ref = plane.start(["ok", "40", "0.1"])
+    ref = plane.start(["held"])
     plane.wait_phase(ref, AttemptPhase.RUNNING)
+    plane.wait("it writes", lambda: agent.find_output(ref, "console.log"))
     agent.kill()
+    before = plane.epochs
     for file in (agent.folder / "state").glob("journal.db*"):
         file.unlink()
 
     agent.start()
 
+    plane.wait("it is adopted", lambda: _find_heartbeat(plane, 1, besides=before))
+    agent.let_go(ref)
     exited = plane.wait_phase(ref, AttemptPhase.EXITED)
     assert exited.details["exit_code"] == 0
     plane.wait_phase(ref, AttemptPhase.UPLOADED)
@@ -221,7 +233,7 @@ def test_containers_of_others_are_never_touched(
         for name, labels in {**others, stray: mine}.items():
             _run_container(name, labels, docker_image)
         agent.start()
-        plane.wait(lambda: stray not in _list_containers(), timeout=30)
+        plane.wait("the stray is gone", lambda: stray not in _list_containers())
         agent.kill()
         agent.run("purge")
         assert set(others) <= _list_containers()

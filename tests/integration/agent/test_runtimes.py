@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import subprocess
 import threading
-import time
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,18 +12,20 @@ from pathlib import Path
 import pytest
 
 from fakes.agent_world import FakeRuntime, make_ref
+from fakes.images import RUNNER, RUNNER_IMAGE
 from touchstone_agent.adapters.docker import DockerRuntime
 from touchstone_agent.adapters.files import make_attempt_folder
 from touchstone_agent.adapters.process import ProcessRuntime
 from touchstone_agent.core.ports import Exit, LaunchSpec, Runtime
 from touchstone_agent.protocol.messages import Limits
 from touchstone_agent.settings import DockerSettings, ProcessSettings
-
-from .conftest import IMAGE, RUNNER
+from waiting import wait_for
 
 pytestmark = pytest.mark.integration
 
 ENV = f"t{uuid.uuid4().hex[:8]}"
+GRACE_SECONDS = 120
+"""Long enough for a busy machine to let a script end in order."""
 
 
 def work_of_the_fake(spec: LaunchSpec) -> Exit | None:
@@ -70,7 +71,7 @@ def make_spec(tmp_path: Path):
             ref=ref,
             name=name,
             labels={"touchstone.env": ENV, "touchstone.server": "box"},
-            image=IMAGE,
+            image=RUNNER_IMAGE,
             argv=(scenario, "{in}", "{out}", *rest),
             environment={"TOUCHSTONE_SUBMISSION_ID": submission_id},
             folder=tmp_path / name,
@@ -80,11 +81,8 @@ def make_spec(tmp_path: Path):
     return make
 
 
-def wait_for(path: Path) -> None:
-    deadline = time.monotonic() + 10
-    while not (path.exists() and path.stat().st_size):
-        assert time.monotonic() < deadline, f"{path} was not written"
-        time.sleep(0.02)
+def wait_written(path: Path) -> None:
+    wait_for(f"{path} is written", lambda: path.exists() and path.stat().st_size)
 
 
 def test_an_exit_code_is_kept_until_it_is_asked_for(runtime: Runtime, make_spec) -> None:
@@ -123,16 +121,16 @@ def test_stopping_is_seen_by_whoever_waits(runtime: Runtime, make_spec) -> None:
     spec = make_spec("sleep", "300")
     runtime.launch(spec)
     if runtime.name != "fake":
-        wait_for(spec.folder / "out/console.log")
+        wait_written(spec.folder / "out/console.log")
     seen: list[Exit | None] = []
     waiter = threading.Thread(target=lambda: seen.append(runtime.wait(spec.name)))
     waiter.start()
 
-    runtime.stop(spec.name, grace_seconds=5)
-    waiter.join(5)
+    runtime.stop(spec.name, grace_seconds=GRACE_SECONDS)
+    waiter.join()
 
     assert seen == [Exit(exit_code=143)]
-    runtime.stop(spec.name, grace_seconds=5)
+    runtime.stop(spec.name, grace_seconds=GRACE_SECONDS)
 
 
 def test_what_was_removed_is_gone(runtime: Runtime, make_spec) -> None:
@@ -189,7 +187,7 @@ def test_a_killed_shim_leaves_no_process_and_no_exit_code(
 ) -> None:
     spec = make_spec("family")
     process_runtime.launch(spec)
-    wait_for(spec.folder / "out/console.log")
+    wait_written(spec.folder / "out/console.log")
     (shim,) = (int(p) for p in find_pids(spec.name) if "process_shim" in read_command(p))
 
     os.kill(shim, 9)

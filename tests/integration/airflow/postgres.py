@@ -8,11 +8,11 @@ import shutil
 import signal
 import subprocess
 import tempfile
-import time
 from pathlib import Path
 
+from waiting import find_exit, wait_for
+
 _DEBIAN = Path("/usr/lib/postgresql")
-_START_SECONDS = 60.0
 
 # Durability costs seconds here and helps nobody; the rest keeps it small.
 _OPTIONS = {
@@ -67,11 +67,12 @@ class Postgres:
                 start_new_session=True,
                 **self._identity,
             )
-        deadline = time.monotonic() + _START_SECONDS
-        while self._try("pg_isready", "--host", str(self._folder)).returncode != 0:
-            if self._process.poll() is not None or time.monotonic() > deadline:
-                raise RuntimeError(f"PostgreSQL did not start:\n{log.read_text()[-2000:]}")
-            time.sleep(0.1)
+        process = self._process
+        wait_for(
+            "PostgreSQL is ready",
+            lambda: self._try("pg_isready", "--host", str(self._folder)).returncode == 0,
+            unless=lambda: (end := find_exit(process)) and f"{end}: {log.read_text()[-2000:]}",
+        )
 
     def create_database(self, name: str) -> str:
         """Make an empty database; return its address for SQLAlchemy."""
@@ -83,11 +84,7 @@ class Postgres:
         process, self._process = self._process, None
         if process is not None:
             process.send_signal(signal.SIGINT)
-            try:
-                process.wait(20)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
+            process.wait()
         shutil.rmtree(self._folder, ignore_errors=True)
 
     @property
@@ -102,7 +99,6 @@ class Postgres:
             capture_output=True,
             text=True,
             check=False,
-            timeout=120,
             cwd=self._folder,
             **self._identity,
         )

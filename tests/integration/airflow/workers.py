@@ -47,7 +47,7 @@ class Workers:
     def stop(self) -> None:
         """Take nothing more."""
         self._stopping.set()
-        self._thread.join(10)
+        self._thread.join()
         self._pool.shutdown(cancel_futures=True)
 
     def _poll(self) -> None:

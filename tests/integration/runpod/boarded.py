@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import secrets
-import time
 from typing import Any
 
-from tests.integration.runpod.conftest import World, wait_for
+from tests.integration.runpod.conftest import SshResult, World
 
 from touchstone.core.pods import Pod, PodOrder
 from touchstone_agent.protocol.messages import Grant
@@ -20,6 +19,10 @@ from touchstone_agent.protocol.pods import (
     PodUploadReport,
     PodVariable,
 )
+from waiting import wait_for
+
+NO_LOGIN = 255
+"""What ssh itself ends with."""
 
 
 class Boarded:
@@ -43,12 +46,16 @@ class Boarded:
         """Call the program; return its exit code, its output and its errors."""
         command = f"{POD_PROGRAM} {verb}"
         text = message if isinstance(message, str) else message.model_dump_json()
-        for _ in range(20):
+
+        def log_in() -> SshResult | None:
             done = self._world.ssh.run(self.port, command, text=text)
-            if done.code != 255:
-                return done.code, done.output, done.errors
-            time.sleep(0.2)
-        raise AssertionError(f"no login: {done.errors}")
+            if done.code != NO_LOGIN:
+                return done
+            print(f"no login: {done.errors}")
+            return None
+
+        done = wait_for("a login", log_in, unless=self.find_end)
+        return done.code, done.output, done.errors
 
     def start(self, order: PodStart) -> PodState:
         code, output, errors = self.call("start", order)
@@ -65,16 +72,35 @@ class Boarded:
         assert code == 0, errors
         return PodUploadReport.model_validate_json(output)
 
-    def wait_phase(self, phase: PodPhase, seconds: float = 30) -> PodState:
-        deadline = time.monotonic() + seconds
-        while (state := self.poll()).phase is not phase:
-            assert time.monotonic() < deadline, f"not {phase} after {seconds} s: {state}"
-            time.sleep(0.05)
-        return state
+    def wait_phase(self, phase: PodPhase) -> PodState:
+        """Wait until the pod says that it has come so far, and not beyond."""
+        states: list[PodState] = []
+
+        def look() -> PodState | None:
+            states.append(self.poll())
+            return states[-1] if states[-1].phase is phase else None
+
+        def find_end() -> object:
+            return states and states[-1].phase is PodPhase.EXITED and f"it is {states[-1]}"
+
+        return wait_for(f"the pod is {phase}", look, unless=find_end)
 
     def run(self, command: str) -> str:
-        """Run a command as root; return its output."""
-        return self._world.ssh.run(self.port, command).output
+        """Run a command as root, which must succeed; return its output."""
+        done = self._world.ssh.run(self.port, command)
+        assert done.code == 0, f"{command}: {done}"
+        return done.output
+
+    def find_end(self) -> str | None:
+        """Say that the pod is gone; ``None`` while it is not."""
+        return None if self.is_alive else "the pod is gone"
+
+    def list_of_nobody(self) -> str:
+        """Return the command lines of what runs in the pod as its trainers do, one a line."""
+        owned = '[ "$(stat -c %u $p 2> /dev/null)" = 65534 ]'
+        return self.run(
+            f"for p in /proc/[0-9]*; do {owned} && tr '\\0' ' ' < $p/cmdline && echo; done; true"
+        )
 
     @property
     def is_alive(self) -> bool:
@@ -84,9 +110,9 @@ class Boarded:
     def bill(self) -> dict[str, Any]:
         return self._world.admin.get_ledger(self.id)
 
-    def wait_gone(self, seconds: float = 30) -> None:
+    def wait_gone(self) -> None:
         """Wait until it has ended itself, and is paid for."""
-        wait_for(lambda: not self.is_alive, seconds)
+        wait_for("the pod has ended itself", lambda: not self.is_alive)
         assert self.bill["open"] == 0
 
 

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
 import shutil
 import subprocess
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
 
 import pytest
 
@@ -18,14 +15,18 @@ from fakes.runpod.process import SSHD
 from fakes.runpod.server import Admin, EmulatorProcess
 from touchstone.core.pods import Pod, PodOrder
 from touchstone.hooks.runpod.api import Account
-from touchstone.hooks.runpod.errors import PodNotFound
 from touchstone.hooks.runpod.rest import RestPodApi
+from waiting import wait_for
 
-Found = TypeVar("Found")
 OPTIONS = (
-    *("-o", "StrictHostKeyChecking=no", "-o", "BatchMode=yes", "-o", "ConnectTimeout=5"),
-    *("-o", "LogLevel=ERROR", "-o", "ServerAliveInterval=1", "-o", "ServerAliveCountMax=3"),
+    *("-o", "StrictHostKeyChecking=no", "-o", "BatchMode=yes", "-o", "LogLevel=ERROR"),
+    *("-o", "UserKnownHostsFile=/dev/null"),
 )
+IMPATIENT = (
+    *("-o", "ConnectTimeout=3", "-o", "ServerAliveInterval=1", "-o", "ServerAliveCountMax=3"),
+    *("-o", "LogLevel=INFO"),
+)
+"""For where nobody answers, and says so; on a busy machine it gives up on others, too."""
 
 
 @dataclass(frozen=True)
@@ -48,48 +49,41 @@ class SshClient:
         )
         self.public_key = (folder / "key.pub").read_text().strip()
 
-    def build_command(self, port: int, command: str) -> list[str]:
+    def build_command(self, port: int, command: str, *options: str) -> list[str]:
         """Return the command line."""
-        files = ["-i", str(self._key), "-o", "UserKnownHostsFile=/dev/null"]
-        return ["ssh", *OPTIONS, *files, "-p", str(port), "root@127.0.0.1", command]
+        where = ["-i", str(self._key), "-p", str(port), "root@127.0.0.1"]
+        # What is said first holds.
+        return ["ssh", *options, *OPTIONS, *where, command]
 
-    def run(self, port: int, command: str, timeout: float = 20, text: str = "") -> SshResult:
+    def run(self, port: int, command: str, *options: str, text: str = "") -> SshResult:
         """Run a command in a pod, with a text on its standard input."""
         done = subprocess.run(
-            self.build_command(port, command),
+            self.build_command(port, command, *options),
             input=text,
             capture_output=True,
             text=True,
-            timeout=timeout,
             check=False,
         )
         return SshResult(done.returncode, done.stdout.strip(), done.stderr.strip())
 
-    def start(self, port: int, command: str) -> subprocess.Popen[str]:
+    def start(self, port: int, command: str, *options: str) -> subprocess.Popen[str]:
         """Start a command in a pod."""
         return subprocess.Popen(
-            self.build_command(port, command), stdout=subprocess.PIPE, text=True
+            self.build_command(port, command, *options),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
         )
 
     def scan_host_key(self, port: int) -> str:
         """Return the pod's host key."""
         done = subprocess.run(
-            ["ssh-keyscan", "-t", "ed25519", "-p", str(port), "127.0.0.1"],
+            ["ssh-keyscan", "-T", "120", "-t", "ed25519", "-p", str(port), "127.0.0.1"],
             capture_output=True,
             text=True,
-            timeout=20,
             check=False,
         )
         return done.stdout.split()[-1]
-
-
-def wait_for(find: Callable[[], Found], seconds: float = 20) -> Found:
-    """Return what is found as soon as it is something."""
-    deadline = time.monotonic() + seconds
-    while not (found := find()):
-        assert time.monotonic() < deadline, "it did not come true in time"
-        time.sleep(0.05)
-    return found
 
 
 @dataclass(frozen=True)
@@ -112,19 +106,26 @@ class World:
 
     def wait_port(self, pod: Pod) -> int:
         """Return the port of a pod's sshd as soon as the API tells it."""
-        address = wait_for(lambda: self.api.get_pod(pod.id).ssh)
-        assert address is not None
-        return address.port
+        return wait_for(f"{pod.name} has a way in", lambda: self.api.get_pod(pod.id).ssh).port
 
-    def run(self, pod: Pod, command: str) -> SshResult:
+    def wait_boots(self, pod_id: str, boots: int) -> None:
+        """Wait until a pod's container was started so many times."""
+        wait_for(
+            f"it is started {boots} times",
+            lambda: self.admin.ask("GET", f"/pods/{pod_id}")["boots"] == boots,
+        )
+
+    def run(self, pod: Pod, command: str, *options: str) -> SshResult:
         """Run a command in a pod."""
-        return self.ssh.run(self.wait_port(pod), command)
+        return self.ssh.run(self.wait_port(pod), command, *options)
 
 
 @pytest.fixture(scope="session")
 def ssh(tmp_path_factory: pytest.TempPathFactory) -> SshClient:
     if not Path(SSHD).exists() or shutil.which("ssh") is None:
-        pytest.skip("openssh-server and openssh-client are not installed")
+        pytest.skip("NO SSH (apt install openssh-server openssh-client): pods were NOT tested")
+    if shutil.which("pgrep") is None:
+        pytest.skip("NO PGREP (apt install procps): pods were NOT tested")
     return SshClient(tmp_path_factory.mktemp("ssh"))
 
 
@@ -132,8 +133,8 @@ def ssh(tmp_path_factory: pytest.TempPathFactory) -> SshClient:
 def open_world(folder: Path, ssh: SshClient, pods: str, *arguments: str) -> Iterator[World]:
     """Start an emulator with pods of a kind, and stop it."""
     emulator = EmulatorProcess(folder, "--pods", pods, "--rate-limit", "none", *arguments)
-    emulator.start()
     try:
+        emulator.start()
         with RestPodApi(Account(api_key="rpa_test", url=emulator.url)) as api:
             yield World(emulator, api, ssh)
     finally:
@@ -148,12 +149,9 @@ def shared_world(tmp_path_factory: pytest.TempPathFactory, ssh: SshClient) -> It
 
 @pytest.fixture
 def world(shared_world: World) -> Iterator[World]:
-    """A world where all is well and nothing is rented at the end."""
+    """A world that is as new before the next test, whatever became of this one."""
     yield shared_world
-    shared_world.admin.clear_faults()
-    for pod in shared_world.admin.list_pods():
-        with contextlib.suppress(PodNotFound):  # it has ended meanwhile
-            shared_world.api.terminate_pod(pod["id"])
+    shared_world.admin.reset()
 
 
 def find_processes(marker: str) -> list[int]:

@@ -51,8 +51,13 @@ def make_programs() -> Iterator[Path]:
 
 def open_office(world: World, ministack: str, **settings: Any) -> Office:
     """Return an installation of its own that rents in a world."""
+    return open_office_at(world.emulator.url, ministack, **settings)
+
+
+def open_office_at(runpod_url: str, ministack: str, **settings: Any) -> Office:
+    """Return an installation of its own that rents from an emulator."""
     env = f"t{secrets.token_hex(3)}"
-    return Office(world.emulator.url, ministack, build_settings(env, **settings)).open()
+    return Office(runpod_url, ministack, build_settings(env, **settings)).open()
 
 
 def list_spans(world: World, office: Office) -> list[dict[str, Any]]:

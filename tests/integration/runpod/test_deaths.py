@@ -12,14 +12,13 @@ import json
 import os
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from dataclasses import asdict
 from decimal import Decimal
 from pathlib import Path
 
 import pytest
-from tests.integration.runpod.conftest import SshClient, World, wait_for
+from tests.integration.runpod.conftest import SshClient, World
 from tests.integration.runpod.rented import (
     count_doubled,
     list_alive,
@@ -35,8 +34,9 @@ from touchstone.hooks.money import Budgets
 from touchstone.hooks.pods.desk import TaskKey
 from touchstone.hooks.records import Record
 from touchstone.triggers.pods.driver import PodDriver
+from waiting import find_exit, wait_for
 
-pytestmark = [pytest.mark.integration, pytest.mark.timeout(180)]
+pytestmark = pytest.mark.integration
 
 TESTS = Path(__file__).parents[2]
 LAST_STEP = 76
@@ -78,8 +78,15 @@ def find_last_step(process: subprocess.Popen[str]) -> str:
     """Wait until it has ended; return the last step it told."""
     assert process.stdout is not None
     lines = process.stdout.read().splitlines()
-    process.wait(60)
+    process.wait()
     return str(json.loads(lines[-1])["what"]) if lines else "nothing"
+
+
+async def drive(office: Office, key: TaskKey, fence: int) -> Record:
+    """Take over an attempt, as the next triggerer does; return what has become of it."""
+    async with office.work() as desk:
+        await PodDriver(desk, key, fence).run()
+        return await desk.read(key)
 
 
 async def go_on(office: Office, key: TaskKey, fence: int) -> Record:
@@ -113,20 +120,23 @@ def test_another_goes_on_where_it_died(world: World, ministack: str, die_at: int
 
 def test_when_nobody_goes_on_the_pod_ends_itself(world: World, ministack: str) -> None:
     """The dead-man's switch: all of ours is gone for good, and the pod asks for its own end."""
-    office = open_office(world, ministack, runpod={"lease_seconds": 6})
-    # Longer than the lease; who goes on afterwards trains it to the end.
-    key = office.submit("seconds=25")
-    process = start_driver(office, key, office.claim(key), die_at=0)
+    office = open_office(world, ministack, runpod={"lease_seconds": 12})
+    key = office.submit("seconds=600")
+    fence = office.claim(key)
+    process = start_driver(office, key, fence, die_at=0)
     try:
-        wait_for(lambda: office.read(key)["status"] == "running")
+        wait_for(
+            "it trains",
+            lambda: office.read(key)["status"] == "running",
+            unless=lambda: find_exit(process),
+        )
     finally:
         process.kill()
         process.wait()
-    died = time.monotonic()
-    wait_for(lambda: not list_alive(world, office), 30)
-    assert time.monotonic() - died < 20
+    wait_for("the pod has ended itself", lambda: not list_alive(world, office))
     spans = list_spans(world, office)
     assert all(span["ended_at"] for span in spans)
     # Whoever comes back finds that out, and counts what was billed.
-    record = asyncio.run(go_on(office, key, office.read(key)["fence"]))
-    assert record["attempts"][0]["failure_class"] in {"gone", "login"}
+    record = asyncio.run(drive(office, key, fence))
+    assert record["failure_class"] in {"gone", "login"}
+    assert record["pod"]["gone_at"]

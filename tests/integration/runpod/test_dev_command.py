@@ -9,13 +9,13 @@ from pathlib import Path
 
 import httpx
 import pytest
-from tests.integration.runpod.conftest import wait_for
 
 from fakes.ports import find_free_port
 from touchstone.core.pods import PodOrder
 from touchstone.hooks.runpod.api import Account
 from touchstone.hooks.runpod.rest import RestPodApi
 from touchstone_agent.protocol.errors import TransientError
+from waiting import find_exit, wait_for
 
 pytestmark = pytest.mark.integration
 
@@ -32,13 +32,13 @@ def test_it_tells_how_to_connect_rents_with_any_key_and_ends_with_its_pods(
         try:
             account = Account(api_key="any", url=url)
             with RestPodApi(account) as api:
-                wait_for(lambda: _answers(api))
+                wait_for("it answers", lambda: _answers(api), unless=lambda: find_exit(process))
                 order = PodOrder(name="touchstone-a-b", image="trainer", gpu="NVIDIA L4")
                 pod = api.create_pod(order)
                 assert [found.id for found in api.list_pods()] == [pod.id]
         finally:
             process.send_signal(number)
-        told, errors = process.communicate(timeout=30)
+        told, errors = process.communicate()
     assert url in told.decode()
     assert "TOUCHSTONE_RUNPOD_CONN_ID" in told.decode()
     assert process.returncode in {0, -number}, errors.decode()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import re
+import secrets
 import subprocess
 import tarfile
 from collections.abc import Iterator
@@ -11,14 +12,16 @@ from pathlib import Path
 
 import docker
 import pytest
-from tests.integration.runpod.conftest import SshClient, World, open_world, wait_for
+from tests.integration.runpod.conftest import SshClient, World, open_world
 
 from fakes.runpod.docker_pods import LABEL, find_engine
 from touchstone.core.pods import PodOrder
+from waiting import wait_for
 
 pytestmark = [pytest.mark.integration, pytest.mark.docker]
 
-IMAGE = "touchstone-test-pod:local"
+IMAGE = f"touchstone-test-pod:{secrets.token_hex(4)}"
+"""Of this process alone: others that test beside it have the same engine."""
 START = """#!/bin/sh
 mkdir -p /root/.ssh /run/sshd /tmp
 echo "$PUBLIC_KEY" > /root/.ssh/authorized_keys
@@ -89,10 +92,10 @@ def engine() -> Iterator[docker.DockerClient]:
     if found is None:
         pytest.skip("no Docker Engine answers")
     build_image(found)
-    yield found
-    for container in found.containers.list(all=True, filters={"label": LABEL}, ignore_removed=True):
-        container.remove(force=True)
-    found.images.remove(IMAGE, force=True)
+    try:
+        yield found
+    finally:
+        found.images.remove(IMAGE, force=True)
 
 
 @pytest.fixture(scope="module")
@@ -127,11 +130,12 @@ def test_the_image_itself_is_the_pod(world: World, engine: docker.DockerClient) 
     assert not container.attrs["HostConfig"]["Privileged"]
     world.api.terminate_pod(pod.id)
     wait_for(
+        "the container is gone",
         lambda: (
             not engine.containers.list(
                 all=True, filters={"label": f"{LABEL}={pod.id}"}, ignore_removed=True
             )
-        )
+        ),
     )
 
 
@@ -139,19 +143,19 @@ def test_a_container_that_ends_is_started_again_with_its_disk(world: World) -> N
     pod = world.api.create_pod(rent(world))
     assert world.run(pod, "touch /root/kept").code == 0
     world.admin.inject(pod.id, "run.container_restart", after=0)
-    wait_for(lambda: world.admin.ask("GET", f"/pods/{pod.id}")["boots"] == 2)
+    world.wait_boots(pod.id, 2)
     assert world.run(pod, "ls /root/kept").code == 0
 
 
 def test_an_image_that_does_not_exist_is_told_in_the_hosts_log(world: World) -> None:
     pod = world.api.create_pod(rent(world, image="touchstone-test-none:local"))
     lines = wait_for(
+        "the host's log tells it",
         lambda: [
             line.text
             for line in world.api.read_logs(pod.id, source="system")
             if "error pulling image" in line.text
         ],
-        seconds=60,
     )
     assert "touchstone-test-none:local" in lines[0]
     assert world.api.get_pod(pod.id).ssh is None

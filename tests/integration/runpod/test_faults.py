@@ -33,10 +33,12 @@ from touchstone.hooks.pods.reaper import reap
 from touchstone.hooks.records import Record
 from touchstone_agent.protocol.errors import TouchstoneError
 
-pytestmark = [pytest.mark.integration, pytest.mark.campaign(sample=28), pytest.mark.timeout(400)]
+pytestmark = [pytest.mark.integration, pytest.mark.campaign(sample=28)]
 
 RUNS = 5
-LONGEST_SECONDS = 240
+LAST_LOOKS = 20
+PATIENCE = {"lease_seconds": 20, "boot_seconds": 8, "login_seconds": 8}
+"""What is waited for in vain here is many: a busy machine gets fewer results, but loses none."""
 REAP_SECONDS = 2.0
 SHORTER = {
     # As long as our own patience, in a world where everything happens within seconds.
@@ -84,7 +86,7 @@ def shared_world(tmp_path_factory: pytest.TempPathFactory, ssh: SshClient) -> It
 def test_nothing_is_lost_doubled_or_orphaned(
     world: World, ministack: str, kind: str, record_property: Any
 ) -> None:
-    office = open_office(world, ministack)
+    office = open_office(world, ministack, runpod=PATIENCE)
     manual = [
         world.api.create_pod(PodOrder(name=name, image="trainer:1", gpu="NVIDIA L4"))
         for name in ("jupyter", f"touchstone-{office.settings.env}x-s1-i5-1-1", "touchstone")
@@ -92,13 +94,13 @@ def test_nothing_is_lost_doubled_or_orphaned(
     inject(world, kind)
     keys = [office.submit("seconds=2") for _ in range(RUNS)]
 
-    records, ticks = asyncio.run(run_all(office, keys))
+    records, ticks = asyncio.run(run_all(world, office, keys))
 
     hits = world.admin.count_hits().get(kind, 0)
     alive = {pod["id"] for pod in world.admin.list_pods()}
     assert {pod.id for pod in manual} <= alive, "what is not ours was touched"
     spans = list_spans(world, office)
-    useful = {r["pod"]["id"] for r in records if r and r["outcome"] == "succeeded"}
+    useful = {r["pod"]["id"] for r in records if r["outcome"] == "succeeded"}
     wasted = sum((Decimal(s["usd"]) for s in spans if s["pod_id"] not in useful), Decimal())
     row = Row(
         fault=kind,
@@ -124,31 +126,28 @@ def inject(world: World, kind: str) -> None:
     world.admin.add_fault(kind, params=params, count=RUNS, probability=probability, seed=seed)
 
 
-async def run_all(office: Office, keys: list[TaskKey]) -> tuple[list[Record | None], list[Any]]:
-    """Run all tasks beside a reaper, then let it look twice more."""
+async def run_all(
+    world: World, office: Office, keys: list[TaskKey]
+) -> tuple[list[Record], list[Any]]:
+    """Run all tasks beside a reaper, then let it look a few times more."""
     ticks: list[Any] = []
     async with office.work() as desk:
         reaping = asyncio.create_task(reap_for_ever(desk, ticks))
-        trainings = [asyncio.create_task(train(desk, office, key)) for key in keys]
-        _, left = await asyncio.wait(trainings, timeout=LONGEST_SECONDS)
-        for task in left:
-            task.cancel()
-        reaping.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await reaping
-        for _ in range(2):
-            # Longer than anything is delayed, as from one of the real one's looks to the next.
-            await asyncio.sleep(5)
+        try:
+            await asyncio.gather(*(train(desk, office, key) for key in keys))
+        finally:
+            reaping.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await reaping
+        for look in range(LAST_LOOKS):
+            # Twice for what comes late, and then as long as anything is left to reap.
+            if look >= 2 and not list_alive(world, office):
+                break
+            await asyncio.sleep(REAP_SECONDS)
             with contextlib.suppress(TouchstoneError):
                 ticks.append(await reap(desk))
-        records = [
-            None if task in left else await desk.read(key) for task, key in pair(trainings, keys)
-        ]
+        records = [await desk.read(key) for key in keys]
     return records, ticks
-
-
-def pair(tasks: list[asyncio.Task[Record]], keys: list[TaskKey]) -> Any:
-    return zip(tasks, keys, strict=True)
 
 
 async def reap_for_ever(desk: PodDesk, ticks: list[Any]) -> None:
@@ -158,14 +157,10 @@ async def reap_for_ever(desk: PodDesk, ticks: list[Any]) -> None:
         await asyncio.sleep(REAP_SECONDS)
 
 
-def is_result(record: Record | None) -> bool:
-    return bool(record and record["outcome"] == "succeeded" and record["uploaded_at"])
+def is_result(record: Record) -> bool:
+    return bool(record["outcome"] == "succeeded" and record["uploaded_at"])
 
 
-def is_failure(record: Record | None) -> bool:
-    return bool(
-        record
-        and record["outcome"] == "failed(infrastructure)"
-        and record["failure_class"]
-        and record["reason"]
-    )
+def is_failure(record: Record) -> bool:
+    is_ended = record["outcome"] == "failed(infrastructure)"
+    return bool(is_ended and record["failure_class"] and record["reason"])

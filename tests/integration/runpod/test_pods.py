@@ -5,12 +5,16 @@ from __future__ import annotations
 import os
 import secrets
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
+import httpx
 import pytest
-from tests.integration.runpod.conftest import SshClient, World, find_processes, open_world, wait_for
+from tests.integration.runpod.conftest import SshClient, World, find_processes, open_world
 
-from touchstone.core.pods import PodStatus
+from fakes.runpod.app import Config
+from touchstone.core.pods import PodOrder, PodStatus
+from waiting import wait_for
 
 pytestmark = pytest.mark.integration
 
@@ -48,9 +52,9 @@ def test_nothing_of_a_pod_outlives_it(world: World) -> None:
     pod = world.rent()
     started = world.run(pod, f"setsid sleep {marker} > /dev/null 2>&1 < /dev/null & echo yes")
     assert started.output == "yes"
-    assert wait_for(lambda: find_processes(marker))
+    wait_for("it runs", lambda: find_processes(marker))
     world.api.terminate_pod(pod.id)
-    wait_for(lambda: not find_processes(marker))
+    wait_for("nothing is left", lambda: not find_processes(marker))
     assert world.admin.get_ledger(pod.id)["open"] == 0
 
 
@@ -63,7 +67,7 @@ def test_a_pod_ends_itself_with_its_own_key(world: World) -> None:
         "headers={'Authorization': 'Bearer ' + os.environ['RUNPOD_API_KEY']}))"
     )
     world.run(pod, source + f'/usr/bin/python3 -c "{code}"')
-    wait_for(lambda: not world.admin.list_pods())
+    wait_for("it has ended itself", lambda: not world.admin.list_pods())
 
 
 def test_a_container_that_ends_is_started_again_and_billed_on(world: World) -> None:
@@ -71,7 +75,7 @@ def test_a_container_that_ends_is_started_again_and_billed_on(world: World) -> N
     port = world.wait_port(pod)
     key = world.ssh.scan_host_key(port)
     world.admin.inject(pod.id, "run.container_restart", after=0)
-    wait_for(lambda: world.admin.ask("GET", f"/pods/{pod.id}")["boots"] == 2)
+    world.wait_boots(pod.id, 2)
     new_port = world.wait_port(pod)
     assert world.ssh.scan_host_key(new_port) != key
     assert world.run(pod, "echo back").output == "back"
@@ -80,8 +84,6 @@ def test_a_container_that_ends_is_started_again_and_billed_on(world: World) -> N
 
 def test_the_order_of_a_command_runs_it_beside_sshd(world: World) -> None:
     code = "import time; print('hello from the pod', flush=True); time.sleep(60)"
-    from touchstone.core.pods import PodOrder
-
     order = PodOrder(
         name="touchstone-test-cmd",
         image="trainer:1",
@@ -90,9 +92,10 @@ def test_the_order_of_a_command_runs_it_beside_sshd(world: World) -> None:
     )
     pod = world.api.create_pod(order)
     lines = wait_for(
+        "it says hello",
         lambda: [
             line for line in world.api.read_logs(pod.id, source="container") if "hello" in line.text
-        ]
+        ],
     )
     assert lines[0].text == "hello from the pod"
 
@@ -117,19 +120,17 @@ def test_the_disk_is_wiped_by_a_stop(world: World) -> None:
     pod = world.rent()
     assert world.run(pod, "touch ~/kept && ls ~/kept").code == 0
     account = {"Authorization": "Bearer rpa_test"}
-    import httpx
-
     url = f"{world.emulator.url}/v2/pods/{pod.id}/action"
-    assert httpx.post(url, headers=account, json={"action": "stop"}).json()["status"] == "EXITED"
+    act = partial(httpx.post, url, headers=account, timeout=None)
+    assert act(json={"action": "stop"}).json()["status"] == "EXITED"
     assert world.api.get_pod(pod.id).ssh is None
     assert world.admin.get_ledger(pod.id)["open"] == 0
-    assert httpx.post(url, headers=account, json={"action": "start"}).status_code == 200
-    wait_for(lambda: world.api.get_pod(pod.id).status is PodStatus.RUNNING)
+    assert act(json={"action": "start"}).status_code == 200
+    wait_for("it runs", lambda: world.api.get_pod(pod.id).status is PodStatus.RUNNING)
+    wait_for("a login", lambda: world.run(pod, "true").code == 0)
     assert world.run(pod, "ls ~/kept").code != 0
 
 
 def test_the_emulator_is_no_way_to_this_machines_secrets() -> None:
     """It listens on the loopback interface only."""
-    from fakes.runpod.app import Config
-
     assert Config(state_dir=Path(os.devnull)).host == "127.0.0.1"

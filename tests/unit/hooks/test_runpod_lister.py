@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 
@@ -124,16 +125,25 @@ def test_failed_lists_count_against_the_rate(
 
 
 def test_a_failure_is_shared_by_those_who_waited_for_it() -> None:
-    lists, gate = FakeLists(), threading.Event()
+    lists, have_asked = FakeLists(), threading.Event()
     failure = ServiceUnavailable("down")
+    callers: set[int] = set()
 
     class SlowLists:
         def read_pods(self) -> PodList:
-            gate.wait(5)
+            have_asked.wait()
             lists.error = failure
             return lists.read_pods()
 
-    lister = PodLister(SlowLists())
+    def tell_time() -> float:
+        # What each caller asks first: none of the five comes after the failure.
+        now = time.monotonic()
+        callers.add(threading.get_ident())
+        if len(callers) == 5:
+            have_asked.set()
+        return now
+
+    lister = PodLister(SlowLists(), clock=tell_time)
     errors: list[Exception] = []
 
     def ask() -> None:
@@ -145,9 +155,8 @@ def test_a_failure_is_shared_by_those_who_waited_for_it() -> None:
     threads = [threading.Thread(target=ask) for _ in range(5)]
     for thread in threads:
         thread.start()
-    gate.set()
     for thread in threads:
-        thread.join(5)
+        thread.join()
     assert errors == [failure] * 5
     assert lists.calls == 1
 

@@ -15,6 +15,7 @@ from touchstone.triggers.runpod import RunPodTrigger
 from touchstone.triggers.watch import TaskWatcher
 from touchstone_agent.core.backoff import Backoff
 from touchstone_agent.protocol.errors import ConfigurationError
+from waiting import wait_async
 
 KEY = ("s-1", "i5")
 
@@ -69,7 +70,13 @@ def records():
 @pytest.fixture(autouse=True)
 def parts(records, monkeypatch):
     FakeDriver.made = []
-    watcher = TaskWatcher(records.find_tasks, poll_seconds=0.01)
+    looks = []
+
+    def find_tasks(keys):
+        looks.append(keys)
+        return records.find_tasks(keys)
+
+    watcher = TaskWatcher(find_tasks, poll_seconds=0)
 
     async def get_watcher():
         return watcher
@@ -83,18 +90,21 @@ def parts(records, monkeypatch):
     monkeypatch.setattr(module, "get_records", lambda: records)
     monkeypatch.setattr(module, "get_desk", get_desk)
     monkeypatch.setattr(module, "PodDriver", FakeDriver)
+    return looks
+
+
+async def let_look(looks):
+    """Let the records be looked at a few times more, and what is seen be taken in."""
+    enough = len(looks) + 4
+    await until("it has looked", lambda: len(looks) >= enough)
 
 
 def change(records, **fields):
     records.change_task(*KEY, lambda _: fields)
 
 
-async def until(is_so):
-    for _ in range(200):
-        if is_so():
-            return
-        await asyncio.sleep(0.01)
-    raise AssertionError("it did not come true")
+async def until(what, is_so):
+    await wait_async(what, is_so, every=0)
 
 
 def wait(trigger):
@@ -112,37 +122,37 @@ def test_it_is_rebuilt_from_what_it_serialises():
 
 async def test_the_pod_is_driven_until_the_attempt_has_ended(records):
     waiting = wait(RunPodTrigger("s-1", "i5", 1, "run"))
-    await until(lambda: FakeDriver.made)
+    await until("it is driven", lambda: FakeDriver.made)
     change(records, outcome="succeeded", status="uploading", pod={"id": "p", "gone_at": "now"})
     assert isinstance((await waiting)[0], TaskSuccessEvent)
     assert [driver.fence for driver in FakeDriver.made] == [1]
     assert FakeDriver.made[0].was_cancelled, "nobody drives on behind a task that has ended"
 
 
-async def test_an_attempt_is_not_over_before_its_pod_is_gone(records):
+async def test_an_attempt_is_not_over_before_its_pod_is_gone(records, parts):
     waiting = wait(RunPodTrigger("s-1", "i5", 1, "run"))
     pod = {"id": "p", "name": "n", "ordered_at": "then", "gone_at": None}
     change(records, outcome="succeeded", status="uploading", pod=pod)
-    await asyncio.sleep(0.1)
+    await let_look(parts)
     assert not waiting.done()
     change(records, pod=pod | {"gone_at": "now"})
     assert isinstance((await waiting)[0], TaskSuccessEvent)
 
 
-async def test_on_deck_nothing_is_driven_before_it_is_known_where_it_runs(records):
+async def test_on_deck_nothing_is_driven_before_it_is_known_where_it_runs(records, parts):
     waiting = wait(RunPodTrigger("s-1", "i5", 2, "run"))
-    await asyncio.sleep(0.1)
+    await let_look(parts)
     assert FakeDriver.made == []
     change(records, fence=2, attempt=2)
-    await until(lambda: FakeDriver.made)
+    await until("it is driven", lambda: FakeDriver.made)
     assert FakeDriver.made[0].fence == 2
     waiting.cancel()
 
 
-async def test_what_a_server_runs_is_waited_for_only(records):
+async def test_what_a_server_runs_is_waited_for_only(records, parts):
     change(records, platform="on-prem", server="local")
     waiting = wait(RunPodTrigger("s-1", "i5", 1, "run"))
-    await asyncio.sleep(0.1)
+    await let_look(parts)
     change(records, outcome="lost", status="lost", is_retriable=True)
     assert isinstance((await waiting)[0], TaskFailedEvent)
     assert FakeDriver.made == []
@@ -150,16 +160,16 @@ async def test_what_a_server_runs_is_waited_for_only(records):
 
 async def test_a_wish_to_cancel_reaches_the_driver(records):
     waiting = wait(RunPodTrigger("s-1", "i5", 1, "run"))
-    await until(lambda: FakeDriver.made)
+    await until("it is driven", lambda: FakeDriver.made)
     change(records, cancel={"by": "ann", "reason": "no"})
-    await until(lambda: FakeDriver.made[0].is_stopped)
+    await until("its driver is stopped", lambda: FakeDriver.made[0].is_stopped)
     change(records, outcome="cancelled", status="cancelled")
     assert (await waiting)[0].payload["outcome"] == "cancelled"
 
 
 async def test_a_newer_attempt_stops_the_older_ones_driver(records):
     waiting = wait(RunPodTrigger("s-1", "i5", 1, "run"))
-    await until(lambda: FakeDriver.made)
+    await until("it is driven", lambda: FakeDriver.made)
     change(records, fence=2, attempt=2)
     assert isinstance((await waiting)[0], TaskFailedEvent)
     assert FakeDriver.made[0].is_stopped
@@ -168,7 +178,7 @@ async def test_a_newer_attempt_stops_the_older_ones_driver(records):
 async def test_a_kill_cancels_and_gives_the_pod_back(records):
     trigger = RunPodTrigger("s-1", "i5", 1, "run")
     killing = asyncio.create_task(trigger.on_kill())
-    await until(lambda: FakeDriver.made)
+    await until("it is driven", lambda: FakeDriver.made)
     assert records.get_task(*KEY)["cancel"]["reason"]
     FakeDriver.made[0].stop()
     await killing
@@ -184,7 +194,7 @@ async def test_a_driver_that_cannot_begin_is_begun_again(records, monkeypatch):
 
     monkeypatch.setattr(module, "get_desk", get_desk)
     waiting = wait(RunPodTrigger("s-1", "i5", 1, "run"))
-    await until(lambda: FakeDriver.made)
+    await until("it is driven", lambda: FakeDriver.made)
     waiting.cancel()
 
 
@@ -192,12 +202,12 @@ async def test_a_driver_that_cannot_begin_is_begun_again(records, monkeypatch):
     ("outcome", "status"), [("succeeded", "success"), ("failed(user)", "error")]
 )
 async def test_a_validation_ends_well_with_any_verdict_when_its_pod_is_gone(
-    records, outcome, status
+    records, parts, outcome, status
 ):
     pod = {"id": "p", "name": "n", "ordered_at": "then", "gone_at": None}
     change(records, kind="validation", outcome=outcome, status=status, pod=pod)
     waiting = wait(RunPodTrigger("s-1", "i5", 1, "run"))
-    await asyncio.sleep(0.1)
+    await let_look(parts)
     assert not waiting.done()
     change(records, pod=pod | {"gone_at": "now"})
     assert isinstance((await waiting)[0], TaskSuccessEvent)

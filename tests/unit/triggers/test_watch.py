@@ -69,4 +69,4 @@ async def test_polling_stops_when_nobody_waits():
     await anext(changes)
 
     await changes.aclose()
-    await asyncio.wait_for(watcher._poller, timeout=5)
+    await watcher._poller
