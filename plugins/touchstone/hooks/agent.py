@@ -75,7 +75,7 @@ class AgentHook(BaseHook):
         if not password:
             raise ConfigurationError(
                 f"connection {self.agent_conn_id!r} has no password: it holds the key that signs "
-                "commands to agents, which `touchstone init` makes"
+                "commands to agents"
             )
         try:
             return load_private_key(password).private_bytes_raw()

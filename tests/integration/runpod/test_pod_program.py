@@ -192,7 +192,7 @@ def test_an_attempt_goes_from_its_inputs_to_its_uploaded_files(world: World, sto
     assert state.verdict is not None
     assert state.verdict.outcome == "succeeded"
     assert state.progress is not None
-    assert state.progress["percent"] == 100
+    assert state.progress.percent == 100
     assert read_console(state).startswith("line 1 of 4\n")
     assert state.console_size == len(read_console(state))
     assert state.prepared_at is not None

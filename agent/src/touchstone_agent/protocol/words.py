@@ -88,7 +88,8 @@ def describe_refusal(error: ValidationError) -> str:
     # Without the input itself, which may be large, or a secret.
     item = error.errors(include_input=False, include_url=False, include_context=False)[0]
     where = ".".join(map(str, item["loc"]))
-    return build_line(f"{build_line(where, 100)}: {item['msg']}" if where else item["msg"], 300)
+    said = item["msg"].removeprefix("Value error, ")
+    return build_line(f"{build_line(where, 100)}: {said}" if where else said, 300)
 
 
 def _clean(limit: int) -> BeforeValidator:
