@@ -7,6 +7,8 @@ import pytest
 
 from system.installation import EXAMPLES, wait_for
 
+PATIENCE = 800
+"""Seconds that a training may take where everybody tests at once."""
 QUICK = ("--intervals", "1", "--override", "training.epochs=1")
 
 
@@ -30,7 +32,8 @@ def admin(installation):
 def own(installation):
     """An engineer's submission, trained."""
     submission = installation.submit(EXAMPLES / "momentum", *QUICK)
-    assert installation.wait_for_submission(submission, "success", "error")["status"] == "success"
+    found = installation.wait_for_submission(submission, "success", "error", seconds=PATIENCE)
+    assert found["status"] == "success", found.get("reason")
     assert installation.wait_for_run_end(submission) == "success"
     return submission
 
@@ -39,7 +42,8 @@ def own(installation):
 def others(installation):
     """An admin's submission, accepted."""
     submission = installation.submit(EXAMPLES / "momentum", "--as", "admin")
-    found = installation.wait_for_submission(submission, "accepted", "rejected", "error")
+    ends = ("accepted", "rejected", "error")
+    found = installation.wait_for_submission(submission, *ends, seconds=PATIENCE)
     assert (found["status"], found["submitted_by"]) == ("accepted", "admin")
     return submission
 
@@ -94,7 +98,8 @@ def test_a_strangers_run_changes_nothing_whatever_it_is_called_and_carries(
         trigger(engineer, {"sauce": 1}, f"{others}--5"),
     ]
 
-    assert {installation.wait_for_run_end(run) for run in runs} == {"failed"}
+    ends = {installation.wait_for_run_end(run, seconds=PATIENCE) for run in runs}
+    assert ends == {"failed"}
     assert everything(installation, others) == before
 
 
@@ -115,7 +120,7 @@ def test_what_is_in_xcoms_is_no_authority_also_for_those_who_may_edit_them(
             installation.task(own, "i1")["fence"] > task["fence"]
             and installation.submission(own)["status"] == "success"
         ),
-        seconds=300,
+        seconds=PATIENCE,
     )
     assert installation.wait_for_run_end(own) == "success"
     again = installation.task(own, "i1")
@@ -139,7 +144,7 @@ def test_an_engineer_schedules_by_the_form_as_well(installation, engineer, own):
     """Its run has an id of Airflow's own: the trainings of such a run waited for ever."""
     run = trigger(engineer, {"submission_id": own, "intervals": "5", "seed": 2})
 
-    assert installation.wait_for_run_end(run, seconds=300) == "success"
+    assert installation.wait_for_run_end(run, seconds=PATIENCE) == "success"
     assert installation.submission(own)["run_ids"][-1] == run
     assert installation.task(own, "i5")["run_id"] == run
 
