@@ -14,10 +14,8 @@ from touchstone.core.attempts import is_ended
 from touchstone.core.authority import Run
 from touchstone.core.conf import (
     CONF_KEYS,
-    MAX_RUNS,
     RunConf,
     Schedule,
-    Source,
     build_conf,
     parse_conf,
 )
@@ -29,8 +27,6 @@ from touchstone.core.names import (
 from touchstone.core.outcomes import Outcome
 from touchstone.core.results import judge_submission, split_results
 from touchstone.core.states import (
-    SCHEDULABLE,
-    SUBMISSION_OPEN,
     IllegalMove,
     SubmissionStatus,
     TaskStatus,
@@ -53,6 +49,13 @@ from touchstone.operators.checks import (
     check_user,
     fetch_branch,
     may_schedule,
+)
+from touchstone.operators.claims import (
+    check_run_id,
+    check_schedulable,
+    check_taken,
+    describe_source,
+    take_up,
 )
 from touchstone.settings import get_settings
 from touchstone_agent.protocol.errors import ConfigurationError, PermanentError
@@ -108,7 +111,7 @@ class RegisterOperator(BaseOperator):
         try:
             conf = parse_conf(values)
             check_user(run.user)
-            submission_id = _check_run_id(records, conf, run)
+            submission_id = check_run_id(records, conf, run)
             check_baseline(records, conf, run.user)
             check_placeable(records, conf, run.user)
             if conf.submission_id is None:
@@ -139,7 +142,7 @@ class RegisterOperator(BaseOperator):
         assert source is not None  # noqa: S101 - parse_conf gives exactly one of the two
         record = {
             "submission_id": submission_id,
-            **_describe_source(source),
+            **describe_source(source),
             "status": SubmissionStatus.SUBMITTED.value,
             "submitted_by": run.user,
             "created_at": _now(),
@@ -155,15 +158,15 @@ class RegisterOperator(BaseOperator):
         with contextlib.suppress(RecordExists):
             records.create_submission(record)
         found = records.get_submission(submission_id)
-        _check_taken(found, source, run)
+        check_taken(found, source, run)
         schedule = _plan_schedule(found, conf.schedule, run) if conf.schedule else {}
         content = _find_content(found) or self._take_content(conf)
 
         def decide(found: Record) -> Record:
-            _check_taken(found, source, run)
+            check_taken(found, source, run)
             # What was on record only as refused gets the rest of its record now.
             rest = {name: value for name, value in record.items() if name not in found}
-            fields = {**rest, "cancel": None, "run_ids": _take_up(found, run), **schedule}
+            fields = {**rest, "cancel": None, "run_ids": take_up(found, run), **schedule}
             if found.get("accepted_at"):
                 # What was accepted stays what it was, wherever its branch has gone since.
                 return fields
@@ -227,9 +230,9 @@ class RegisterOperator(BaseOperator):
         planned = _plan_schedule(records.get_submission(conf.submission_id), conf.schedule, run)
 
         def decide(found: Record) -> Record:
-            _check_schedulable(found, run)
+            check_schedulable(found, run)
             fields = {
-                "run_ids": _take_up(found, run),
+                "run_ids": take_up(found, run),
                 "cancel": None,
                 "reason": None,
                 **planned,
@@ -272,88 +275,6 @@ class RegisterOperator(BaseOperator):
 
             with contextlib.suppress(IllegalMove):
                 records.change_submission(submission_id, decide)
-
-
-def _check_run_id(records: RecordStore, conf: RunConf, run: Run) -> str:
-    """
-    Return the submission that a run brings or schedules, if it may.
-
-    :raises ConfigurationError: If it is somebody else's, or the run's id says that it were.
-    """
-    own = find_submission_of_run(run.run_id)
-    found = records.find_submission(own)
-    if conf.source is not None:
-        if found is not None:
-            _check_taken(found, conf.source, run)
-        return own
-    assert conf.submission_id is not None  # noqa: S101 - parse_conf gives exactly one of the two
-    if own != conf.submission_id and found is not None:
-        # People would take it for a run of that one.
-        raise ConfigurationError(
-            f"run_id: {run.run_id} stands for submission {own}; choose another run id"
-        )
-    named = found if own == conf.submission_id else records.find_submission(conf.submission_id)
-    if named is None:
-        raise ConfigurationError(f"submission_id: there is no {conf.submission_id!r}")
-    _check_schedulable(named, run)
-    return conf.submission_id
-
-
-def _check_taken(found: Record, source: Source, run: Run) -> None:
-    """Refuse a run that would bring a submission anew that is there already."""
-    taken = f"run_id: submission {found['submission_id']} exists already"
-    if run.run_id not in found["run_ids"] or not may_schedule(found, run.user):
-        raise ConfigurationError(f"{taken}; choose another run id")
-    # Of a run that was refused nothing is on record but that; a cleared run brings what it brought.
-    if "source_url" in found and any(
-        found.get(name) != value for name, value in _describe_source(source).items()
-    ):
-        raise ConfigurationError(f"{taken}, from another source; choose another run id")
-    _check_idle(found, run)
-
-
-def _check_schedulable(found: Record, run: Run) -> None:
-    """Refuse a run that would train what it may not, or not now."""
-    submission_id = found["submission_id"]
-    if not may_schedule(found, run.user):
-        raise ConfigurationError(f"submission_id: there is no {submission_id!r}")
-    status = SubmissionStatus(found["status"])
-    is_again = run.run_id in found["run_ids"]
-    if not found.get("accepted_at") or (status not in SCHEDULABLE and not is_again):
-        raise ConfigurationError(
-            f"submission_id: {submission_id} is {status}"
-            + ("" if found.get("accepted_at") else " and was never accepted")
-            + "; only an accepted submission without a run at work can be scheduled"
-        )
-    if not is_again and len(found["run_ids"]) >= MAX_RUNS:
-        raise ConfigurationError(
-            f"submission_id: {submission_id} has had {MAX_RUNS} runs, which is all that one may "
-            "have; submit it anew"
-        )
-    _check_idle(found, run)
-
-
-def _check_idle(found: Record, run: Run) -> None:
-    """Refuse a run that was cleared while a newer one is at work on its submission."""
-    newest = found["run_ids"][-1]
-    if newest != run.run_id and found["status"] in SUBMISSION_OPEN:
-        raise ConfigurationError(
-            f"run_id: {newest} is at work on submission {found['submission_id']}; wait for its end"
-        )
-
-
-def _take_up(found: Record, run: Run) -> list[str]:
-    """Return a submission's runs with the one that works on it from now on as the last."""
-    return [*(item for item in found["run_ids"] if item != run.run_id), run.run_id]
-
-
-def _describe_source(source: Source) -> Record:
-    return {
-        "system": source.system.value,
-        "source_url": source.url,
-        "source_ref": source.ref,
-        "source_path": source.path,
-    }
 
 
 def _find_content(found: Record) -> Record | None:

@@ -12,7 +12,6 @@ from typing import Any
 os.environ.setdefault("AIRFLOW_HOME", tempfile.mkdtemp(prefix="touchstone-airflow-"))
 
 import pytest
-from airflow.api_fastapi.auth.managers.simple.simple_auth_manager import SimpleAuthManager
 from airflow.api_fastapi.auth.managers.simple.user import SimpleAuthManagerUser
 from airflow.api_fastapi.core_api.security import get_user
 from fastapi import FastAPI
@@ -23,6 +22,7 @@ from fakes.stores import FakeObjectStore, FakeRecordStore
 from touchstone.settings import Settings, get_settings
 from touchstone.ui import dependencies
 from touchstone.ui.app import build_app
+from touchstone.ui.auth import TouchstoneAuthManager
 from touchstone.ui.waiting import QueueReader
 
 
@@ -52,7 +52,7 @@ def app(
 ) -> FastAPI:
     app = build_app()
     # The real auth manager decides; only who asks is made up, in `login`.
-    authority = SimpleAuthManager()
+    authority = TouchstoneAuthManager()
     app.dependency_overrides |= {
         get_settings: lambda: settings,
         dependencies.get_records: lambda: records,
