@@ -12,6 +12,8 @@ import httpx
 import pytest
 
 from system.installation import EXAMPLES, TRAINER
+from touchstone.hooks.parts import Parts
+from touchstone.ui.queries import show_results
 
 INTERVALS = (1, 5, 20)
 LOAD = """
@@ -88,6 +90,7 @@ def test_six_models_are_in_the_models_bucket_with_the_digests_of_the_results(
             body = installation.objects.get(installation.settings.models_bucket, model["key"])
             assert hashlib.sha256(body).hexdigest() == model["sha256"]
             assert listed[f"models/{model['strategy']}.h5"]["sha256"] == model["sha256"]
+            assert model["may_carry_code"] is False, model["code_reason"]
             path = tmp_path / f"{task['task_id']}-{model['strategy']}.h5"
             path.write_bytes(body)
             paths.append(str(path))
@@ -132,7 +135,8 @@ def test_every_metric_is_the_same_in_result_evaluation_and_mlflow(installation, 
 
 
 def test_charts_open_from_mlflow(installation, trained):
-    links = installation.submission(trained)["chart_links"]
+    parts = Parts(installation.objects, installation.settings.content_bucket)
+    links = show_results(installation.submission(trained), parts)["chart_links"]
 
     assert {link["task_id"] for link in links} == {"i1", "i5", "i20"}
     assert "equity" in {link["name"] for link in links}
