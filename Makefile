@@ -47,7 +47,7 @@ test: setup test-fast ## All tests; what cannot run here is listed as skipped
 	@echo "NOT RUN: the test with a pod at the real RunPod, which costs money (make test-runpod-real)"
 
 test-integration: ## Agents, engine and queues, for real
-	$(PYTEST) --numprocesses=4 tests/integration $(ARGS)
+	$(PYTEST) --numprocesses=4 --dist=loadgroup tests/integration $(ARGS)
 
 test-campaigns: ## Every case of the long campaigns, of which CI runs a seeded sample
 	TOUCHSTONE_CAMPAIGNS=full $(PYTEST) --numprocesses=3 -m campaign tests $(ARGS)

@@ -16,6 +16,7 @@ from fakes.ports import find_free_port
 from waiting import find_exit, wait_for
 
 REPOSITORY = Path(__file__).parents[2]
+AIRFLOWS = {"airflow", "real_airflow", "postgresql_airflow"}
 PROGRAM = REPOSITORY / ".venv-emulator/bin/ministack"
 
 
@@ -90,6 +91,20 @@ class MiniStack:
             "S3_DATA_DIR": str(self._folder / "objects"),
             "LOG_LEVEL": "WARNING",
         }
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items):
+    """
+    Keep tests together that share what is expensive to make, with ``--dist=loadgroup``.
+
+    Otherwise each process makes an emulator for each module, and Airflow's tables twice.
+    """
+    for item in items:
+        if "shared_world" in item.fixturenames:
+            item.add_marker(pytest.mark.xdist_group(item.path.stem))
+        elif AIRFLOWS & set(item.fixturenames):
+            item.add_marker(pytest.mark.xdist_group("airflow"))
 
 
 @pytest.fixture(scope="session")
