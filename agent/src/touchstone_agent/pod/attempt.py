@@ -7,7 +7,7 @@ import signal
 from datetime import UTC, datetime
 
 from touchstone_agent.pod.home import PodHome, Record, locked, read_json, write_record
-from touchstone_agent.pod.processes import (
+from touchstone_agent.adapters.processes import (
     NOBODY,
     is_alive,
     kill_descendants,
