@@ -50,7 +50,7 @@ def read_verdict(out: Path, *, output_bytes: int, exit_code: int | None = None) 
     :return: The verdict, or one line that says why there is none.
     """
     try:
-        raw = read_below(out, VERDICT, limit=MAX_VERDICT_BYTES + 1)
+        raw = read_below(out, VERDICT, limit=MAX_VERDICT_BYTES + 1, is_owners=True)
         if len(raw) > MAX_VERDICT_BYTES:
             return f"verdict.json has more than {MAX_VERDICT_BYTES} bytes"
         content = json.loads(raw, parse_constant=_refuse_constant)
@@ -96,7 +96,7 @@ class ProgressReader:
         :param now: The time, UTC.
         :param console_bytes: Bytes of console written so far.
         """
-        size = size_below(self._out, PROGRESS)
+        size = size_below(self._out, PROGRESS, is_owners=True)
         if size <= self._seen:
             return None
         try:

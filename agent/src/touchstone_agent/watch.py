@@ -1,4 +1,4 @@
-"""Looks from outside whether an attempt keeps to its limits; its own runner may have been stopped."""
+"""Looks from outside whether an attempt keeps to its limits: its runner may have been stopped."""
 
 from __future__ import annotations
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping
@@ -66,7 +67,7 @@ class DockerRuntime:
         self._server = server
         self._lock = threading.Lock()
         self._connected: Any = None
-        self._main_pids: dict[str, int] = {}
+        self._main_pids: dict[str, tuple[int, Path]] = {}
 
     def check(self) -> str:
         """Return the engine's version and what it can hand containers to."""
@@ -137,7 +138,9 @@ class DockerRuntime:
                 return
 
     def kill(self, name: str) -> None:
-        """Send SIGKILL to the first process, with which all others end."""
+        """Send SIGKILL to the first process, with which all others end; the engine may be busy."""
+        if name in self._main_pids and self._kill_directly(*self._main_pids[name]):
+            return
         with _translated(name):
             try:
                 self._client().kill(name)
@@ -154,9 +157,25 @@ class DockerRuntime:
                 state = self._find_state(name)
             if not state or not state.get("Pid"):
                 return None
-            self._main_pids[name] = int(state["Pid"])
-        pid = self._main_pids[name]
+            self._main_pids[name] = (int(state["Pid"]), out)
+        pid, _ = self._main_pids[name]
         return pid if is_at_home(pid, out, OUT) else None
+
+    def _kill_directly(self, pid: int, out: Path) -> bool:
+        try:
+            handle = os.pidfd_open(pid)
+        except OSError:
+            return False
+        try:
+            # The handle is that of the process that is looked at, whoever gets its number later.
+            if not is_at_home(pid, out, OUT):
+                return False
+            signal.pidfd_send_signal(handle, signal.SIGKILL)
+        except OSError:
+            return False
+        finally:
+            os.close(handle)
+        return True
 
     def read_output(self, name: str) -> bytes:
         """Return the tail of the container's own log."""
@@ -242,7 +261,8 @@ class DockerRuntime:
         uid, gid = os.getuid(), os.getgid()
         is_apart = uid == 0 and not spec.network and self._separates_users(spec.image)
         if is_apart:
-            # Everybody may add to it, and the runner's files are nobody else's to touch.
+            # Everybody may add to it, and what is the runner's is nobody else's to touch.
+            os.chown(spec.folder / "out", 0, 0)
             (spec.folder / "out").chmod(0o1777)
         elif uid == 0:
             uid = gid = NOBODY

@@ -136,7 +136,7 @@ class ProcessRuntime:
         self._kill_strays(name)
 
     def kill(self, name: str) -> None:
-        """Send SIGKILL to everything below the shim: what has left its group and environment too."""
+        """Send SIGKILL to all below the shim: also what has left its group and environment."""
         shim = self.find_main_pid(name, self._attempts_dir / name / "out")
         if shim is not None:
             kill_descendants(shim, seconds=KILL_SECONDS)

@@ -1,10 +1,10 @@
 """
 What an attempt has on the disk, counted by somebody who does not trust it.
 
-Names are never followed: each folder is opened below the one that it was found in. What was unlinked
-and is still open or mapped takes the disk as well, and is found by the processes that hold it,
-where this process may look at them. Known gap: a file that is only on its way through a socket is
-held by nobody.
+Names are never followed: each folder is opened below the one that it was found in. What was
+unlinked and is still open or mapped takes the disk as well, and is found by the processes that
+hold it, where this process may look at them. Known gap: a file that is only on its way through a
+socket is held by nobody.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ def measure_folder(folder: Path, allowed: Allowance) -> Usage:
     """
     Count what is in a folder, and stop at the first limit that is exceeded.
 
-    A file counts with the blocks that it has, or with its size if that is more: neither a sparse
-    file nor thousands of tiny ones, nor space that was set aside beyond a file's end, is overlooked.
+    A file counts with the blocks that it has, or with its size if that is more: a sparse file is
+    not overlooked, nor are thousands of tiny ones, nor space set aside beyond a file's end.
 
     :param folder: The folder; gone counts as empty.
     :param allowed: Beyond this counting is of no use.
@@ -53,9 +53,7 @@ class _Counter:
 
     @property
     def usage(self) -> Usage:
-        return Usage(
-            bytes=self._bytes, files=self._files, depth=self._depth, closed=self._closed
-        )
+        return Usage(bytes=self._bytes, files=self._files, depth=self._depth, closed=self._closed)
 
     def look_into(self, handle: int, *, depth: int) -> bool:
         """Count what is in an open folder and below; tell whether to go on."""
@@ -124,18 +122,17 @@ def measure_unlinked(main_pid: int, folder: Path) -> Usage:
                 continue
             with suppress(OSError):
                 facts = os.stat(path)  # noqa: PTH116 - as few steps as there can be, 200,000 times
-                if (
-                    facts.st_nlink == 0
-                    and facts.st_dev == device
-                    and stat.S_ISREG(facts.st_mode)
-                ):
+                if facts.st_nlink == 0 and facts.st_dev == device and stat.S_ISREG(facts.st_mode):
                     held[facts.st_ino] = facts.st_blocks * _BLOCK_BYTES
     return Usage(bytes=sum(held.values()), files=len(held), handles=handles)
 
 
 def _list_handles(pid: int) -> Iterator[str | None]:
-    """Return the paths of a process's open files, and of mappings without a name; ``None`` for
-    what counts but need not be looked at."""
+    """
+    Return the paths of a process's open files, and of its mappings of files without a name.
+
+    :return: ``None`` for a mapping that counts, but need not be looked at.
+    """
     with suppress(OSError), os.scandir(f"/proc/{pid}/fd") as entries:
         for entry in entries:
             yield entry.path

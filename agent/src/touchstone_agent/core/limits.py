@@ -1,4 +1,4 @@
-"""What an attempt may leave on the disk and how long it may take, for whoever looks from outside."""
+"""What an attempt may leave on the disk, and for how long it may run, as seen from outside."""
 
 from __future__ import annotations
 

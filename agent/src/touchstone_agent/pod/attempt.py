@@ -6,7 +6,6 @@ import os
 import signal
 from datetime import UTC, datetime
 
-from touchstone_agent.pod.home import PodHome, Record, locked, read_json, write_record
 from touchstone_agent.adapters.processes import (
     NOBODY,
     is_alive,
@@ -14,6 +13,7 @@ from touchstone_agent.adapters.processes import (
     send,
     wait_until_gone,
 )
+from touchstone_agent.pod.home import PodHome, Record, locked, read_json, write_record
 from touchstone_agent.pod.state import EXITED
 
 RESTARTED = "the pod's container was started again"

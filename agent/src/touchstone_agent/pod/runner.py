@@ -17,12 +17,12 @@ from typing import Any
 
 from touchstone_agent import logs
 from touchstone_agent.adapters.files import append_below, remove_tree, size_below
+from touchstone_agent.adapters.processes import read_start_time
 from touchstone_agent.adapters.transfer import Transfer, TransferCancelled, UnsafeArchive
 from touchstone_agent.evidence import Verdict, read_verdict
 from touchstone_agent.pod.fetching import Fetcher, InputFetcher
 from touchstone_agent.pod.home import PodHome, Record, keep_reserve, read_json, write_record
 from touchstone_agent.pod.prctl import become_subreaper
-from touchstone_agent.adapters.processes import read_start_time
 from touchstone_agent.pod.state import CONSOLE, EXITED, PREPARING, RUNNING, is_plain
 from touchstone_agent.pod.trainer import (
     OUTPUT_BYTES,

@@ -13,10 +13,10 @@ from contextlib import suppress
 from pathlib import Path
 from typing import IO
 
+from touchstone_agent.adapters.processes import find_trainer_user, kill_descendants, send
 from touchstone_agent.contract import build_limit_variables, fill_arguments
 from touchstone_agent.pod.home import PodHome
 from touchstone_agent.pod.prctl import prepare_trainer
-from touchstone_agent.adapters.processes import find_trainer_user, kill_descendants, send
 from touchstone_agent.protocol.pods import PodStart
 
 WALL_SLACK_SECONDS = 60

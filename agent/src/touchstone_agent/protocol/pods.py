@@ -15,7 +15,15 @@ from typing import Any
 
 from pydantic import Field
 
-from touchstone_agent.protocol.messages import AttemptRef, Grant, Input, Limits, UploadedFile, Wire
+from touchstone_agent.protocol.messages import (
+    AttemptRef,
+    Grant,
+    Input,
+    Limits,
+    Preparation,
+    UploadedFile,
+    Wire,
+)
 
 POD_PROGRAM = "touchstone-pod"
 """The program in every trainer image that may run in a pod: its entry point there, and what is
@@ -66,6 +74,7 @@ class PodStart(Wire):
     :param environment: Environment variables of the contract; never a credential.
     :param inputs: Files to fetch first.
     :param limits: What it may use.
+    :param prepare: What comes first, before any other input is there; ``None`` for nothing.
     """
 
     version: int = POD_PROTOCOL_VERSION
@@ -75,6 +84,7 @@ class PodStart(Wire):
     environment: dict[str, str] = Field(default_factory=dict)
     inputs: tuple[Input, ...] = ()
     limits: Limits = Field(default_factory=Limits)
+    prepare: Preparation | None = None
 
 
 class PodPoll(Wire):
