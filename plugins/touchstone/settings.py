@@ -87,6 +87,8 @@ class Settings(BaseSettings):
     :param mlflow_experiment: MLflow experiment of all trainings.
     :param trainer_image: Image of the trainer for submissions that name no other.
     :param elnigma_git: Git URL of el-nigma, for runs that name a branch; ``None`` refuses those.
+    :param branch_users: Airflow users who may name a branch of el-nigma, besides the admins (JSON
+        list); ``*`` for everybody. Its code trains with everybody's content.
     :param allow_local_sources: Whether a source may be a path on the Airflow host (one-machine
         installations and tests only: it lets submitters read what Airflow can read).
     :param max_active_runs: DAG runs at a time; Airflow's own run queue holds the rest.
@@ -132,6 +134,7 @@ class Settings(BaseSettings):
     mlflow_experiment: str = "touchstone_service"
     trainer_image: str = "touchstone-elnigma:local"
     elnigma_git: str | None = None
+    branch_users: frozenset[str] = frozenset()
     allow_local_sources: bool = False
     max_active_runs: int = Field(default=64, ge=1)
     early_runs: int = Field(default=8, ge=1)

@@ -22,6 +22,7 @@ from touchstone_agent.core.limits import (
     build_allowance,
     build_limit_facts,
     build_wall_reason,
+    limit_preparation,
 )
 from touchstone_agent.core.ports import Exit
 from touchstone_agent.evidence import Verdict, read_verdict
@@ -29,13 +30,10 @@ from touchstone_agent.exits import ExitWaiter
 from touchstone_agent.inputs import InputStager
 from touchstone_agent.logs import Log
 from touchstone_agent.protocol.errors import PermanentError, TransientError
-from touchstone_agent.protocol.messages import Limits, Preparation
+from touchstone_agent.protocol.messages import Preparation
 from touchstone_agent.protocol.names import build_prepare_name
 from touchstone_agent.watch import LOOK_SECONDS, FolderWatch
 from touchstone_agent.workshop import Workshop, build_prepare_spec
-
-MOST_SECONDS = 1800
-"""For an installation, whatever the attempt itself may take."""
 
 MOST_FILES = 1_000_000
 LONGEST_PAUSE_SECONDS = 30.0
@@ -192,11 +190,6 @@ class Preparer:
     def _wait(self, seconds: float) -> None:
         self._cell.woken.wait(seconds)
         self._cell.woken.clear()
-
-
-def limit_preparation(limits: Limits) -> Limits:
-    """Return what the preparation of an attempt may use. Pure."""
-    return limits.model_copy(update={"wall_seconds": min(limits.wall_seconds, MOST_SECONDS)})
 
 
 def remove_preparation(cell: AttemptCell, shop: Workshop) -> None:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterable
-from contextlib import suppress
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 from touchstone_agent.adapters.files import (
     append_below,
+    remove_all_but,
     remove_tree,
     size_below,
 )
@@ -28,6 +28,7 @@ from touchstone_agent.core.limits import (
     build_failure,
     build_limit_facts,
     build_wall_reason,
+    limit_preparation,
 )
 from touchstone_agent.core.ports import Exit
 from touchstone_agent.evidence import ProgressReader, Verdict, read_verdict
@@ -36,7 +37,7 @@ from touchstone_agent.grants import AskingEnded
 from touchstone_agent.inputs import InputStager
 from touchstone_agent.logs import Log
 from touchstone_agent.outputs import OutputUploader
-from touchstone_agent.preparing import Preparer, limit_preparation, remove_preparation
+from touchstone_agent.preparing import Preparer, remove_preparation
 from touchstone_agent.protocol.errors import PermanentError, TransientError
 from touchstone_agent.protocol.messages import (
     AttemptPhase,
@@ -226,7 +227,8 @@ class Supervisor:
         if attempt.start.prepare is not None:
             remove_preparation(self._cell, self._shop)
         if is_over_limit:
-            self._give_back_disk()
+            # Nobody will look at it, and others may need the disk.
+            remove_all_but(self._out, CONSOLE)
             self._keep_runtime_output()
         self._shop.runtime.remove(self._cell.name)
         if is_over_limit:
@@ -298,17 +300,8 @@ class Supervisor:
         except TransientError:
             # The disk may be full of what it has written: then there is no journal without this.
             self._shop.runtime.kill(self._cell.name)
-            self._give_back_disk()
+            remove_all_but(self._out, CONSOLE)
             raise
-
-    def _give_back_disk(self) -> None:
-        """Remove what it has written, which nobody will look at, but for its console."""
-        with suppress(OSError):  # removed with the attempt at the latest
-            for path in self._out.iterdir():
-                if path.is_dir() and not path.is_symlink():
-                    remove_tree(path)
-                elif path.name != CONSOLE:
-                    path.unlink(missing_ok=True)
 
     def _count_wall_seconds_left(self) -> float:
         attempt = self._cell.attempt

@@ -30,6 +30,7 @@ from touchstone.core.tasks import (
 )
 from touchstone.operators.checks import (
     check_baseline,
+    check_branch,
     check_placeable,
     fetch_branch,
     may_schedule,
@@ -94,6 +95,7 @@ class RegisterOperator(BaseOperator):
         submission_id = str(values.get("submission_id") or find_submission_of_run(run.run_id))
         try:
             conf = parse_conf(values)
+            check_branch(get_settings(), conf.schedule, user)
             check_baseline(records, conf, user)
             check_placeable(records, conf, user)
             if conf.submission_id is None:

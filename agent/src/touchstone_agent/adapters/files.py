@@ -170,6 +170,16 @@ def remove_tree(folder: Path) -> None:
         folder.rmdir()
 
 
+def remove_all_but(folder: Path, name: str) -> None:
+    """Remove what is in a folder, but for one file."""
+    with suppress(OSError):  # the folder itself is removed some time
+        for path in folder.iterdir():
+            if path.is_dir() and not path.is_symlink():
+                remove_tree(path)
+            elif path.name != name:
+                path.unlink(missing_ok=True)
+
+
 def _empty_folder(handle: int, top: int) -> list[str]:
     """Remove the files of an open folder, move its folders up to the top; return their names."""
     with suppress(OSError):

@@ -23,6 +23,9 @@ OUTPUT_SLACK_BYTES = 16 * MIB
 WALL_SLACK_SECONDS = 10
 """In which a runner that keeps its own time limit ends the trainer and writes its verdict."""
 
+PREPARE_SECONDS = 1800
+"""Most that a preparation may take, whatever the attempt itself may."""
+
 EXIT_LIMIT = 3
 """The contract's exit code of what has gone beyond a limit."""
 
@@ -67,6 +70,11 @@ def build_allowance(limits: Limits) -> Allowance:
         bytes=limits.output_bytes + limits.console_bytes + OUTPUT_SLACK_BYTES,
         told_bytes=limits.output_bytes,
     )
+
+
+def limit_preparation(limits: Limits) -> Limits:
+    """Return what the preparation of an attempt with these limits may use."""
+    return limits.model_copy(update={"wall_seconds": min(limits.wall_seconds, PREPARE_SECONDS)})
 
 
 def find_excess(usage: Usage, allowed: Allowance) -> str | None:

@@ -12,7 +12,13 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    model_serializer,
+)
 
 from touchstone_agent.protocol.names import build_container_name
 
@@ -161,6 +167,14 @@ class Start(Wire):
     network: bool = False
     gpus: int = Field(default=0, ge=0)
     prepare: Preparation | None = None
+
+    @model_serializer(mode="wrap")
+    def _write(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Write a START without a preparation as the version did that knew none."""
+        fields: dict[str, Any] = write(self)
+        if fields.get("prepare") is None:
+            fields.pop("prepare", None)
+        return fields
 
 
 class Cancel(Wire):
