@@ -6,15 +6,23 @@ import json
 import shutil
 import subprocess
 import tarfile
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 
 import pytest
 
-APPLETS = "sh cat cp cut dd echo grep id ls mkdir mv sha256sum setsid sleep tail tr wc"
+APPLETS = "sh cat cp cut dd echo grep id ls mkdir mv rm sha256sum setsid sleep tail touch tr wc"
 
 
-def build_script_image(image: str, script: Path, folder: Path) -> str:
-    """Make an image whose entry point is a shell script; skip where that cannot be done."""
+def build_script_image(
+    image: str, script: Path, folder: Path, environment: Mapping[str, str] = MappingProxyType({})
+) -> str:
+    """
+    Make an image whose entry point is a shell script; skip where that cannot be done.
+
+    :param environment: What the image sets.
+    """
     docker, busybox = shutil.which("docker"), Path("/bin/busybox")
     if docker is None or subprocess.run([docker, "info"], capture_output=True).returncode:
         pytest.skip("NO CONTAINER ENGINE: the Docker runtime was NOT tested on this machine")
@@ -36,6 +44,8 @@ def build_script_image(image: str, script: Path, folder: Path) -> str:
             tar.addfile(link)
     entry = json.dumps(["/bin/sh", "/runner.sh"])
     changes = ["--change", "ENV PATH=/bin", "--change", f"ENTRYPOINT {entry}"]
+    for name, value in environment.items():
+        changes += ["--change", f"ENV {name}={value}"]
     subprocess.run(
         [docker, "import", *changes, str(archive), image], check=True, capture_output=True
     )

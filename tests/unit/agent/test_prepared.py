@@ -127,3 +127,19 @@ def test_a_key_is_of_all_that_an_entry_is_made_from() -> None:
     }
     assert len(keys) == 4
     assert build_key("sha256:1", ("prepare",), inputs) in keys
+
+
+def test_what_was_made_before_the_machine_crashed_is_not_trusted(
+    cache: PreparedCache, attempt: Path, tmp_path: Path
+) -> None:
+    """Its name may have reached the disk, and half of its files not."""
+    fill(cache, "k1")
+    later = PreparedCache(tmp_path / "prepared", most_bytes=10 * MIB, boot="another")
+
+    assert later.claim("k1", attempt) is None
+    fill(later, "k1", name="again")
+    assert later.claim("k1", attempt) is not None
+    fill(cache, "k2")
+    later.sweep(list)
+
+    assert list_keys(tmp_path) == {"k1"}

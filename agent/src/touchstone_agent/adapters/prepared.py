@@ -2,7 +2,9 @@
 What was prepared for trainings, by the content that it was made from.
 
 An entry is filled under the name of the attempt that fills it, and takes its key when it is
-complete: under a key there is never half of anything, and nothing under it is ever changed.
+complete: under a key there is never half of anything, and nothing under it is ever changed. It is
+not written through to the disk, which could take minutes on a busy machine: what was made before
+the machine was started last is not used.
 """
 
 from __future__ import annotations
@@ -29,6 +31,8 @@ HOLD_FILE = "prepared"
 _VERSION = 1
 _FILES = "files"
 _BYTES = "bytes"
+_BOOT = "boot"
+_BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 _PARTIAL = ".partial-"
 _REMOVED = ".removed-"
 
@@ -53,10 +57,12 @@ class PreparedCache:
 
     :param root: Their folder; made when it is needed, for its owner alone.
     :param most_bytes: All of them together may take so much, but for what is in use.
+    :param boot: This start of the machine; ``None`` asks the kernel.
     """
 
-    def __init__(self, root: Path, *, most_bytes: int) -> None:
+    def __init__(self, root: Path, *, most_bytes: int, boot: str | None = None) -> None:
         self._root = root
+        self._boot = boot or _BOOT_ID.read_text(encoding="ascii").strip()
         self.most_bytes = most_bytes
         self._lock = threading.Lock()
         self._at_work: set[str] = set()
@@ -69,7 +75,7 @@ class PreparedCache:
         """
         with self._lock:
             entry = self._root / key
-            if not entry.is_dir():
+            if not self._is_whole(entry):
                 return None
             (attempt / HOLD_FILE).write_text(key, encoding="ascii")
             with suppress(OSError):
@@ -106,19 +112,21 @@ class PreparedCache:
 
     def complete(self, name: str, key: str, *, size: int) -> None:
         """
-        Give what was filled its key, on disk before it can be found.
+        Give what was filled its key.
 
         :param size: Its bytes.
         """
         partial = self._root / f"{_PARTIAL}{name}"
         (partial / _BYTES).write_text(str(size), encoding="ascii")
-        # A key must not outlive a crash of the machine without what belongs to it.
-        os.sync()
+        (partial / _BOOT).write_text(self._boot, encoding="ascii")
         with self._lock:
-            if (self._root / key).exists():
+            entry = self._root / key
+            if self._is_whole(entry):
                 remove_tree(partial)
-            else:
-                partial.rename(self._root / key)
+                return
+            if entry.exists():
+                self._put_away(entry)
+            partial.rename(entry)
 
     def discard(self, name: str) -> None:
         """Remove what was not completed."""
@@ -137,27 +145,37 @@ class PreparedCache:
             # Looked for later, so that whoever has begun meanwhile is among them.
             known = dict(list_attempts())
             used = {_read_hold(folder) for folder in known.values()}
-            entries = []
+            entries, doomed = [], []
             for folder in found:
                 if folder.name.startswith(_REMOVED):
                     remove_tree(folder)
                 elif folder.name.startswith(_PARTIAL):
                     if folder.name.removeprefix(_PARTIAL) not in known:
                         remove_tree(folder)
-                else:
+                elif self._is_whole(folder):
                     entries.append((folder.stat().st_mtime, _read_size(folder), folder))
+                else:
+                    doomed.append(self._put_away(folder))
             total = sum(size for _, size, _ in entries)
             oldest = time.time() - KEPT_SECONDS
-            doomed = []
             for used_at, size, folder in sorted(entries):
                 if folder.name in used or (total <= self.most_bytes and used_at > oldest):
                     continue
-                # Out of sight in one step, so that nobody finds half of it.
-                doomed.append(folder.rename(self._root / f"{_REMOVED}{uuid4().hex}"))
+                doomed.append(self._put_away(folder))
                 total -= size
                 log.info("prepared.removed", key=folder.name, bytes=size)
         for folder in doomed:
             remove_tree(folder)
+
+    def _is_whole(self, entry: Path) -> bool:
+        try:
+            return (entry / _BOOT).read_text(encoding="ascii") == self._boot
+        except (OSError, UnicodeDecodeError):
+            return False
+
+    def _put_away(self, entry: Path) -> Path:
+        """Take an entry out of sight in one step, so that nobody finds half of it."""
+        return entry.rename(self._root / f"{_REMOVED}{uuid4().hex}")
 
 
 def _read_hold(attempt: Path) -> str | None:
