@@ -131,7 +131,7 @@ class FakeRuntime:
     def find_main_pid(self, name: str, out: Path) -> int | None:
         return None
 
-    def find_shared_user(self, image: str) -> str | None:
+    def find_shared_user(self, image: str | None = None) -> str | None:
         return None
 
     def read_output(self, name: str) -> bytes:

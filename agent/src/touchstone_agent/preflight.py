@@ -51,6 +51,7 @@ def run_checks(
     for queue in (settings.request_queue, settings.control_queue, settings.event_queue):
         checks.append((f"queue {queue}", partial(_check_queue, settings, queue)))
     checks.append(("engine", lambda: build_runtime(settings).check()))
+    checks.append(("users", partial(_check_users, settings, build_runtime, None)))
     for image in settings.images_allowed:
         if not set(image) & set("*?["):
             checks.append((f"image {image}", partial(_check_image, settings, build_runtime, image)))
@@ -86,11 +87,14 @@ def _check_image(
 
 
 def _check_users(
-    settings: AgentSettings, build_runtime: Callable[[AgentSettings], Runtime], image: str
+    settings: AgentSettings,
+    build_runtime: Callable[[AgentSettings], Runtime],
+    image: str | None,
 ) -> str | Warned:
     reason = build_runtime(settings).find_shared_user(image)
     if reason is None:
-        return "runner and trainer are two users"
+        who = "an image can have" if image is None else "it has"
+        return f"{who} a runner and a trainer that are two users"
     return Warned(
         f"RUNNER AND TRAINER SHARE A USER: {reason}. Submitted code may stop its runner, and may "
         "write what the runner tells; this agent still ends what goes beyond time and disk"

@@ -254,5 +254,7 @@ def test_the_image_says_that_it_keeps_them_apart(
 
     checked = agent.run("check")
 
-    assert f"ok   users in {image}: runner and trainer are two users" in checked.stdout
+    assert f"ok   users in {image}: it has a runner and a trainer that are two users" in (
+        checked.stdout
+    )
     assert checked.returncode == 0, checked.stdout

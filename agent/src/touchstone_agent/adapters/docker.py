@@ -68,6 +68,9 @@ class DockerRuntime:
         self._lock = threading.Lock()
         self._connected: Any = None
         self._main_pids: dict[str, tuple[int, Path]] = {}
+        shared = self.find_shared_user()
+        if shared is not None:
+            log.warning("runtime.shared_user", note=f"runner and trainer are one user: {shared}")
 
     def check(self) -> str:
         """Return the engine's version and what it can hand containers to."""
@@ -87,10 +90,12 @@ class DockerRuntime:
             raise PermanentError(f"image {image} is not on this server; build or pull it there")
         return found
 
-    def find_shared_user(self, image: str) -> str | None:
-        """Look whether the image can keep them apart, and whether this agent may let it."""
+    def find_shared_user(self, image: str | None = None) -> str | None:
+        """Look whether this agent can let them be two users, and the image makes use of it."""
         if os.getuid() != 0:
-            return "this agent is not root, so everything in a container is one user"
+            return "this agent is not root, so everything in a container is its user"
+        if image is None:
+            return None
         with _translated(f"image {image}"):
             is_apart = self._separates_users(image)
         return None if is_apart else f"the image does not set {RUNNER_USER}"

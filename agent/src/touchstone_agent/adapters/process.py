@@ -71,7 +71,7 @@ class ProcessRuntime:
         """Return what stands for the image: there is none here."""
         return f"process:{image}"
 
-    def find_shared_user(self, image: str) -> str | None:  # noqa: ARG002
+    def find_shared_user(self, image: str | None = None) -> str | None:  # noqa: ARG002
         """Return that there is but one user."""
         return "plain processes are all this agent's user"
 

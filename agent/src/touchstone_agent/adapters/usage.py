@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
-from touchstone_agent.adapters.processes import find_descendants
+from touchstone_agent.adapters.processes import list_tree
 from touchstone_agent.core.limits import MAX_DEPTH, MAX_HANDLES, Allowance, Usage
 
 _BLOCK_BYTES = 512
@@ -113,7 +113,7 @@ def measure_unlinked(main_pid: int, folder: Path) -> Usage:
         return Usage()
     held: dict[int, int] = {}
     handles = 0
-    for pid in (main_pid, *find_descendants(main_pid)):
+    for pid in list_tree(main_pid):
         for path in _list_handles(pid):
             handles += 1
             if handles > MAX_HANDLES:

@@ -88,8 +88,12 @@ class Runtime(Protocol):
         """Make sure an image is on this machine and return its digest."""
         ...
 
-    def find_shared_user(self, image: str) -> str | None:
-        """Return why an image's runner and trainer share a user; ``None`` if they do not."""
+    def find_shared_user(self, image: str | None = None) -> str | None:
+        """
+        Return why runner and trainer share a user; ``None`` if they need not.
+
+        :param image: The image; ``None`` for whatever may be the reason with every image.
+        """
         ...
 
     def launch(self, spec: LaunchSpec) -> None:
