@@ -98,6 +98,8 @@ class Settings(BaseSettings):
         ``["*"]`` for any, which lets submitters reach whatever the Airflow host can reach.
     :param git_conn_id: Airflow connection with the credentials for one of those hosts; ``None``
         for none.
+    :param branch_users: Airflow users who may name a branch of el-nigma, besides the admins (JSON
+        list); ``*`` for everybody. Its code trains with everybody's content.
     :param allow_local_sources: Whether a source may be a path on the Airflow host (one-machine
         installations and tests only: it lets submitters read what Airflow can read).
     :param max_active_runs: DAG runs at a time; Airflow's own run queue holds the rest.
@@ -146,6 +148,7 @@ class Settings(BaseSettings):
     elnigma_conn_id: str | None = None
     git_hosts: tuple[GitHost, ...] = ()
     git_conn_id: str | None = None
+    branch_users: frozenset[str] = frozenset()
     allow_local_sources: bool = False
     max_active_runs: int = Field(default=64, ge=1)
     early_runs: int = Field(default=8, ge=1)

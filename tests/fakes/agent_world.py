@@ -82,6 +82,7 @@ class FakeRuntime:
         self.exits: dict[str, Exit | None] = {}
         self.labels: dict[str, Mapping[str, str]] = {}
         self.stopped: list[str] = []
+        self.killed: list[str] = []
         self.removed: list[str] = []
         self.output = b""
         self.problems: list[Exception] = []
@@ -118,6 +119,20 @@ class FakeRuntime:
             if name in self.exits and self.exits[name] is None:
                 self.exits[name] = Exit(exit_code=143)
             self.changed.notify_all()
+
+    def kill(self, name: str) -> None:
+        self._fail()
+        self.killed.append(name)
+        with self.changed:
+            if name in self.exits and self.exits[name] is None:
+                self.exits[name] = Exit(exit_code=137)
+            self.changed.notify_all()
+
+    def find_main_pid(self, name: str, out: Path) -> int | None:
+        return None
+
+    def find_shared_user(self, image: str | None = None) -> str | None:
+        return None
 
     def read_output(self, name: str) -> bytes:
         return self.output

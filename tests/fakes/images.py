@@ -7,34 +7,44 @@ import json
 import shutil
 import subprocess
 import tarfile
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 
 import pytest
 
-APPLETS = "sh cat cp cut dd echo grep id ls mkdir mv sha256sum setsid sleep tail tr wc"
+APPLETS = "sh cat cp cut dd echo grep id ls mkdir mv rm sha256sum setsid sleep tail touch tr wc"
 
 
 RUNNER = Path(__file__).with_name("runner.sh")
 
 
-def name_script_image(repository: str, script: Path) -> str:
+def name_script_image(
+    repository: str, script: Path, environment: Mapping[str, str] = MappingProxyType({})
+) -> str:
     """
     Return the name of a script's image: with another content it has another name.
 
     Whoever tests another state of this repository on the same engine keeps images of its own.
+
+    :param environment: What the image sets.
     """
-    content = APPLETS.encode() + script.read_bytes()
+    content = f"{APPLETS} {sorted(environment.items())}".encode() + script.read_bytes()
     return f"{repository}:{hashlib.sha256(content).hexdigest()[:12]}"
 
 
 RUNNER_IMAGE = name_script_image("touchstone-test-runner", RUNNER)
 
 
-def build_script_image(image: str, script: Path, folder: Path) -> str:
+def build_script_image(
+    image: str, script: Path, folder: Path, environment: Mapping[str, str] = MappingProxyType({})
+) -> str:
     """
     Make an image whose entry point is a shell script, unless it is there.
 
     Skips the test where that cannot be done.
+
+    :param environment: What the image sets.
     """
     docker, busybox = shutil.which("docker"), Path("/bin/busybox")
     if docker is None or subprocess.run([docker, "info"], capture_output=True).returncode:
@@ -60,6 +70,8 @@ def build_script_image(image: str, script: Path, folder: Path) -> str:
             tar.addfile(link)
     entry = json.dumps(["/bin/sh", "/runner.sh"])
     changes = ["--change", "ENV PATH=/bin", "--change", f"ENTRYPOINT {entry}"]
+    for name, value in environment.items():
+        changes += ["--change", f"ENV {name}={value}"]
     subprocess.run(
         [docker, "import", *changes, str(archive), image], check=True, capture_output=True
     )

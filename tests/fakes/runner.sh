@@ -7,9 +7,16 @@
 #   runner.sh stubborn IN OUT         ignore SIGTERM
 #   runner.sh family IN OUT           start descendants that leave the group, then sleep
 #   runner.sh leave IN OUT            leave descendants behind and end
+#   runner.sh vanish IN OUT           stop whoever started it, and go on under no known name
 #   runner.sh crash IN OUT CODE       end without a verdict
 #   runner.sh eat IN OUT              use memory until something ends it
 #   runner.sh look IN OUT             write down what the process may and may not do
+#   runner.sh fill IN OUT             leave a lie, stop the runner, and write on: 80 MiB a second
+#   runner.sh hide IN OUT             the same, into a file that has no name any more
+#   runner.sh litter IN OUT           the same, in more files than anybody needs
+#   runner.sh dig IN OUT DEPTH        the same, in folders inside each other
+#   runner.sh hang IN OUT             stop the runner and do nothing
+#   runner.sh prepare IN OUT          fill the cache, and write down what is there
 set -u
 scenario=$1 in=$2 out=$3
 shift 3
@@ -35,7 +42,77 @@ aborted() {
   say "aborted"
   verdict 143 failed aborted console.log
 }
+# What submitted code does that wants to write on: its runner will not see to its limits.
+leave_nobody_in_charge() {
+  say "nobody is in charge"
+  printf '{"contract":1,"exit_code":0,"outcome":"succeeded","class":"ok","reason":null,"files":[]}' \
+    >"$out/verdict.json"
+  kill -STOP $$
+}
 case $scenario in
+fill)
+  (
+    leave_nobody_in_charge
+    while :; do
+      dd if=/dev/zero bs=1M count=8 2>/dev/null >>"$out/fill"
+      sleep 0.1
+    done
+  ) &
+  wait
+  ;;
+hide)
+  (
+    leave_nobody_in_charge
+    exec 3>"$out/hidden"
+    rm "$out/hidden"
+    while :; do
+      dd if=/dev/zero bs=1M count=8 2>/dev/null >&3
+      sleep 0.1
+    done
+  ) &
+  wait
+  ;;
+litter)
+  (
+    leave_nobody_in_charge
+    digits="0 1 2 3 4 5 6 7 8 9" names=""
+    for a in $digits; do for b in $digits; do for c in $digits; do
+      names="$names $a$b$c"
+    done; done; done
+    i=0
+    while :; do
+      mkdir "$out/litter-$i" && cd "$out/litter-$i" || exit 1
+      touch $names
+      i=$((i + 1))
+    done
+  ) &
+  wait
+  ;;
+dig)
+  (
+    leave_nobody_in_charge
+    cd "$out" || exit 1
+    i=0
+    while [ "$i" -lt "$1" ]; do
+      mkdir d && cd d || exit 1
+      i=$((i + 1))
+    done
+    while :; do sleep 1; done
+  ) &
+  wait
+  ;;
+hang)
+  leave_nobody_in_charge
+  ;;
+prepare)
+  say "prepares with $(ls "$in" | tr '\n' ' ')"
+  say "interfaces $(ls /sys/class/net | tr '\n' ' ')"
+  say "uid $(id -u)"
+  echo "made of $(cat "$in/elnigma/requirements.txt")" >"$TOUCHSTONE_CACHE/made"
+  ls "$in" >"$TOUCHSTONE_CACHE/seen"
+  [ -z "${TOUCHSTONE_SLOW:-}" ] || sleep "$TOUCHSTONE_SLOW"
+  verdict 0 succeeded ok console.log
+  ;;
 ok)
   trap aborted TERM
   mkdir -p "$out/models"
@@ -90,6 +167,12 @@ family)
   say "family"
   sleep 302
   ;;
+vanish)
+  while [ ! -e "$out/../process.json" ]; do sleep 0.05; done
+  kill -STOP "$PPID"
+  (env -i PATH="$PATH" setsid sh -c "echo \$\$ >'$out/pid'; exec sleep 305" &)
+  sleep 306
+  ;;
 leave)
   setsid sh -c 'trap "" TERM; sleep 303' &
   (sh -c 'sleep 304' &)
@@ -113,6 +196,7 @@ look)
   cache=${TOUCHSTONE_CACHE:-}
   if [ -z "$cache" ]; then say "no cache"; else
     (echo kept >"$cache/written") 2>/dev/null && say "cache is writable" || say "cache is read-only"
+    [ ! -r "$cache/made" ] || say "cache is $(cat "$cache/made")"
   fi
   say "$(grep CapEff /proc/self/status)"
   say "$(grep NoNewPrivs /proc/self/status)"

@@ -80,6 +80,7 @@ def is_running(settings: AgentSettings) -> bool:
 
 def run(settings: AgentSettings) -> int:
     """Run the daemon until it is told to stop."""
+    from touchstone_agent.adapters.prepared import PreparedCache
     from touchstone_agent.adapters.sqs import Queues
     from touchstone_agent.adapters.transfer import Transfer
     from touchstone_agent.daemon import Agent
@@ -118,7 +119,9 @@ def run(settings: AgentSettings) -> int:
             env=settings.env,
             server=settings.server,
             instance=journal.instance,
-            cache=settings.state_dir / "cache",
+            prepared=PreparedCache(
+                settings.prepared_dir, most_bytes=settings.prepared_mib * 1024**2
+            ),
             flush_seconds=settings.log_flush_seconds,
             stopping=stopping,
         )
@@ -161,7 +164,8 @@ def check(settings: AgentSettings) -> int:
 
     results = run_checks(settings, build_runtime)
     for result in results:
-        print(f"{'ok  ' if result.is_ok else 'FAIL'} {result.name}: {result.text}")
+        word = "FAIL" if not result.is_ok else "WARN" if result.is_warning else "ok  "
+        print(f"{word} {result.name}: {result.text}")
     return 0 if all(result.is_ok for result in results) else 1
 
 

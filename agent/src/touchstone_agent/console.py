@@ -100,10 +100,11 @@ class ConsoleUploader:
         attempt = self._cell.attempt
         # The runner keeps to the limit; submitted code that writes the file itself may not.
         most = attempt.start.limits.console_bytes + SLACK_BYTES
-        spans = plan_spans(attempt.console_cursor, min(most, size_below(self._out, CONSOLE)))
+        size = size_below(self._out, CONSOLE, is_owners=True)
+        spans = plan_spans(attempt.console_cursor, min(most, size))
         chunks = []
         for offset, size in spans:
-            data = read_below(self._out, CONSOLE, limit=size, offset=offset)
+            data = read_below(self._out, CONSOLE, limit=size, offset=offset, is_owners=True)
             digest = hashlib.sha256(data).hexdigest()
             chunks.append(Chunk(offset=offset, size=len(data), sha256=digest))
         if chunks:
@@ -119,7 +120,7 @@ class ConsoleUploader:
             log.warning("console.refused", attempt=self._cell.name, reason=reason)
             self._cell.update(lambda a: replace(a, chunks=(), console_closed=True))
             return
-        with open_below(self._out, CONSOLE) as file:
+        with open_below(self._out, CONSOLE, is_owners=True) as file:
             for chunk in chunks:
                 # An expired grant ends this round; the next asks again for what is left.
                 self._transfer.put(

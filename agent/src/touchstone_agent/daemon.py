@@ -47,6 +47,7 @@ from touchstone_agent.protocol.messages import (
     Start,
     Sync,
 )
+from touchstone_agent.protocol.names import build_prepare_name
 from touchstone_agent.settings import AgentSettings
 from touchstone_agent.strangers import Strangers, build_adopted
 from touchstone_agent.supervisor import Supervisor
@@ -143,7 +144,7 @@ class Agent:
             if (attempt.ref, attempt.phase) not in told:
                 cell.announce()
         self._do(self._look_for_strangers)
-        self._remove_orphan_folders()
+        self._do(self._remove_orphan_folders)
         for cell in self._list_cells():
             if not cell.attempt.is_final and not cell.is_supervised:
                 self._supervise(cell)
@@ -456,11 +457,19 @@ class Agent:
     def _sweep(self) -> None:
         self._look_for_strangers()
         self._remove_orphan_folders()
+        self._shop.prepared.sweep(lambda: [(c.name, c.folder) for c in self._list_cells()])
+        if not any(c.attempt.start.network for c in self._list_cells()):
+            remove_tree(self._settings.old_cache_dir)
         self._journal.forget_old_fences(self._shop.clock.now())
 
     def _look_for_strangers(self) -> None:
-        cells = self._list_cells()
-        self._strangers.look({c.name: c.attempt.holds_slot for c in cells}, self._adopt)
+        attempts = {cell.name: cell.attempt for cell in self._list_cells()}
+        is_running = {name: attempt.holds_slot for name, attempt in attempts.items()}
+        is_running |= {
+            build_prepare_name(name): attempt.phase is AttemptPhase.PREPARING
+            for name, attempt in attempts.items()
+        }
+        self._strangers.look(is_running, self._adopt)
 
     def _adopt(self, name: str, labels: Mapping[str, str]) -> bool:
         now = self._shop.clock.now()
@@ -487,7 +496,8 @@ class Agent:
         )
 
     def _remove_orphan_folders(self) -> None:
-        kept = {cell.name for cell in self._list_cells()} | self._strangers.names
+        names = {cell.name for cell in self._list_cells()}
+        kept = names | set(map(build_prepare_name, names)) | self._strangers.names
         for folder in self._settings.attempts_dir.iterdir():
             if folder.name not in kept:
                 log.info("folder.removed", folder=folder.name)
@@ -561,6 +571,7 @@ class Agent:
             self._told_at.pop(cell.ref, None)
         log.info("attempt.forgotten", attempt=cell.name)
         remove_tree(cell.folder)
+        remove_tree(cell.folder.with_name(build_prepare_name(cell.name)))
 
 
 def _take_due(deadlines: dict[K, float], now: float) -> list[K]:

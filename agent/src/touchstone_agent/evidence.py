@@ -35,7 +35,7 @@ def read_verdict(
     :return: The verdict, or one line that says why there is none.
     """
     try:
-        raw = read_below(out, VERDICT, limit=MAX_VERDICT_BYTES + 1)
+        raw = read_below(out, VERDICT, limit=MAX_VERDICT_BYTES + 1, is_owners=True)
         verdict = RunnerVerdict.model_validate(parse_json(raw, max_bytes=MAX_VERDICT_BYTES))
     except FileNotFoundError:
         return "no verdict.json: the runner was ended before it could write one"
@@ -76,7 +76,7 @@ class ProgressReader:
         :param now: The time, UTC.
         :param console_bytes: Bytes of console written so far.
         """
-        size = size_below(self._out, PROGRESS)
+        size = size_below(self._out, PROGRESS, is_owners=True)
         if size <= self._seen:
             return None
         try:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 
 from touchstone_agent.adapters.transfer import GrantExpired
@@ -32,15 +32,19 @@ class InputStager:
         self._shop = shop
         self._is_ending = is_ending
 
-    def stage(self) -> None:
+    def stage(self, folder: Path | None = None, *, only: Collection[str] | None = None) -> None:
         """
-        Fetch all inputs anew, whatever an earlier try had got.
+        Fetch inputs anew, whatever an earlier try had got.
+
+        :param folder: Whose input folder they go to; ``None`` for the attempt's own.
+        :param only: Paths of those that are wanted; ``None`` for all.
 
         :raises UnsafeArchive: If one of them can never be unpacked.
         :raises PermanentError: If one of them is refused or is not what was promised.
         :raises TransientError: If the store cannot be used now.
         """
-        stage_inputs(self._cell.attempt.start.inputs, self._cell.folder, self._fetch)
+        items = [i for i in self._cell.attempt.start.inputs if only is None or i.path in only]
+        stage_inputs(items, folder or self._cell.folder, self._fetch)
 
     def _fetch(self, item: Input, target: Path) -> None:
         grant = item.grant

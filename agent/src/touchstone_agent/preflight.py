@@ -22,11 +22,17 @@ class CheckResult:
     :param name: What.
     :param is_ok: Whether the agent can work with it.
     :param text: What was found.
+    :param is_warning: Whether an admin should know what follows from it.
     """
 
     name: str
     is_ok: bool
     text: str
+    is_warning: bool = False
+
+
+class Warned(str):
+    """Found, and not as it should be."""
 
 
 def run_checks(
@@ -38,23 +44,29 @@ def run_checks(
     :param settings: The settings.
     :param build_runtime: Builds the runtime they name.
     """
-    checks: list[tuple[str, Callable[[], str]]] = [
+    checks: list[tuple[str, Callable[[], str | Warned]]] = [
         ("private key", lambda: _done(settings.read_private_key(), settings.private_key_file)),
         ("control plane's key", lambda: _done(settings.read_control_keys(), "readable")),
     ]
     for queue in (settings.request_queue, settings.control_queue, settings.event_queue):
         checks.append((f"queue {queue}", partial(_check_queue, settings, queue)))
     checks.append(("engine", lambda: build_runtime(settings).check()))
+    checks.append(("users", partial(_check_users, settings, build_runtime, None)))
     for image in settings.images_allowed:
         if not set(image) & set("*?["):
             checks.append((f"image {image}", partial(_check_image, settings, build_runtime, image)))
+            users = partial(_check_users, settings, build_runtime, image)
+            checks.append((f"users in {image}", users))
     checks += [("disk", lambda: _check_disk(settings)), ("GPUs", lambda: _check_gpus(settings))]
     return tuple(_run(name, look) for name, look in checks)
 
 
-def _run(name: str, look: Callable[[], str]) -> CheckResult:
+def _run(name: str, look: Callable[[], str | Warned]) -> CheckResult:
     try:
-        return CheckResult(name=name, is_ok=True, text=look())
+        found = look()
+        return CheckResult(
+            name=name, is_ok=True, text=str(found), is_warning=isinstance(found, Warned)
+        )
     except (TouchstoneError, OSError) as error:
         return CheckResult(name=name, is_ok=False, text=str(error))
 
@@ -72,6 +84,21 @@ def _check_image(
     settings: AgentSettings, build_runtime: Callable[[AgentSettings], Runtime], image: str
 ) -> str:
     return build_runtime(settings).resolve_image(image, is_cancelled=lambda: False)
+
+
+def _check_users(
+    settings: AgentSettings,
+    build_runtime: Callable[[AgentSettings], Runtime],
+    image: str | None,
+) -> str | Warned:
+    reason = build_runtime(settings).find_shared_user(image)
+    if reason is None:
+        who = "an image can have" if image is None else "it has"
+        return f"{who} a runner and a trainer that are two users"
+    return Warned(
+        f"RUNNER AND TRAINER SHARE A USER: {reason}. Submitted code may stop its runner, and may "
+        "write what the runner tells; this agent still ends what goes beyond time and disk"
+    )
 
 
 def _check_disk(settings: AgentSettings) -> str:

@@ -107,6 +107,7 @@ class AgentSettings(_Section):
     :param quarantine_seconds: How long an attempt that nobody expects may go on.
     :param sync_grace_seconds: How long an expected attempt may take to arrive before it is lost.
     :param min_free_mib: Free disk below which no START is taken, MiB.
+    :param prepared_mib: Most disk for what was prepared for trainings, MiB; what is in use stays.
     :param images_allowed: Patterns of images that may run here; there is no default, because
         whoever may name an image may run anything. Where nothing isolates, no image is run.
     :param gpu: ``auto`` detects NVIDIA GPUs, ``none`` hides them, a list names some by index.
@@ -130,6 +131,7 @@ class AgentSettings(_Section):
     quarantine_seconds: float = Field(default=600, ge=0)
     sync_grace_seconds: float = Field(default=30, ge=0)
     min_free_mib: int = Field(default=1024, ge=0)
+    prepared_mib: int = Field(default=20_480, ge=64)
     images_allowed: tuple[ImagePattern, ...] = ()
     gpu: Literal["auto", "none"] | tuple[int, ...] = "auto"
 
@@ -180,6 +182,16 @@ class AgentSettings(_Section):
     def attempts_dir(self) -> Path:
         """Return the folder of the attempts' folders."""
         return self.state_dir / "attempts"
+
+    @property
+    def prepared_dir(self) -> Path:
+        """Return the folder of what was prepared for trainings."""
+        return self.state_dir / "prepared"
+
+    @property
+    def old_cache_dir(self) -> Path:
+        """Return where the version before kept what all its attempts shared and could write to."""
+        return self.state_dir / "cache"
 
     @property
     def journal_file(self) -> Path:

@@ -13,6 +13,7 @@ from touchstone_agent.core.ports import Clock, Runtime
 from touchstone_agent.logs import Log
 from touchstone_agent.protocol.errors import PermanentError, TransientError
 from touchstone_agent.protocol.messages import AttemptPhase, Start
+from touchstone_agent.protocol.names import PREPARE_SUFFIX
 from touchstone_agent.supervisor import STOP_GRACE_SECONDS
 
 log = Log("strangers")
@@ -62,8 +63,10 @@ class Strangers:
                 if not is_running[name]:
                     self._runtime.remove(name)
             elif not adopt(name, labels):
+                # What was to be prepared is done again by whoever needs it.
+                grace_seconds = 0 if name.endswith(PREPARE_SUFFIX) else self._grace_seconds
                 with self._lock:
-                    ends = self._clock.monotonic() + self._grace_seconds
+                    ends = self._clock.monotonic() + grace_seconds
                     is_new = self._deadlines.setdefault(name, ends) == ends
                 if is_new:
                     log.warning("container.unknown", container=name)

@@ -11,6 +11,7 @@ from typing import Any
 from touchstone_agent.adapters.archives import UnsafeArchive
 from touchstone_agent.adapters.files import (
     append_below,
+    remove_all_but,
     remove_tree,
     size_below,
 )
@@ -19,23 +20,31 @@ from touchstone_agent.cell import AttemptCell
 from touchstone_agent.console import CONSOLE, ConsoleUploader
 from touchstone_agent.core.attempts import move
 from touchstone_agent.core.backoff import Backoff
+from touchstone_agent.core.limits import (
+    WALL_SLACK_SECONDS,
+    build_allowance,
+    build_failure,
+    build_limit_facts,
+    build_wall_reason,
+    limit_preparation,
+)
 from touchstone_agent.core.ports import Exit
 from touchstone_agent.evidence import ProgressReader, read_verdict
+from touchstone_agent.exits import ExitWaiter
 from touchstone_agent.grants import AskingEnded
 from touchstone_agent.inputs import InputStager
 from touchstone_agent.logs import Log
 from touchstone_agent.outputs import OutputUploader
+from touchstone_agent.preparing import Preparer, remove_preparation
 from touchstone_agent.protocol.errors import PermanentError, TransientError
 from touchstone_agent.protocol.facts import ExitFacts, RunnerVerdict
 from touchstone_agent.protocol.messages import (
     AttemptPhase,
 )
+from touchstone_agent.watch import LOOK_SECONDS, FolderWatch
 from touchstone_agent.workshop import Workshop, build_spec
 
 STOP_GRACE_SECONDS = 5
-WALL_SLACK_SECONDS = 60
-"""The runner ends what runs too long; this is for a runner that does not."""
-
 PREPARE_BUDGET = timedelta(minutes=15)
 CANCELLED_CONSOLE_SECONDS = 60
 PROGRESS_SECONDS = 2.0
@@ -69,8 +78,8 @@ class Supervisor:
         self._on_done = on_done
         self._backoff = Backoff(first_seconds=1, cap_seconds=60)
         self._console: tuple[ConsoleUploader, threading.Thread] | None = None
-        self._exit: Exit | None = None
-        self._has_ended = threading.Event()
+        self._waiter: ExitWaiter | None = None
+        self._excess: str | None = None
 
     def start(self) -> None:
         """Begin, in the background."""
@@ -133,8 +142,17 @@ class Supervisor:
     def _launch(self) -> None:
         runtime = self._shop.runtime
         if not runtime.exists(self._cell.name):
+            stager = InputStager(self._cell, self._shop, is_ending=self._is_ending)
+            wanted = self._cell.attempt.start.prepare
             try:
-                InputStager(self._cell, self._shop, is_ending=self._is_ending).stage()
+                if wanted is not None:
+                    preparer = Preparer(self._cell, self._shop, stager, is_ending=self._is_ending)
+                    failure = preparer.prepare(wanted)
+                    if failure is not None:
+                        self._move(AttemptPhase.EXITED, **failure)
+                        return
+                # Whatever else there is comes when nothing has the network any more.
+                stager.stage()
             except UnsafeArchive as error:
                 self._refuse_content(str(error))
                 return
@@ -146,23 +164,41 @@ class Supervisor:
     def _watch(self) -> None:
         if self._console is None:
             self._console = self._start_console()
-            threading.Thread(
-                target=self._await_exit, name=f"{self._cell.name} exit", daemon=True
+        if self._waiter is None:
+            self._waiter = ExitWaiter(
+                self._shop.runtime,
+                self._cell.name,
+                stopping=self._shop.stopping,
+                on_end=self._cell.woken.set,
             ).start()
+        clock = self._shop.clock
         progress = ProgressReader(self._cell.ref, self._out)
-        wall_ends = self._shop.clock.monotonic() + self._count_wall_seconds_left()
-        while not self._has_ended.is_set():
-            self._cell.woken.wait(PROGRESS_SECONDS)
+        watch = self._build_watch()
+        wall_ends = clock.monotonic() + self._count_wall_seconds_left()
+        relay_at = clock.monotonic() + PROGRESS_SECONDS
+        while not self._waiter.has_ended:
+            self._cell.woken.wait(LOOK_SECONDS)
             self._cell.woken.clear()
             if self._is_ending():
                 return
-            self._relay(progress)
-            if self._shop.clock.monotonic() > wall_ends:
-                log.warning("attempt.over_wall_time", attempt=self._cell.name)
-                self._shop.runtime.stop(self._cell.name, grace_seconds=STOP_GRACE_SECONDS)
-                self._has_ended.wait(STOP_GRACE_SECONDS)
+            # Its own runner does all of this first; unless what it runs has stopped it.
+            excess = watch.find_excess()
+            if excess is not None:
+                self._kill_over_limit(excess)
+                return
+            if clock.monotonic() > wall_ends:
+                wall_seconds = self._cell.attempt.start.limits.wall_seconds
+                self._end_over_limit(build_wall_reason(wall_seconds))
+                return
+            if clock.monotonic() >= relay_at:
+                relay_at = clock.monotonic() + PROGRESS_SECONDS
+                self._relay(progress)
         self._relay(progress)
-        self._record_exit()
+        excess = self._excess or watch.find_excess(at_once=True)
+        if excess is None:
+            self._record_exit(self._waiter.exit)
+        else:
+            self._end_over_limit(excess)
 
     def _deliver(self) -> None:
         """Everything after the exit: nothing here holds a slot."""
@@ -184,8 +220,19 @@ class Supervisor:
     def _end(self) -> None:
         """Stop it, look that it is gone, and only then say so."""
         attempt = self._cell.attempt
-        self._shop.runtime.stop(self._cell.name, grace_seconds=STOP_GRACE_SECONDS)
+        is_over_limit = attempt.end_as is AttemptPhase.EXITED
+        grace_seconds = 0 if is_over_limit else STOP_GRACE_SECONDS
+        self._shop.runtime.stop(self._cell.name, grace_seconds=grace_seconds)
+        if attempt.start.prepare is not None:
+            remove_preparation(self._cell, self._shop)
+        if is_over_limit:
+            # Nobody will look at it, and others may need the disk.
+            remove_all_but(self._out, CONSOLE)
+            self._keep_runtime_output()
         self._shop.runtime.remove(self._cell.name)
+        if is_over_limit:
+            self._move(AttemptPhase.EXITED, **build_limit_facts(str(attempt.cancel_reason)))
+            return
         if self._console is not None:
             self._console[0].complete()
         self._cell.update(
@@ -199,14 +246,7 @@ class Supervisor:
 
     def _refuse_content(self, reason: str) -> None:
         """Content that can never be used is its author's business, not the server's."""
-        verdict = RunnerVerdict(
-            exit_code=EXIT_SUBMISSION,
-            outcome="failed",
-            failure_class="submission",
-            reason=reason,
-        )
-        facts = ExitFacts(exit_code=EXIT_SUBMISSION, verdict=verdict)
-        self._move(AttemptPhase.EXITED, **facts.dump())
+        self._move(AttemptPhase.EXITED, **build_failure("submission", EXIT_SUBMISSION, reason))
 
     # --- running ----------------------------------------------------------------------------
 
@@ -224,20 +264,37 @@ class Supervisor:
         thread.start()
         return uploader, thread
 
-    def _await_exit(self) -> None:
-        """Sleep in the engine until the container ends; an engine that restarts is waited for."""
-        failures = 0
-        while not self._shop.stopping.is_set():
-            try:
-                self._exit = self._shop.runtime.wait(self._cell.name)
-            except (TransientError, PermanentError) as error:
-                failures += 1
-                log.warning("exit.not_seen", attempt=self._cell.name, problem=str(error))
-                self._shop.stopping.wait(self._backoff.after(failures))
-                continue
-            self._has_ended.set()
-            self._cell.woken.set()
-            return
+    def _build_watch(self) -> FolderWatch:
+        return FolderWatch(
+            self._out,
+            build_allowance(self._cell.attempt.start.limits),
+            monotonic=self._shop.clock.monotonic,
+            find_main_pid=self._find_main_pid,
+        )
+
+    def _find_main_pid(self) -> int | None:
+        try:
+            return self._shop.runtime.find_main_pid(self._cell.name, self._out)
+        except (TransientError, PermanentError):
+            return None  # what has a name is looked at all the same
+
+    def _kill_over_limit(self, reason: str) -> None:
+        """End what fills the disk before anything is written there, which might take long."""
+        self._excess = reason
+        self._shop.runtime.kill(self._cell.name)
+        self._end_over_limit(reason)
+
+    def _end_over_limit(self, reason: str) -> None:
+        """Decide how it has ended; its supervisor, this one or the next, does the rest."""
+        log.warning("attempt.over_limit", attempt=self._cell.name, reason=reason)
+        self._excess = reason
+        try:
+            self._cell.end(reason, as_phase=AttemptPhase.EXITED)
+        except TransientError:
+            # The disk may be full of what it has written: then there is no journal without this.
+            self._shop.runtime.kill(self._cell.name)
+            remove_all_but(self._out, CONSOLE)
+            raise
 
     def _count_wall_seconds_left(self) -> float:
         attempt = self._cell.attempt
@@ -252,9 +309,8 @@ class Supervisor:
             key = f"progress {ref.task_key} {ref.fence}"
             self._shop.outbox.tell(key, news, group=ref.task_key)
 
-    def _record_exit(self) -> None:
+    def _record_exit(self, ended: Exit | None) -> None:
         limits = self._cell.attempt.start.limits
-        ended = self._exit
         exit_code = None if ended is None else ended.exit_code
         found = read_verdict(
             self._out,
@@ -294,8 +350,8 @@ class Supervisor:
         except (TransientError, PermanentError) as error:
             # Housekeeping tries again; the results need not wait for it.
             log.warning("container.not_removed", attempt=self._cell.name, problem=str(error))
-        remove_tree(self._cell.folder / "in")
-        remove_tree(self._cell.folder / "tmp")
+        for name in ("in", "tmp", "cache"):
+            remove_tree(self._cell.folder / name)
 
     def _join_console(self, uploader: ConsoleUploader, thread: threading.Thread) -> None:
         uploader.complete()
@@ -349,10 +405,11 @@ class Supervisor:
         attempt = self._cell.attempt
         waited = self._shop.clock.now() - attempt.phase_at
         starting = attempt.phase in (AttemptPhase.ACCEPTED, AttemptPhase.PREPARING)
-        if starting and attempt.cancel_reason is None and waited > PREPARE_BUDGET:
-            self._cell.end(
-                f"could not be started in {PREPARE_BUDGET}: {error}", as_phase=AttemptPhase.LOST
-            )
+        budget = PREPARE_BUDGET
+        if attempt.start.prepare is not None:
+            budget += timedelta(seconds=limit_preparation(attempt.start.limits).wall_seconds)
+        if starting and attempt.cancel_reason is None and waited > budget:
+            self._cell.end(f"could not be started in {budget}: {error}", as_phase=AttemptPhase.LOST)
             return
         wait = error.retry_after or self._backoff.after(failures)
         if attempt.cancel_reason is not None and attempt.holds_slot:

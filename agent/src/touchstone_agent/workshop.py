@@ -7,12 +7,15 @@ import threading
 from dataclasses import dataclass
 from pathlib import Path
 
+from touchstone_agent.adapters.prepared import PreparedCache
 from touchstone_agent.adapters.transfer import Transfer
 from touchstone_agent.cell import AttemptCell
 from touchstone_agent.contract import build_limit_variables
 from touchstone_agent.core.ports import Clock, LaunchSpec, Runtime
 from touchstone_agent.grants import GrantDesk
 from touchstone_agent.outbox import Outbox
+from touchstone_agent.protocol.messages import Limits, Preparation
+from touchstone_agent.protocol.names import build_prepare_name
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,7 +31,7 @@ class Workshop:
     :param env: Environment.
     :param server: This server.
     :param instance: Identity of this agent's state folder.
-    :param cache: Folder of the cache of what trainer branches require.
+    :param prepared: What was prepared for attempts.
     :param flush_seconds: Between two looks at a console.
     :param stopping: Set when the agent is about to stop.
     """
@@ -41,7 +44,7 @@ class Workshop:
     env: str
     server: str
     instance: str
-    cache: Path
+    prepared: PreparedCache
     flush_seconds: float
     stopping: threading.Event
 
@@ -50,10 +53,11 @@ def build_spec(cell: AttemptCell, shop: Workshop) -> LaunchSpec:
     """Return everything the runtime needs to run an attempt."""
     start = cell.attempt.start
     limits = start.limits
-    cache = None
+    cache = shop.prepared.find_claimed(cell.folder) if start.prepare is not None else None
     if start.network:
-        cache = shop.cache
-        cache.mkdir(mode=0o755, parents=True, exist_ok=True)
+        # Ordered by a control plane of the version before: nobody else gets what it leaves there.
+        cache = cell.folder / "cache"
+        cache.mkdir(mode=0o755, exist_ok=True)
     return LaunchSpec(
         ref=start.ref,
         name=cell.name,
@@ -66,6 +70,41 @@ def build_spec(cell: AttemptCell, shop: Workshop) -> LaunchSpec:
         limits=limits,
         network=start.network,
         gpu_ids=cell.attempt.gpu_ids,
+    )
+
+
+def build_prepare_spec(
+    cell: AttemptCell,
+    shop: Workshop,
+    wanted: Preparation,
+    *,
+    folder: Path,
+    cache: Path,
+    limits: Limits,
+) -> LaunchSpec:
+    """
+    Return everything the runtime needs to prepare what an attempt needs.
+
+    :param wanted: What is prepared.
+    :param folder: Its own folder, with ``in``, ``out`` and ``tmp``.
+    :param cache: What it fills.
+    :param limits: What it may use.
+    """
+    start = cell.attempt.start
+    labels = build_labels(cell, shop)
+    # What cannot be adopted as an attempt.
+    del labels["touchstone.start"]
+    return LaunchSpec(
+        ref=start.ref,
+        name=build_prepare_name(cell.name),
+        labels=labels,
+        image=start.image,
+        argv=wanted.argv,
+        environment={**start.environment, **build_limit_variables(limits)},
+        folder=folder,
+        cache=cache,
+        limits=limits,
+        network=True,
     )
 
 

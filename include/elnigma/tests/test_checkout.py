@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from conftest import EXAMPLES, Run, build_environment
+from elnigma_runner.checkout import is_worth_another_try
 
 PROJECT = Path(__file__).resolve().parents[1]
 RunAttempt = Callable[..., Run]
@@ -102,6 +103,77 @@ def test_what_cannot_be_installed_may_be_tried_again(
     run = run_attempt(*VALIDATE, **_point_to(checkout))
     assert (run.exit_code, run.verdict["class"]) == (75, "temporary")
     assert "requirements cannot be installed" in run.verdict["reason"]
+
+
+def test_what_is_required_is_prepared_before_and_apart_from_the_training(
+    run_attempt: RunAttempt, checkout: Path, tmp_path: Path
+) -> None:
+    """Filled by ``prepare``, the cache serves a runner that cannot write to it."""
+    (checkout / "requirements.txt").write_text(f"tiny @ {_make_wheel(tmp_path).as_uri()}\n")
+    prepared = run_attempt("prepare", name="prepared", **_point_to(checkout))
+    assert (prepared.exit_code, prepared.verdict["class"]) == (0, "ok")
+    assert "installing" in prepared.console
+    assert {file["path"] for file in prepared.verdict["files"]} == {"console.log"}
+    assert "checked out" not in prepared.console  # no trainer has run
+    cache = tmp_path / "cache"
+    for lock in cache.rglob("*.lock"):
+        lock.unlink()  # what is complete is not even locked
+
+    trained = run_attempt(*VALIDATE, name="trained", **_point_to(checkout))
+
+    assert trained.verdict["reason"] is None
+    assert "installing" not in trained.console
+    assert not list(cache.rglob("*.lock"))
+
+
+def test_what_was_not_prepared_is_not_installed_where_nothing_can_be_added(
+    run_attempt: RunAttempt, checkout: Path, tmp_path: Path
+) -> None:
+    (checkout / "requirements.txt").write_text(f"tiny @ {_make_wheel(tmp_path).as_uri()}\n")
+    closed = tmp_path / "closed"
+    closed.write_text("root may write to any folder, but not below a file")
+    run = run_attempt(*VALIDATE, **{**_point_to(checkout), "CACHE": str(closed)})
+    assert (run.exit_code, run.verdict["class"]) == (75, "temporary")
+    assert "it was not prepared where this runs" in run.verdict["reason"]
+
+
+def test_there_is_nothing_to_prepare_without_a_commit(run_attempt: RunAttempt) -> None:
+    run = run_attempt("prepare")
+    assert (run.exit_code, run.verdict["class"]) == (2, "config")
+    assert "no commit of el-nigma to prepare" in run.verdict["reason"]
+
+
+@pytest.mark.parametrize("requirements", ["foo @@ bar", "--no-index\nno-such-package==1"])
+def test_wrong_requirements_are_the_branchs_fault(
+    run_attempt: RunAttempt, checkout: Path, requirements: str
+) -> None:
+    (checkout / "requirements.txt").write_text(requirements + "\n")
+    run = run_attempt("prepare", **_point_to(checkout))
+    assert (run.exit_code, run.verdict["class"]) == (2, "config")
+    assert run.verdict["reason"].startswith("config: the requirements cannot be installed: ERROR")
+
+
+@pytest.mark.parametrize(
+    ("lines", "is_temporary"),
+    [
+        (["ERROR: No matching distribution found for tiny"], False),
+        (["ERROR: ResolutionImpossible: for help visit", "conflicting dependencies"], False),
+        (["error: subprocess-exited-with-error"], False),
+        (["ERROR: HTTP error 404 while getting http://index/tiny"], False),
+        (["ERROR: HTTP error 503 while getting http://index/tiny"], True),
+        (
+            [
+                "WARNING: Retrying (Retry(total=0)) after connection broken by 'NewConnection",
+                "ERROR: No matching distribution found for tiny",
+            ],
+            True,
+        ),
+        (["fatal: unable to access 'https://host/x': Could not resolve host: host"], True),
+        (["ERROR: [Errno 28] No space left on device"], True),
+    ],
+)
+def test_pips_words_tell_whether_to_ask_again(lines: list[str], is_temporary: bool) -> None:
+    assert is_worth_another_try("\n".join(lines)) is is_temporary
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,7 @@ from touchstone_agent.protocol.messages import (
     Grant,
     Input,
     Limits,
+    Preparation,
     SlotClass,
     Start,
 )
@@ -24,6 +25,8 @@ CONTRACT_VERSION = "1"
 CONTENT_FOLDER = "content"
 CHECKOUT_FOLDER = "elnigma"
 """Where a commit of el-nigma lies beside the content, if the schedule names a branch."""
+PREPARATION = Preparation(argv=("prepare",), inputs=(CHECKOUT_FOLDER,))
+"""What installs what such a commit requires: the commit is there, the content is not."""
 RUNNER = ("elnigma-run",)
 """The entry point of every trainer image, for where it is not started as such."""
 REFERENCE_FEATURE_SET = "elnigma.features.reference"
@@ -248,8 +251,8 @@ def build_start(
     """
     Return the command that starts an attempt.
 
-    The network is on only where a branch may have to install what it requires beyond the image,
-    and so never for a validation.
+    It never has the network. What a branch requires beyond the image is installed before, where no
+    submitted code is.
 
     :param grants: Leave to read each of the task's archives, by folder.
     :param gpus: GPUs to hand over.
@@ -265,8 +268,8 @@ def build_start(
             for folder, (sha256, size) in list_archives(spec).items()
         ),
         limits=spec.limits,
-        network=spec.elnigma is not None,
         gpus=gpus,
+        prepare=None if spec.elnigma is None else PREPARATION,
     )
 
 
@@ -280,4 +283,5 @@ def build_pod_start(spec: TaskSpec, ref: AttemptRef, grants: Mapping[str, Grant]
         environment=start.environment,
         inputs=start.inputs,
         limits=start.limits,
+        prepare=start.prepare,
     )

@@ -148,6 +148,23 @@ def _name_need(needs: Needs) -> str:
     return next(name for name, wish in wishes.items() if wish)
 
 
+def check_branch(settings: Settings, schedule: Schedule | None, user: str) -> None:
+    """
+    Refuse a branch of el-nigma to whom no admin has allowed to choose what trains.
+
+    :param user: Who has triggered the run.
+    :raises ConfigurationError: If the schedule names one, and he may not.
+    """
+    if schedule is None or schedule.branch is None:
+        return
+    allowed = settings.branch_users
+    if user not in settings.admins and user not in allowed and "*" not in allowed:
+        raise ConfigurationError(
+            f"branch: {user} may not name a branch of el-nigma; leave it empty for the image's own "
+            "trainer, or ask an admin to name you in TOUCHSTONE_BRANCH_USERS"
+        )
+
+
 def fetch_branch(settings: Settings, schedule: Schedule) -> Content | None:
     """
     Return what the schedule's el-nigma branch stands at, packed; ``None`` if it names none.

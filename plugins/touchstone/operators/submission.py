@@ -45,6 +45,7 @@ from touchstone.operators.authority import (
 )
 from touchstone.operators.checks import (
     check_baseline,
+    check_branch,
     check_placeable,
     check_user,
     fetch_branch,
@@ -111,6 +112,7 @@ class RegisterOperator(BaseOperator):
         try:
             conf = parse_conf(values)
             check_user(run.user)
+            check_branch(get_settings(), conf.schedule, run.user)
             submission_id = check_run_id(records, conf, run)
             check_baseline(records, conf, run.user)
             check_placeable(records, conf, run.user)

@@ -13,10 +13,10 @@ from types import TracebackType
 
 import docker
 
-from fakes.images import build_script_image
+from fakes.images import build_script_image, name_script_image
 
 TRAINER = Path(__file__).parents[2] / "fakes" / "trainer.sh"
-IMAGE = "touchstone-bench-trainer:local"
+IMAGE = name_script_image("touchstone-bench-trainer", TRAINER)
 """The one image of every contestant: busybox, and a trainer that takes as long as it is told."""
 
 

@@ -7,15 +7,18 @@ import subprocess
 import threading
 import uuid
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from fakes.agent_world import FakeRuntime, make_ref
-from fakes.images import RUNNER, RUNNER_IMAGE
+from fakes.images import RUNNER, RUNNER_IMAGE, build_script_image, name_script_image
 from touchstone_agent.adapters.docker import DockerRuntime
 from touchstone_agent.adapters.files import make_attempt_folder
 from touchstone_agent.adapters.process import ProcessRuntime
+from touchstone_agent.adapters.processes import read_start_time
 from touchstone_agent.core.ports import Exit, LaunchSpec, Runtime
 from touchstone_agent.protocol.messages import Limits
 from touchstone_agent.settings import DockerSettings, ProcessSettings
@@ -146,6 +149,20 @@ def test_what_was_removed_is_gone(runtime: Runtime, make_spec) -> None:
     assert runtime.list_labels() == {}
 
 
+def test_what_is_killed_ends_at_once_whatever_it_is_deaf_to(runtime: Runtime, make_spec) -> None:
+    spec = make_spec("stubborn")
+    runtime.launch(spec)
+    if runtime.name != "fake":
+        wait_for(spec.folder / "out/console.log")
+
+    runtime.kill(spec.name)
+
+    assert runtime.wait(spec.name) == Exit(exit_code=137)
+    runtime.kill(spec.name)
+    runtime.remove(spec.name)
+    runtime.kill(spec.name)
+
+
 def test_two_attempts_do_not_know_of_each_other(runtime: Runtime, make_spec) -> None:
     one, two = make_spec("sleep", "300"), make_spec("crash", "3", submission_id="s2")
     runtime.launch(one)
@@ -247,6 +264,114 @@ def test_a_container_that_was_made_and_not_started_is_started(
     runtime.launch(spec)
 
     assert runtime.wait(spec.name) == Exit(exit_code=7)
+    runtime.remove(spec.name)
+
+
+def test_what_hides_from_its_shim_is_killed_too(process_runtime: ProcessRuntime, make_spec) -> None:
+    """Its shim is stopped, and it has neither its group nor its environment any more."""
+    spec = make_spec("vanish")
+    process_runtime.launch(spec)
+    wait_for(spec.folder / "out/pid")
+    vanished = int((spec.folder / "out/pid").read_text())
+    assert str(vanished) not in find_pids(spec.name)
+
+    process_runtime.kill(spec.name)
+
+    assert process_runtime.wait(spec.name) == Exit(exit_code=None)
+    assert read_start_time(vanished) is None
+
+
+ROOTS_RUNNER = {"TOUCHSTONE_RUNNER_USER": "root"}
+APART = name_script_image("touchstone-test-apart", RUNNER, ROOTS_RUNNER)
+
+
+@pytest.fixture(scope="module")
+def apart_image(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """An image whose runner starts its trainer as another user, or says so."""
+    return build_script_image(APART, RUNNER, tmp_path_factory.mktemp("image"), ROOTS_RUNNER)
+
+
+def inspect(name: str) -> list[str]:
+    template = "{{.Config.User}} {{.HostConfig.CapDrop}} {{.HostConfig.CapAdd}} {{.Config.Env}}"
+    command = ["docker", "inspect", "--format", template, name]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.split(" ", 2)
+
+
+@pytest.mark.docker
+@pytest.mark.skipif(os.geteuid() != 0, reason="NOT ROOT: every container has one user only")
+def test_only_an_image_that_says_so_starts_as_root_and_never_with_the_network(
+    apart_image: str, docker_image: str, make_spec, tmp_path: Path
+) -> None:
+    runtime = make_runtime("docker", tmp_path)
+    assert isinstance(runtime, DockerRuntime)
+    (tmp_path / "cache").mkdir()
+    apart = replace(make_spec("sleep", "300", submission_id="s9"), image=apart_image)
+    plain = make_spec("sleep", "300", submission_id="s10")
+    spec = make_spec("sleep", "300", submission_id="s11")
+    online = replace(spec, image=apart_image, network=True, cache=tmp_path / "cache")
+    try:
+        for spec in (apart, plain, online):
+            runtime._create(spec)
+        user, dropped, rest = inspect(apart.name)
+        assert (user, dropped) == ("0:0", "[ALL]")
+        assert rest.startswith("[SETUID SETGID KILL] ")
+        assert "TOUCHSTONE_TRAINER_USER=65534:65534" in rest
+        facts = (apart.folder / "out").stat()
+        assert (facts.st_uid, facts.st_mode & 0o7777) == (0, 0o1777)
+        for spec in (plain, online):
+            user, dropped, rest = inspect(spec.name)
+            assert (user, dropped) == ("65534:65534", "[ALL]")
+            assert "SETUID" not in rest
+            assert "TOUCHSTONE_TRAINER_USER=65534" not in rest
+            assert (spec.folder / "out").stat().st_uid == 65534
+        assert runtime.find_shared_user(apart_image) is None
+        assert "TOUCHSTONE_RUNNER_USER" in str(runtime.find_shared_user(docker_image))
+    finally:
+        for spec in (apart, plain, online):
+            runtime.remove(spec.name)
+
+
+@pytest.mark.docker
+def test_what_was_prepared_can_only_be_read(docker_image: str, make_spec, tmp_path: Path) -> None:
+    runtime = make_runtime("docker", tmp_path)
+    (tmp_path / "cache").mkdir()
+    (tmp_path / "cache/made").write_text("before")
+    spec = replace(make_spec("look", submission_id="s12"), cache=tmp_path / "cache")
+    (spec.folder / "in/content").mkdir()
+    (spec.folder / "in/content/train.py").write_text("x")
+
+    runtime.launch(spec)
+    runtime.wait(spec.name)
+    runtime.remove(spec.name)
+
+    console = (spec.folder / "out/console.log").read_text()
+    assert "cache is read-only" in console
+    assert "cache is before" in console
+    assert [path.name for path in (tmp_path / "cache").iterdir()] == ["made"]
+
+
+@pytest.mark.docker
+@pytest.mark.skipif(os.geteuid() != 0, reason="NOT ROOT: containers' processes cannot be seen")
+def test_an_engine_that_is_busy_does_not_keep_a_container_alive(
+    docker_image: str, make_spec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runtime = make_runtime("docker", tmp_path)
+    assert isinstance(runtime, DockerRuntime)
+    spec = make_spec("stubborn", submission_id="s13")
+    runtime.launch(spec)
+    assert runtime.find_main_pid(spec.name, spec.folder / "out") is not None
+    # Another container's process is not ours to kill, whatever its number.
+    assert runtime.find_main_pid(spec.name, tmp_path) is None
+    client = runtime._client
+
+    def hang() -> Any:
+        raise AssertionError("the engine was asked")
+
+    monkeypatch.setattr(runtime, "_client", hang)
+    runtime.kill(spec.name)
+    monkeypatch.setattr(runtime, "_client", client)
+
+    assert runtime.wait(spec.name) == Exit(exit_code=137)
     runtime.remove(spec.name)
 
 

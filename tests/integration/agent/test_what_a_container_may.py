@@ -5,13 +5,21 @@ from __future__ import annotations
 import gzip
 import io
 import json
+import os
 import tarfile
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 
 import pytest
 
 from fakes.control_plane import ControlPlane
-from touchstone_agent.protocol.messages import AttemptPhase
+from touchstone_agent.protocol.messages import (
+    AttemptPhase,
+    AttemptRef,
+    Preparation,
+    SlotClass,
+    Start,
+)
 
 from .conftest import AgentProcess
 
@@ -57,25 +65,179 @@ def test_a_container_has_nothing_but_its_folders(
     ]
 
 
+def make_branch_start(plane: ControlPlane, scenario: str = "look", **fields: object) -> Start:
+    """Order a training by a branch that requires something."""
+    content = plane.make_input("content", make_archive(("train.py", b"submitted")), unpack=True)
+    branch = make_archive(("requirements.txt", b"tiny==1\n"))
+    checkout = plane.make_input("elnigma", branch, unpack=True)
+    prepare = Preparation(argv=("prepare", "{in}", "{out}"), inputs=("elnigma",))
+    start = plane.make_start([scenario], inputs=(content, checkout))
+    return start.model_copy(update={"prepare": prepare, **fields})
+
+
 @pytest.mark.docker
 @pytest.mark.parametrize("runtime_name", ["docker"])
-def test_an_attempt_with_network_gets_a_cache_that_stays(
+def test_a_branch_is_prepared_with_the_network_and_trains_without(
     docker_image: str, stopped_agent: AgentProcess, plane: ControlPlane
 ) -> None:
+    """Submitted code had the network all the while, and wrote to what everybody executes."""
     # The host's network: not every machine that tests has the engine's bridge.
     stopped_agent.docker["network"] = "host"
     stopped_agent.start()
-    content = plane.make_input("content", make_archive(("train.py", b"")), unpack=True)
-    start = plane.make_start(["look"], inputs=(content,))
-    environment = {**start.environment, "TOUCHSTONE_CACHE": "/cache"}
-    plane.send(start.model_copy(update={"network": True, "environment": environment}))
+    start = make_branch_start(plane)
+    plane.send(start)
 
     plane.wait_phase(start.ref, AttemptPhase.UPLOADED)
 
     console = plane.read_output(start.ref, "console.log").decode().splitlines()
-    assert "cache is writable" in console
-    assert "interfaces lo " not in console
-    assert (stopped_agent.folder / "state/cache/written").read_text() == "kept\n"
+    assert "interfaces lo " in console
+    assert "cache is read-only" in console
+    assert "cache is made of tiny==1" in console
+    assert "content submitted" in console
+    (entry,) = (stopped_agent.folder / "state/prepared").iterdir()
+    assert (entry / "files/made").read_text() == "made of tiny==1\n"
+    assert not (entry / "files/written").exists()
+    assert stopped_agent.find_containers() == []
+
+
+@pytest.mark.docker
+@pytest.mark.parametrize("runtime_name", ["docker"])
+def test_a_preparation_has_the_network_and_nothing_that_was_submitted(
+    docker_image: str, stopped_agent: AgentProcess, plane: ControlPlane
+) -> None:
+    stopped_agent.docker["network"] = "host"
+    stopped_agent.start()
+    start = make_branch_start(plane)
+    environment = {**start.environment, "TOUCHSTONE_SLOW": "300"}
+    plane.send(start.model_copy(update={"environment": environment}))
+    name = f"{start.ref.container_name(plane.env)}-prepare"
+    console = stopped_agent.folder / "state/attempts" / name / "out/console.log"
+
+    plane.wait(lambda: console.exists() and "uid" in console.read_text())
+
+    lines = console.read_text().splitlines()
+    assert lines[0] == "prepares with elnigma "
+    assert lines[1] != "interfaces lo "
+    assert lines[2] == "uid 65534"
+    assert stopped_agent.find_containers() == [name]
+    plane.cancel(start.ref)
+    plane.wait_phase(start.ref, AttemptPhase.CANCELLED)
+    assert stopped_agent.find_containers() == []
+    assert list((stopped_agent.folder / "state/prepared").iterdir()) == []
+
+
+def test_a_preparation_that_its_agent_leaves_behind_is_done_again(
+    stopped_agent: AgentProcess, plane: ControlPlane
+) -> None:
+    stopped_agent.docker["network"] = "host"
+    agent = stopped_agent.start()
+    start = make_branch_start(plane)
+    environment = {**start.environment, "TOUCHSTONE_SLOW": "3"}
+    plane.send(start.model_copy(update={"environment": environment}))
+    prepared = agent.folder / "state/prepared"
+    plane.wait(lambda: list(prepared.glob(".partial-*/files/made")))
+    agent.kill()
+
+    agent.start()
+
+    plane.wait_phase(start.ref, AttemptPhase.UPLOADED, timeout=60)
+    assert "cache is made of tiny==1" in plane.read_output(start.ref, "console.log").decode()
+    assert len(list(prepared.iterdir())) == 1
+    assert agent.find_containers() == []
+
+
+# --- what is ended from outside ---------------------------------------------------------------
+
+MIB = 1024**2
+
+
+def follow_to_its_end(agent: AgentProcess, plane: ControlPlane, ref: AttemptRef) -> int:
+    """Wait for its exit; return the most bytes that its folder ever had."""
+    out = agent.folder / "state/attempts" / ref.container_name(plane.env) / "out"
+    most = 0
+
+    def has_exited() -> bool:
+        nonlocal most
+        for path in out.glob("fill"):
+            with suppress(FileNotFoundError):
+                most = max(most, path.stat().st_blocks * 512)
+        return AttemptPhase.EXITED in plane.phases(ref)
+
+    plane.wait(has_exited, timeout=60)
+    return most
+
+
+@pytest.mark.parametrize(
+    ("scenario", "reason"),
+    [
+        ("fill", "output limit: stopped after more than 5 MiB"),
+        ("litter", "output limit: stopped after more than 10000 files"),
+        ("dig 50", "output limit: stopped, with folders more than 32 deep"),
+    ],
+    ids=["bytes", "files", "depth"],
+)
+def test_a_runner_that_is_stopped_does_not_lift_the_limits(
+    scenario: str, reason: str, agent: AgentProcess, plane: ControlPlane
+) -> None:
+    """Submitted code stopped its runner and wrote 400 MB where 5 were allowed."""
+    limits = {"output_bytes": 5 * MIB, "console_bytes": MIB}
+    ref = plane.start(scenario.split(), **limits)
+
+    most = follow_to_its_end(agent, plane, ref)
+
+    exited = plane.wait_phase(ref, AttemptPhase.EXITED)
+    assert (exited.details["exit_code"], exited.details["files"]) == (3, [])
+    verdict = exited.details["verdict"]
+    assert (verdict["class"], verdict["outcome"]) == ("limit", "failed")
+    assert verdict["reason"] == reason
+    plane.wait_phase(ref, AttemptPhase.UPLOADED)
+    assert plane.read_console(ref) == b"nobody is in charge\n"
+    assert agent.find_containers() == []
+    # It writes 80 MiB a second at most: so much in two seconds, beyond what is allowed.
+    assert most <= (5 + 1 + 16 + 2 * 80) * MIB
+
+
+@pytest.mark.docker
+@pytest.mark.parametrize("runtime_name", ["docker"])
+def test_a_file_without_a_name_counts(
+    docker_image: str, agent: AgentProcess, plane: ControlPlane
+) -> None:
+    if os.geteuid() != 0:
+        pytest.skip("NOT ROOT: files without a name are NOT counted on this machine")
+    ref = plane.start(["hide"], output_bytes=5 * MIB, console_bytes=MIB)
+
+    exited = plane.wait_phase(ref, AttemptPhase.EXITED, timeout=60)
+
+    assert exited.details["verdict"]["reason"] == "output limit: stopped after more than 5 MiB"
+
+
+@pytest.mark.parametrize("slot_class", list(SlotClass))
+def test_a_runner_that_is_stopped_does_not_stop_the_time(
+    slot_class: SlotClass, agent: AgentProcess, plane: ControlPlane
+) -> None:
+    ref = plane.start(["hang"], wall_seconds=1, slot_class=slot_class)
+
+    exited = plane.wait_phase(ref, AttemptPhase.EXITED, timeout=60)
+
+    verdict = exited.details["verdict"]
+    assert (verdict["class"], verdict["reason"]) == ("limit", "time limit: stopped after 1 s")
+    plane.wait_phase(ref, AttemptPhase.UPLOADED)
+    assert agent.find_containers() == []
+
+
+def test_folders_inside_each_other_end_no_agent(
+    stopped_agent: AgentProcess, plane: ControlPlane
+) -> None:
+    """Whoever removed them went as deep as they did, until there was no stack left."""
+    agent = stopped_agent.start()
+    ref = plane.start(["dig", "3000"])
+    plane.wait_phase(ref, AttemptPhase.UPLOADED, timeout=60)
+    attempts = agent.folder / "state/attempts"
+    plane.wait(lambda: not list(attempts.iterdir()))
+
+    again = plane.start(["ok", "1", "0"])
+
+    plane.wait_phase(again, AttemptPhase.UPLOADED)
 
 
 @pytest.mark.docker
@@ -194,7 +356,7 @@ def test_its_commands_tell_what_an_agent_does(agent: AgentProcess, plane: Contro
     assert status["is_running"] is True
     assert [a["phase"] for a in status["attempts"]] == ["running"]
     assert checked.returncode == 0, checked.stdout
-    assert all(line.startswith("ok ") for line in checked.stdout.splitlines())
+    assert all(line.startswith(("ok ", "WARN ")) for line in checked.stdout.splitlines())
     assert second.returncode == 2
     assert "an agent is running" in second.stderr
     assert refused.returncode == 2

@@ -26,7 +26,7 @@ from fakes.runpod.process import can_isolate
 from touchstone.core.pods import PodStatus
 from touchstone.hooks.objects import ObjectStore
 from touchstone_agent.protocol.facts import PodGpu
-from touchstone_agent.protocol.messages import AttemptRef, Grant, Input, Limits
+from touchstone_agent.protocol.messages import AttemptRef, Grant, Input, Limits, Preparation
 from touchstone_agent.protocol.pods import (
     HOST_KEY_MARK,
     POD_PROGRAM,
@@ -355,6 +355,58 @@ exit 9
     assert "Max processes 8192 8192 processes" in [" ".join(line.split()) for line in lines]
     for closed in ("PID 1 is closed", "the state is closed", "in is read-only", "tmp is writable"):
         assert closed in lines
+
+
+def test_an_image_that_says_so_keeps_its_root_with_next_to_no_rights(world: World) -> None:
+    pod = board(world, TOUCHSTONE_RUNNER_USER="root")
+    look = """
+{ id -u; id -G
+  grep -e CapEff -e CapBnd -e CapInh -e NoNewPrivs /proc/self/status
+  echo "start the trainer as $TOUCHSTONE_TRAINER_USER"
+  stat -c '%n %u %a' "$1" "$TMPDIR"
+  ls /workspace/touchstone/state 2>&1 || echo 'the state is closed'
+} > "$1/console.log"
+exit 9
+"""
+    pod.start(order("ok", command=("/bin/sh", "-c", look), argv=("{in}", "{out}")))
+    lines = read_console(pod.wait_phase(PodPhase.EXITED)).splitlines()
+    three = f"{1 << 5 | 1 << 6 | 1 << 7:016x}"
+    assert lines[:2] == ["0", "0"]
+    assert f"CapEff:\t{three}" in lines
+    assert f"CapBnd:\t{three}" in lines
+    assert f"CapInh:\t{0:016x}" in lines
+    assert "NoNewPrivs:\t1" in lines
+    assert "start the trainer as 65534:65534" in lines
+    assert sum(line.endswith(" 0 1777") for line in lines) == 2
+
+
+def test_a_runner_that_is_stopped_does_not_lift_the_limits_of_a_pod(world: World) -> None:
+    mib = 1024**2
+    pod = board(world)
+    limits = Limits(memory_mib=1024, wall_seconds=300, output_bytes=mib, console_bytes=mib)
+    pod.start(order("fill", limits=limits))
+    state = pod.wait_phase(PodPhase.EXITED)
+    assert (state.exit_code, state.files, state.problem) == (3, (), None)
+    assert state.verdict is not None
+    assert state.verdict["class"] == "limit"
+    assert state.verdict["reason"] == "output limit: stopped after more than 1 MiB"
+    assert read_console(state) == "nobody is in charge\n"
+    assert pod.run("ls /workspace/touchstone/attempt/out") == "console.log"
+    assert pod.run("pgrep -u nobody -l") == ""
+
+
+def test_a_branch_is_prepared_before_the_content_is_there(world: World, store: Store) -> None:
+    pod = board(world)
+    content = store.put_input("content", pack(**{"train.py": "submitted"}), unpack=True)
+    branch = store.put_input("elnigma", pack(**{"requirements.txt": "tiny==1"}), unpack=True)
+    prepare = Preparation(argv=("prepare", "{in}", "{out}"), inputs=("elnigma",))
+    pod.start(order("look", inputs=(content, branch), prepare=prepare))
+    state = pod.wait_phase(PodPhase.EXITED)
+    assert (state.exit_code, state.problem) == (0, None)
+    lines = read_console(state).splitlines()
+    assert "cache is made of tiny==1" in lines
+    assert "content submitted" in lines
+    assert pod.run("cat /workspace/touchstone/cache/seen") == "elnigma"
 
 
 # --- what goes wrong -------------------------------------------------------------------------

@@ -13,6 +13,7 @@ import pytest
 
 from fakes.agent_world import NOW, FakeClock, FakeDesk, FakeQueues, FakeRuntime, FakeStore
 from touchstone_agent.adapters.journal import Journal
+from touchstone_agent.adapters.prepared import PreparedCache
 from touchstone_agent.adapters.sqs import Received
 from touchstone_agent.cell import AttemptCell
 from touchstone_agent.daemon import Agent
@@ -83,7 +84,7 @@ class AgentWorld:
             env="dev",
             server="box",
             instance=self.journal.instance,
-            cache=self.folder / "cache",
+            prepared=PreparedCache(self.folder / "prepared", most_bytes=1024**3),
             flush_seconds=0.01,
             stopping=threading.Event(),
         )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from pathlib import Path
 
 import pytest
@@ -160,3 +161,14 @@ def test_a_reason_for_people_is_made_one_line_and_cut(tmp_path: Path) -> None:
     assert found.reason is not None
     assert found.reason.startswith("first second xxx")
     assert len(found.reason) == 500
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can make files of two users")
+def test_a_verdict_that_the_trainer_has_written_is_none(tmp_path: Path) -> None:
+    """Where they are two users, the folder is the runner's, and so is what it writes."""
+    write_verdict(tmp_path)
+    os.chown(tmp_path / "verdict.json", 65534, 65534)
+
+    found = read_verdict(tmp_path, output_bytes=10, exit_code=0)
+
+    assert found == "verdict.json is not usable: verdict.json was not written by the runner"

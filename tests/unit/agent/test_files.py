@@ -12,6 +12,7 @@ from touchstone_agent.adapters.files import (
     make_attempt_folder,
     open_below,
     read_below,
+    remove_all_but,
     remove_tree,
     size_below,
 )
@@ -106,3 +107,68 @@ def test_an_attempts_folder_keeps_others_out(tmp_path: Path) -> None:
 
     assert folder.stat().st_mode & 0o777 == 0o700
     assert sorted(p.name for p in folder.iterdir()) == ["in", "out", "tmp"]
+
+
+def make_deep(folder: Path, depth: int) -> None:
+    """Make folders inside each other, beyond what a path or a stack can hold."""
+    handle = os.open(folder, os.O_RDONLY)
+    for _ in range(depth):
+        os.mkdir("d", dir_fd=handle)
+        inner = os.open("d", os.O_RDONLY, dir_fd=handle)
+        os.close(handle)
+        handle = inner
+    os.close(os.open("file", os.O_WRONLY | os.O_CREAT, dir_fd=handle))
+    os.close(handle)
+
+
+def test_folders_may_be_as_deep_as_somebody_likes(out: Path) -> None:
+    """A module of ten lines made folders that ended every agent which tried to remove them."""
+    make_deep(out, 3000)
+
+    remove_tree(out)
+
+    assert not out.exists()
+
+
+def test_a_folder_without_any_right_is_removed(out: Path) -> None:
+    (out / "models").chmod(0)
+    (out / "other/inner").mkdir(parents=True)
+    (out / "other").chmod(0o500)
+
+    remove_tree(out)
+
+    assert not out.exists()
+
+
+def test_all_but_one_file_is_removed(out: Path) -> None:
+    (out / "console.log").write_bytes(b"kept")
+    (out / "folder").symlink_to(out.parent)
+    (out / "deep/console.log").parent.mkdir()
+    (out / "deep/console.log").write_bytes(b"another")
+
+    remove_all_but(out, "console.log")
+    remove_all_but(out / "gone", "console.log")
+
+    assert [path.name for path in out.iterdir()] == ["console.log"]
+    assert (out.parent / "secret").exists()
+
+
+def test_a_file_with_two_names_is_not_the_runners(out: Path) -> None:
+    (out / "verdict.json").write_bytes(b"{}")
+    (out / "other").hardlink_to(out / "verdict.json")
+
+    assert size_below(out, "verdict.json") == 2
+    assert size_below(out, "verdict.json", is_owners=True) == 0
+    with pytest.raises(PermanentError, match="was not written by the runner"):
+        read_below(out, "verdict.json", limit=10, is_owners=True)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can make files of two users")
+def test_a_file_of_another_user_is_not_the_runners(out: Path) -> None:
+    for name, uid in (("agent", 0), ("runner", 1000), ("trainer", 65534)):
+        (out / name).write_bytes(b"x")
+        os.chown(out / name, uid, uid)
+    os.chown(out, 1000, 1000)
+
+    sizes = {n: size_below(out, n, is_owners=True) for n in ("agent", "runner", "trainer")}
+    assert sizes == {"agent": 1, "runner": 1, "trainer": 0}

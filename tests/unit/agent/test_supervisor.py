@@ -14,7 +14,7 @@ from touchstone_agent.adapters.transfer import GrantExpired
 from touchstone_agent.core.cursor import MAX_CHUNK_BYTES, Chunk
 from touchstone_agent.core.ports import Exit, LaunchSpec
 from touchstone_agent.protocol.errors import PermanentError, TransientError
-from touchstone_agent.protocol.messages import Grant, Input, Limits
+from touchstone_agent.protocol.messages import Grant, Input, Limits, PhaseChanged
 from touchstone_agent.supervisor import Supervisor
 
 from .conftest import AgentWorld
@@ -100,10 +100,14 @@ def test_limits_and_folders_reach_the_container(stage: Stage) -> None:
     assert spec.labels["touchstone.fence"] == "1"
 
 
-def test_only_an_attempt_with_network_gets_the_cache(stage: Stage) -> None:
+def test_what_an_older_control_plane_gives_the_network_shares_nothing_with_others(
+    stage: Stage,
+) -> None:
+    """All attempts with the network wrote to one cache, and executed what they found there."""
     stage.begin(network=True).run()
 
-    assert stage.runtime.launched[0].cache == stage.world.folder / "cache"
+    assert stage.runtime.launched[0].cache == stage.folder / "cache"
+    assert not (stage.folder / "cache").exists()  # gone with the attempt
 
 
 def test_without_a_verdict_the_engines_log_is_kept(stage: Stage) -> None:
@@ -363,3 +367,107 @@ def test_a_defect_does_not_leave_an_attempt_without_an_end(stage: Stage) -> None
     stage.runtime.resolve_image = resolve
 
     assert stage.begin().run() == ["accepted", "lost"]
+
+
+# --- limits that are kept from outside --------------------------------------------------------
+
+MIB = 1024**2
+SMALL = Limits(output_bytes=5 * MIB, console_bytes=MIB, wall_seconds=600)
+
+
+def find_exit(stage: Stage) -> PhaseChanged:
+    (told,) = [b for b in stage.world.tell() if getattr(b, "phase", None) == "exited"]
+    return told
+
+
+def fill(spec: LaunchSpec, exited: Exit | None = None) -> Exit | None:
+    """Stop the runner, leave a lie, and write on."""
+    succeed(spec)
+    (spec.folder / "out/models").mkdir()
+    (spec.folder / "out/models/big").write_bytes(bytes(30 * MIB))
+    return exited
+
+
+def test_what_fills_the_disk_is_killed_and_nothing_it_left_is_believed(stage: Stage) -> None:
+    stage.begin(fill, limits=SMALL)
+    stage._supervised[-1].run()
+
+    assert stage.runtime.killed == ["touchstone-dev-s1-i5-1-1"]
+    told = find_exit(stage)
+    assert (told.details["exit_code"], told.details["files"]) == (3, [])
+    assert told.details["verdict"]["class"] == "limit"
+    assert told.details["verdict"]["reason"] == "output limit: stopped after more than 5 MiB"
+    assert [path.name for path in (stage.folder / "out").iterdir()] == ["console.log"]
+    assert stage.world.store.objects == {"console/000000000000": b"hello\n"}
+
+
+def test_a_verdict_does_not_help_who_has_written_too_much(stage: Stage) -> None:
+    """Written in the moment before the end, it was nobody's to see."""
+    stage.begin(lambda spec: fill(spec, Exit(exit_code=0)), limits=SMALL)
+    stage._supervised[-1].run()
+
+    assert find_exit(stage).details["verdict"]["class"] == "limit"
+
+
+def test_what_runs_too_long_is_ended_also_when_its_runner_is_stopped(stage: Stage) -> None:
+    stage.begin(lambda _: None, limits=SMALL)
+    supervisor = stage._supervised[-1]
+    supervisor._prepare()
+    supervisor._launch()
+    stage.world.clock.advance(609)
+    assert stage.runtime.exits["touchstone-dev-s1-i5-1-1"] is None
+    stage.world.clock.advance(2)
+    supervisor.run()
+
+    told = find_exit(stage)
+    assert told.details["exit_code"] == 3
+    assert told.details["verdict"]["reason"] == "time limit: stopped after 600 s"
+    assert stage.runtime.removed[-1] == "touchstone-dev-s1-i5-1-1"
+
+
+def test_the_kill_does_not_wait_for_a_journal_that_the_disk_has_no_room_for(
+    stage: Stage,
+) -> None:
+    stage.begin(fill, limits=SMALL)
+    (cell,) = stage.world.agent._cells.values()
+    save = stage.world.journal.save
+
+    def save_if_there_is_room(attempt, **options):
+        if attempt.phase == "running" and attempt.end_as == "exited" and is_full():
+            raise TransientError("journal: disk is full")
+        return save(attempt, **options)
+
+    def is_full() -> bool:
+        return (stage.folder / "out/models/big").exists()
+
+    stage.world.journal.save = save_if_there_is_room
+    stage._supervised[-1].run()
+
+    assert stage.runtime.killed[0] == cell.name
+    assert find_exit(stage).details["verdict"]["class"] == "limit"
+
+
+def test_the_decision_outlives_a_crash(stage: Stage, supervised: list[Supervisor]) -> None:
+    stage.begin(fill, limits=SMALL)
+    supervisor = supervised[-1]
+    supervisor._prepare()
+    supervisor._launch()
+    supervisor._watch()
+    # The agent died here; whoever lied in the folder did so to the next one, too.
+    stage.world.restart().recover()
+    supervised[-1].run()
+
+    assert find_exit(stage).details["verdict"]["class"] == "limit"
+    assert stage.runtime.labels == {}
+
+
+def test_a_cancel_behind_the_decision_changes_nothing(stage: Stage) -> None:
+    stage.begin(fill, limits=SMALL)
+    (cell,) = stage.world.agent._cells.values()
+    supervisor = stage._supervised[-1]
+    supervisor._prepare()
+    supervisor._launch()
+    supervisor._watch()
+    cell.end("by hand")
+
+    assert stage.run()[-2:] == ["exited", "uploaded"]

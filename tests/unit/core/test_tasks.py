@@ -12,6 +12,7 @@ from touchstone.core.tasks import (
     Checkout,
     build_argv,
     build_environment,
+    build_pod_start,
     build_start,
     build_training_specs,
     build_validation_spec,
@@ -94,11 +95,17 @@ def test_a_validation_may_run_wherever_validations_are_taken():
     assert make_validation().platform == "any"
 
 
-def test_only_a_trainer_branch_needs_the_network():
+def test_submitted_code_never_has_the_network_and_a_branch_is_prepared_without_it():
+    """A branch's trainings had the network until their end, only to install what it requires."""
     plain, branch = make_trainings()[0], make_trainings(commit="c" * 40)[0]
 
-    assert not build_start(plain, make_ref("i1"), GRANTS).network
-    assert build_start(branch, make_ref("i1"), GRANTS).network
+    assert build_start(plain, make_ref("i1"), GRANTS).prepare is None
+    start = build_start(branch, make_ref("i1"), GRANTS)
+    assert not start.network
+    assert start.prepare is not None
+    assert start.prepare.argv == ("prepare",)
+    assert start.prepare.inputs == ("elnigma",)
+    assert build_pod_start(branch, make_ref("i1"), GRANTS).prepare == start.prepare
     assert build_environment(branch, make_ref("i1"))["TOUCHSTONE_ELNIGMA_COMMIT"] == "c" * 40
 
 

@@ -12,7 +12,12 @@ from touchstone.core.market import Market
 from touchstone.core.pods import Cloud, GpuOffer, Stock
 from touchstone.hooks.pods import facts
 from touchstone.hooks.runpod.errors import ServiceUnavailable
-from touchstone.operators.checks import check_baseline, check_placeable, fetch_branch
+from touchstone.operators.checks import (
+    check_baseline,
+    check_branch,
+    check_placeable,
+    fetch_branch,
+)
 from touchstone.settings import Settings
 from touchstone_agent.protocol.errors import ConfigurationError
 
@@ -206,3 +211,28 @@ def test_a_branch_is_refused_where_no_repository_is_known():
 
 def test_without_a_branch_nothing_is_fetched():
     assert fetch_branch(Settings(elnigma_git="/no/such"), Schedule(intervals="1")) is None
+
+
+@pytest.mark.parametrize(
+    ("user", "allowed", "is_refused"),
+    [
+        ("engineer", [], True),
+        ("admin", [], False),
+        ("engineer", ["engineer"], False),
+        ("engineer", ["other"], True),
+        ("engineer", ["*"], False),
+        ("*", ["other"], True),
+    ],
+)
+def test_who_may_name_a_branch_is_an_admins_setting(user, allowed, is_refused):
+    """Whoever could submit chose what trains, with the network and a cache of everybody's."""
+    settings = Settings(branch_users=allowed)
+    schedule = Schedule(intervals="1", branch="main")
+
+    if is_refused:
+        with pytest.raises(ConfigurationError, match=r"^branch: .*TOUCHSTONE_BRANCH_USERS"):
+            check_branch(settings, schedule, user)
+    else:
+        check_branch(settings, schedule, user)
+    check_branch(settings, Schedule(intervals="1"), user)
+    check_branch(settings, None, user)

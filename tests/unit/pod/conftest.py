@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from touchstone_agent.pod import processes, trainer
+from touchstone_agent.adapters import processes
+from touchstone_agent.pod import trainer
 from touchstone_agent.pod.home import PodHome, write_json
 from touchstone_agent.pod.lease import open_lease
 from touchstone_agent.protocol.messages import AttemptRef, Grant, Input, Limits

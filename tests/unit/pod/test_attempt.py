@@ -14,7 +14,7 @@ from touchstone_agent.pod.home import PodHome, locked, read_json, write_json
 @pytest.fixture(autouse=True)
 def killed(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     calls: list[str] = []
-    monkeypatch.setattr(attempt, "kill_trainer", lambda: calls.append("killed"))
+    monkeypatch.setattr(attempt, "kill_trainer", lambda record: calls.append("killed"))
     return calls
 
 

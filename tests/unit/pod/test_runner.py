@@ -22,6 +22,7 @@ from touchstone_agent.pod.home import PodHome, read_json, write_json
 from touchstone_agent.pod.runner import PodRunner, run
 from touchstone_agent.pod.state import build_state, encode
 from touchstone_agent.protocol.errors import ConfigurationError, PermanentError
+from touchstone_agent.protocol.messages import Limits, Preparation
 from touchstone_agent.protocol.pods import PodPhase, PodState
 
 Deed = Callable[[Path], None]
@@ -38,21 +39,34 @@ class FakeTrainer:
         self.exit_code = exit_code
         self.was_short_of_memory = False
         self.phase_at_start: PodPhase | None = None
-        self.seconds = 0.0
+        self.pid = None
+        self.now = 0.0
+        self.commands: list[list[str]] = []
 
     def __call__(
-        self, command: list[str], environment: Mapping[str, str], *, folder: Path, output: Path
+        self,
+        command: list[str],
+        environment: Mapping[str, str],
+        *,
+        folder: Path,
+        output: Path,
+        is_apart: bool,
     ) -> Any:
         self.command, self.environment, self.folder = command, environment, folder
+        self.commands.append(command)
         return self
 
     def start(self) -> None:
         self.phase_at_start = read_state(self._home).phase
         self._deed(self._home.out)
 
-    def wait(self, *, seconds: float, is_stopping: Callable[[], bool]) -> bool:
-        self.seconds = seconds
-        return self._is_late
+    def wait(
+        self, *, find_excess: Callable[[], str | None], is_stopping: Callable[[], bool]
+    ) -> str | None:
+        if not self._is_late:
+            return find_excess()
+        self.now += 1e9
+        return find_excess()
 
 
 class FakeTransfer:
@@ -63,6 +77,10 @@ class FakeTransfer:
 
     def fetch(self, grant: Any, target: Path, **_: Any) -> None:
         target.write_bytes(self.data)
+
+
+def plan(argv: tuple[str, ...] = ("prepare",)) -> Preparation:
+    return Preparation(argv=argv, inputs=("elnigma",))
 
 
 def read_state(home: PodHome) -> PodState:
@@ -96,6 +114,7 @@ def go(home: PodHome) -> Any:
             transfer=transfer or FakeTransfer(),
             stopping=stopping or threading.Event(),
             now=lambda: NOW,
+            monotonic=lambda: trainer.now,
             make_trainer=trainer,
         ).run()
         return read_state(home), trainer
@@ -112,7 +131,6 @@ def test_an_attempt_ends_with_its_verdict_on_record(go, home: PodHome) -> None:
     assert [file.path for file in state.files] == ["console.log"]
     assert (state.problem, state.is_submissions_fault) == (None, False)
     assert trainer.phase_at_start is PodPhase.RUNNING
-    assert trainer.seconds == 160
     assert trainer.folder == home.tmp
 
 
@@ -201,12 +219,76 @@ def test_without_a_console_the_runners_own_words_are_kept(go, home: PodHome) -> 
     assert state.console_size == 15
 
 
-def test_a_runner_beyond_its_time_is_told(go) -> None:
-    state, _ = go(exit_code=137, is_late=True)
-    assert (state.exit_code, state.problem) == (
-        137,
-        "the runner did not end by itself within 160 s",
-    )
+def test_a_runner_beyond_its_time_has_gone_beyond_the_limit(go) -> None:
+    """Nothing of what it says itself is believed: it should have ended what it runs."""
+    state, _ = go(exit_code=0, is_late=True)
+    assert (state.exit_code, state.problem, state.files) == (3, None, ())
+    assert state.verdict is not None
+    assert state.verdict["class"] == "limit"
+    assert state.verdict["reason"] == "time limit: stopped after 100 s"
+
+
+def test_what_fills_the_disk_has_gone_beyond_the_limit_and_gives_it_back(go, home: PodHome) -> None:
+    def fill(out: Path) -> None:
+        succeed(out)
+        (out / "big").write_bytes(bytes(20 * 2**20))
+        (out / "folder").mkdir()
+
+    limits = Limits(output_bytes=4096, console_bytes=4096)
+    state, _ = go(fill, limits=limits)
+    assert (state.exit_code, state.files) == (3, ())
+    assert state.verdict is not None
+    assert state.verdict["reason"] == "output limit: stopped after more than 0.00390625 MiB"
+    assert [path.name for path in home.out.iterdir()] == ["console.log"]
+    assert state.console_size == len("done\n")
+
+
+def test_what_is_required_is_prepared_before_the_content_is_there(go, home: PodHome) -> None:
+    """Submitted code was beside whatever had the network."""
+    seen: list[list[str]] = []
+
+    def look(out: Path) -> None:
+        seen.append(sorted(path.name for path in home.inputs.iterdir()))
+        assert not list(out.iterdir())
+        succeed(out)
+
+    inputs = (make_input("content"), make_input("elnigma"))
+    state, trainer = go(look, inputs=inputs, prepare=plan())
+    assert seen == [["elnigma"], ["content", "elnigma"]]
+    assert trainer.commands[0] == ["elnigma-run", "prepare"]
+    assert trainer.commands[1][:2] == ["elnigma-run", "train"]
+    assert trainer.environment["TOUCHSTONE_CACHE"] == str(home.cache)
+    assert (state.exit_code, state.problem) == (0, None)
+
+
+def test_what_cannot_be_prepared_is_the_end_of_the_attempt(go, home: PodHome) -> None:
+    def fail(out: Path) -> None:
+        verdict = {"exit_code": 75, "outcome": "failed", "class": "temporary", "reason": "later"}
+        (out / "console.log").write_text("no index\n")
+        (out / "verdict.json").write_text(json.dumps({**VERDICT, **verdict}))
+
+    state, trainer = go(fail, exit_code=75, inputs=(make_input("elnigma"),), prepare=plan())
+    assert (state.phase, state.exit_code, state.running_at) == (PodPhase.EXITED, 75, None)
+    assert state.verdict is not None
+    assert state.verdict["class"] == "temporary"
+    assert len(trainer.commands) == 1
+    assert state.console_size == len("no index\n")
+
+
+def test_an_image_that_keeps_two_users_apart_stays_root(
+    go, home: PodHome, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(runners, "find_trainer_user", lambda: 65534)
+    given: list[bool] = []
+    monkeypatch.setattr(runners, "give_folders", lambda _, is_apart: given.append(is_apart))
+    write_json(home.environment_file, {"own": {"TOUCHSTONE_RUNNER_USER": "root"}})
+    _, trainer = go()
+    assert given == [True]
+    assert trainer.environment["TOUCHSTONE_TRAINER_USER"] == "65534:65534"
+    write_json(home.environment_file, {"own": {}})
+    home.record_file.unlink()
+    go()
+    assert given == [True, False]
 
 
 def test_a_runner_that_hangs_in_the_kernel_is_told(go) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping
@@ -24,6 +25,7 @@ if _paramiko is False:
 
 import requests  # noqa: E402
 
+from touchstone_agent.adapters.usage import is_at_home  # noqa: E402
 from touchstone_agent.core.ports import Exit, LaunchSpec  # noqa: E402
 from touchstone_agent.logs import Log  # noqa: E402
 from touchstone_agent.protocol.errors import PermanentError, TransientError  # noqa: E402
@@ -33,6 +35,14 @@ from touchstone_agent.settings import DockerSettings  # noqa: E402
 IN, OUT, CACHE = "/in", "/out", "/cache"
 TMP = "/tmp"  # noqa: S108 - inside a container it is that attempt's alone
 NOBODY = 65534
+RUNNER_USER = "TOUCHSTONE_RUNNER_USER=root"
+"""In the environment of an image whose entry point, started as root, starts the trainer as another
+user. Every other image runs as one user without any right."""
+
+TRAINER_USER = "TOUCHSTONE_TRAINER_USER"
+RUNNER_CAPABILITIES = ["SETUID", "SETGID", "KILL"]
+"""What that takes: to become the trainer's user, and to signal it."""
+
 ENGINE_TIMEOUT_SECONDS = 60
 LOG_TAIL_LINES = 200
 LOG_TAIL_BYTES = 64 * 1024
@@ -57,6 +67,10 @@ class DockerRuntime:
         self._server = server
         self._lock = threading.Lock()
         self._connected: Any = None
+        self._main_pids: dict[str, tuple[int, Path]] = {}
+        shared = self.find_shared_user()
+        if shared is not None:
+            log.warning("runtime.shared_user", note=f"runner and trainer are one user: {shared}")
 
     def check(self) -> str:
         """Return the engine's version and what it can hand containers to."""
@@ -75,6 +89,16 @@ class DockerRuntime:
         if found is None:
             raise PermanentError(f"image {image} is not on this server; build or pull it there")
         return found
+
+    def find_shared_user(self, image: str | None = None) -> str | None:
+        """Look whether this agent can let them be two users, and the image makes use of it."""
+        if os.getuid() != 0:
+            return "this agent is not root, so everything in a container is its user"
+        if image is None:
+            return None
+        with _translated(f"image {image}"):
+            is_apart = self._separates_users(image)
+        return None if is_apart else f"the image does not set {RUNNER_USER}"
 
     def launch(self, spec: LaunchSpec) -> None:
         """Create and start the container, or adopt the one that has its name."""
@@ -118,6 +142,46 @@ class DockerRuntime:
             except NotFound:
                 return
 
+    def kill(self, name: str) -> None:
+        """Send SIGKILL to the first process, with which all others end; the engine may be busy."""
+        if name in self._main_pids and self._kill_directly(*self._main_pids[name]):
+            return
+        with _translated(name):
+            try:
+                self._client().kill(name)
+            except APIError as error:
+                if error.status_code not in (404, 409):  # gone, or ended by itself
+                    raise
+
+    def find_main_pid(self, name: str, out: Path) -> int | None:
+        """Ask the engine once; ``None`` also where its process ids are another machine's."""
+        if os.getuid() != 0:
+            return None
+        if name not in self._main_pids:
+            with _translated(name):
+                state = self._find_state(name)
+            if not state or not state.get("Pid"):
+                return None
+            self._main_pids[name] = (int(state["Pid"]), out)
+        pid, _ = self._main_pids[name]
+        return pid if is_at_home(pid, out, OUT) else None
+
+    def _kill_directly(self, pid: int, out: Path) -> bool:
+        try:
+            handle = os.pidfd_open(pid)
+        except OSError:
+            return False
+        try:
+            # The handle is that of the process that is looked at, whoever gets its number later.
+            if not is_at_home(pid, out, OUT):
+                return False
+            signal.pidfd_send_signal(handle, signal.SIGKILL)
+        except OSError:
+            return False
+        finally:
+            os.close(handle)
+        return True
+
     def read_output(self, name: str) -> bytes:
         """Return the tail of the container's own log."""
         with _translated(name):
@@ -135,6 +199,7 @@ class DockerRuntime:
 
     def remove(self, name: str) -> None:
         """Remove the container by force, and look that it is gone."""
+        self._main_pids.pop(name, None)
         with _translated(name):
             try:
                 self._client().remove_container(name, force=True, v=True)
@@ -183,6 +248,10 @@ class DockerRuntime:
         digests = found.get("RepoDigests") or ()
         return str(digests[0] if digests else found["Id"])
 
+    def _separates_users(self, image: str) -> bool:
+        config = self._client().inspect_image(image)["Config"] or {}
+        return RUNNER_USER in (config.get("Env") or ())
+
     def _pull(self, image: str, is_cancelled: Callable[[], bool]) -> None:
         has_tag = "@" in image or ":" in image.rsplit("/", 1)[-1]
         log.info("image.pull", image=image)
@@ -199,18 +268,30 @@ class DockerRuntime:
     def _create(self, spec: LaunchSpec) -> None:
         client = self._client()
         uid, gid = os.getuid(), os.getgid()
-        if uid == 0:
+        is_apart = uid == 0 and not spec.network and self._separates_users(spec.image)
+        if is_apart:
+            # Everybody may add to it, and what is the runner's is nobody else's to touch.
+            os.chown(spec.folder / "out", 0, 0)
+            (spec.folder / "out").chmod(0o1777)
+        elif uid == 0:
             uid = gid = NOBODY
-            for folder in filter(None, (spec.folder / "out", spec.cache)):
-                os.chown(folder, uid, gid)
+            for folder in (spec.folder / "out", spec.cache if spec.network else None):
+                if folder is not None:
+                    os.chown(folder, uid, gid)
         client.create_container(
             image=spec.image,
             name=spec.name,
             command=[a.replace("{in}", IN).replace("{out}", OUT) for a in spec.argv],
             user=f"{uid}:{gid}",
             labels=dict(spec.labels),
-            environment=self._build_environment(spec),
-            host_config=client.create_host_config(**self._build_host_config(spec)),
+            environment={
+                **self._build_environment(spec),
+                TRAINER_USER: f"{NOBODY}:{NOBODY}" if is_apart else "",
+            },
+            host_config=client.create_host_config(
+                **self._build_host_config(spec),
+                cap_add=RUNNER_CAPABILITIES if is_apart else [],
+            ),
         )
 
     def _build_environment(self, spec: LaunchSpec) -> dict[str, str]:
@@ -230,7 +311,7 @@ class DockerRuntime:
         limits = spec.limits
         binds = [bind(spec.folder / "in", IN, "ro"), bind(spec.folder / "out", OUT, "rw")]
         if spec.cache is not None:
-            binds.append(bind(spec.cache, CACHE, "rw"))
+            binds.append(bind(spec.cache, CACHE, "rw" if spec.network else "ro"))
         tmp_mib = min(self._settings.tmp_mib, max(16, limits.memory_mib // 2))
         return {
             "binds": binds,

@@ -11,16 +11,17 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
-import shutil
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path, PurePosixPath
-from typing import IO, Any
+from typing import IO
+from uuid import uuid4
 
 from touchstone_agent.protocol.errors import PermanentError
 
 BLOCK_BYTES = 1024**2
+_FOLDER_FLAGS = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 def split_path(path: str) -> tuple[str, ...]:
@@ -36,17 +37,20 @@ def split_path(path: str) -> tuple[str, ...]:
 
 
 @contextmanager
-def open_below(root: Path, path: str) -> Iterator[IO[bytes]]:
+def open_below(root: Path, path: str, *, is_owners: bool = False) -> Iterator[IO[bytes]]:
     """
     Open a regular file below a folder for reading, following no link on the way.
 
     :param root: The folder; itself trusted.
     :param path: Relative path, ``/`` between parts.
+    :param is_owners: Whether it must belong to whom the folder belongs, or to this process's user,
+        and have one name: where runner and trainer are two users, no trainer can have written it.
     :raises FileNotFoundError: If there is none.
-    :raises PermanentError: If it is not a plain file at a plain path.
+    :raises PermanentError: If it is not a plain file at a plain path, or somebody else's.
     """
     *folders, name = split_path(path)
     handle = os.open(root, os.O_RDONLY | os.O_DIRECTORY)
+    owner = os.fstat(handle).st_uid
     try:
         for folder in folders:
             inner = _open_at(handle, folder, path, os.O_DIRECTORY)
@@ -56,9 +60,13 @@ def open_below(root: Path, path: str) -> Iterator[IO[bytes]]:
     finally:
         os.close(handle)
     # Before it becomes a file object, which refuses folders in words of its own.
-    if not stat.S_ISREG(os.fstat(fd).st_mode):
+    facts = os.fstat(fd)
+    if not stat.S_ISREG(facts.st_mode):
         os.close(fd)
         raise PermanentError(f"{path} is not a regular file")
+    if is_owners and (facts.st_uid not in (owner, os.geteuid()) or facts.st_nlink != 1):
+        os.close(fd)
+        raise PermanentError(f"{path} was not written by the runner")
     with os.fdopen(fd, "rb") as file:
         yield file
 
@@ -72,24 +80,29 @@ def _open_at(handle: int, name: str, path: str, flags: int) -> int:
         raise PermanentError(f"{path} is not a plain file: {error.strerror}") from error
 
 
-def read_below(root: Path, path: str, *, limit: int, offset: int = 0) -> bytes:
+def read_below(
+    root: Path, path: str, *, limit: int, offset: int = 0, is_owners: bool = False
+) -> bytes:
     """
     Read a part of a file below a folder.
 
     :param limit: Most bytes to read.
     :param offset: First byte.
-    :raises FileNotFoundError: If there is none.
-    :raises PermanentError: If it is not a plain file at a plain path.
+    :param is_owners: As :func:`open_below` has it; likewise what is raised.
     """
-    with open_below(root, path) as file:
+    with open_below(root, path, is_owners=is_owners) as file:
         file.seek(offset)
         return file.read(limit)
 
 
-def size_below(root: Path, path: str) -> int:
-    """Return the size of a file below a folder; 0 if it is absent or not a plain file."""
+def size_below(root: Path, path: str, *, is_owners: bool = False) -> int:
+    """
+    Return the size of a file below a folder; 0 if it is absent or not a plain file.
+
+    :param is_owners: As :func:`open_below` has it.
+    """
     try:
-        with open_below(root, path) as file:
+        with open_below(root, path, is_owners=is_owners) as file:
             return os.fstat(file.fileno()).st_size
     except (FileNotFoundError, PermanentError):
         return 0
@@ -132,23 +145,64 @@ def make_attempt_folder(folder: Path) -> None:
 
 
 def remove_tree(folder: Path) -> None:
-    """Remove a folder and all below it; gone already is success."""
+    """
+    Remove a folder and all below it; gone already is success.
 
-    def unlock(function: Any, path: str, error: BaseException) -> None:
+    However deep folders are inside each other: each is moved up before it is emptied, so neither
+    the length of a path nor the number of open files grows with them. What cannot be removed is
+    left for the next housekeeping.
+    """
+    with suppress(OSError):
+        handle = os.open(folder, _FOLDER_FLAGS)
+        try:
+            waiting = _empty_folder(handle, handle)
+            while waiting:
+                name = waiting.pop()
+                with suppress(OSError):
+                    inner = _open_own_folder(handle, name)
+                    try:
+                        waiting += _empty_folder(inner, handle)
+                    finally:
+                        os.close(inner)
+                    os.rmdir(name, dir_fd=handle)
+        finally:
+            os.close(handle)
+        folder.rmdir()
+
+
+def remove_all_but(folder: Path, name: str) -> None:
+    """Remove what is in a folder, but for one file."""
+    with suppress(OSError):  # the folder itself is removed some time
+        for path in folder.iterdir():
+            if path.is_dir() and not path.is_symlink():
+                remove_tree(path)
+            elif path.name != name:
+                path.unlink(missing_ok=True)
+
+
+def _empty_folder(handle: int, top: int) -> list[str]:
+    """Remove the files of an open folder, move its folders up to the top; return their names."""
+    with suppress(OSError):
         # A container may have taken the write bit from its own folders.
-        if isinstance(error, FileNotFoundError):
-            return
-        Path(path).parent.chmod(0o700)
-        if Path(path).is_dir() and not Path(path).is_symlink():
-            Path(path).chmod(0o700)
-            shutil.rmtree(path, ignore_errors=True)
-        else:
-            function(path)
+        os.fchmod(handle, 0o700)
+    names = []
+    with os.scandir(handle) as entries:
+        for entry in entries:
+            with suppress(OSError):
+                if not entry.is_dir(follow_symlinks=False):
+                    os.unlink(entry.name, dir_fd=handle)
+                elif handle == top:
+                    names.append(entry.name)
+                else:
+                    name = uuid4().hex
+                    os.rename(entry.name, name, src_dir_fd=handle, dst_dir_fd=top)
+                    names.append(name)
+    return names
 
-    def on_error(function: Any, path: str, info: Any) -> None:
-        with suppress(OSError):  # tried again at the next housekeeping
-            unlock(function, path, info[1])
 
-    if folder.is_symlink() or not folder.exists():
-        return
-    shutil.rmtree(folder, onerror=on_error)
+def _open_own_folder(top: int, name: str) -> int:
+    try:
+        return os.open(name, _FOLDER_FLAGS, dir_fd=top)
+    except PermissionError:
+        os.chmod(name, 0o700, dir_fd=top)
+        return os.open(name, _FOLDER_FLAGS, dir_fd=top)

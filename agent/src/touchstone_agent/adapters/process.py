@@ -17,6 +17,7 @@ from typing import Any
 import psutil
 
 from touchstone_agent.adapters import process_shim
+from touchstone_agent.adapters.processes import kill_descendants
 from touchstone_agent.core.ports import Exit, LaunchSpec
 from touchstone_agent.logs import Log
 from touchstone_agent.protocol.errors import PermanentError, TransientError
@@ -28,6 +29,7 @@ NAME_VARIABLE = "TOUCHSTONE_CONTAINER"
 
 INHERITED = ("PATH", "LANG", "LC_ALL", "TZ")
 START_SECONDS = 10
+KILL_SECONDS = 3
 LOG_TAIL_BYTES = 64 * 1024
 
 log = Log("process")
@@ -68,6 +70,10 @@ class ProcessRuntime:
     def resolve_image(self, image: str, *, is_cancelled: Callable[[], bool]) -> str:  # noqa: ARG002
         """Return what stands for the image: there is none here."""
         return f"process:{image}"
+
+    def find_shared_user(self, image: str | None = None) -> str | None:  # noqa: ARG002
+        """Return that there is but one user."""
+        return "plain processes are all this agent's user"
 
     def launch(self, spec: LaunchSpec) -> None:
         """Start the shim; a second one finds the folder claimed and leaves."""
@@ -128,6 +134,20 @@ class ProcessRuntime:
                     os.killpg(int(process["child"]), signal.SIGKILL)
                 _wait_for(shim, started, timeout=3)
         self._kill_strays(name)
+
+    def kill(self, name: str) -> None:
+        """Send SIGKILL to all below the shim: also what has left its group and environment."""
+        shim = self.find_main_pid(name, self._attempts_dir / name / "out")
+        if shim is not None:
+            kill_descendants(shim, seconds=KILL_SECONDS)
+        self.stop(name, grace_seconds=0)
+
+    def find_main_pid(self, name: str, out: Path) -> int | None:  # noqa: ARG002
+        """Return the shim, while it lives."""
+        process = _read_json(self._attempts_dir / name / "process.json")
+        if process is None or not _is_alive(int(process["pid"]), int(process["started"])):
+            return None
+        return int(process["pid"])
 
     def read_output(self, name: str) -> bytes:
         """Return the tail of what the command itself printed."""

@@ -48,10 +48,11 @@ class LaunchSpec:
     :param argv: Arguments; ``{in}`` and ``{out}`` are still in place.
     :param environment: Environment, without what depends on the runtime.
     :param folder: The attempt's folder, with ``in``, ``out`` and ``tmp``.
-    :param cache: Folder of the cache of what trainer branches require; ``None`` unless it may use
-        the network.
+    :param cache: Folder of what was prepared; ``None`` for none. Only with the network may it be
+        written to.
     :param limits: What it may use.
-    :param network: Whether it may use the network.
+    :param network: Whether it may use the network; then it runs no submitted code, and as one user
+        without any right.
     :param gpu_ids: GPUs to hand over.
     """
 
@@ -87,6 +88,14 @@ class Runtime(Protocol):
         """Make sure an image is on this machine and return its digest."""
         ...
 
+    def find_shared_user(self, image: str | None = None) -> str | None:
+        """
+        Return why runner and trainer share a user; ``None`` if they need not.
+
+        :param image: The image; ``None`` for whatever may be the reason with every image.
+        """
+        ...
+
     def launch(self, spec: LaunchSpec) -> None:
         """Run the attempt, unless it runs or has run already under this name."""
         ...
@@ -101,6 +110,19 @@ class Runtime(Protocol):
 
     def stop(self, name: str, *, grace_seconds: float) -> None:
         """Ask it to end, then force it; returns when it has ended. Gone already is success."""
+        ...
+
+    def kill(self, name: str) -> None:
+        """End it at once, whatever it is doing. Gone already is success."""
+        ...
+
+    def find_main_pid(self, name: str, out: Path) -> int | None:
+        """
+        Return the process from which all others of it descend.
+
+        :param out: Its output folder.
+        :return: ``None`` where its processes cannot be looked at.
+        """
         ...
 
     def read_output(self, name: str) -> bytes:

@@ -6,14 +6,14 @@ import os
 import signal
 from datetime import UTC, datetime
 
-from touchstone_agent.pod.home import PodHome, Record, locked, read_json, write_record
-from touchstone_agent.pod.processes import (
+from touchstone_agent.adapters.processes import (
     NOBODY,
     is_alive,
     kill_descendants,
     send,
     wait_until_gone,
 )
+from touchstone_agent.pod.home import PodHome, Record, locked, read_json, write_record
 from touchstone_agent.pod.state import EXITED
 
 RESTARTED = "the pod's container was started again"
@@ -57,7 +57,7 @@ def mend_attempt(home: PodHome, *, boot_id: str) -> bool:
         record = read_json(home.record_file)
         problem = find_interruption(order, record, boot_id=boot_id)
         if problem is not None:
-            kill_trainer()
+            kill_trainer(record)
             now = datetime.now(UTC).isoformat()
             write_record(
                 home, {**(record or {}), "phase": EXITED, "exited_at": now, "problem": problem}
@@ -67,16 +67,22 @@ def mend_attempt(home: PodHome, *, boot_id: str) -> bool:
 
 def end_attempt(home: PodHome) -> None:
     """End whatever runs of the attempt: by asking its runner, then by force."""
-    runner = (read_json(home.record_file) or {}).get("runner")
+    record = read_json(home.record_file)
+    runner = (record or {}).get("runner")
     if runner is not None and is_alive(runner["pid"], runner["started"]):
         send(runner["pid"], signal.SIGTERM)
         if not wait_until_gone(runner["pid"], runner["started"], seconds=RUNNER_GRACE_SECONDS):
             kill_descendants(runner["pid"], seconds=KILL_SECONDS)
             send(runner["pid"], signal.SIGKILL)
-    kill_trainer()
+    kill_trainer(record)
 
 
-def kill_trainer() -> None:
+def kill_trainer(record: Record | None) -> None:
     """Kill what has lost its runner; only root runs trainers as somebody else."""
+    trainer = (record or {}).get("trainer")
+    if trainer is not None and is_alive(trainer["pid"], trainer["started"]):
+        # The image's own runner, which may be root as well.
+        kill_descendants(trainer["pid"], seconds=KILL_SECONDS)
+        send(trainer["pid"], signal.SIGKILL)
     if os.geteuid() == 0:
         kill_descendants(os.getpid(), seconds=KILL_SECONDS, user=NOBODY)

@@ -23,7 +23,7 @@ class PodHome:
     The folders and files of a pod.
 
     ``state`` is for root alone: it holds grants. ``attempt`` is the trainer's, who may enter it and
-    write to ``out`` and ``tmp``.
+    write to ``out`` and ``tmp``. ``cache`` holds what was prepared for it, and goes with the pod.
 
     :param root: Folder of everything.
     """
@@ -34,6 +34,7 @@ class PodHome:
         self.inputs = self.attempt / "in"
         self.out = self.attempt / "out"
         self.tmp = self.attempt / "tmp"
+        self.cache = root / "cache"
         self.state = root / "state"
         self.boot_file = self.state / "boot.json"
         self.life_file = self.state / "life.json"

@@ -22,7 +22,7 @@ _IMAGE_PREFIXES = (
 )  # fmt: skip
 _OWN_NAMES = frozenset(
     {"HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "http_proxy", "https_proxy", "no_proxy",
-     "SSL_CERT_FILE", "SSL_CERT_DIR"}
+     "SSL_CERT_FILE", "SSL_CERT_DIR", "TOUCHSTONE_RUNNER_USER"}
 )  # fmt: skip
 
 

@@ -63,7 +63,7 @@ def build_state(home: PodHome, *, console_offset: int = 0, console_bytes: int = 
 def find_progress(home: PodHome) -> dict[str, Any] | None:
     """Return the trainer's last line of progress that is one."""
     try:
-        size = size_below(home.out, PROGRESS)
+        size = size_below(home.out, PROGRESS, is_owners=True)
         start = max(0, size - MAX_PROGRESS_BYTES)
         text = read_below(home.out, PROGRESS, limit=size - start, offset=start)
     except (OSError, PermanentError):
@@ -94,7 +94,7 @@ def _count_lease(home: PodHome) -> float:
 
 def _read_console(home: PodHome, offset: int, limit: int) -> Record:
     try:
-        with open_below(home.out, CONSOLE) as file:
+        with open_below(home.out, CONSOLE, is_owners=True) as file:
             size = os.fstat(file.fileno()).st_size
             file.seek(offset)
             piece = file.read(limit)

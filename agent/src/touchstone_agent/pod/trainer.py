@@ -8,19 +8,17 @@ import signal
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import IO
 
+from touchstone_agent.adapters.processes import NOBODY, find_trainer_user, kill_descendants, send
 from touchstone_agent.contract import build_limit_variables, fill_arguments
 from touchstone_agent.pod.home import PodHome
-from touchstone_agent.pod.prctl import prepare_trainer
-from touchstone_agent.pod.processes import find_trainer_user, kill_descendants, send
+from touchstone_agent.pod.prctl import prepare_runner, prepare_trainer
+from touchstone_agent.protocol.messages import Limits
 from touchstone_agent.protocol.pods import PodStart
-
-WALL_SLACK_SECONDS = 60
-"""Beyond its own limit, which the runner enforces itself and can tell about."""
 
 GRACE_SECONDS = 15.0
 """From SIGTERM to SIGKILL; a runner leaves its verdict within ten."""
@@ -36,23 +34,33 @@ _OOM_EVENTS = (
 )
 
 
-def build_command(start: PodStart, home: PodHome) -> list[str]:
-    """Return the runner's command. Pure."""
-    arguments = fill_arguments(start.argv, inputs=str(home.inputs), out=str(home.out))
+def build_command(start: PodStart, argv: Iterable[str], home: PodHome) -> list[str]:
+    """
+    Return the runner's command. Pure.
+
+    :param argv: Its arguments: the order's own, or those of what comes first.
+    """
+    arguments = fill_arguments(argv, inputs=str(home.inputs), out=str(home.out))
     return [*start.command, *arguments]
 
 
-def build_environment(start: PodStart, home: PodHome, image: Mapping[str, str]) -> dict[str, str]:
+def build_environment(
+    start: PodStart, home: PodHome, image: Mapping[str, str], *, limits: Limits, is_apart: bool
+) -> dict[str, str]:
     """
     Return all of the runner's environment. Pure.
 
     :param image: What the image itself sets; never a variable of the pod.
+    :param limits: What it may use.
+    :param is_apart: Whether the runner stays root, and starts the trainer as another user.
     """
     out, tmp = home.out, str(home.tmp)
     return {
         **image,
         **start.environment,
-        **build_limit_variables(start.limits),
+        **build_limit_variables(limits),
+        **({"TOUCHSTONE_CACHE": str(home.cache)} if start.prepare else {}),
+        **({"TOUCHSTONE_TRAINER_USER": f"{NOBODY}:{NOBODY}"} if is_apart else {}),
         "TOUCHSTONE_IN": str(home.inputs),
         "TOUCHSTONE_OUT": str(out),
         "TOUCHSTONE_PROGRESS_FILE": str(out / "progress.jsonl"),
@@ -61,12 +69,20 @@ def build_environment(start: PodStart, home: PodHome, image: Mapping[str, str]) 
     }
 
 
-def give_folders(home: PodHome) -> None:
-    """Let the trainer's user into the attempt's folder, and give it those that it writes to."""
+def give_folders(home: PodHome, *, is_apart: bool) -> None:
+    """
+    Let the trainer's user into the attempt's folder, and where it may write.
+
+    :param is_apart: Whether the runner is another user: then everybody may add to those folders,
+        and what is the runner's is nobody else's to touch.
+    """
     home.attempt.chmod(0o711)
     user = find_trainer_user()
-    if user is not None:
-        for folder in (home.out, home.tmp):
+    for folder in (home.out, home.tmp):
+        if is_apart:
+            os.chown(folder, 0, 0)
+            folder.chmod(0o1777)
+        elif user is not None:
             os.chown(folder, user, user)
 
 
@@ -78,11 +94,19 @@ class Trainer:
     :param environment: All of its environment.
     :param folder: Its working folder.
     :param output: Takes the beginning of what it prints itself.
+    :param is_apart: Whether the runner stays root, and starts the trainer as another user.
     """
 
     def __init__(
-        self, command: list[str], environment: Mapping[str, str], *, folder: Path, output: Path
+        self,
+        command: list[str],
+        environment: Mapping[str, str],
+        *,
+        folder: Path,
+        output: Path,
+        is_apart: bool,
     ) -> None:
+        self._is_apart = is_apart
         self._command = command
         self._environment = environment
         self._folder = folder
@@ -91,6 +115,11 @@ class Trainer:
         self._exit_code: int | None = None
         self._oom_kills = count_oom_kills()
         self._reader: threading.Thread | None = None
+
+    @property
+    def pid(self) -> int | None:
+        """Return its process id; ``None`` before it was started."""
+        return None if self._process is None else self._process.pid
 
     @property
     def was_short_of_memory(self) -> bool:
@@ -104,7 +133,7 @@ class Trainer:
 
         :raises OSError: If there is no such program, or it cannot be run.
         """
-        user = find_trainer_user()
+        user = None if self._is_apart else find_trainer_user()
         process = subprocess.Popen(
             self._command,
             env=dict(self._environment),
@@ -113,7 +142,7 @@ class Trainer:
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             start_new_session=True,
-            preexec_fn=prepare_trainer,
+            preexec_fn=prepare_runner if self._is_apart else prepare_trainer,
             user=user,
             group=user,
             extra_groups=None if user is None else [],
@@ -128,20 +157,23 @@ class Trainer:
         )
         self._reader.start()
 
-    def wait(self, *, seconds: float, is_stopping: Callable[[], bool]) -> bool:
+    def wait(
+        self, *, find_excess: Callable[[], str | None], is_stopping: Callable[[], bool]
+    ) -> str | None:
         """
         Wait until it has ended, and nothing that it started is left.
 
-        :param seconds: After which it is ended.
+        :param find_excess: Tells which limit it has gone beyond; then it is killed at once.
         :param is_stopping: Whether somebody wants it to end.
-        :return: Whether it had to be ended because its time was over.
+        :return: The limit that it was killed for.
         """
-        deadline = time.monotonic() + seconds
-        is_late, grace_until = False, None
+        excess, grace_until = None, None
         while not self._reap():
             now = time.monotonic()
-            if grace_until is None and (now > deadline or is_stopping()):
-                is_late = not is_stopping()
+            excess = find_excess()
+            if excess is not None:
+                break
+            if grace_until is None and is_stopping():
                 grace_until = now + GRACE_SECONDS
                 self._send(signal.SIGTERM)
             if grace_until is not None and now > grace_until:
@@ -151,7 +183,7 @@ class Trainer:
         self._reap()
         if self._reader is not None:
             self._reader.join(READ_SECONDS)
-        return is_late
+        return excess
 
     @property
     def exit_code(self) -> int | None:

@@ -11,7 +11,7 @@ from __future__ import annotations
 from enum import StrEnum
 from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import Field, SerializerFunctionWrapHandler, model_serializer
 
 from touchstone_agent.protocol.facts import ServerGpu, Wire
 from touchstone_agent.protocol.names import build_container_name
@@ -135,6 +135,18 @@ class Limits(Wire):
 # --- control plane to agent -------------------------------------------------------------------
 
 
+class Preparation(Wire):
+    """
+    What is made ready before an attempt begins, with the network and without submitted code.
+
+    :param argv: Arguments to the image's entry point.
+    :param inputs: Paths of the only inputs that it gets.
+    """
+
+    argv: tuple[str, ...]
+    inputs: tuple[str, ...]
+
+
 class Start(Wire):
     """
     Run one attempt.
@@ -148,9 +160,11 @@ class Start(Wire):
     :param environment: Environment variables; never a credential.
     :param inputs: Files to fetch first.
     :param limits: What it may use.
-    :param network: Whether the container may use the network (only for installing a trainer
-        branch; never for a validation).
+    :param network: Whether the container may use the network. Always ``False`` from a control
+        plane that knows ``prepare``: what has the network runs no submitted code.
     :param gpus: GPUs to hand over.
+    :param prepare: What comes first; ``None`` for nothing. An agent that does not know it runs the
+        attempt without the network and without what would have been prepared.
     """
 
     kind: Literal["start"] = "start"
@@ -163,6 +177,15 @@ class Start(Wire):
     limits: Limits = Field(default_factory=Limits)
     network: bool = False
     gpus: int = Field(default=0, ge=0)
+    prepare: Preparation | None = None
+
+    @model_serializer(mode="wrap")
+    def _write(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Write a START without a preparation as the version did that knew none."""
+        fields: dict[str, Any] = write(self)
+        if fields.get("prepare") is None:
+            fields.pop("prepare", None)
+        return fields
 
 
 class Cancel(Wire):

@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 
 CONTAINER_PREFIX = "touchstone"
+PREPARE_SUFFIX = "-prepare"
+"""No attempt's name ends with it: that ends with a fence."""
 
 _PART = re.compile(r"[a-z0-9][a-z0-9-]*")
 _NUMBER = re.compile(r"[0-9]{1,10}")
@@ -31,6 +33,11 @@ def build_container_name(
         if not _PART.fullmatch(part):
             raise ValueError(f"{part!r} cannot be part of a container name: use a-z, 0-9 and '-'")
     return f"{CONTAINER_PREFIX}-{env}-{submission_id}-{task_id}-{attempt}-{fence}"
+
+
+def build_prepare_name(name: str) -> str:
+    """Name the container that prepares what the container of an attempt needs."""
+    return f"{name}{PREPARE_SUFFIX}"
 
 
 def parse_container_name(env: str, name: str) -> tuple[str, str, int, int] | None:

@@ -31,6 +31,7 @@ from touchstone_agent.protocol.messages import (
     Grant,
     Input,
     Limits,
+    Preparation,
 )
 from touchstone_agent.protocol.words import (
     MAX_FILES,
@@ -106,6 +107,7 @@ class PodStart(Wire):
     :param environment: Environment variables of the contract; never a credential.
     :param inputs: Files to fetch first.
     :param limits: What it may use.
+    :param prepare: What comes first, before any other input is there; ``None`` for nothing.
     """
 
     version: int = POD_PROTOCOL_VERSION
@@ -115,6 +117,7 @@ class PodStart(Wire):
     environment: dict[str, str] = Field(default_factory=dict)
     inputs: tuple[Input, ...] = ()
     limits: Limits = Field(default_factory=Limits)
+    prepare: Preparation | None = None
 
 
 class PodPoll(Wire):

@@ -3,7 +3,8 @@ A commit of el-nigma among the inputs, and what it requires beyond the image.
 
 That is installed once and kept in the cache: built under another name and renamed when complete,
 under a lock of its own. A second runner waits for the first and finds the work done; one that dies
-leaves nothing that could be taken for a whole.
+leaves nothing that could be taken for a whole. Where the cache is read-only, what is in it is all
+there is: it was filled by ``elnigma-run prepare``, beside which no submitted code runs.
 """
 
 from __future__ import annotations
@@ -28,8 +29,21 @@ _COMMIT = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
 _FOLDER = "elnigma"
 _PROJECT_FOLDERS = (".", "include/elnigma")
 _REQUIREMENTS = "requirements.txt"
-# What pip says when asking again is of no use.
-_FINAL_ERRORS = re.compile(r"do not match the hashes", re.IGNORECASE)
+# What pip says when asking again is of no use,
+_FINAL_ERRORS = re.compile(
+    r"do not match the hashes|hashes are required|no matching distribution|invalid requirement|"
+    r"conflicting dependencies|requires a different python|not a supported wheel|"
+    r"http error 404|subprocess-exited-with-error|failed building wheel|failed to build",
+    re.IGNORECASE,
+)
+# unless it says this before: an index that cannot be reached has "no matching distribution", too.
+_NETWORK_ERRORS = re.compile(
+    r"retrying \(|max retries exceeded|connection (broken|refused|reset)|timed out|"
+    r"name resolution|name or service not known|could not resolve host|unable to access|"
+    r"http error 5\d\d|could not fetch url",
+    re.IGNORECASE,
+)
+_LINES_READ = 50
 
 
 class Checkout:
@@ -47,6 +61,7 @@ class Checkout:
         self._console = console
         self._work = work
         self._run = run
+        self._user = settings.user
         # These commands are the runner's own: they may need its proxy, index and CA settings.
         self._environment = {
             **os.environ,
@@ -108,7 +123,8 @@ class Checkout:
         (site,) = folder.glob("lib/python*/site-packages")
         # Behind the environment's own packages stand the image's: only what differs is installed.
         images = [path for path in sys.path if path.endswith("site-packages")]
-        (site / "image.pth").write_text("\n".join(images) + "\n")
+        with self._user.acting():
+            (site / "image.pth").write_text("\n".join(images) + "\n")
         pip = [str(folder / "bin" / "python"), "-m", "pip", "install", "-q", "--no-cache-dir"]
         self._check([*pip, "-r", str(requirements)], "the requirements cannot be installed")
 
@@ -118,20 +134,36 @@ class Checkout:
         Yield a folder to fill, or ``None`` if somebody has filled it already.
 
         The folder takes its name when the block ends well.
+
+        :raises PrepareError: If it is not there, and nothing can be added to the cache.
         """
         parent = self._settings.cache / kind
-        parent.mkdir(parents=True, exist_ok=True)
         target, partial = parent / key, parent / f".{key}.partial"
-        with (parent / f".{key}.lock").open("w") as lock:
+        if target.is_dir():
+            yield None
+            return
+        try:
+            with self._user.acting():
+                parent.mkdir(parents=True, exist_ok=True)
+                lock = (parent / f".{key}.lock").open("w")
+        except OSError as error:
+            raise PrepareError(
+                "what the commit requires is not in the cache, which is read-only: it was not "
+                "prepared where this runs",
+                temporary=True,
+            ) from error
+        with lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             if target.is_dir():
                 yield None
                 return
-            # Left by a runner that died: nobody else holds the lock.
-            shutil.rmtree(partial, ignore_errors=True)
-            partial.mkdir()
+            with self._user.acting():
+                # Left by a runner that died: nobody else holds the lock.
+                shutil.rmtree(partial, ignore_errors=True)
+                partial.mkdir()
             yield partial
-            partial.rename(target)
+            with self._user.acting():
+                partial.rename(target)
 
     def _call(self, argv: list[str]) -> int:
         ending = self._run(argv, self._environment, self._work)
@@ -142,10 +174,15 @@ class Checkout:
     def _check(self, argv: list[str], problem: str) -> None:
         if self._call(argv) != 0:
             # pip's advice comes after the error itself.
-            lines = self._console.last_lines(5)
+            lines = self._console.last_lines(_LINES_READ)
             line = next((line for line in lines if line.startswith("ERROR")), "")
-            final = _FINAL_ERRORS.search("\n".join(lines))
-            raise PrepareError(f"{problem}: {line or lines[-1]}", temporary=not final)
+            temporary = is_worth_another_try("\n".join(lines))
+            raise PrepareError(f"{problem}: {line or lines[-1]}", temporary=temporary)
+
+
+def is_worth_another_try(text: str) -> bool:
+    """Tell by what pip has printed whether the same requirements may be installed later."""
+    return not _FINAL_ERRORS.search(text) or bool(_NETWORK_ERRORS.search(text))
 
 
 def _read_requirements(path: Path) -> set[str]:

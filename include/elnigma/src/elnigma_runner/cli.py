@@ -1,4 +1,8 @@
-"""The ``elnigma-run`` command: every argument is the trainer's."""
+"""
+The ``elnigma-run`` command: every argument is the trainer's.
+
+Only ``prepare`` is its own: it installs what a commit of el-nigma requires, and runs no trainer.
+"""
 
 from __future__ import annotations
 
@@ -28,7 +32,7 @@ from elnigma_runner.trainer import (
     find_own_trainer,
     tell_versions,
 )
-from elnigma_runner.verdict import Decision, Ending, decide, write_verdict
+from elnigma_runner.verdict import Decision, Ending, decide, one_line, write_verdict
 
 
 def main() -> int:
@@ -49,7 +53,7 @@ def main() -> int:
         decision = Decision(
             exit_code=2 if is_config else 1,
             error_class="config" if is_config else "unknown",
-            reason=f"{'config' if is_config else 'runner failed'}: {error}"[:500],
+            reason=one_line(f"{'config' if is_config else 'runner failed'}: {error}"),
         )
         usage = {"wall_seconds": 0, "cpu_seconds": 0, "peak_memory_bytes": 0, "gpu": None}
         console = {"lines": 0, "bytes": 0, "kept_bytes": 0, "truncated": False}
@@ -58,6 +62,12 @@ def main() -> int:
             console=console, files=outputs.list_files(out, only=frozenset({outputs.CONSOLE})),
         )  # fmt: skip
         return decision.exit_code
+
+
+PREPARE = "prepare"
+SHARED_USER = (
+    "the trainer shares a user with this runner: it could stop the runner and write its files"
+)
 
 
 class Attempt:
@@ -75,13 +85,15 @@ class Attempt:
         self._started_at = started_at
         self._started = time.monotonic()
         self._settings = read_settings(out, os.environ)
-        self._work = Path(tempfile.mkdtemp(prefix="touchstone-"))
+        self._user = self._settings.user
+        with self._user.acting():
+            self._work = Path(tempfile.mkdtemp(prefix="touchstone-"))
         self._console = Console(out / outputs.CONSOLE, self._settings.console_bytes)
         become_subreaper()
-        self._family = Family()
+        self._family = Family(self._user)
         self._gpu = GpuMeter()
         source = self._work / outputs.PROGRESS
-        self._progress = ProgressRelay(source, self._settings.progress_file)
+        self._progress = ProgressRelay(source, self._settings.progress_file, self._user)
         self._supervisor = Supervisor(
             self._settings, self._console, self._family, self._gpu, self._progress.relay
         )
@@ -98,7 +110,8 @@ class Attempt:
         finally:
             self._family.kill()
             self._console.close()
-            shutil.rmtree(self._work, ignore_errors=True)
+            with self._user.acting():
+                shutil.rmtree(self._work, ignore_errors=True)
         self._leave_verdict(decision)
         return decision.exit_code
 
@@ -107,6 +120,10 @@ class Attempt:
         try:
             trainer = self._prepare_trainer()
             tell_versions(trainer, self._console.say)
+            if self._argv[:1] == [PREPARE]:
+                return Decision(exit_code=0, error_class="ok", reason=None)
+            if self._user.uid is None:
+                self._console.say(SHARED_USER)
             ending = self._supervisor.run(
                 [*trainer.command, *self._argv], environment | trainer.environment, Path.cwd()
             )
@@ -124,6 +141,8 @@ class Attempt:
     def _prepare_trainer(self) -> Trainer:
         settings = self._settings
         if settings.commit is None:
+            if self._argv[:1] == [PREPARE]:
+                raise PrepareError("there is no commit of el-nigma to prepare", temporary=False)
             return find_own_trainer(settings)
         self._progress.write(
             {"t": time.time(), "phase": "preparing", "percent": 0.0, "eta_s": None, "metrics": {}}
@@ -133,22 +152,27 @@ class Attempt:
     def _decide(self, ending: Ending) -> Decision:
         settings = self._settings
         problem = None
-        try:
-            command = self._argv[0] if self._argv else ""
-            outputs.check_result(settings.out, command, settings.submission_id, settings.task_id)
-        except outputs.ResultError as error:
-            problem = str(error)
+        with self._user.acting():
+            try:
+                command = self._argv[0] if self._argv else ""
+                outputs.check_result(
+                    settings.out, command, settings.submission_id, settings.task_id
+                )
+            except outputs.ResultError as error:
+                problem = str(error)
+            error_document = outputs.read_error(settings.out)
         return decide(
             ending,
             settings,
-            error=outputs.read_error(settings.out),
+            error=error_document,
             result_problem=problem,
             last_line="".join(self._console.last_lines()),
         )
 
     def _build_environment(self) -> dict[str, str]:
         temporary = self._work / "tmp"
-        temporary.mkdir()
+        with self._user.acting():
+            temporary.mkdir()
         return {
             **self._settings.environment,
             "TOUCHSTONE_OUT": str(self._settings.out),
@@ -164,6 +188,8 @@ class Attempt:
         settings = self._settings
         self._family.include_largest()
         cpu_seconds = self._family.cpu_seconds()
+        # Before its files are listed: they are listed under the names that they keep.
+        outputs.make_way(settings.out, outputs.VERDICT)
         too_much = self._supervisor.find_output_stop() is not None
         kept = frozenset({outputs.CONSOLE, outputs.ERROR}) if too_much else None
         usage: dict[str, Any] = {
@@ -178,9 +204,11 @@ class Attempt:
             "kept_bytes": self._console.kept_bytes,
             "truncated": self._console.truncated,
         }
+        with self._user.acting():
+            files = outputs.list_files(settings.out, only=kept)
         write_verdict(
             settings.out, decision, started_at=self._started_at, ended_at=_utc_now(), usage=usage,
-            console=console, files=outputs.list_files(settings.out, only=kept),
+            console=console, files=files,
         )  # fmt: skip
 
 

@@ -20,12 +20,13 @@ class Console:
     The first half of the budget goes to the file as it comes, so that the file can be followed;
     the last half stays in memory and is appended when the trainer has ended. The file only grows.
 
-    :param path: ``console.log``.
+    :param path: ``console.log``; must not exist.
     :param keep_bytes: Budget of the file, without the line that tells what was left out.
     """
 
     def __init__(self, path: Path, keep_bytes: int) -> None:
-        self._file = path.open("wb", buffering=0)
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
+        self._file = os.fdopen(os.open(path, flags, 0o644), "wb", buffering=0)
         self._head_left = keep_bytes // 2
         self._tail_bytes = keep_bytes - keep_bytes // 2
         self._tail: deque[bytes] = deque()

@@ -6,6 +6,7 @@ import hashlib
 import json
 import math
 import os
+import secrets
 import stat
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -20,7 +21,7 @@ PROGRESS = "progress.jsonl"
 MODELS = ("models/long.h5", "models/short.h5")
 
 MAX_FILES = 10_000
-_MAX_DEPTH = 16
+MAX_DEPTH = 16
 _MAX_JSON_BYTES = 4 * 1024**2
 _READ_BYTES = 1024**2
 # The runner's own; they do not count against the trainer.
@@ -37,27 +38,46 @@ class OutputSize:
     How much the trainer has written.
 
     :param files: Number of files and folders, the runner's own left out.
-    :param bytes: Their bytes together.
+    :param bytes: What they take of the disk, or their sizes where those are larger.
+    :param is_deep: Whether there are folders too deep to look into.
     """
 
     files: int
     bytes: int
+    is_deep: bool = False
 
 
 def clear_protocol_files(out: Path) -> None:
     """Remove what an earlier attempt in the same folder could be taken for."""
     for name in (RESULT, ERROR, VERDICT, PROGRESS, CONSOLE):
+        make_way(out, name)
         (out / name).unlink(missing_ok=True)
+
+
+def make_way(out: Path, name: str) -> None:
+    """Move a folder away that has a name of ours; it may hold what we cannot remove."""
+    path = out / name
+    if path.is_dir() and not path.is_symlink():
+        path.rename(out / f"{name}.folder-{secrets.token_hex(4)}")
 
 
 def measure(out: Path) -> OutputSize:
     """Return the size of everything below ``out``; stops counting beyond the most files."""
     files = size = 0
+    linked: set[int] = set()
     for path, facts in _walk(out):
         if path in _OWN:
             continue
         files += 1
-        size += facts.st_blocks * 512 if stat.S_ISREG(facts.st_mode) else 0
+        is_folder = stat.S_ISDIR(facts.st_mode)
+        if is_folder and path.count("/") >= MAX_DEPTH:
+            return OutputSize(files=files, bytes=size, is_deep=True)
+        if facts.st_nlink > 1 and not is_folder:
+            if facts.st_ino in linked:
+                continue
+            linked.add(facts.st_ino)
+        # A sparse file takes less than its size, a small one more.
+        size += max(facts.st_blocks * 512, 0 if is_folder else facts.st_size)
         if files > MAX_FILES:
             break
     return OutputSize(files=files, bytes=size)
@@ -145,7 +165,7 @@ def _check_training(result: dict[str, Any], out: Path) -> None:
 def _read_json(path: Path) -> Any:
     content = _read(path, _MAX_JSON_BYTES)
     if content is None:
-        raise ResultError(f"{path.name} is missing")
+        raise ResultError(f"{path.name} is missing, or is no file that can be read")
     if len(content) > _MAX_JSON_BYTES:
         raise ResultError(f"{path.name} is larger than {_MAX_JSON_BYTES} bytes")
     try:
@@ -167,7 +187,7 @@ def _finite(text: str) -> float:
 
 def _read(path: Path, limit: int) -> bytes | None:
     """Return at most one byte more than ``limit``; ``None`` for anything but a regular file."""
-    descriptor = _open_regular(path)
+    descriptor = open_regular(path)
     if descriptor is None:
         return None
     with os.fdopen(descriptor, "rb") as file:
@@ -175,7 +195,7 @@ def _read(path: Path, limit: int) -> bytes | None:
 
 
 def _digest(path: Path) -> tuple[str, int] | None:
-    descriptor = _open_regular(path)
+    descriptor = open_regular(path)
     if descriptor is None:
         return None
     digest, size = hashlib.sha256(), 0
@@ -186,7 +206,8 @@ def _digest(path: Path) -> tuple[str, int] | None:
     return digest.hexdigest(), size
 
 
-def _open_regular(path: Path) -> int | None:
+def open_regular(path: Path) -> int | None:
+    """Open a file for reading; ``None`` for a link, a pipe, or what cannot be opened."""
     # O_NONBLOCK: a named pipe would wait for a writer for ever.
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
@@ -200,18 +221,20 @@ def _open_regular(path: Path) -> int | None:
 
 def _walk(out: Path, prefix: str = "", depth: int = 0) -> Iterator[tuple[str, os.stat_result]]:
     try:
-        entries = list(os.scandir(out / prefix))
+        entries = os.scandir(out / prefix)
     except OSError:
-        return  # gone while we looked, or a folder its owner closed to us
-    for entry in entries:
-        try:
-            facts = entry.stat(follow_symlinks=False)
-        except OSError:
-            continue
-        path = f"{prefix}{entry.name}"
-        yield path, facts
-        if stat.S_ISDIR(facts.st_mode) and depth < _MAX_DEPTH:
-            yield from _walk(out, f"{path}/", depth + 1)
+        return  # gone while we looked, or a folder its owner closed to himself
+    with entries:
+        # One by one: somebody may have made millions.
+        for entry in entries:
+            try:
+                facts = entry.stat(follow_symlinks=False)
+            except OSError:
+                continue
+            path = f"{prefix}{entry.name}"
+            yield path, facts
+            if stat.S_ISDIR(facts.st_mode) and depth < MAX_DEPTH:
+                yield from _walk(out, f"{path}/", depth + 1)
 
 
 def _is_plain(path: str) -> bool:

@@ -12,7 +12,8 @@ from pathlib import Path
 
 import psutil
 
-_PR_SET_PDEATHSIG = 1
+from elnigma_runner.users import TrainerUser
+
 _PR_SET_CHILD_SUBREAPER = 36
 _KILL_SECONDS = 5.0
 
@@ -24,28 +25,18 @@ def become_subreaper() -> None:
     _libc.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
 
 
-def prepare_child() -> None:
-    """
-    Set up a child between fork and exec.
-
-    It dies with the runner, leaves no core file, and goes first when memory runs out: the runner
-    must live to tell.
-    """
-    _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    with contextlib.suppress(OSError):
-        Path("/proc/self/oom_score_adj").write_text("900")
-
-
 class Family:
     """
     All descendants of this process.
 
     CPU time is exact: what a process used reaches its parent when it is waited for, and this
     process waits for every orphan.
+
+    :param user: Whom they run as.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, user: TrainerUser) -> None:
+        self._user = user
         self._self = psutil.Process()
         self._cpu_before = _children_cpu()
         # Processes whose parent ignores them are waited for by nobody; their last sample counts.
@@ -128,7 +119,8 @@ class Family:
             return resident
         # Forks share pages, which the resident size counts once for each: only where it matters,
         # the proportional size is read, which is far slower.
-        memory = sum(_proportional_bytes(member) for member in members)
+        with self._user.acting():
+            memory = sum(_proportional_bytes(member) for member in members)
         self.peak_memory_bytes = max(self.peak_memory_bytes, memory)
         return memory
 

@@ -9,10 +9,16 @@ import time
 from pathlib import Path
 from typing import Any
 
+from elnigma_runner import outputs
+from elnigma_runner.users import TrainerUser
+
 _MAX_LINE_BYTES = 16_384
 _MAX_READ_BYTES = 256 * 1024
 _MAX_METRICS = 64
 _MIN_SECONDS_BETWEEN = 0.5
+# A target that has grown beyond this is given the least that the contract wants.
+_SLOW_AFTER_BYTES = 1024**2
+_SLOW_SECONDS_BETWEEN = 30.0
 
 
 class ProgressRelay:
@@ -20,16 +26,20 @@ class ProgressRelay:
     Copies well-formed lines from the trainer's file to the output folder's.
 
     :param source: File that the trainer appends to.
-    :param target: File that the agent follows.
+    :param target: File that the agent follows; made at once, so that nobody else can.
+    :param user: Whom the trainer runs as.
     """
 
-    def __init__(self, source: Path, target: Path) -> None:
+    def __init__(self, source: Path, target: Path, user: TrainerUser) -> None:
         self._source = source
         self._target = target
+        self._user = user
+        self._written_bytes = 0
         self._offset = 0
         self._rest = b""
         self._pending: dict[str, Any] | None = None
         self._written_at = 0.0
+        self._append(b"")
 
     def relay(self, *, final: bool = False) -> None:
         """
@@ -40,30 +50,36 @@ class ProgressRelay:
         for line in self._read_lines():
             self._pending = check_line(line) or self._pending
         now = time.monotonic()
-        if self._pending and (final or now - self._written_at >= _MIN_SECONDS_BETWEEN):
+        is_slow = self._written_bytes > _SLOW_AFTER_BYTES
+        pause = _SLOW_SECONDS_BETWEEN if is_slow else _MIN_SECONDS_BETWEEN
+        if self._pending and (final or now - self._written_at >= pause):
             self.write(self._pending)
             self._pending = None
             self._written_at = now
 
     def write(self, line: dict[str, Any]) -> None:
         """Append a line."""
+        self._append(json.dumps(line).encode() + b"\n")
+
+    def _append(self, text: bytes) -> None:
         flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW
         try:
             descriptor = os.open(self._target, flags, 0o644)
         except OSError:
             return  # progress is a courtesy; the attempt goes on without
         try:
-            os.write(descriptor, json.dumps(line).encode() + b"\n")
+            self._written_bytes += os.write(descriptor, text)
         finally:
             os.close(descriptor)
 
     def _read_lines(self) -> list[bytes]:
-        try:
-            with self._source.open("rb") as file:
-                file.seek(self._offset)
-                block = file.read(_MAX_READ_BYTES)
-        except OSError:
+        with self._user.acting():
+            descriptor = outputs.open_regular(self._source)
+        if descriptor is None:
             return []
+        with os.fdopen(descriptor, "rb") as file:
+            file.seek(self._offset)
+            block = file.read(_MAX_READ_BYTES)
         self._offset += len(block)
         *lines, self._rest = (self._rest + block).split(b"\n")
         if len(self._rest) > _MAX_LINE_BYTES:

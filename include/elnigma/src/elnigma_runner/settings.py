@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import os
+import re
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from elnigma_runner.users import TrainerUser
+
 CONTRACT = 1
 MIB = 1024**2
+
+_USER = re.compile(r"([1-9]\d{0,8})(?::([1-9]\d{0,8}))?")
 
 # A console this many times longer than what is kept is not a log any more.
 CONSOLE_HARD_MULTIPLE = 8
@@ -47,6 +53,7 @@ class Settings:
     :param cache: Folder that keeps what commits require between attempts.
     :param trainer: Executable of the trainer; ``None`` for the Python module ``elnigma``.
     :param environment: The environment that the trainer gets.
+    :param user: Whom the trainer runs as.
     """
 
     out: Path
@@ -63,6 +70,7 @@ class Settings:
     cache: Path
     trainer: str | None
     environment: dict[str, str]
+    user: TrainerUser
 
     @property
     def console_hard_bytes(self) -> int:
@@ -115,7 +123,21 @@ def read_settings(out: Path, environment: Mapping[str, str]) -> Settings:
             for name, value in environment.items()
             if name in _PASSED_ON or name.startswith(_PASSED_ON_PREFIXES)
         },
+        user=_read_user(environment),
     )
+
+
+def _read_user(environment: Mapping[str, str]) -> TrainerUser:
+    text = environment.get("TOUCHSTONE_TRAINER_USER")
+    if not text:
+        return TrainerUser()
+    match = _USER.fullmatch(text)
+    if match is None:
+        raise SettingsError(f"TOUCHSTONE_TRAINER_USER must be UID or UID:GID, not root: {text!r}")
+    if os.geteuid() != 0:
+        # Nobody else can become another user, and to go on as one would be a lie.
+        raise SettingsError("TOUCHSTONE_TRAINER_USER is for a runner that is root")
+    return TrainerUser(uid=int(match[1]), gid=int(match[2] or match[1]))
 
 
 def _read(environment: Mapping[str, str], name: str, default: float | None) -> float | None:

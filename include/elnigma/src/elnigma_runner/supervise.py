@@ -15,7 +15,7 @@ from elnigma_runner import outputs
 from elnigma_runner.cgroup import count_oom_kills, read_memory_limit
 from elnigma_runner.console import Console
 from elnigma_runner.gpu import GpuMeter
-from elnigma_runner.processes import Family, prepare_child
+from elnigma_runner.processes import Family
 from elnigma_runner.settings import Settings
 from elnigma_runner.verdict import Ending, Stop
 
@@ -82,11 +82,14 @@ class Supervisor:
         if self.aborted:
             return Ending(exit_code=143, stop=Stop.ABORT)
         oom_kills = count_oom_kills()
-        writer = self._console.open_pipe()
+        user = self._settings.user
+        with user.acting():
+            # It belongs to the trainer's user, or that one could not open /dev/stdout.
+            writer = self._console.open_pipe()
         try:
             process = subprocess.Popen(
                 argv, env=environment, cwd=folder, stdin=subprocess.DEVNULL, stdout=writer,
-                stderr=writer, start_new_session=True, preexec_fn=prepare_child,
+                stderr=writer, start_new_session=True, preexec_fn=user.prepare_child,
             )  # fmt: skip
         finally:
             os.close(writer)
@@ -146,7 +149,10 @@ class Supervisor:
 
     def find_output_stop(self) -> Stop | None:
         """Return whether the output folder holds more than it may."""
-        size = outputs.measure(self._settings.out)
+        with self._settings.user.acting():
+            size = outputs.measure(self._settings.out)
+        if size.is_deep:
+            return Stop.DEPTH
         if size.files > outputs.MAX_FILES:
             return Stop.FILES
         return Stop.OUTPUT if size.bytes > self._settings.output_bytes else None

@@ -9,7 +9,7 @@ from importlib.metadata import distributions
 from pathlib import Path
 
 from elnigma_runner.settings import Settings
-from elnigma_runner.verdict import Decision, Ending
+from elnigma_runner.verdict import Decision, Ending, one_line
 
 Run = Callable[[list[str], dict[str, str], Path], Ending]
 Say = Callable[[str], None]
@@ -28,11 +28,9 @@ class PrepareError(Exception):
 
     def __init__(self, message: str, *, temporary: bool) -> None:
         super().__init__(message)
-        self.decision = (
-            Decision(exit_code=75, error_class="temporary", reason=f"temporary: {message}")
-            if temporary
-            else Decision(exit_code=2, error_class="config", reason=f"config: {message}")
-        )
+        code, error_class = (75, "temporary") if temporary else (2, "config")
+        reason = one_line(f"{error_class}: {message}")
+        self.decision = Decision(exit_code=code, error_class=error_class, reason=reason)
 
 
 class PrepareStopped(Exception):

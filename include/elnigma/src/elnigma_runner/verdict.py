@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
@@ -10,7 +12,7 @@ from pathlib import Path
 from signal import Signals
 from typing import Any
 
-from elnigma_runner.outputs import VERDICT
+from elnigma_runner.outputs import MAX_DEPTH, MAX_FILES, VERDICT, make_way
 from elnigma_runner.settings import CONTRACT, MIB, Settings
 
 MAX_REASON_CHARACTERS = 500
@@ -25,6 +27,7 @@ class Stop(StrEnum):
     CONSOLE = "console"
     OUTPUT = "output"
     FILES = "files"
+    DEPTH = "depth"
     ABORT = "abort"
 
 
@@ -120,7 +123,8 @@ def _decide_stop(stop: Stop, settings: Settings) -> Decision:
         Stop.CPU: f"CPU limit: stopped after {settings.cpu_seconds or 0:g} CPU seconds",
         Stop.CONSOLE: f"console limit: printed more than {_mib(settings.console_hard_bytes)}",
         Stop.OUTPUT: f"output limit: wrote more than {_mib(settings.output_bytes)}",
-        Stop.FILES: "output limit: wrote more than 10000 files",
+        Stop.FILES: f"output limit: wrote more than {MAX_FILES} files",
+        Stop.DEPTH: f"output limit: made folders more than {MAX_DEPTH} deep",
     }[stop]
     return Decision(exit_code=3, error_class="limit", reason=reason)
 
@@ -143,10 +147,10 @@ def _decide_failure(exit_code: int, error: Mapping[str, str] | None, last_line: 
         )
         tail = f"; last line: {last_line}" if last_line else ""
         return Decision(
-            exit_code=1, error_class="unknown", reason=_one_line(f"unknown: {what}{tail}")
+            exit_code=1, error_class="unknown", reason=one_line(f"unknown: {what}{tail}")
         )
     message = error["message"] if error else last_line or _FALLBACKS[exit_code]
-    return Decision(exit_code=exit_code, error_class=error_class, reason=_one_line(message))
+    return Decision(exit_code=exit_code, error_class=error_class, reason=one_line(message))
 
 
 def write_verdict(
@@ -159,7 +163,7 @@ def write_verdict(
     console: Mapping[str, Any],
     files: list[dict[str, Any]],
 ) -> None:
-    """Write ``verdict.json`` whole, the last file of all."""
+    """Write ``verdict.json`` whole, the last file of all, whatever the trainer has put there."""
     document = {
         "contract": CONTRACT,
         "exit_code": decision.exit_code,
@@ -172,13 +176,17 @@ def write_verdict(
         "console": console,
         "files": files,
     }
-    partial = out / f".{VERDICT}.partial"
-    partial.unlink(missing_ok=True)
-    partial.write_text(json.dumps(document, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+    # Nobody can have foreseen this name, nor made it something else than a file.
+    partial = out / f".{VERDICT}.{secrets.token_hex(16)}"
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
+    with os.fdopen(os.open(partial, flags, 0o644), "w", encoding="utf-8") as file:
+        file.write(json.dumps(document, indent=1, allow_nan=False) + "\n")
+    make_way(out, VERDICT)
     partial.replace(out / VERDICT)
 
 
-def _one_line(text: str) -> str:
+def one_line(text: str) -> str:
+    """Return text as one printable line of bounded length."""
     printable = "".join(c if c.isprintable() else " " for c in text)
     line = " ".join(printable.split())
     return line if len(line) <= MAX_REASON_CHARACTERS else line[: MAX_REASON_CHARACTERS - 1] + "…"
