@@ -22,6 +22,7 @@ CONSOLE = "console.log"
 PROGRESS = "progress.jsonl"
 MAX_CONSOLE_BYTES = 4 * 1024**2
 MAX_PROGRESS_BYTES = 64 * 1024
+MAX_DISK_BYTES = 2**60
 
 _RECORDED = (
     *("phase", "prepared_at", "running_at", "exited_at", "exit_code", "oom_killed", "problem"),
@@ -45,7 +46,8 @@ def build_state(home: PodHome, *, console_offset: int = 0, console_bytes: int = 
         "version": VERSION,
         "boot_id": boot["boot_id"],
         "phase": IDLE,
-        "disk_free_bytes": disk.f_bavail * disk.f_frsize,
+        # A network's file system may tell of more than there is in the world.
+        "disk_free_bytes": min(disk.f_bavail * disk.f_frsize, MAX_DISK_BYTES),
         "lease_seconds_left": _count_lease(home),
     }
     order = read_json(home.order_file)

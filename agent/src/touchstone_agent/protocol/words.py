@@ -134,7 +134,7 @@ Phrase = Annotated[str, _clean(200), Field(max_length=200)]
 Moment = Annotated[AwareDatetime, AfterValidator(_check_moment)]
 """A time that names its zone, as UTC."""
 
-Count = Annotated[int, Field(ge=0, le=2**50)]
+Count = Annotated[int, Field(ge=0, le=2**60)]
 Serial = Annotated[int, Field(ge=1, le=10**9)]
 """A number that counts up: an attempt's, a fence."""
 

@@ -185,19 +185,17 @@ class Attendant:
 
     def _check_time(self, state: PodState) -> None:
         """
-        Refuse to wait for what should have come long ago.
+        Refuse to wait for what should have come long ago, by our own clock alone.
 
         :raises PodFailed: If the pod prepares, or runs, for longer than is any use.
         """
+        pod = find_pod(self._record, self._ref.fence) or {}
+        begun = self._record.get("preparing_at") or pod.get("login_at")
+        if begun is None or state.phase is PodPhase.EXITED:
+            return
+        most = PREPARE_SECONDS
         if state.phase is PodPhase.RUNNING:
-            name, most = "running_at", self._limits.wall_seconds + WALL_SLACK_SECONDS
-        elif state.phase is PodPhase.EXITED:
-            return
-        else:
-            name, most = "preparing_at", PREPARE_SECONDS
-        begun = self._record.get(name)
-        if begun is None:
-            return
+            most += self._limits.wall_seconds + WALL_SLACK_SECONDS
         lasted = (self._desk.now() - datetime.fromisoformat(begun)).total_seconds()
         if lasted > most:
             raise PodFailed("pod", f"it says that it is {state.phase} after {lasted:.0f} s")
@@ -369,8 +367,9 @@ class Attendant:
         )
 
     def _find_upload_end(self) -> datetime:
-        exited = self._record.get("exited_at")
-        since = datetime.fromisoformat(exited) if exited else self._desk.now()
+        # By our own clock, when its exit was put on record: the pod's may be wrong by years.
+        told = self._record.get("last_event_at")
+        since = datetime.fromisoformat(told) if told else self._desk.now()
         return since + timedelta(seconds=UPLOAD_SECONDS)
 
     def _grant(self, files: list[UploadedFile]) -> dict[str, Grant]:
