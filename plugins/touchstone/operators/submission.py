@@ -11,7 +11,7 @@ from airflow.sdk import BaseOperator
 from airflow.sdk.exceptions import AirflowFailException
 
 from touchstone.core.actions import note_action
-from touchstone.core.attempts import is_ended
+from touchstone.core.attempts import cut, is_ended
 from touchstone.core.conf import CONF_KEYS, MAX_RUNS, RunConf, Schedule, build_conf, parse_conf
 from touchstone.core.names import VALIDATION_TASK_ID, build_content_key, find_submission_of_run
 from touchstone.core.outcomes import Outcome
@@ -105,7 +105,7 @@ class RegisterOperator(BaseOperator):
                 self._schedule(records, conf, run.run_id, user)
         except PermanentError as error:
             if not values.get("submission_id"):
-                self._refuse(records, submission_id, run.run_id, user, str(error))
+                self._refuse(records, submission_id, run.run_id, user, str(cut(str(error))))
             raise AirflowFailException(f"refused: {error}") from error
         spec = find_validation(records.get_submission(submission_id))
         if spec:
