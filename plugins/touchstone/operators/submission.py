@@ -10,7 +10,7 @@ from airflow.sdk import BaseOperator
 from airflow.sdk.exceptions import AirflowFailException
 
 from touchstone.core.actions import note_action
-from touchstone.core.attempts import is_ended
+from touchstone.core.attempts import cut, is_ended
 from touchstone.core.authority import Run
 from touchstone.core.conf import (
     CONF_KEYS,
@@ -122,7 +122,8 @@ class RegisterOperator(BaseOperator):
                 submission = self._schedule(records, conf, run)
         except PermanentError as error:
             if values.get("submission_id") in (None, ""):
-                self._refuse(records, find_submission_of_run(run.run_id), run, str(error))
+                reason = str(cut(str(error)))
+                self._refuse(records, find_submission_of_run(run.run_id), run, reason)
             raise AirflowFailException(f"refused: {error}") from error
         if not submission.get("accepted_at"):
             # On record before it waits: the dispatcher places by what is there.

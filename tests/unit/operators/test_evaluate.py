@@ -9,7 +9,7 @@ import pytest
 from airflow.sdk.exceptions import AirflowFailException
 
 from fakes.agents import FakeAgentHook
-from fakes.stores import FakeRecordStore
+from fakes.stores import FakeObjectStore, FakeRecordStore
 from touchstone.core import attempts
 from touchstone.core.tasks import TaskSpec
 from touchstone.operators import submission as steps
@@ -63,6 +63,7 @@ def agent(monkeypatch, records):
     hook = FakeAgentHook()
     monkeypatch.setattr(steps, "_connect", lambda: records)
     monkeypatch.setattr("touchstone.hooks.agent.AgentHook", lambda: hook)
+    monkeypatch.setattr("touchstone.hooks.objects.ObjectStore.connect", lambda _: FakeObjectStore())
     return hook
 
 

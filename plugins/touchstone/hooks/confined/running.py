@@ -22,8 +22,8 @@ GUARD_SECONDS: Final = 2
 
 _ANSWER_BYTES: Final = 256 * 1024
 _ERROR_BYTES: Final = 16 * 1024
-_NICENESS: Final = 10
-"""What strangers send waits for what people look at."""
+_NICENESS: Final = 5
+"""What programs look through waits for what people look at."""
 
 _FIRST_LOOK_SECONDS: Final = 0.002
 _LONGEST_LOOK_SECONDS: Final = 0.05
@@ -80,6 +80,7 @@ def run_confined(
     given: IO[bytes] | None = None,
     pass_fds: Sequence[int] = (),
     folder: str | None = None,
+    niceness: int = 0,
 ) -> Done:
     """
     Run a command in a session of its own, and end all of that session with it.
@@ -91,6 +92,7 @@ def run_confined(
     :param given: File that it reads as its standard input.
     :param pass_fds: Descriptors that it inherits.
     :param folder: Where it works; ``None`` for here.
+    :param niceness: By how much it steps behind others who want the CPU.
     :raises TookTooLong: If it did not end in time.
     :raises AskedTooMuch: If it wrote, or computed, more than it may.
     :raises TransientError: If :func:`end_all` has ended it.
@@ -98,7 +100,7 @@ def run_confined(
     limits = [f"--cpu={bounds.cpu_seconds}", f"--as={bounds.memory_bytes}", "--core=0"]
     guarded = [
         *("timeout", "--signal=KILL", str(bounds.seconds + GUARD_SECONDS)),
-        *("nice", "-n", str(_NICENESS)),
+        *("nice", "-n", str(niceness)),
         *("prlimit", *limits, f"--fsize={bounds.file_bytes}", "--", *command),
     ]
     # Files, not pipes: their size is bounded by the kernel, and nobody has to empty them.
@@ -165,6 +167,7 @@ def run_program(
         environment=_build_environment(),
         given=given,
         pass_fds=pass_fds,
+        niceness=_NICENESS,
     )
     try:
         answer = json.loads(done.output[:_ANSWER_BYTES])
