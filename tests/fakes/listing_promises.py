@@ -58,22 +58,20 @@ class ListingPromises:
         ],
         ids=["all", "status", "owner", "owner and status", "a stranger", "no such"],
     )
-    @pytest.mark.parametrize("limit", [1, 7, 60, 500])
-    def test_pages_add_up_to_the_whole_list_newest_first(
-        self, records, query, numbers, limit
-    ) -> None:
+    def test_pages_add_up_to_the_whole_list_newest_first(self, records, query, numbers) -> None:
         for number in range(60):
             write_submission(records, number)
-        pages = list(read_pages(records, limit, **query))
-        assert ids(*pages) == [f"s-{number:04}" for number in sorted(numbers, reverse=True)]
-        assert all(len(page.records) == limit for page in pages[:-1])
+        for limit in (1, 7, 60, 500):
+            pages = list(read_pages(records, limit, **query))
+            assert ids(*pages) == [f"s-{number:04}" for number in sorted(numbers, reverse=True)]
+            assert all(len(page.records) == limit for page in pages[:-1])
 
-    @pytest.mark.parametrize("limit", [1, 2, 5])
-    def test_submissions_of_one_moment_are_each_in_one_page(self, records, limit) -> None:
+    def test_submissions_of_one_moment_are_each_in_one_page(self, records) -> None:
         for number in (3, 1, 4, 2, 0, 5):
             write_submission(records, number, created_at=BEGAN.isoformat())
-        found = ids(*read_pages(records, limit))
-        assert found == [f"s-{number:04}" for number in (5, 4, 3, 2, 1, 0)]
+        for limit in (1, 2, 5):
+            found = ids(*read_pages(records, limit))
+            assert found == [f"s-{number:04}" for number in (5, 4, 3, 2, 1, 0)]
 
     def test_a_page_goes_on_behind_what_came_meanwhile_and_what_is_gone(self, records) -> None:
         for number in range(6):
