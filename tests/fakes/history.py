@@ -22,7 +22,7 @@ from touchstone_agent.protocol.messages import Limits
 from .money_promises import build_rental
 
 BEGAN = datetime(2026, 1, 1, tzinfo=UTC)
-USERS = 20
+USERS = tuple(f"user{number}" for number in range(20))
 STATUSES = ("success", "success", "error", "success", "rejected", "cancelled")
 INTERVALS = (1, 5, 20, 60, 120)
 _LEAN = ("task_id", "kind", "status", "phase", "outcome", "fence", "attempt", VERSION)
@@ -47,7 +47,7 @@ class History:
 
     submissions: int
     tasks: int = 5
-    users: int = USERS
+    users: tuple[str, ...] = USERS
     minutes: float = 10
     is_lean: bool = False
 
@@ -60,7 +60,7 @@ class History:
                 {
                     "submission_id": name,
                     "status": STATUSES[number % len(STATUSES)],
-                    "submitted_by": f"user{number % self.users}",
+                    "submitted_by": self.users[number % len(self.users)],
                     "created_at": at,
                     "ended_at": at,
                     "run_ids": [name],

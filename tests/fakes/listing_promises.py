@@ -91,10 +91,14 @@ class ListingPromises:
         page = records.list_submissions(limit=9, before=Place(moment, "s"))
         assert ids(page) == ["s-0001", "s-0000"]
 
-    def test_the_whole_record_is_read(self, records) -> None:
-        write_submission(records, 0, notes="mine", score=0.25)
+    def test_the_whole_record_is_read_or_what_is_wanted_of_it(self, records) -> None:
+        write_submission(records, 0, notes="mine", score=0.25, results=[1])
         (record,) = records.list_submissions(limit=1).records
-        assert (record["notes"], record["score"]) == ("mine", 0.25)
+        assert (record["notes"], record["score"], record["results"]) == ("mine", 0.25, [1])
+        fields = ("score", "system", "created_at")
+        (record,) = records.list_submissions(limit=1, fields=fields).records
+        assert record.keys() == {"submission_id", "status", "score", "created_at"}
+        assert record["score"] == 0.25
 
     def test_the_newest_tasks_that_have_ended_come_oldest_first(self, records) -> None:
         for number in range(20):

@@ -25,7 +25,7 @@ from fakes.placement_world import World
 from touchstone.core.durations import ErrorLog, History
 from touchstone.core.names import build_console_key
 from touchstone.dispatcher.events import EventHandler
-from touchstone.dispatcher.learning import Learner
+from touchstone.dispatcher.learning import FIELDS, Learner
 from touchstone.dispatcher.publishing import Publisher
 from touchstone.dispatcher.reconcile import Reconciler
 from touchstone.hooks.consoles import find_end
@@ -58,7 +58,7 @@ CHUNKS = (20, 200)
 """Of a console, which are objects and take longer to write; a unit test has 10,000."""
 CHUNK = 32 * 1024
 LEARNT = 50
-USERS = 4
+USERS = ("bob", "cyd", "dan", "eve")
 INVENTORY = Inventory(
     slots=2, validation_slots=1, runtime="docker", agent_version="1", cpus=2, memory_mib=4096
 )
@@ -195,14 +195,14 @@ class Installation:
         assert len(second["submissions"]) == 5
 
     def list_own(self) -> None:
-        assert len(self.ask("submissions", "user1", limit=5)["submissions"]) == 5
+        assert len(self.ask("submissions", "cyd", limit=5)["submissions"]) == 5
 
     def list_status(self) -> None:
         found = self.ask("submissions", "chief", "admin", limit=5, status="error")
         assert {each["status"] for each in found["submissions"]} == {"error"}
 
     def list_own_status(self) -> None:
-        found = self.ask("submissions", "user2", limit=1, status="error")
+        found = self.ask("submissions", "dan", limit=1, status="error")
         assert [each["status"] for each in found["submissions"]] == ["error"]
 
     def list_rare_status(self) -> None:
@@ -229,7 +229,7 @@ class Installation:
     def start(self) -> None:
         history = History()
         learner = Learner(history=history, errors=ErrorLog())
-        learner.learn_all(self.records.list_ended_tasks(LEARNT))
+        learner.learn_all(self.records.list_ended_tasks(LEARNT, FIELDS))
         assert len(max(history._seconds.values(), key=len)) == LEARNT
 
     def reconcile(self) -> None:
