@@ -58,22 +58,20 @@ class ListingPromises:
         ],
         ids=["all", "status", "owner", "owner and status", "a stranger", "no such"],
     )
-    @pytest.mark.parametrize("limit", [1, 7, 60, 500])
-    def test_pages_add_up_to_the_whole_list_newest_first(
-        self, records, query, numbers, limit
-    ) -> None:
+    def test_pages_add_up_to_the_whole_list_newest_first(self, records, query, numbers) -> None:
         for number in range(60):
             write_submission(records, number)
-        pages = list(read_pages(records, limit, **query))
-        assert ids(*pages) == [f"s-{number:04}" for number in sorted(numbers, reverse=True)]
-        assert all(len(page.records) == limit for page in pages[:-1])
+        for limit in (1, 7, 60, 500):
+            pages = list(read_pages(records, limit, **query))
+            assert ids(*pages) == [f"s-{number:04}" for number in sorted(numbers, reverse=True)]
+            assert all(len(page.records) == limit for page in pages[:-1])
 
-    @pytest.mark.parametrize("limit", [1, 2, 5])
-    def test_submissions_of_one_moment_are_each_in_one_page(self, records, limit) -> None:
+    def test_submissions_of_one_moment_are_each_in_one_page(self, records) -> None:
         for number in (3, 1, 4, 2, 0, 5):
             write_submission(records, number, created_at=BEGAN.isoformat())
-        found = ids(*read_pages(records, limit))
-        assert found == [f"s-{number:04}" for number in (5, 4, 3, 2, 1, 0)]
+        for limit in (1, 2, 5):
+            found = ids(*read_pages(records, limit))
+            assert found == [f"s-{number:04}" for number in (5, 4, 3, 2, 1, 0)]
 
     def test_a_page_goes_on_behind_what_came_meanwhile_and_what_is_gone(self, records) -> None:
         for number in range(6):
@@ -93,10 +91,14 @@ class ListingPromises:
         page = records.list_submissions(limit=9, before=Place(moment, "s"))
         assert ids(page) == ["s-0001", "s-0000"]
 
-    def test_the_whole_record_is_read(self, records) -> None:
-        write_submission(records, 0, notes="mine", score=0.25)
+    def test_the_whole_record_is_read_or_what_is_wanted_of_it(self, records) -> None:
+        write_submission(records, 0, notes="mine", score=0.25, results=[1])
         (record,) = records.list_submissions(limit=1).records
-        assert (record["notes"], record["score"]) == ("mine", 0.25)
+        assert (record["notes"], record["score"], record["results"]) == ("mine", 0.25, [1])
+        fields = ("score", "system", "created_at")
+        (record,) = records.list_submissions(limit=1, fields=fields).records
+        assert record.keys() == {"submission_id", "status", "score", "created_at"}
+        assert record["score"] == 0.25
 
     def test_the_newest_tasks_that_have_ended_come_oldest_first(self, records) -> None:
         for number in range(20):

@@ -27,7 +27,7 @@ from touchstone.dispatcher.control import read_control
 from touchstone.dispatcher.metadata.rows import TRAINING, VALIDATION
 from touchstone.dispatcher.placing import Placer
 from touchstone.dispatcher.rental import Rental
-from touchstone.hooks.records import Record, RecordExists
+from touchstone.hooks.records import Record, RecordExists, RecordStore
 from touchstone.hooks.starts import Starter
 from touchstone.operators.agent import PlacedOperator
 from touchstone.settings import Settings
@@ -45,13 +45,16 @@ class World:
     queues, stores and Airflow's tables are in memory.
 
     :param patch: Pytest's ``monkeypatch.setattr``: the operator finds its stores by itself.
+    :param records: Real records, which are then not in memory.
     """
 
-    def __init__(self, patch: Callable[..., None], **settings: Any) -> None:
+    def __init__(
+        self, patch: Callable[..., None], *, records: RecordStore | None = None, **settings: Any
+    ) -> None:
         self.now = NOON
         self.settings = Settings(env="dev", **settings)
         self.airflow = FakeAirflow(self.clock)
-        self.records = FakeRecordStore(self.settings)
+        self.records = records or FakeRecordStore(self.settings)
         self.objects = FakeObjectStore(self.clock)
         self.agent = FakeAgentHook()
         self.starter = Starter(

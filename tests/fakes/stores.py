@@ -60,11 +60,16 @@ class FakeRecordStore(RecordStore):
         return None if item is None else _from_item(item)
 
     def _find_many(
-        self, table: str, keys: Iterable[tuple[str, ...]]
+        self, table: str, keys: Iterable[tuple[str, ...]], fields: Sequence[str] = ()
     ) -> dict[tuple[str, ...], Record]:
         names = self._keys[table]
+        wanted = {*names, *fields}
         found = {key: self._find(table, dict(zip(names, key, strict=True))) for key in keys}
-        return {key: record for key, record in found.items() if record is not None}
+        return {
+            key: {name: value for name, value in record.items() if not fields or name in wanted}
+            for key, record in found.items()
+            if record is not None
+        }
 
     def _create(self, table: str, key: str, record: Record) -> None:
         if self._find(table, {name: record[name] for name in self._keys[table]}) is not None:

@@ -11,6 +11,9 @@ from touchstone.core.demand import find_duration
 from touchstone.core.durations import ErrorLog, History, describe_task
 from touchstone.hooks.records import Record
 
+FIELDS = ("kind", "config", "fence", "outcome", "running_at", "exited_at", "placement")
+"""What is learnt from, beside the key; a record has ten times as much."""
+
 
 class Learner:
     """

@@ -22,7 +22,7 @@ from touchstone.dispatcher.events import EventHandler
 from touchstone.dispatcher.fleet import FleetKeeper, find_fleet_file, load_fleet
 from touchstone.dispatcher.health import serve_health
 from touchstone.dispatcher.hearing import EventLoop
-from touchstone.dispatcher.learning import Learner
+from touchstone.dispatcher.learning import FIELDS, Learner
 from touchstone.dispatcher.metadata import acts, pools, runs
 from touchstone.dispatcher.placing import Placer
 from touchstone.dispatcher.publishing import PUBLISH_SECONDS, Publisher
@@ -81,6 +81,7 @@ class Dispatcher:
         self.stopping = threading.Event()
         self._wake = threading.Event()
         self._ticked_at = time.monotonic()
+        self._has_ticked = threading.Event()
         self._tick_seconds = 0.0
         records, agent = RecordStore.connect(settings), AgentHook(settings=settings)
         objects = ObjectStore.connect(settings)
@@ -206,7 +207,6 @@ class Dispatcher:
         self._wake.set()
 
     def _place(self) -> None:
-        is_first = True
         while not self.stopping.is_set():
             pause = TICK_SECONDS
             started = time.monotonic()
@@ -214,9 +214,9 @@ class Dispatcher:
                 self._placer.tick()
                 self._ticked_at = time.monotonic()
                 self._tick_seconds = self._ticked_at - started
-                if is_first:
+                if not self._has_ticked.is_set():
                     spare_collector()
-                    is_first = False
+                    self._has_ticked.set()
             except pools.PoolsBusy as error:
                 log.debug("%s", error)
                 pause = BUSY_SECONDS
@@ -243,7 +243,11 @@ class Dispatcher:
         self._publisher.publish(tick_seconds=self._tick_seconds)
 
     def _learn(self) -> None:
-        self._learner.learn_all(self._records.list_ended_tasks(LEARNT_TASKS))
+        # Reading the past takes seconds, of which whoever waits for a slot shall lose none.
+        while not self._has_ticked.wait(1.0):
+            if self.stopping.is_set():
+                return
+        self._learner.learn_all(self._records.list_ended_tasks(LEARNT_TASKS, FIELDS))
 
     def _repeat(self, work: Callable[[], object], seconds: float) -> None:
         while not self.stopping.is_set():

@@ -221,6 +221,7 @@ class RecordStore:
         status: SubmissionStatus | None = None,
         owner: str | None = None,
         before: Place | None = None,
+        fields: Sequence[str] = (),
     ) -> SubmissionPage:
         """
         Return the newest submissions; what that costs does not depend on how many there are.
@@ -231,6 +232,7 @@ class RecordStore:
         :param status: Only those in this status; ``None`` for all.
         :param owner: Only those of this submitter; ``None`` for all.
         :param before: Only those behind this place; ``None`` from the newest on.
+        :param fields: What is wanted of each; empty for all of it.
         """
         table = self._settings.submissions_table
         if owner is None:
@@ -243,10 +245,11 @@ class RecordStore:
             index, lanes = BY_OWNER_AND_STATUS, [{"submitted_by": owner, "status": status.value}]
         # One more tells whether there are more.
         places = self._list_newest(table, index, lanes, limit=limit + 1, before=before)
-        found = self._find_many(table, [place[1:] for place in places[:limit]])
+        wanted = {*fields, "status"} if fields else ()
+        found = self._find_many(table, [place[1:] for place in places[:limit]], sorted(wanted))
         records = (found[place[1:]] for place in places[:limit] if place[1:] in found)
         return SubmissionPage(
-            records=tuple(r for r in records if status is None or r["status"] == status),
+            records=tuple(r for r in records if status in {None, r.get("status")}),
             next=Place(*places[limit - 1]) if len(places) > limit else None,
         )
 
@@ -323,11 +326,12 @@ class RecordStore:
         found = self._query(table, AT_WORK, _YES, index=AT_WORK, fields=fields)
         return {(each["submission_id"], each["task_id"]): each.get("server") for each in found}
 
-    def list_ended_tasks(self, limit: int) -> Iterator[Record]:
+    def list_ended_tasks(self, limit: int, fields: Sequence[str] = ()) -> Iterator[Record]:
         """
         Yield the newest tasks that have ended, oldest first; a hundred at a time are read.
 
         :param limit: How many at most.
+        :param fields: What is wanted of each; empty for all of it.
         """
         table = self._settings.tasks_table
         lanes = [{"status": each.value} for each in sorted(TASK_TERMINAL)]
@@ -335,7 +339,7 @@ class RecordStore:
         keys = [place[1:] for place in reversed(newest)]
         for start in range(0, len(keys), _BATCH_GET_LIMIT):
             some = keys[start : start + _BATCH_GET_LIMIT]
-            found = self._find_many(table, some)
+            found = self._find_many(table, some, fields)
             yield from (found[key] for key in some if key in found)
 
     # --- evaluations -----------------------------------------------------------------------
@@ -436,22 +440,23 @@ class RecordStore:
         return None if item is None else _from_item(item)
 
     def _find_many(
-        self, table: str, keys: Iterable[tuple[str, ...]]
+        self, table: str, keys: Iterable[tuple[str, ...]], fields: Sequence[str] = ()
     ) -> dict[tuple[str, ...], Record]:
         """
-        Return records by key in as few requests as possible; those that exist.
+        Return records by key, or some fields of each, in few requests; those that exist.
 
         :raises TransientError: If the table goes on to leave some of them out.
         """
         names = self._keys[table]
         wanted = [_to_item(dict(zip(names, key, strict=True))) for key in dict.fromkeys(keys)]
         found: dict[tuple[str, ...], Record] = {}
+        projection = _build_projection({*names, *fields}) if fields else {}
         rounds = 0
         while wanted:
             batch, wanted = wanted[:_BATCH_GET_LIMIT], wanted[_BATCH_GET_LIMIT:]
             with translated_errors(f"reading {len(batch)} records of {table}"):
                 answer = self._client.batch_get_item(
-                    RequestItems={table: {"Keys": batch, "ConsistentRead": True}}
+                    RequestItems={table: {"Keys": batch, "ConsistentRead": True, **projection}}
                 )
             for item in answer["Responses"].get(table, ()):
                 record = _from_item(item)
@@ -537,14 +542,13 @@ class RecordStore:
     ) -> Sequence[Record]:
         """Return all records of a value, or only some fields of each."""
         more: dict[str, Any] = {"IndexName": index} if index else {"ConsistentRead": True}
-        names = {f"#f{number}": field for number, field in enumerate(fields)}
-        if names:
-            more["ProjectionExpression"] = ", ".join(names)
+        more |= _build_projection(fields) if fields else {}
+        names = {"#key": key, **more.pop("ExpressionAttributeNames", {})}
         with translated_errors(f"listing {table} of {value}"):
             pages = self._client.get_paginator("query").paginate(
                 TableName=table,
                 KeyConditionExpression="#key = :value",
-                ExpressionAttributeNames={"#key": key, **names},
+                ExpressionAttributeNames=names,
                 ExpressionAttributeValues={":value": {"S": value}},
                 **more,
             )
@@ -597,7 +601,14 @@ class RecordStore:
                 found = next(pages, None)
             if found is None:
                 return
-            yield from map(_from_item, found["Items"])
+            for item in found["Items"]:
+                yield {name: value["S"] for name, value in item.items()}
+
+
+def _build_projection(fields: Iterable[str]) -> dict[str, Any]:
+    """Return what limits an answer to some fields; some of their names are DynamoDB's own words."""
+    names = {f"#f{number}": field for number, field in enumerate(sorted(fields))}
+    return {"ProjectionExpression": ", ".join(names), "ExpressionAttributeNames": names}
 
 
 def _build_conditions(lane: Mapping[str, str], until: str | None) -> dict[str, Any]:

@@ -80,7 +80,9 @@ def list_visible_submissions(
     owner = user if caller.is_admin else caller.name
     if user not in {None, owner}:
         return [], None
-    page = records.list_submissions(limit=limit, status=status, owner=owner, before=before)
+    page = records.list_submissions(
+        limit=limit, status=status, owner=owner, before=before, fields=SUMMARY_FIELDS
+    )
     return [_pick(record, SUMMARY_FIELDS) for record in page.records], page.next
 
 

@@ -25,15 +25,17 @@ def run_installation(
     options: Mapping[str, str] | None = None,
     *,
     other_dags: Path | None = None,
+    runtime: str = "docker",
 ) -> Iterator[Installation]:
     """
     Run a stack with a trainer that does as it is told, until the block ends.
 
-    The image must have been made.
+    The image must have been made, if trainings run in containers.
 
     :param servers: Slots by server name.
     :param options: Further settings, as environment variables.
     :param other_dags: A folder of DAGs that have nothing to do with ours.
+    :param runtime: What trainings run in.
     """
     with tempfile.TemporaryDirectory(prefix="touchstone-bench-") as folder:
         installation = Installation(
@@ -43,7 +45,7 @@ def run_installation(
         if other_dags is not None:
             _add_dags(installation, other_dags)
         try:
-            done = installation.run("up", "--runtime", "docker", "--servers", listed, timeout=900)
+            done = installation.run("up", "--runtime", runtime, "--servers", listed, timeout=900)
             if done.returncode:
                 raise RuntimeError(f"the stack does not start:\n{done.stdout}\n{done.stderr}")
             yield installation

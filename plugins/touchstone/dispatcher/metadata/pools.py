@@ -154,11 +154,9 @@ def read_instances() -> list[Instance]:
                     TaskStateStoreModel.key == PLACEMENT_KEY,
                 ),
             )
-            .where(
-                TaskInstance.dag_id == DAG_ID,
-                TaskInstance.task_id.in_([TRAINING, VALIDATION]),
-                TaskInstance.state.in_(_PLACED_STATES),
-            )
+            # Not by task, which few others share these states with: SQLite would take that for the
+            # better index, and go through all trainings there ever were.
+            .where(TaskInstance.dag_id == DAG_ID, TaskInstance.state.in_(_PLACED_STATES))
         ).all()
     return [
         Instance(
@@ -178,6 +176,7 @@ def read_instances() -> list[Instance]:
             max_tries=row[12],
         )
         for row in rows
+        if row[3] in {TRAINING, VALIDATION}
     ]
 
 

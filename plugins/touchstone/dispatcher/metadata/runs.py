@@ -91,14 +91,20 @@ def find_ended_instances(run_ids: Iterable[str]) -> set[tuple[str, str, int]]:
     if not wanted:
         return set()
     with create_session() as session:
+        # Not by state: SQLite may take that for the better index, and almost all have ended.
         rows = session.execute(
-            select(TaskInstance.run_id, TaskInstance.task_id, TaskInstance.map_index).where(
-                TaskInstance.dag_id == DAG_ID,
-                TaskInstance.run_id.in_(wanted),
-                TaskInstance.state.in_(list(State.finished)),
-            )
+            select(
+                TaskInstance.run_id,
+                TaskInstance.task_id,
+                TaskInstance.map_index,
+                TaskInstance.state,
+            ).where(TaskInstance.dag_id == DAG_ID, TaskInstance.run_id.in_(wanted))
         ).all()
-    return {(run_id, task_id, map_index) for run_id, task_id, map_index in rows}
+    return {
+        (run_id, task_id, map_index)
+        for run_id, task_id, map_index, state in rows
+        if state in State.finished
+    }
 
 
 def find_submitter(run_id: str) -> str | None:
@@ -165,14 +171,19 @@ def release_parked() -> int:
     is_touched = DagRun.state != DagRunState.QUEUED
     has_none_waiting = ~trainings.where(IS_WAITING_TRAINING)
     has_begun = trainings.where(not_(IS_WAITING_TRAINING))
-    return _change_runs(
-        DagRun.dag_id == DAG_ID,
-        or_(
-            and_(DagRun.run_after == HELD_UNTIL, is_touched),
-            and_(DagRun.run_after == PARKED_UNTIL, or_(is_touched, has_none_waiting, has_begun)),
-        ),
-        run_after=ASKED_FOR_AT,
+    condition = or_(
+        and_(DagRun.run_after == HELD_UNTIL, is_touched),
+        and_(DagRun.run_after == PARKED_UNTIL, or_(is_touched, has_none_waiting, has_begun)),
     )
+    with create_session() as session:
+        # By the time alone, which only those have: of the DAG there are all runs there ever were.
+        rows = session.execute(
+            select(DagRun.id, DagRun.dag_id).where(
+                DagRun.run_after.in_([HELD_UNTIL, PARKED_UNTIL]), condition
+            )
+        ).all()
+    found = [pk for pk, dag_id in rows if dag_id == DAG_ID]
+    return _change_runs(DagRun.id.in_(found), condition, run_after=ASKED_FOR_AT) if found else 0
 
 
 def read_early_runs() -> list[EarlyRun]:
@@ -187,10 +198,15 @@ def read_early_runs() -> list[EarlyRun]:
     is_new = or_(_MAY_BEGIN, DagRun.run_after == HELD_UNTIL)
     with create_session() as session:
         rows = session.execute(
-            select(DagRun.id, DagRun.triggering_user_name, has_begun, DagRun.run_after)
-            .where(DagRun.dag_id == DAG_ID, or_(is_new, and_(has_begun, ~has_plan)))
-            .order_by(DagRun.id)
+            select(DagRun.id, DagRun.triggering_user_name, has_begun, DagRun.run_after).where(
+                DagRun.dag_id == DAG_ID,
+                # Implied by the rest but for what was held and then marked, which is the
+                # reconciler's; it keeps all runs that have ended from being looked at.
+                DagRun.state.in_([DagRunState.QUEUED, DagRunState.RUNNING]),
+                or_(is_new, and_(has_begun, ~has_plan)),
+            )
         ).all()
+    # Sorted here: SQLite would go through all runs of the DAG to have them in order.
     return [
         EarlyRun(
             pk=pk,
@@ -198,7 +214,7 @@ def read_early_runs() -> list[EarlyRun]:
             has_begun=bool(begun),
             is_held=after == HELD_UNTIL,
         )
-        for pk, user, begun, after in rows
+        for pk, user, begun, after in sorted(rows, key=lambda row: int(row[0]))
     ]
 
 
