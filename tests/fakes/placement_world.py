@@ -24,6 +24,7 @@ from touchstone.core.pools import build_validation_pool
 from touchstone.core.tasks import TaskSpec
 from touchstone.dispatcher.book import TaskBook
 from touchstone.dispatcher.control import read_control
+from touchstone.dispatcher.events import EventHandler
 from touchstone.dispatcher.metadata.rows import TRAINING, VALIDATION
 from touchstone.dispatcher.placing import Placer
 from touchstone.dispatcher.rental import Rental
@@ -31,7 +32,8 @@ from touchstone.hooks.records import Record, RecordExists, RecordStore
 from touchstone.hooks.starts import Starter
 from touchstone.operators.agent import PlacedOperator
 from touchstone.settings import Settings
-from touchstone_agent.protocol.messages import AttemptPhase, Limits, PhaseChanged, Start
+from touchstone_agent.protocol.envelope import EventMessage, Header
+from touchstone_agent.protocol.messages import AttemptPhase, AttemptRef, Limits, PhaseChanged, Start
 
 NOON = datetime(2026, 11, 22, 12, 0, tzinfo=UTC)
 GOOD = {"outcome": "succeeded", "class": "ok", "exit_code": 0}
@@ -74,6 +76,14 @@ class World:
         self.history = History()
         self.dispatchers: list[Placer] = []
         self.dispatcher = self.make_dispatcher()
+        # What agents say is taken in by the real handler, past signatures and queues.
+        self.handler = EventHandler(
+            records=self.records,
+            objects=self.objects,
+            agent=self.agent,  # type: ignore[arg-type]
+            settings=self.settings,
+            clock=self.clock,
+        )
         self.fences: dict[Key, int] = {}
         self.keys: dict[tuple[str, str], Key] = {}
         patch("touchstone.hooks.records.RecordStore.connect", lambda _: self.records)
@@ -123,16 +133,25 @@ class World:
         validation_slots: int = 1,
         vram_gib: float = 0,
         ram_gib: float = 64,
+        takes: int | None = None,
         **declared: Any,
     ) -> None:
-        """Enrol a server that is heard of, with pools."""
+        """
+        Enrol a server that is heard of, with pools.
+
+        :param takes: Trainings that its agent takes at a time; ``None`` to leave that open.
+        """
         gpus = [{"name": "gpu", "memory_mib": int(vram_gib * 1024)}] if vram_gib else []
         self.records.create_server(
             {
                 "server": name,
                 "public_key": "key",
                 "heartbeat_at": self.now.isoformat(),
-                "inventory": {"memory_mib": int(ram_gib * 1024), "gpus": gpus},
+                "inventory": {
+                    "memory_mib": int(ram_gib * 1024),
+                    "gpus": gpus,
+                    **({} if takes is None else {"slots": takes}),
+                },
                 "declared": declared,
             }
         )
@@ -147,6 +166,13 @@ class World:
         """Let a server be heard of again."""
         self.records.change_server(
             name, lambda _: {"is_silent": False, "heartbeat_at": self.now.isoformat()}
+        )
+
+    def show(self, name: str, *running: tuple[AttemptRef, str]) -> None:
+        """Let a server's heartbeat tell what it runs: attempts with their phases."""
+        listed = [[ref.model_dump(mode="json"), phase] for ref, phase in running]
+        self.records.change_server(
+            name, lambda _: {"running": listed, "heartbeat_at": self.now.isoformat()}
         )
 
     def submit(self, submission_id: str, *intervals: int, **spec: Any) -> list[Key]:
@@ -269,11 +295,12 @@ class World:
         event = PhaseChanged(
             ref=attempts.get_ref(record), phase=phase, at=self.now, reason=reason, details=details
         )
-        return self.records.change_task(
-            record["submission_id"],
-            record["task_id"],
-            lambda found: attempts.apply_phase(found, event, now=self.now),
+        server = record["server"]
+        header = Header(
+            message_id="", env="dev", server=server, issued_at=self.now, expires_at=self.now
         )
+        self.handler.take(EventMessage(header=header, body=event))
+        return self.record(key)
 
     def trigger(self, key: Key) -> None:
         """Let a deferred task's trigger look at the record, and end the task as it does."""

@@ -319,5 +319,49 @@ def test_a_lost_agents_tasks_run_elsewhere_and_its_late_result_is_refused(fleet)
     fleet.wait_until_gone(task["container"])
 
 
+def test_an_outranked_attempt_is_ended_when_its_server_is_back_and_then_its_slot_is_used(
+    fleet, containers
+):
+    """It trained on beside its successor, and whatever came after it was refused as full."""
+    for name, slots in {"a": 0, "b": 0, "c": 1}.items():
+        fleet.set_slots(name, slots)
+    long = submit(fleet, (5,), "seconds=1200")
+    old = fleet.wait_for_task(long, "i5", "running", seconds=120)
+    assert old["server"] == "c"
+    fleet.set_slots("b", 1)
+
+    pid = fleet.part("agent-c")["pid"]
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        wait_for(
+            "another attempt runs elsewhere",
+            lambda: (
+                (t := fleet.task(long, "i5"))["server"] == "b" and t["status"] == "running" and t
+            ),
+            seconds=300,
+        )
+        next_one = submit(fleet, (5,), "seconds=2")
+        wait_for(
+            "the next one waits for a slot",
+            lambda: fleet.task(next_one, "i5").get("status") == "queued",
+            seconds=300,
+        )
+    finally:
+        os.kill(pid, signal.SIGCONT)
+
+    # Long before it ends by itself.
+    fleet.wait_until_gone(old["container"], seconds=600)
+    assert fleet.wait_for_submission(next_one, "success", seconds=300)
+
+    (other,) = trainings(fleet, next_one)
+    assert other["server"] == "c"
+    assert len(attempts_of(other)) == 1, "it was refused nowhere"
+    on_c = {old["container"]: "c", other["container"]: "c"}
+    assert containers.count_at_once(on_c.get)["c"] == 1
+    newest = fleet.task(long, "i5")
+    assert (newest["server"], newest["status"]) == ("b", "running")
+    assert fleet.run("cancel", long).returncode == 0
+
+
 def has_exited(container):
     return docker.from_env().containers.get(container).status == "exited"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import threading
-from collections import Counter
+from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime, timedelta
 from functools import partial
@@ -44,6 +44,7 @@ from touchstone_agent.protocol.messages import (
     Inventory,
     PhaseChanged,
     Poison,
+    Refusal,
     Start,
     Sync,
 )
@@ -59,6 +60,10 @@ REPEAT_SECONDS = 600.0
 """Before an end that nobody acknowledges is told again: the event queue may have lost it."""
 
 LEAVE_SECONDS = 2.0
+
+MAX_DEFECTS = 5
+"""After so many failures on one message the control plane is told of it."""
+MAX_DEFECTS_KNOWN = 1000
 
 log = Log("agent")
 
@@ -127,6 +132,8 @@ class Agent:
             shop.runtime, shop.clock, grace_seconds=settings.quarantine_seconds
         )
         self._told_at: dict[AttemptRef, float] = {}
+        self._defects: OrderedDict[str, int] = OrderedDict()
+        self._threads: list[threading.Thread] = []
         self.counts: Counter[str] = Counter()
         """What was ignored or refused, by kind."""
 
@@ -150,14 +157,24 @@ class Agent:
                 self._supervise(cell)
 
     def run(self) -> None:
-        """Work until the stopping event of the workshop is set."""
+        """
+        Work until the stopping event of the workshop is set.
+
+        :raises SystemExit: If one of the loops has ended by itself: whoever looks after the daemon
+            starts it again, while half an agent would go unnoticed. Containers go on.
+        """
         self._say_hello()
         stopping = self._shop.stopping
-        for queue in (self._settings.control_queue, self._settings.request_queue):
-            threading.Thread(target=self._poll, args=(queue,), name=queue, daemon=True).start()
-        threading.Thread(
-            target=self._outbox.run, args=(stopping,), name="outbox", daemon=True
-        ).start()
+        loops: dict[str, Callable[[], None]] = {
+            queue: partial(self._poll, queue)
+            for queue in (self._settings.control_queue, self._settings.request_queue)
+        }
+        loops["outbox"] = partial(self._outbox.run, stopping)
+        self._threads = [
+            threading.Thread(target=loop, name=name, daemon=True) for name, loop in loops.items()
+        ]
+        for thread in self._threads:
+            thread.start()
         self._keep_house(stopping)
 
     def leave(self) -> None:
@@ -176,21 +193,55 @@ class Agent:
         failures = 0
         while not self._shop.stopping.is_set():
             try:
-                for message in self._queues.receive(queue):
-                    self.handle(queue, message)
+                messages = self._queues.receive(queue)
             except TransientError as error:
                 failures += 1
                 wait = error.retry_after or backoff.after(failures)
                 log.warning("queue.failed", problem=str(error), retry_in_seconds=wait)
                 self._shop.stopping.wait(wait)
             except Exception:
-                # The message stays on the queue: it comes again, and at last to the dead letters.
                 failures += 1
-                self._count("defect")
-                log.exception("message.defect", queue=queue)
+                log.exception("queue.defect", queue=queue)
                 self._shop.stopping.wait(backoff.after(failures))
             else:
                 failures = 0
+                self.take(queue, messages)
+
+    def take(self, queue: str, messages: Iterable[Received]) -> None:
+        """
+        Act on messages, one after the other; what fails stays on the queue and comes again.
+
+        Only what is of the same task must not overtake it: all others are acted on.
+
+        :param queue: Where they are from.
+        :param messages: As they were received.
+        """
+        waiting: set[str] = set()
+        for message in messages:
+            if message.group in waiting:
+                continue
+            try:
+                self.handle(queue, message)
+                self._defects.pop(message.message_id, None)
+            except TransientError as error:
+                log.warning("message.delayed", id=message.message_id, problem=str(error))
+                waiting.add(message.group)
+            except Exception as error:
+                log.exception("message.defect", queue=queue, id=message.message_id)
+                waiting.add(message.group)
+                self._count_defect(message, error)
+
+    def _count_defect(self, message: Received, error: Exception) -> None:
+        """Tell of a message that failed too often; the queue sets it aside soon after that."""
+        self._count("defect")
+        failed = self._defects.pop(message.message_id, 0) + 1
+        if len(self._defects) >= MAX_DEFECTS_KNOWN:
+            self._defects.popitem(last=False)
+        self._defects[message.message_id] = failed
+        if failed == MAX_DEFECTS:
+            reason = f"the agent failed on it {failed} times: {error!r}"[:500]
+            poison = Poison(reason=reason, message_id=message.message_id)
+            self._outbox.tell(f"poison {message.message_id}", poison, group=self._group)
 
     # --- commands ---------------------------------------------------------------------------
 
@@ -247,9 +298,7 @@ class Agent:
                 capacity=self._capacity,
             )
             if isinstance(decision, Accept):
-                problem = self._find_problem(start)
-                if problem is not None:
-                    decision = Refuse(phase=AttemptPhase.REJECTED, reason=problem)
+                decision = self._find_problem(start) or decision
             match decision:
                 case Repeat():
                     self._cells[start.ref].announce()
@@ -277,16 +326,24 @@ class Agent:
 
     def _tell_refusal(self, ref: AttemptRef, refusal: Refuse, now: datetime) -> None:
         log.info("attempt.refused", task=ref.task_key, fence=ref.fence, reason=refusal.reason)
-        event = PhaseChanged(ref=ref, phase=refusal.phase, at=now, reason=refusal.reason)
+        event = PhaseChanged(
+            ref=ref,
+            phase=refusal.phase,
+            at=now,
+            reason=refusal.reason,
+            details={"refusal": refusal.refusal.value} if refusal.refusal else {},
+        )
         self._outbox.post(self._journal.post(event))
 
-    def _find_problem(self, start: Start) -> str | None:
+    def _find_problem(self, start: Start) -> Refuse | None:
         if self._find_name(start.ref) is None:
-            return f"{start.ref.task_key} cannot be part of a container's name"
+            reason = f"{start.ref.task_key} cannot be part of a container's name"
+            return Refuse(phase=AttemptPhase.REJECTED, reason=reason, refusal=Refusal.NAME)
         wanted = sum(item.size for item in start.inputs) + self._settings.min_free_mib * 1024**2
         free = shutil.disk_usage(self._settings.state_dir).free
         if free < wanted:
-            return f"disk: {free // 1024**2} MiB free, {wanted // 1024**2} MiB wanted"
+            reason = f"disk: {free // 1024**2} MiB free, {wanted // 1024**2} MiB wanted"
+            return Refuse(phase=AttemptPhase.REJECTED, reason=reason, refusal=Refusal.DISK)
         return None
 
     def _on_cancel(self, cancel: Cancel) -> None:
@@ -382,6 +439,7 @@ class Agent:
         chores: list[tuple[float, Callable[[], object]]] = [
             (beat, self._beat),
             (tick, self._end_overdue),
+            (tick, self._supervise_again),
             (max(beat, 15.0), self._repeat_hello),
             (60.0, self._repeat_ends),
             (SWEEP_SECONDS, self._sweep),
@@ -394,13 +452,34 @@ class Agent:
                 if now >= due[number]:
                     due[number] = now + interval
                     self._do(chore)
+            self._check_threads()
             stopping.wait(max(0.05, min(due) - self._shop.clock.monotonic()))
 
     def _do(self, chore: Callable[[], object]) -> None:
+        name = getattr(chore, "__name__", "")
         try:
             chore()
         except (TransientError, PermanentError, OSError) as error:
-            log.warning("chore.failed", chore=getattr(chore, "__name__", ""), problem=str(error))
+            log.warning("chore.failed", chore=name, problem=str(error))
+        except Exception:
+            # The other chores do not wait for this one: without heartbeats all is lost.
+            self._count("defect")
+            log.exception("chore.defect", chore=name)
+
+    def _check_threads(self) -> None:
+        if self._shop.stopping.is_set():
+            return
+        for thread in self._threads:
+            if not thread.is_alive():
+                log.error("thread.ended", thread=thread.name)
+                raise SystemExit(f"the loop {thread.name!r} has ended")
+
+    def _supervise_again(self) -> None:
+        """Go on with attempts whose supervisor has ended without bringing them to an end."""
+        for cell in self._list_cells():
+            if not cell.attempt.is_final and not cell.is_supervised:
+                log.warning("attempt.supervised_again", attempt=cell.name)
+                self._supervise(cell)
 
     def _beat(self) -> None:
         heartbeat = Heartbeat(inventory=self.build_inventory())

@@ -16,7 +16,7 @@ from touchstone_agent.core.backoff import Backoff
 from touchstone_agent.core.ports import Clock
 from touchstone_agent.logs import Log
 from touchstone_agent.protocol.envelope import EventMessage, Header, seal
-from touchstone_agent.protocol.errors import ConfigurationError, TransientError
+from touchstone_agent.protocol.errors import TransientError
 from touchstone_agent.protocol.messages import Event, PhaseChanged
 
 PHASE_TTL = timedelta(days=14)
@@ -123,6 +123,11 @@ class Outbox:
                 wait = error.retry_after or self._backoff.after(failures)
                 log.warning("event.not_sent", problem=str(error), retry_in_seconds=wait)
                 stopping.wait(wait)
+            except Exception:
+                # Without this thread the whole server would be taken for dead.
+                failures += 1
+                log.exception("event.defect")
+                stopping.wait(self._backoff.after(failures))
             else:
                 failures = 0
 
@@ -172,11 +177,14 @@ class Outbox:
     def _send(self, message_id: str, group: str, event: Event) -> None:
         try:
             body = self._seal(message_id, event)
-        except ConfigurationError as error:
-            log.error("event.too_large", problem=str(error))
+        except (ValueError, RecursionError) as error:
+            # Too large, or nothing that JSON can say; the error itself may hold the same.
+            problem = ascii(str(error))[:500]
+            log.error("event.unfit", kind=event.kind, problem=problem)
             if not isinstance(event, PhaseChanged):
                 return
-            slim = event.model_copy(update={"details": {"left_out": str(error)}})
+            reason = None if event.reason is None else ascii(event.reason)[1:-1][:500]
+            slim = event.model_copy(update={"details": {"left_out": problem}, "reason": reason})
             body = self._seal(message_id, slim)
         self._queues.send(self._queue, group=group, message_id=message_id, body=body)
         if event.kind not in ("heartbeat", "progress"):

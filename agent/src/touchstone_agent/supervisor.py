@@ -28,7 +28,7 @@ from touchstone_agent.core.limits import (
     build_wall_reason,
     limit_preparation,
 )
-from touchstone_agent.core.ports import Exit
+from touchstone_agent.core.ports import Exit, HostLacks
 from touchstone_agent.evidence import ProgressReader, read_verdict
 from touchstone_agent.exits import ExitWaiter
 from touchstone_agent.grants import AskingEnded
@@ -80,11 +80,20 @@ class Supervisor:
         self._console: tuple[ConsoleUploader, threading.Thread] | None = None
         self._waiter: ExitWaiter | None = None
         self._excess: str | None = None
+        self._lacks: dict[str, Any] = {}
 
     def start(self) -> None:
         """Begin, in the background."""
         self._cell.is_supervised = True
-        threading.Thread(target=self.run, name=self._cell.name, daemon=True).start()
+        threading.Thread(target=self._run, name=self._cell.name, daemon=True).start()
+
+    def _run(self) -> None:
+        try:
+            self.run()
+        except BaseException:
+            # Housekeeping begins anew with what is not at its end and has nobody.
+            log.exception("supervisor.ended", attempt=self._cell.name)
+            self._cell.is_supervised = False
 
     def run(self) -> None:
         """Take step after step until the attempt has ended or the agent leaves."""
@@ -99,6 +108,8 @@ class Supervisor:
                 self._delay(error, failures)
             except PermanentError as error:
                 failures += 1
+                if isinstance(error, HostLacks):
+                    self._lacks = {"refusal": error.refusal.value}
                 self._lose(error, failures)
             except Exception as error:
                 # The attempt's last line of defence: a defect must not leave it without an end.
@@ -237,7 +248,11 @@ class Supervisor:
             self._console[0].complete()
         self._cell.update(
             lambda a: move(
-                a, attempt.end_as, at=self._shop.clock.now(), reason=attempt.cancel_reason
+                a,
+                attempt.end_as,
+                at=self._shop.clock.now(),
+                reason=attempt.cancel_reason,
+                details=self._lacks,
             )
         )
         remove_tree(self._cell.folder / "in")

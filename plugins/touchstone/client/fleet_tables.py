@@ -48,6 +48,8 @@ def build_fleet(status: Record) -> RenderableType:
     remarks = [difference for row in status["servers"] for difference in row["differences"]]
     lines = [
         *_describe_placements(status),
+        *_describe_holds(status),
+        *_describe_work(status),
         *_describe_pods(runpod),
         *remarks,
         *status["differences"],
@@ -80,7 +82,9 @@ def _describe_state(row: Record) -> Text:
     age = row.get("heartbeat_age_seconds")
     if age is None:
         return Text("never heard of", "red")
-    return Text("alive", "green") if row["is_alive"] else Text(f"silent {_ago(age)}", "red")
+    if not row["is_alive"]:
+        return Text(f"silent {_ago(age)}", "red")
+    return Text("refuses", "red") if row.get("holds") else Text("alive", "green")
 
 
 def _describe_account(runpod: Record) -> Text:
@@ -141,3 +145,30 @@ def _describe_placements(status: Record) -> Iterator[str]:
                 f"{row['server']}: drained by {drained['by']} at {format_time(drained['at'])}; "
                 f"had {drained['slots']} and {drained['validation_slots']} slots"
             )
+
+
+def _describe_holds(status: Record) -> Iterator[str]:
+    for row in status["servers"]:
+        for hold in row.get("holds") or ():
+            yield f"{row['server']}: {hold['told']}"
+    lingering = (status.get("dispatcher") or {}).get("lingering") or {}
+    for name, slots in sorted(lingering.items()):
+        held = "1 slot is" if slots == 1 else f"{slots} slots are"
+        yield f"{name}: {held} held by attempts that are being ended"
+
+
+def _describe_work(status: Record) -> Iterator[str]:
+    """Say what an admin has to look at: what could not be done, and what was set aside."""
+    dispatcher = status.get("dispatcher") or {}
+    if dispatcher.get("warning") and not status["placements"]["paused"]:
+        yield str(dispatcher["warning"])
+    for trouble in dispatcher.get("troubles") or ():
+        more = f" (and {trouble['items'] - 1} more)" if trouble["items"] > 1 else ""
+        what = " ".join(filter(None, (trouble["what"], trouble["item"])))
+        yield (
+            f"dispatcher: could not {what}{more}, last at {format_time(trouble['at'])}: "
+            f"{trouble['reason']}"
+        )
+    for queue, letters in sorted((status.get("dead_letters") or {}).items()):
+        count = "1 message was" if letters == 1 else f"{letters} messages were"
+        yield f"{queue}: {count} set aside; see Dead letters in the runbook"

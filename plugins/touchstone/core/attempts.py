@@ -18,6 +18,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from touchstone.core.conf import Platform
+from touchstone.core.holds import find_refusal
 from touchstone.core.outcomes import Outcome, judge_exit
 from touchstone.core.states import TASK_TERMINAL, TaskStatus, is_task_move
 from touchstone.core.tasks import TaskSpec
@@ -29,6 +30,7 @@ from touchstone_agent.protocol.messages import (
     Limits,
     PhaseChanged,
     Progress,
+    Refusal,
     SlotClass,
 )
 from touchstone_agent.protocol.words import build_line, describe_refusal
@@ -408,13 +410,24 @@ def apply_phase(
     elif event.phase is AttemptPhase.REJECTED:
         reason = f"server {record['server']} refused: {event.reason}"
         changes |= _ended(TaskStatus.ERROR, Outcome.FAILED_INFRASTRUCTURE, reason, moment)
+        changes |= _classify_refusal(details)
     else:
         changes |= _ended(TaskStatus.LOST, Outcome.LOST, event.reason, moment)
+        changes |= _classify_refusal(details)
     status = TaskStatus(changes["status"] if "status" in changes else record["status"])
     if is_ended(record) or not is_task_move(TaskStatus(record["status"]), status):
         # The end is on record already; a straggler's facts may be added, its status may not.
         changes = {key: value for key, value in changes.items() if key in {"phase", "uploaded_at"}}
     return changes
+
+
+def _classify_refusal(details: Mapping[str, Any]) -> Record:
+    refusal = find_refusal(details)
+    if refusal is None:
+        return {}
+    # No server can run what cannot be named; any other refusal is one server's.
+    is_final = {"is_retriable": False} if refusal is Refusal.NAME else {}
+    return {"failure_class": refusal.value} | is_final
 
 
 def refuse_phase(
@@ -426,7 +439,9 @@ def refuse_phase(
     :param problem: Why not.
     :return: Fields to set, which are few; ``None`` if the event changes nothing.
     """
-    changes = apply_phase(record, event, now=now)
+    # Nothing of its own words: they may be what cannot be put on record, or even be read.
+    bare = event.model_copy(update={"details": {}, "reason": None})
+    changes = apply_phase(record, bare, now=now)
     if not changes or is_ended(record):
         return None
     phase = {key: changes[key] for key in ("phase", "last_event_at") if key in changes}
@@ -593,7 +608,18 @@ MAX_USER_FAILURES = 3
 MAX_OUT_OF_MEMORY = 2
 """Attempts that may fail by the user's code, and for memory; other hosts' faults never count."""
 MAX_VALIDATIONS = 3
-"""Attempts of a validation, whoever's faults; a pod that was not to be had was no attempt."""
+"""Attempts of a validation, whoever's faults; what no server and no pod took was no attempt."""
+
+
+def is_unrented(attempt: Record) -> bool:
+    """Tell whether no pod was to be had for an attempt; the class alone may be submitted code's."""
+    has_run = attempt.get("running_at") or attempt.get("exit_code") is not None
+    return attempt.get("failure_class") in RENTAL_CLASSES and not has_run
+
+
+def is_untaken(attempt: Record) -> bool:
+    """Tell whether an attempt came to nothing because no server and no pod took it."""
+    return attempt.get("phase") == AttemptPhase.REJECTED or is_unrented(attempt)
 
 
 def may_retry(record: Record) -> bool:
@@ -603,7 +629,7 @@ def may_retry(record: Record) -> bool:
     ended = _find_attempts_since_clear(record)
     if record["kind"] == SlotClass.VALIDATION:
         # Somebody waits for a verdict, and is told soon that there will be none.
-        had = sum(item.get("failure_class") not in RENTAL_CLASSES for item in ended)
+        had = sum(not is_untaken(item) for item in ended)
         return had < MAX_VALIDATIONS
     by_user = sum(item.get("outcome") == Outcome.FAILED_USER for item in ended)
     by_memory = sum(item.get("failure_class") == OUT_OF_MEMORY for item in ended)

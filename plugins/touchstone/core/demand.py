@@ -2,30 +2,43 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from datetime import datetime, timedelta
 from typing import Any
 
 from touchstone.core.attempts import (
     OUT_OF_MEMORY,
-    RENTAL_CLASSES,
     build_attempt_spec,
     find_attempts_of_run,
+    is_unrented,
     remember_attempt,
 )
 from touchstone.core.conf import Platform, Schedule
 from touchstone.core.eligibility import Capability, Declared, Needs, Resource, Running, intersect
 from touchstone.core.fairness import Hold
+from touchstone.core.holds import LACKS, ServerHold, list_holds
 from touchstone.core.outcomes import Outcome
+from touchstone.core.pools import RUNPOD_POOL
+from touchstone.core.reasons import tell_time
 from touchstone.core.tasks import TaskSpec
+from touchstone.core.times import read_time
+from touchstone_agent.core.backoff import Backoff
 from touchstone_agent.protocol.messages import AttemptPhase, SlotClass
 
 Record = dict[str, Any]
 
+NOTHING_LINGERS: Mapping[SlotClass, int] = Counter()
+
 _MIB_PER_GIB = 1024
+_SLOTS_KEYS = {SlotClass.TRAINING: "slots", SlotClass.VALIDATION: "validation_slots"}
 
 FIRST_HOLD = timedelta(seconds=30)
 LONGEST_HOLD = timedelta(minutes=30)
+FREE_REFUSALS = 2
+"""So many servers in a row may refuse a task before it waits: the next one may well take it."""
+
+_HOLD = Backoff(first_seconds=FIRST_HOLD.total_seconds(), cap_seconds=LONGEST_HOLD.total_seconds())
 
 
 def build_needs(record: Record) -> Needs:
@@ -53,6 +66,7 @@ def build_needs(record: Record) -> Needs:
         gpu_models=spec.pods.gpu_models,
         cloud=spec.pods.cloud,
         max_price=spec.pods.max_price,
+        image=spec.image,
     )
 
 
@@ -79,7 +93,7 @@ def find_duration(record: Record) -> float | None:
     began, ended = record.get("running_at"), record.get("exited_at")
     if not began or not ended or record.get("outcome") != Outcome.SUCCEEDED:
         return None
-    lasted = datetime.fromisoformat(ended) - datetime.fromisoformat(began)
+    lasted = read_time(ended) - read_time(began)
     return max(0.0, lasted.total_seconds())
 
 
@@ -101,28 +115,39 @@ def find_avoided(record: Record) -> frozenset[str]:
         for item in find_attempts_of_run(record)
         if item.get("server")
         and item.get("outcome") in {Outcome.FAILED_INFRASTRUCTURE, Outcome.LOST}
-        and item.get("phase") != AttemptPhase.REJECTED
+        and (item.get("phase") != AttemptPhase.REJECTED or item.get("failure_class") in LACKS)
         and item.get("failure_class") != OUT_OF_MEMORY
     )
 
 
 def find_hold(record: Record) -> Hold | None:
     """
-    Return for how long no pod is to be rented for a task again, by how its last attempts ended.
+    Return for how long a task keeps away from where its last attempts were not taken.
 
-    What could not be rented is tried again after half a minute, then after twice as long each
-    time: the catalogue, a balance or a budget rarely change within seconds.
+    A pod that could not be rented is tried again after half a minute, then after twice as long
+    each time: the catalogue, a balance or a budget rarely change within seconds. Servers that
+    refuse one after the other are waited for in the same way, from the third on: Airflow's tries
+    must outlast whatever is wrong with all of them.
     """
-    row = 0
+    rentals = refusals = 0
+    places = set()
     for item in reversed(find_attempts_of_run(record)):
-        if item.get("failure_class") not in RENTAL_CLASSES:
+        if is_unrented(item):
+            rentals += 1
+            places.add(RUNPOD_POOL)
+        elif item.get("phase") == AttemptPhase.REJECTED:
+            refusals += 1
+            places.add(str(item.get("server")))
+        else:
             break
-        row += 1
     ended = record.get("ended_at")
-    if not row or not ended:
+    waits = [_HOLD.after(row) for row in (rentals, refusals - FREE_REFUSALS) if row > 0]
+    if not waits or not ended:
         return None
-    pause = min(FIRST_HOLD * 2 ** (row - 1), LONGEST_HOLD)
-    return Hold(until=datetime.fromisoformat(ended) + pause, reason=str(record.get("reason")))
+    if refusals <= FREE_REFUSALS:
+        places = {RUNPOD_POOL}
+    until = read_time(ended) + timedelta(seconds=max(waits))
+    return Hold(until=until, reason=str(record.get("reason")), places=frozenset(places))
 
 
 def build_resource(
@@ -134,25 +159,42 @@ def build_resource(
     validation_free: int,
     running: Iterable[Running] = (),
     validation_running: Iterable[Running] = (),
+    lingering: Mapping[SlotClass, int] = NOTHING_LINGERS,
     now: datetime,
     silence: timedelta,
 ) -> Resource:
     """
     Return an on-prem server as placement sees it.
 
-    :param server: The server's record: heartbeat, inventory, what the fleet file declares.
+    :param server: The server's record: heartbeat, inventory, what the fleet file declares, and what
+        it has refused.
+    :param slots: Slots of its pool for trainings.
+    :param free: How many of those hold nothing, as far as Airflow knows.
+    :param validation_slots: The same of its pool for validations.
+    :param validation_free: The same of its pool for validations.
+    :param running: What holds the slots for trainings.
+    :param validation_running: The same of its pool for validations.
+    :param lingering: Attempts of each kind that hold a slot there by the agent's word and that
+        nobody waits for any more.
     :param silence: How long it may say nothing before nothing new is sent to it.
     """
     declared = server.get("declared") or {}
     seen = server.get("heartbeat_at")
-    heard = datetime.fromisoformat(seen) if seen else None
+    heard = read_time(seen) if seen else None
+    holds = [hold for hold in list_holds(server) if hold.until > now]
+    running, validation_running = tuple(running), tuple(validation_running)
+    left, validation_left = lingering[SlotClass.TRAINING], lingering[SlotClass.VALIDATION]
+    # What the agent takes at a time, and not what somebody has set on the Pools page.
+    most = find_slots(server, SlotClass.TRAINING, slots)
+    validation_most = find_slots(server, SlotClass.VALIDATION, validation_slots)
     return Resource(
         name=str(server["server"]),
         priority=int(declared.get("priority") or 0),
-        slots=slots,
-        free=free,
-        validation_slots=validation_slots,
-        validation_free=validation_free,
+        slots=most,
+        free=min(free, most - len(running)) - left,
+        validation_slots=validation_most,
+        validation_free=min(validation_free, validation_most - len(validation_running))
+        - validation_left,
         kinds=find_kinds(server),
         capability=intersect(
             Declared(
@@ -165,10 +207,36 @@ def build_resource(
         allow=tuple(declared.get("allow") or ()),
         deny=tuple(declared.get("deny") or ()),
         is_alive=heard is not None and now - heard <= silence,
-        running=tuple(running),
-        validation_running=tuple(validation_running),
+        block=next(
+            (tell_hold(hold, now) for hold in holds if not hold.kind and not hold.image), None
+        ),
+        kind_blocks=tuple((hold.kind, tell_hold(hold, now)) for hold in holds if hold.kind),
+        held_images=tuple((hold.image, tell_hold(hold, now)) for hold in holds if hold.image),
+        lingering=left,
+        validation_lingering=validation_left,
+        running=running,
+        validation_running=validation_running,
         silent_since=heard,
     )
+
+
+def tell_hold(hold: ServerHold, now: datetime) -> str:
+    """Return what a server does not take, until when, and why, without the server's name."""
+    what = f"no {hold.kind}s" if hold.kind else "nothing"
+    if hold.image:
+        what = f"nothing of image {hold.image}"
+    return f"takes {what} until {tell_time(hold.until, now)}: {hold.reason}"
+
+
+def find_slots(server: Mapping[str, Any], kind: SlotClass, slots: int) -> int:
+    """
+    Return how many tasks of a kind a server takes at a time.
+
+    :param slots: What its pool says.
+    :return: The same, or what its agent says if that is less.
+    """
+    takes = (server.get("inventory") or {}).get(_SLOTS_KEYS[kind])
+    return slots if takes is None else min(slots, int(takes))
 
 
 def find_kinds(server: Mapping[str, Any]) -> frozenset[SlotClass]:
@@ -179,8 +247,7 @@ def find_kinds(server: Mapping[str, Any]) -> frozenset[SlotClass]:
     how a server for validations alone is made, and no admin has drained it.
     """
     inventory = server.get("inventory") or {}
-    keys = {SlotClass.TRAINING: "slots", SlotClass.VALIDATION: "validation_slots"}
-    return frozenset(kind for kind, key in keys.items() if inventory.get(key) != 0)
+    return frozenset(kind for kind, key in _SLOTS_KEYS.items() if inventory.get(key) != 0)
 
 
 def find_detected(server: Mapping[str, Any]) -> Capability | None:

@@ -77,6 +77,7 @@ class Needs:
     :param gpu_models: GPU models of pods it may run in, best first; empty for any.
     :param cloud: Whose machines pods may be on.
     :param max_price: Most that a pod may cost, USD per hour; ``None`` for no ceiling.
+    :param image: Its container image; empty if that is no matter.
     """
 
     kind: SlotClass
@@ -90,6 +91,7 @@ class Needs:
     gpu_models: tuple[str, ...] = ()
     cloud: CloudChoice = CloudChoice.ANY
     max_price: Decimal | None = None
+    image: str = ""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -124,6 +126,11 @@ class Resource:
     :param deny: Patterns of labels that keep a task away, even one that is allowed.
     :param is_alive: Whether it was heard of lately.
     :param block: Why nothing may go there at the moment, or ``None``.
+    :param kind_blocks: Why nothing of one kind may go there at the moment, by kind.
+    :param held_images: Container images that it does not take at the moment, and why.
+    :param lingering: Slots for trainings held there by attempts that nobody waits for any more;
+        they are not among those that are free.
+    :param validation_lingering: The same of its slots for validations.
     :param running: The trainings that hold its slots.
     :param validation_running: The validations that hold its slots.
     :param silent_since: When it was last heard of, if it is not alive.
@@ -143,6 +150,10 @@ class Resource:
     deny: tuple[str, ...] = ()
     is_alive: bool = True
     block: str | None = None
+    kind_blocks: tuple[tuple[SlotClass, str], ...] = ()
+    held_images: tuple[tuple[str, str], ...] = ()
+    lingering: int = 0
+    validation_lingering: int = 0
     running: tuple[Running, ...] = ()
     validation_running: tuple[Running, ...] = ()
     silent_since: dt.datetime | None = None
@@ -168,9 +179,17 @@ class Resource:
         """Return the tasks of one kind that hold slots."""
         return self.validation_running if self._is_apart(kind) else self.running
 
+    def get_lingering(self, kind: SlotClass) -> int:
+        """Return the slots of one kind that are held by what nobody waits for any more."""
+        return self.validation_lingering if self._is_apart(kind) else self.lingering
+
+    def get_block(self, kind: SlotClass) -> str | None:
+        """Return why no task of one kind may go there at the moment, or ``None``."""
+        return self.block or dict(self.kind_blocks).get(kind)
+
     def is_open(self, kind: SlotClass) -> bool:
         """Return whether it takes tasks of one kind as soon as a slot is free."""
-        return self.is_alive and self.block is None and self.get_slots(kind) > 0
+        return self.is_alive and self.get_block(kind) is None and self.get_slots(kind) > 0
 
     def _is_apart(self, kind: SlotClass) -> bool:
         """Tell whether a kind has slots beside those for trainings."""
@@ -212,10 +231,11 @@ def find_unready(needs: Needs, resource: Resource) -> str | None:
     """
     Say why a resource that fits could not run a task right now, free slots or not.
 
-    :return: What is out of stock, or ``None``.
+    :return: What is out of stock, or refused there, or ``None``.
     """
-    if resource.market is None:
-        return None
+    held = next((why for image, why in resource.held_images if image == needs.image), None)
+    if held is not None or resource.market is None:
+        return held
     choice = _shop(needs, resource.market)
     return None if choice.candidates else choice.reason
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from touchstone.core.durations import Duration
 from touchstone.core.eligibility import Needs
+from touchstone.core.pools import RUNPOD_POOL
 
 Key = tuple[str, str]
 """A task: the submission's id and the task's."""
@@ -19,14 +20,16 @@ Key = tuple[str, str]
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Hold:
     """
-    Why a task keeps away from RunPod for a while.
+    Why a task keeps away from where it was not taken, for a while.
 
     :param until: It may be tried again from then on.
     :param reason: What happened the last time.
+    :param places: The resources that it keeps away from.
     """
 
     until: dt.datetime
     reason: str
+    places: frozenset[str] = frozenset({RUNPOD_POOL})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,7 +46,8 @@ class Waiting:
     :param avoid: Servers where an earlier attempt failed for infrastructure.
     :param failed_at: When the last of those failed; ``None`` counts from ``since``.
     :param expected: How long it will hold a slot, if anything is known.
-    :param hold: Until when, and why, no pod is rented for it again; ``None`` if one may be.
+    :param hold: Until when, and why, it keeps away from where it was not taken; ``None`` if it may
+        go anywhere.
     """
 
     key: Key

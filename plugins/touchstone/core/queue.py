@@ -45,7 +45,13 @@ class WaitingTask(_Published):
 
 
 class PublishedServer(_Published):
-    """A server or RunPod as placement sees it."""
+    """
+    A server or RunPod as placement sees it.
+
+    :param block: Why it takes nothing, or nothing of a kind, at the moment.
+    :param lingering: Slots for trainings that are held by attempts which are being ended.
+    :param validation_lingering: The same of its slots for validations.
+    """
 
     name: str
     platform: str
@@ -55,6 +61,28 @@ class PublishedServer(_Published):
     validation_slots: int
     validation_free: int
     block: str | None = None
+    lingering: int = 0
+    validation_lingering: int = 0
+
+
+class Trouble(_Published):
+    """
+    What a dispatcher leaves undone, while it goes on with the rest.
+
+    :param what: The kind of work, as in "could not ...".
+    :param items: For how many items it fails now.
+    :param times: How often it has failed since the dispatcher began.
+    :param item: The one that failed last; may be empty.
+    :param reason: Why, one line.
+    :param at: When it failed last.
+    """
+
+    what: str
+    items: int
+    times: int
+    item: str
+    reason: str
+    at: dt.datetime
 
 
 class EstimateError(_Published):
@@ -79,6 +107,7 @@ class Queue(_Published):
     :param dispatcher: Who: host and process.
     :param is_paused: Whether placements are paused.
     :param tick_seconds: How long its last round of decisions took.
+    :param troubles: What it leaves undone.
     """
 
     schema_version: Annotated[int, Field(ge=1)] = 1
@@ -89,6 +118,7 @@ class Queue(_Published):
     waiting: tuple[WaitingTask, ...] = ()
     servers: tuple[PublishedServer, ...] = ()
     estimates: EstimateError = EstimateError()
+    troubles: tuple[Trouble, ...] = ()
 
     def is_stale(self, now: dt.datetime) -> bool:
         """Tell whether the dispatcher that wrote this is at work no more."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import datetime as dt
 from collections.abc import Sequence
 
-from touchstone.core.conf import Platform
 from touchstone.core.eligibility import (
     Resource,
     describe_needs,
@@ -14,6 +13,7 @@ from touchstone.core.eligibility import (
     find_unready,
 )
 from touchstone.core.fairness import Waiting
+from touchstone.core.pools import RUNPOD_POOL
 from touchstone.core.shapes import Graces, Shape, Shapes
 from touchstone_agent.protocol.messages import SlotClass
 
@@ -58,9 +58,9 @@ class Reasons:
             until = tell_time(task.since + self._graces.avoid, now)
             failed = ", ".join(sorted(task.avoid))
             parts.insert(0, f"failed on {failed}: waits for another server until {until}")
-        if shape.is_held and task.hold is not None:
+        if shape.held and task.hold is not None:
             until = tell_time(task.hold.until, now)
-            parts.insert(0, f"{task.hold.reason}: no pod is tried again before {until}")
+            parts.insert(0, f"{task.hold.reason}: {_tell_places(shape.held)} before {until}")
         return "; ".join(parts)
 
     def _explain_shape(self, shape: Shape) -> str:
@@ -69,8 +69,8 @@ class Reasons:
             return find_impossible(shape.needs, self._shapes.all) or ""
         if not shape.takes_any:
             fits = [item for item in fits if item.capability.cuda]
-        if shape.is_held:
-            fits = [item for item in fits if item.platform is not Platform.RUNPOD]
+        if shape.held:
+            fits = [item for item in fits if item.name not in shape.held]
             if not fits:
                 return ""  # why it is held says all
         closed = [item for item in fits if not self._is_ready(shape, item)]
@@ -102,6 +102,7 @@ class Reasons:
             for resource in usable
             if (end := self._find_next_end(resource)) is not None
         ]
+        told += _tell_lingering(sum(item.get_lingering(self._kind) for item in usable))
         if not ends:
             return told
         end, name = min(ends)
@@ -127,7 +128,24 @@ class Reasons:
                 return f"{resource.name} is not online"
             since = tell_time(resource.silent_since, self._graces.now)
             return f"{resource.name} is silent since {since}"
-        return f"{resource.name}: {resource.block or find_unready(shape.needs, resource)}"
+        why = resource.get_block(self._kind) or find_unready(shape.needs, resource)
+        return f"{resource.name}: {why}"
+
+
+def _tell_places(held: frozenset[str]) -> str:
+    servers = ", ".join(sorted(held - {RUNPOD_POOL}))
+    if RUNPOD_POOL not in held:
+        return f"{servers} is not asked again" if servers else ""
+    return f"no pod is tried again, nor {servers}," if servers else "no pod is tried again"
+
+
+def _tell_lingering(slots: int) -> str:
+    """Say that slots are held by what nobody waits for any more, or nothing."""
+    if slots == 0:
+        return ""
+    if slots == 1:
+        return " (1 slot is held by an attempt that is being ended)"
+    return f" ({slots} slots are held by attempts that are being ended)"
 
 
 def tell_time(moment: dt.datetime, now: dt.datetime) -> str:

@@ -19,6 +19,7 @@ from touchstone.core.fairness import Waiting
 from touchstone_agent.protocol.messages import SlotClass
 
 _Reduced = tuple[object, ...]
+_NOWHERE: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,7 +46,7 @@ class Shape:
     :param avoid: Where it failed.
     :param takes_any: It may go without the CUDA it prefers.
     :param takes_avoided: It may go back to where it failed.
-    :param is_held: No pod may be rented for it now.
+    :param held: Where it was not taken, and is not tried again now.
     :param tiers: The open resources it may use, best first; those of one tier are equally good.
     """
 
@@ -53,7 +54,7 @@ class Shape:
     avoid: frozenset[str]
     takes_any: bool
     takes_avoided: bool
-    is_held: bool
+    held: frozenset[str]
     tiers: tuple[tuple[Resource, ...], ...]
 
     @property
@@ -78,7 +79,8 @@ class Shapes:
         patterns = {pattern for item in self.all for pattern in (*item.allow, *item.deny)}
         self._globs = sorted(pattern for pattern in patterns if set(pattern) & set("*?["))
         self._words = patterns.difference(self._globs)
-        self._shapes: dict[tuple[_Reduced, frozenset[str], bool, bool, bool], Shape] = {}
+        self._images = {image for item in self.all for image, _ in item.held_images}
+        self._shapes: dict[tuple[_Reduced, frozenset[str], bool, bool, frozenset[str]], Shape] = {}
         # Callers mostly share one object among equal needs, and even hashing them would take longer
         # than all else here. The tasks outlive these shapes, so no id is used twice.
         self._plain: dict[int, Shape] = {}
@@ -90,14 +92,17 @@ class Shapes:
         if not needs.prefer_cuda and not task.avoid and task.hold is None:
             shape = self._plain.get(id(needs))
             if shape is None:
-                shape = self._plain[id(needs)] = self._intern(needs, task.avoid, True, True, False)
+                shape = self._plain[id(needs)] = self._intern(
+                    needs, task.avoid, True, True, _NOWHERE
+                )
             return shape
         waited = self._graces.now - task.since
         failed = self._graces.now - task.avoid_since
         takes_any = not needs.prefer_cuda or waited >= self._graces.cuda
         takes_avoided = not task.avoid or failed >= self._graces.avoid
-        is_held = task.hold is not None and task.hold.until > self._graces.now
-        return self._intern(needs, task.avoid, takes_any, takes_avoided, is_held)
+        return self._intern(
+            needs, task.avoid, takes_any, takes_avoided, _find_held(task, self._graces.now)
+        )
 
     def find_after_graces(self, task: Waiting) -> tuple[tuple[dt.datetime, Shape], ...]:
         """Return the shapes a task will have when its graces are over, and from when on."""
@@ -115,7 +120,7 @@ class Shapes:
                     task.avoid,
                     ends["cuda"] <= end,
                     ends["avoid"] <= end,
-                    ends["hold"] > end,
+                    _find_held(task, end),
                 ),
             )
             for end in sorted({moment for moment in ends.values() if moment > now})
@@ -127,13 +132,13 @@ class Shapes:
         avoid: frozenset[str],
         takes_any: bool,
         takes_avoided: bool,
-        is_held: bool,
+        held: frozenset[str],
     ) -> Shape:
-        key = (self._reduce(needs), avoid, takes_any, takes_avoided, is_held)
+        key = (self._reduce(needs), avoid, takes_any, takes_avoided, held)
         shape = self._shapes.get(key)
         if shape is None:
-            tiers = self._rank(needs, avoid, takes_any, takes_avoided, is_held)
-            shape = Shape(needs, avoid, takes_any, takes_avoided, is_held, tiers)
+            tiers = self._rank(needs, avoid, takes_any, takes_avoided, held)
+            shape = Shape(needs, avoid, takes_any, takes_avoided, held, tiers)
             self._shapes[key] = shape
         return shape
 
@@ -148,6 +153,7 @@ class Shapes:
                 *(needs.platform, needs.require_cuda, needs.prefer_cuda),
                 *(needs.min_vram_gib, needs.min_ram_gib, needs.allowed_hosts),
                 *(needs.gpu_models, needs.cloud, needs.max_price),
+                needs.image if needs.image in self._images else "",
                 matched,
             )
         return reduced
@@ -158,19 +164,24 @@ class Shapes:
         avoid: frozenset[str],
         takes_any: bool,
         takes_avoided: bool,
-        is_held: bool,
+        held: frozenset[str],
     ) -> tuple[tuple[Resource, ...], ...]:
         fits = [
             resource
             for resource in self.open
             if (takes_any or resource.capability.cuda)
-            and not (is_held and resource.platform is Platform.RUNPOD)
+            and resource.name not in held
             and find_unfit(needs, resource) is None
             and find_unready(needs, resource) is None
         ]
         if not takes_avoided:
             fits = [resource for resource in fits if resource.name not in avoid] or fits
         return _rank(fits, needs, avoid)
+
+
+def _find_held(task: Waiting, moment: dt.datetime) -> frozenset[str]:
+    """Return where a task is not tried again at a moment."""
+    return task.hold.places if task.hold is not None and task.hold.until > moment else _NOWHERE
 
 
 def _rank(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
@@ -12,12 +11,13 @@ from touchstone.core.demand import build_needs, find_avoided, find_hold
 from touchstone.core.durations import Like, describe_task
 from touchstone.core.eligibility import Needs
 from touchstone.core.fairness import Hold
+from touchstone.core.times import read_time
 from touchstone.dispatcher.metadata.pools import Instance
 from touchstone.dispatcher.metadata.rows import TRAINING, VALIDATION
+from touchstone.dispatcher.troubles import Troubles
 from touchstone.hooks.records import Record, RecordStore
+from touchstone_agent.protocol.errors import TransientError
 from touchstone_agent.protocol.messages import SlotClass
-
-log = logging.getLogger(__name__)
 
 Key = tuple[str, str, int]
 
@@ -31,7 +31,7 @@ class Demand:
     :param like: What past durations it is compared with.
     :param since: When it began to wait.
     :param failed_at: When its last attempt ended; ``None`` before it had one.
-    :param hold: Until when, and why, no pod is rented for it again.
+    :param hold: Until when, and why, it keeps away from where it was not taken.
     """
 
     key: tuple[str, str]
@@ -55,19 +55,24 @@ class TaskBook:
 
     :param records: The records.
     :param read_named: Returns what runs name in their confs as their submission, by run id.
+    :param troubles: Where records are counted that cannot be read, or make no sense.
     """
 
     def __init__(
         self,
         records: RecordStore,
         read_named: Callable[[Iterable[str]], Mapping[str, object]] = lambda _: {},
+        troubles: Troubles | None = None,
     ) -> None:
         self._records = records
         self._read_named = read_named
+        self._troubles = troubles or Troubles()
+        self._unread: frozenset[str] = frozenset()
+        self._unread_runs: frozenset[str] = frozenset()
         self._tasks: dict[Key, Record] = {}
         self._demands: dict[Key, Demand] = {}
         self._needs: dict[Needs, Needs] = {}
-        self._told: set[tuple[Key, int]] = set()
+        self._odd: set[tuple[Key, int]] = set()
 
     @staticmethod
     def build_key(record: Record) -> Key:
@@ -81,16 +86,39 @@ class TaskBook:
         present = {instance.key: instance for instance in instances}
         self._tasks = {key: task for key, task in self._tasks.items() if key in present}
         self._demands = {key: item for key, item in self._demands.items() if key in present}
-        self._told = {mark for mark in self._told if mark[0] in present}
+        self._odd = {mark for mark in self._odd if mark[0] in present}
         self._forget_needs()
         missing = {key[0] for key, instance in present.items() if not self._is_known(instance)}
-        if not missing:
-            return
-        named = self._read_named(missing)
-        claimed = {find_claimed_submission(run_id, named.get(run_id)) for run_id in missing}
-        for submission_id in claimed - {None}:
-            for record in self._records.list_tasks(str(submission_id)):
+        named = self._read_named(missing) if missing else {}
+        claims = {run: find_claimed_submission(run, named.get(run)) for run in missing}
+        # Those that could not be read the last time come last: they must not stop the others.
+        wanted = sorted({each for each in claims.values() if each}, key=self._unread.__contains__)
+        unread = []
+        for number, submission_id in enumerate(wanted):
+            with self._troubles.guard("read the tasks of", submission_id) as guard:
+                if self._load(submission_id):
+                    continue
+            unread.append(submission_id)
+            if isinstance(guard.error, TransientError):
+                # The store is away: a round of placement must not wait for it again and again.
+                unread += wanted[number:]
+                break
+        self._unread = frozenset(unread)
+        self._unread_runs = frozenset(r for r, each in claims.items() if each in self._unread)
+
+    def _load(self, submission_id: str) -> bool:
+        """Take in a submission's tasks; tell whether all of them make sense."""
+        is_whole = True
+        for record in self._records.list_tasks(submission_id):
+            name = f"{submission_id}/{record.get('task_id')}"
+            with self._troubles.guard("read", name) as guard:
                 self.note(record)
+            is_whole = is_whole and not guard.is_failed
+        return is_whole
+
+    def is_read(self, instance: Instance) -> bool:
+        """Tell whether an instance without a record has none, rather than one that was not read."""
+        return instance.run_id not in self._unread_runs
 
     def _forget_needs(self) -> None:
         """Forget what no task asks for any more, also not in another try of it."""
@@ -132,15 +160,20 @@ class TaskBook:
         record = self._tasks.get(instance.key)
         if record is None:
             return None
-        try:
-            needs = build_needs(record)
-        except (KeyError, TypeError, ValueError) as error:
-            # One record that makes no sense must not keep all others from being placed.
-            self._tell_of_odd(instance, record, error)
+        if (instance.key, instance.try_number) in self._odd:
             return None
-        config = record["config"]
-        began = record.get("queued_at") or record["created_at"]
-        demand = Demand(
+        # One record that makes no sense must not keep all others from being placed.
+        name = f"{record.get('submission_id')}/{record.get('task_id')}"
+        with self._troubles.guard("place", name):
+            demand = self._demands[instance.key] = self._build_demand(instance, record)
+            return demand
+        self._odd.add((instance.key, instance.try_number))
+        return None
+
+    def _build_demand(self, instance: Instance, record: Record) -> Demand:
+        config, needs = record["config"], build_needs(record)
+        began, ended = record.get("queued_at") or record["created_at"], record.get("ended_at")
+        return Demand(
             key=(record["submission_id"], record["task_id"]),
             try_number=instance.try_number,
             # One object for equal ones: planning tells them apart by identity first.
@@ -149,17 +182,7 @@ class TaskBook:
             submitter=str(config.get("submitted_by") or "unknown"),
             avoid=find_avoided(record),
             like=describe_task(record),
-            since=datetime.fromisoformat(began),
-            failed_at=datetime.fromisoformat(ended) if (ended := record.get("ended_at")) else None,
+            since=read_time(began),
+            failed_at=read_time(ended) if ended else None,
             hold=find_hold(record),
         )
-        self._demands[instance.key] = demand
-        return demand
-
-    def _tell_of_odd(self, instance: Instance, record: Record, error: Exception) -> None:
-        mark = (instance.key, instance.try_number)
-        if mark in self._told:
-            return
-        self._told.add(mark)
-        name = f"{record.get('submission_id')}/{record.get('task_id')}"
-        log.error("%s cannot be placed, its record makes no sense: %s", name, error)

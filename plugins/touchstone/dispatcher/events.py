@@ -10,9 +10,11 @@ from typing import TYPE_CHECKING, Any
 from pydantic import ValidationError
 
 from touchstone.core import attempts
+from touchstone.core.holds import HOLDS, find_refusal, hold_server, release_renewed, release_server
 from touchstone.core.names import build_console_key, build_content_key, build_output_key
 from touchstone.core.tasks import TaskSpec, list_archives
 from touchstone.dispatcher.running import mark_running
+from touchstone.dispatcher.troubles import Troubles
 from touchstone.hooks.agent import AgentHook
 from touchstone.hooks.cache import Cached
 from touchstone.hooks.objects import ObjectStore
@@ -26,7 +28,7 @@ from touchstone_agent.protocol.envelope import (
     load_public_key,
     open_event,
 )
-from touchstone_agent.protocol.errors import MessageRefused
+from touchstone_agent.protocol.errors import MessageRefused, PermanentError
 from touchstone_agent.protocol.facts import UploadedFile
 from touchstone_agent.protocol.messages import (
     FINAL_PHASES,
@@ -34,6 +36,7 @@ from touchstone_agent.protocol.messages import (
     Acknowledge,
     AttemptPhase,
     AttemptRef,
+    Command,
     Grant,
     GrantPurpose,
     Grants,
@@ -47,11 +50,18 @@ from touchstone_agent.protocol.messages import (
     Sync,
     Want,
 )
+from touchstone_agent.protocol.words import build_line
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 log = logging.getLogger(__name__)
+
+ENDING_PHASES = FINAL_PHASES | {AttemptPhase.EXITED}
+"""Phases that somebody waits for."""
+
+_TAKEN = frozenset({AttemptPhase.ACCEPTED, AttemptPhase.RUNNING})
+"""Phases that show what a server takes."""
 
 KEYS_LIFE = timedelta(seconds=30)
 """How long a key that was revoked may still be honoured."""
@@ -76,6 +86,7 @@ class EventHandler:
     :param settings: Names of the installation.
     :param clock: The time, UTC.
     :param on_end: Told of a task whose container has ended, or that never had one.
+    :param troubles: Where is counted what follows from an event and could not be done.
     """
 
     def __init__(
@@ -87,8 +98,11 @@ class EventHandler:
         settings: Settings,
         clock: Callable[[], datetime],
         on_end: Callable[[Record], None] = lambda _: None,
+        troubles: Troubles | None = None,
     ) -> None:
         self._on_end = on_end
+        self._troubles = troubles or Troubles(clock)
+        self._with_holds: set[str] = set()
         self._records = records
         self._objects = objects
         self._agent = agent
@@ -109,6 +123,36 @@ class EventHandler:
         :raises TransientError: If a store cannot be reached; the message comes again.
         """
         message = self._open(text)
+        self.take(message)
+        return _describe(message)
+
+    def take(self, message: EventMessage) -> None:
+        """Act on a message that was checked; what no record can hold is told and counted."""
+        try:
+            self._act(message)
+        except RecordUnfit as error:
+            self._end_unfit(message, error)
+
+    def give_up(self, text: str, error: Exception) -> str:
+        """
+        Do for an event that failed again and again what must not wait for it.
+
+        An end that was told is put on record without its details, so that nobody waits for it and
+        its slot is free; of anything else nothing is kept.
+
+        :param text: The message.
+        :param error: How it failed last.
+        :return: What it was, for the log.
+        :raises TouchstoneError: If not even that can be done.
+        """
+        message = self._open(text)
+        body, server = message.body, message.header.server
+        if isinstance(body, PhaseChanged) and body.phase in ENDING_PHASES:
+            why = f"the dispatcher failed on it: {build_line(repr(error))}"
+            self._end_without_details(server, body, why)
+        return _describe(message)
+
+    def _act(self, message: EventMessage) -> None:
         body, server = message.body, message.header.server
         if isinstance(body, PhaseChanged):
             self._on_phase(server, body)
@@ -124,8 +168,22 @@ class EventHandler:
         elif isinstance(body, Heartbeat):
             self._on_alive(server, body, message)
         elif isinstance(body, Poison):
-            log.warning("server %s dropped message %s: %s", server, body.message_id, body.reason)
-        return f"{body.kind} from {server}"
+            self._troubles.note("have a message taken by", server, body.reason)
+
+    def _end_unfit(self, message: EventMessage, error: RecordUnfit) -> None:
+        """Deal with an event that no record can hold, which no repetition mends."""
+        body, server = message.body, message.header.server
+        self._troubles.note("put on record", _describe(message), error)
+        if isinstance(body, PhaseChanged):
+            self._end_without_details(server, body, build_line(str(error)))
+
+    def _end_without_details(self, server: str, event: PhaseChanged, why: str) -> None:
+        """End an attempt whose phase would be the same however often it is told."""
+        now = self._clock()
+        record = self._change(
+            server, event.ref, lambda r: attempts.refuse_phase(r, event, problem=why, now=now)
+        )
+        self._follow_phase(server, event, record)
 
     def _open(self, text: str) -> EventMessage:
         now = self._clock()
@@ -133,6 +191,8 @@ class EventHandler:
             self._read_keys(now)
         try:
             return self._try_open(text)
+        except RecursionError as error:
+            raise MessageRefused("it is nested too deeply to be read") from error
         except MessageRefused:
             # A server enrolled since the last look has a key that is not known yet.
             if not self._learn_key(text, now):
@@ -155,11 +215,15 @@ class EventHandler:
         return True
 
     def _read_keys(self, now: datetime) -> None:
-        self._keys = {
-            str(server["server"]): load_public_key(str(server["public_key"]))
-            for server in self._records.list_servers()
-            if server.get("public_key")
-        }
+        servers = self._records.list_servers()
+        keys = {}
+        for server in servers:
+            if server.get("public_key"):
+                # One that is no key makes one server unheard, and not all of them.
+                with self._troubles.guard("read the key of", server["server"]):
+                    keys[str(server["server"])] = load_public_key(str(server["public_key"]))
+        self._keys = keys
+        self._with_holds = {str(server["server"]) for server in servers if server.get(HOLDS)}
         self._keys_read_at = now
 
     def _try_open(self, text: str) -> EventMessage:
@@ -184,6 +248,10 @@ class EventHandler:
 
     def _on_phase(self, server: str, event: PhaseChanged) -> None:
         record = self._apply_phase(server, event)
+        self._follow_phase(server, event, record)
+
+    def _follow_phase(self, server: str, event: PhaseChanged, record: Record | None) -> None:
+        """Do what follows from a phase that is on record."""
         is_newest = (
             record is not None
             and record["server"] == server
@@ -193,30 +261,63 @@ class EventHandler:
         if record is not None and is_newest:
             if event.phase is AttemptPhase.RUNNING and record["kind"] == SlotClass.TRAINING:
                 mark_running(self._records, record["submission_id"])
+            self._note_willingness(server, event, record)
             if event.phase is AttemptPhase.EXITED or event.phase in FINAL_PHASES:
-                self._on_end(record)
+                # What it teaches, and whom it wakes, must not bring the event back.
+                with self._troubles.guard("follow the end of", event.ref.task_key):
+                    self._on_end(record)
         if event.phase in FINAL_PHASES:
             # Also for an outranked attempt: its agent must not keep its files for days.
-            self._agent.send(server, Acknowledge(ref=event.ref))
+            self._answer(server, Acknowledge(ref=event.ref))
+
+    def _answer(self, server: str, command: Command, *, correlation_id: str | None = None) -> None:
+        """
+        Send a command to a server that has spoken.
+
+        :raises TransientError: If its queue cannot be reached now: the event comes again.
+        """
+        try:
+            self._agent.send(server, command, correlation_id=correlation_id)
+        except PermanentError as error:
+            # It has no queue any more; what it said is on record all the same.
+            self._troubles.note("answer", server, error)
+        else:
+            self._troubles.settle("answer", server)
+
+    def _note_willingness(self, server: str, event: PhaseChanged, record: Record) -> None:
+        """Keep what a server refuses from being asked of it again, and let go what it takes."""
+        now, kind = self._clock(), SlotClass(record["kind"])
+        image = str(record["config"].get("image") or "")
+        refusal = find_refusal(event.details)
+        if event.phase is AttemptPhase.REJECTED or (refusal and event.phase is AttemptPhase.LOST):
+            self._with_holds.add(server)
+            self._records.change_server(
+                server,
+                lambda found: hold_server(
+                    found,
+                    refusal=refusal,
+                    reason=event.reason,
+                    kind=kind,
+                    image=image,
+                    now=now,
+                ),
+            )
+        elif event.phase in _TAKEN and server in self._with_holds:
+            gpus = int((record.get("placement") or {}).get("gpus") or 0)
+            self._records.change_server(
+                server,
+                lambda found: release_server(
+                    found, phase=event.phase, kind=kind, image=image, gpus=gpus
+                ),
+            )
 
     def _apply_phase(self, server: str, event: PhaseChanged) -> Record | None:
         now = self._clock()
         files = find_long_list(event)
         is_kept_apart = files is not None and self._is_its_own(server, event.ref)
         part = self._parts.put_files(event.ref, files) if files and is_kept_apart else None
-        try:
-            return self._change(
-                server,
-                event.ref,
-                lambda r: attempts.apply_phase(r, event, now=now, files_part=part),
-            )
-        except RecordUnfit as error:
-            # It would be the same however often it is told, and the slot be held meanwhile.
-            problem = str(error)
         return self._change(
-            server,
-            event.ref,
-            lambda r: attempts.refuse_phase(r, event, problem=problem, now=now),
+            server, event.ref, lambda r: attempts.apply_phase(r, event, now=now, files_part=part)
         )
 
     def _is_its_own(self, server: str, ref: AttemptRef) -> bool:
@@ -235,7 +336,7 @@ class EventHandler:
             else:
                 refused[want.path] = str(refusal)
         answer = Grants(ref=ref, purpose=event.purpose, grants=grants, refused=refused)
-        self._agent.send(server, answer, correlation_id=message_id)
+        self._answer(server, answer, correlation_id=message_id)
 
     def _find_refusal(self, record: Record | None, server: str, event: GrantsWanted) -> str | None:
         if record is None:
@@ -278,7 +379,15 @@ class EventHandler:
                 [ref.model_dump(mode="json"), phase.value] for ref, phase in event.inventory.running
             ],
         }
-        self._records.change_server(server, lambda _: seen)
+        gpus = len(event.inventory.gpus)
+
+        def decide(found: Record) -> Record:
+            # A field of its own: the same heartbeat may show that what it lacked is there again.
+            old_gpus = len((found.get("inventory") or {}).get("gpus") or ())
+            epoch = message.header.epoch
+            return seen | (release_renewed(found, epoch=epoch, gpus=gpus, old_gpus=old_gpus) or {})
+
+        self._records.change_server(server, decide)
 
     def _on_hello(self, server: str, event: Hello, message_id: str) -> None:
         """
@@ -297,7 +406,15 @@ class EventHandler:
             for _, task in sorted(self._records.find_tasks(keys).items())
             if task.get("server") == server and _is_expected(task, told)
         )
-        self._agent.send(server, Sync(expected=expected), correlation_id=message_id)
+        self._answer(server, Sync(expected=expected), correlation_id=message_id)
+
+
+def _describe(message: EventMessage) -> str:
+    """Return what an event is, in one line."""
+    body, server = message.body, message.header.server
+    ref: AttemptRef | None = getattr(body, "ref", None)
+    phase = f" {body.phase}" if isinstance(body, PhaseChanged) else ""
+    return f"{body.kind}{phase} from {server}" + (f" for {ref.task_key}" if ref else "")
 
 
 def _is_expected(task: Record, told: Collection[AttemptRef]) -> bool:

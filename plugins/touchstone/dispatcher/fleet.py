@@ -11,7 +11,9 @@ from typing import Protocol
 from touchstone.core.actions import note_action
 from touchstone.core.demand import find_kinds
 from touchstone.core.fleet import Fleet, ServerSpec, parse_fleet
+from touchstone.core.holds import HOLDS
 from touchstone.core.pools import QUEUE_POOL, RUNPOD_POOL, build_validation_pool
+from touchstone.dispatcher.alarms import LETTERS
 from touchstone.dispatcher.control import (
     Control,
     read_control,
@@ -21,6 +23,7 @@ from touchstone.dispatcher.control import (
 from touchstone.dispatcher.fleet_status import (
     SYSTEM_POOLS,
     PoolFacts,
+    build_odd_row,
     build_row,
     choose_first_slots,
     compare,
@@ -32,8 +35,10 @@ from touchstone.dispatcher.fleet_status import (
     show_pool,
     show_rental,
     tell_both,
+    tell_odd,
     tell_slots,
 )
+from touchstone.dispatcher.troubles import Troubles
 from touchstone.hooks.pods.facts import REAPER, RENTAL
 from touchstone.hooks.records import Record, RecordNotFound, RecordStore
 from touchstone.settings import Settings
@@ -116,6 +121,7 @@ class FleetKeeper:
     :param settings: The environment (servers of the file that belong to another are left alone),
         and how long a server may be silent.
     :param clock: The time, UTC.
+    :param troubles: Where servers are counted whose records make no sense.
     """
 
     def __init__(
@@ -125,7 +131,9 @@ class FleetKeeper:
         pools: Pools,
         settings: Settings,
         clock: Callable[[], datetime],
+        troubles: Troubles | None = None,
     ) -> None:
+        self._troubles = troubles or Troubles(clock)
         self._records = records
         self._pools = pools
         self._env = settings.env
@@ -166,19 +174,22 @@ class FleetKeeper:
         declared: list[str] = []
         for name in (n for n in ours if n in enrolled):
             spec, record = ours[name], enrolled[name]
-            refusal = find_refusal(
-                f"servers.{name}.slots", name, spec.slots, record, spec.capabilities.cuda
-            )
-            if refusal:
-                refusals[name] = refusal
-                continue
-            said = spec.build_declared()
-            # How many it takes is only known once its agent has spoken.
-            if spec.slots is not None or record.get("inventory"):
-                wanted |= _build_pools(name, spec, record)
-            differences += compare(name, said, record, pools, is_missing_told=False)
-            if record.get("declared") != said:
-                declared.append(name)
+            with self._troubles.guard("compare with the fleet file", name) as guard:
+                refusal = find_refusal(
+                    f"servers.{name}.slots", name, spec.slots, record, spec.capabilities.cuda
+                )
+                if refusal:
+                    refusals[name] = refusal
+                    continue
+                said = spec.build_declared()
+                # How many it takes is only known once its agent has spoken.
+                if spec.slots is not None or record.get("inventory"):
+                    wanted |= _build_pools(name, spec, record)
+                differences += compare(name, said, record, pools, is_missing_told=False)
+                if record.get("declared") != said:
+                    declared.append(name)
+            if guard.error is not None:
+                differences.append(tell_odd(name, guard.error))
         for name in sorted(set(fleet.servers) - set(ours)):
             pool = pools.get(name)
             if pool is not None and pool.slots != 0:
@@ -256,7 +267,8 @@ class FleetKeeper:
         """
         Give a drained server its slots back.
 
-        Slots that an admin gave one of its pools since then are kept.
+        Slots that an admin gave one of its pools since then are kept. A server that is not drained
+        but left alone for what it has refused is asked again at once.
 
         :param name: The server.
         :param slots: Trainings at a time from now on; ``None`` for what it had.
@@ -268,6 +280,8 @@ class FleetKeeper:
         """
         record = self._get_server(name)
         facts = self._get_pools(name, record)
+        if record.get(HOLDS) and slots is None and not record.get("drained"):
+            return self._release_server(name, facts, by)
         target = _choose_slots(name, slots, record, facts)
         cuda = (record.get("declared") or {}).get("cuda")
         refusal = find_refusal("slots", name, target["slots"], record, cuda)
@@ -280,12 +294,24 @@ class FleetKeeper:
 
         def decide(found: Record) -> Record | None:
             is_new = any(facts[key].slots != number for key, number in target.items())
-            if not found.get("drained") and not is_new:
+            if not found.get("drained") and not is_new and not found.get(HOLDS):
                 return None
-            return {"drained": None, **self._note(found, by, f"attach: {tell_both(target)}")}
+            action = f"attach: {tell_both(target)}"
+            return {"drained": None, HOLDS: {}, **self._note(found, by, action)}
 
         self._records.change_server(name, decide)
         return {"server": name, **target}
+
+    def _release_server(self, name: str, facts: Mapping[str, PoolFacts], by: str) -> Record:
+        """Let a server be asked again at once that was left alone for what it had refused."""
+
+        def decide(found: Record) -> Record | None:
+            if not found.get(HOLDS):
+                return None
+            return {HOLDS: {}, **self._note(found, by, "attach: asked again for what it refused")}
+
+        self._records.change_server(name, decide)
+        return {"server": name, **{key: pool.slots for key, pool in facts.items()}}
 
     def _get_server(self, name: str) -> Record:
         known = {str(record["server"]): record for record in self._records.list_servers()}
@@ -328,13 +354,19 @@ class FleetKeeper:
             "actions": [dict(action) for action in control.actions[-_SHOWN_ACTIONS:]],
             "waiting": waiting.scheduled if waiting else 0,
             "servers": [
-                build_row(record, pools, now, silence_seconds=self._silence_seconds)
-                for record in self._records.list_servers()
+                self._build_row(record, pools, now) for record in self._records.list_servers()
             ],
+            "dead_letters": self._records.find_note(LETTERS).get("queues") or {},
             "runpod": show_pool(pools.get(RUNPOD_POOL))
             | show_rental(self._records.find_note(RENTAL), self._records.find_note(REAPER)),
             "differences": list(compare_system(pools, is_missing_told=True)),
         }
+
+    def _build_row(self, record: Record, pools: Mapping[str, PoolFacts], now: datetime) -> Record:
+        name = str(record["server"])
+        with self._troubles.guard("show", name) as guard:
+            return build_row(record, pools, now, silence_seconds=self._silence_seconds)
+        return build_odd_row(name, tell_odd(name, guard.error))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,6 +6,8 @@ from collections.abc import Iterator, Mapping
 from datetime import datetime
 from typing import Any, Final, Protocol
 
+from touchstone.core.demand import tell_hold
+from touchstone.core.holds import list_holds
 from touchstone.core.placement import Capability, Declared, intersect
 from touchstone.core.pools import (
     DECK_POOL,
@@ -14,7 +16,9 @@ from touchstone.core.pools import (
     UNLIMITED,
     build_validation_pool,
 )
+from touchstone.core.times import read_time
 from touchstone.hooks.records import Record
+from touchstone_agent.protocol.words import build_line
 
 SYSTEM_POOLS: Final = {
     QUEUE_POOL: (0, "Touchstone: tasks wait here to be placed; must have no slots"),
@@ -163,7 +167,7 @@ def build_row(
     name = str(record["server"])
     declared, inventory = record.get("declared"), record.get("inventory") or {}
     heard = record.get("heartbeat_at")
-    age = (now - datetime.fromisoformat(heard)).total_seconds() if heard else None
+    age = (now - read_time(heard)).total_seconds() if heard else None
     capability = find_capability(record)
     differences = [] if declared else [f"{name}: the fleet file does not name it"]
     differences += compare(name, declared, record, pools, is_missing_told=True)
@@ -185,8 +189,36 @@ def build_row(
         "gpus": [str(gpu.get("name")) for gpu in inventory.get("gpus") or ()],
         "declared": declared,
         "drained": record.get("drained"),
+        "holds": [
+            {"until": hold.until.isoformat(), "told": tell_hold(hold, now), "times": hold.times}
+            for hold in list_holds(record)
+            if hold.until > now
+        ],
         "differences": differences,
     }
+
+
+def build_odd_row(name: str, why: str) -> Record:
+    """Return what is shown of a server whose record makes no sense, so that all others are."""
+    return {
+        "server": name,
+        "description": "",
+        "is_alive": False,
+        "heartbeat_age_seconds": None,
+        **show_pool(None),
+        **{f"validation_{key}": value for key, value in show_pool(None).items()},
+        "capability": {"cuda": False, "vram_gib": 0.0, "ram_gib": 0.0},
+        "gpus": [],
+        "declared": None,
+        "drained": None,
+        "holds": [],
+        "differences": [why],
+    }
+
+
+def tell_odd(name: str, error: BaseException | None) -> str:
+    """Return what is said of a server whose record makes no sense."""
+    return f"{name}: its record makes no sense, so it gets nothing: {build_line(repr(error))}"
 
 
 def show_pool(facts: PoolFacts | None) -> Record:

@@ -16,6 +16,7 @@ from typing import Any
 from touchstone.core.admission import admit
 from touchstone.core.durations import ErrorLog, History
 from touchstone.dispatcher.acting import Chronicler
+from touchstone.dispatcher.alarms import Alarms
 from touchstone.dispatcher.book import TaskBook
 from touchstone.dispatcher.control import read_control
 from touchstone.dispatcher.events import EventHandler
@@ -29,15 +30,17 @@ from touchstone.dispatcher.publishing import PUBLISH_SECONDS, Publisher
 from touchstone.dispatcher.reaping import ReaperLoop
 from touchstone.dispatcher.reconcile import Reconciler
 from touchstone.dispatcher.rental import Rental
+from touchstone.dispatcher.troubles import Troubles
 from touchstone.hooks.agent import AgentHook
 from touchstone.hooks.aws import build_client
 from touchstone.hooks.cache import Cached
+from touchstone.hooks.letters import DeadLetters
 from touchstone.hooks.objects import ObjectStore
 from touchstone.hooks.records import Record, RecordStore
 from touchstone.hooks.starts import Starter
 from touchstone.settings import Settings, get_settings
 from touchstone_agent.protocol.errors import TouchstoneError
-from touchstone_agent.protocol.messages import SlotClass
+from touchstone_agent.protocol.messages import AttemptPhase, SlotClass
 from touchstone_agent.protocol.names import build_event_queue
 
 log = logging.getLogger(__name__)
@@ -58,6 +61,10 @@ CHRONICLE_SECONDS = 5.0
 """Between two looks at what people have done in Airflow."""
 REAP_LOOK_SECONDS = 5.0
 """Between two looks whether it is time for the reaper; how often it is, the settings say."""
+ALARM_SECONDS = 30.0
+"""Between two looks for what admins must be told."""
+LEARN_AGAIN_SECONDS = 30.0
+"""After which the past is read again, if it could not be read."""
 STUCK_SECONDS = 60.0
 """Without a round of placement for so long, the process is not well."""
 LEARNT_TASKS = 2_000
@@ -83,16 +90,19 @@ class Dispatcher:
         self._ticked_at = time.monotonic()
         self._has_ticked = threading.Event()
         self._tick_seconds = 0.0
+        self._finished: set[str] = set()
         records, agent = RecordStore.connect(settings), AgentHook(settings=settings)
         objects = ObjectStore.connect(settings)
         history, errors = History(), ErrorLog()
+        self._troubles = troubles = Troubles(_now)
         self._records = records
+        self._servers = Cached(records.list_servers, seconds=FACTS_SECONDS)
         self._rental = Rental(settings=settings, pools=pools, notes=records, clock=_now)
-        self._learner = Learner(history=history, errors=errors)
+        self._learner = Learner(history=history, errors=errors, troubles=troubles)
         self._placer = Placer(
             airflow=pools,
-            book=TaskBook(records, runs.read_named_submissions),
-            servers=Cached(records.list_servers, seconds=FACTS_SECONDS),
+            book=TaskBook(records, runs.read_named_submissions, troubles),
+            servers=self._servers,
             control=Cached(partial(read_control, records), seconds=FACTS_SECONDS),
             starter=Starter(records=records, objects=objects, agent=agent, settings=settings),
             rental=self._rental,
@@ -100,12 +110,19 @@ class Dispatcher:
             settings=settings,
             clock=_now,
             get_key=lambda: agent.placement_key,
+            troubles=troubles,
         )
         self._publisher = Publisher(
-            placer=self._placer, objects=objects, settings=settings, errors=errors, clock=_now
+            placer=self._placer,
+            objects=objects,
+            settings=settings,
+            errors=errors,
+            clock=_now,
+            troubles=troubles,
         )
+        sqs = build_client("sqs", settings.aws_conn_id)
         self._events = EventLoop(
-            build_client("sqs", settings.aws_conn_id),
+            sqs,
             build_event_queue(settings.env),
             EventHandler(
                 records=records,
@@ -114,8 +131,10 @@ class Dispatcher:
                 settings=settings,
                 clock=_now,
                 on_end=self._on_end,
+                troubles=troubles,
             ),
             self.stopping,
+            troubles=troubles,
         )
         self._reconciler = Reconciler(
             records=records,
@@ -125,10 +144,20 @@ class Dispatcher:
             clock=_now,
             is_hearing=lambda: self._events.is_hearing,
             on_pod_end=self._learner.learn,
+            troubles=troubles,
+        )
+        self._alarms = Alarms(
+            records=records,
+            letters=DeadLetters(sqs),
+            settings=settings,
+            clock=_now,
+            troubles=troubles,
+        )
+        self._keeper = FleetKeeper(
+            records=records, pools=pools, settings=settings, clock=_now, troubles=troubles
         )
         self._reaper = ReaperLoop(records=records, settings=settings, clock=_now)
         self._chronicler = Chronicler(airflow=acts, records=records, clock=_now)
-        self._keeper = FleetKeeper(records=records, pools=pools, settings=settings, clock=_now)
 
     def run(self) -> None:
         """
@@ -150,21 +179,28 @@ class Dispatcher:
                 ("rental", partial(self._repeat, self._rental.refresh, RENTAL_SECONDS)),
                 ("reaping", partial(self._repeat, self._reaper.run, REAP_LOOK_SECONDS)),
                 ("chronicle", partial(self._repeat, self._chronicler.run, CHRONICLE_SECONDS)),
-                ("chronicle", partial(self._repeat, self._chronicler.run, CHRONICLE_SECONDS)),
+                ("alarms", partial(self._repeat, self._alarms.look, ALARM_SECONDS)),
                 ("learning", self._learn),
             )
         ]
         for thread in threads:
             thread.start()
         log.info("dispatcher of environment %s is at work", self._settings.env)
-        loops = [thread for thread in threads if thread.name != "learning"]
         while not self.stopping.wait(1.0):
-            ended = [thread.name for thread in loops if not thread.is_alive()]
+            ended = [
+                thread.name
+                for thread in threads
+                if not thread.is_alive() and thread.name not in self._finished
+            ]
             if ended:
                 raise SystemExit(f"the loop {ended[0]!r} has ended")
 
     def load_fleet(self) -> None:
         """Apply the fleet file, if there is one; a wrong one is told and changes nothing."""
+        with self._troubles.guard("apply", "the fleet file"):
+            self._load_fleet()
+
+    def _load_fleet(self) -> None:
         path = find_fleet_file(self._settings)
         try:
             if path is None:
@@ -198,13 +234,17 @@ class Dispatcher:
             "tick_seconds": round(self._tick_seconds, 4),
             "is_paused": self._placer.view.is_paused,
             "waiting": len(self._placer.view.waiting),
+            "troubles": [trouble.model_dump(mode="json") for trouble in self._troubles.summarise()],
         }
 
     def _on_end(self, record: Record) -> None:
         """A container has ended, or an attempt: its slot may be had."""
-        self._learner.learn(record)
+        if record.get("phase") == AttemptPhase.REJECTED:
+            # What it refuses is on its record by now: the next round must not send it more.
+            self._servers.forget()
         self._placer.note_exit(record)
         self._wake.set()
+        self._learner.learn(record)
 
     def _place(self) -> None:
         while not self.stopping.is_set():
@@ -217,14 +257,12 @@ class Dispatcher:
                 if not self._has_ticked.is_set():
                     spare_collector()
                     self._has_ticked.set()
+                self._troubles.settle("make a round of placement", "")
             except pools.PoolsBusy as error:
                 log.debug("%s", error)
                 pause = BUSY_SECONDS
-            except TouchstoneError as error:
-                log.warning("placing failed, trying again: %s", error)
-            except Exception:
-                # One odd record must not keep everything from being placed for ever unseen.
-                log.exception("placing failed, trying again")
+            except Exception as error:
+                self._troubles.note("make a round of placement", "", error)
             self._wake.wait(pause)
             self._wake.clear()
 
@@ -235,29 +273,34 @@ class Dispatcher:
         limit = max(self._settings.early_runs, 2 * slots)
         admission = admit(runs.read_early_runs(), limit=limit)
         if admission.release:
-            runs.release_runs(admission.release)
+            with self._troubles.guard("release", "runs"):
+                runs.release_runs(admission.release)
         if admission.hold:
-            runs.hold_runs(admission.hold)
+            with self._troubles.guard("hold", "runs"):
+                runs.hold_runs(admission.hold)
 
     def _publish(self) -> None:
         self._publisher.publish(tick_seconds=self._tick_seconds)
 
     def _learn(self) -> None:
+        """Learn from what is on record, once; that is the end of this thread."""
         # Reading the past takes seconds, of which whoever waits for a slot shall lose none.
         while not self._has_ticked.wait(1.0):
             if self.stopping.is_set():
                 return
-        self._learner.learn_all(self._records.list_ended_tasks(LEARNT_TASKS, FIELDS))
+        while not self.stopping.is_set():
+            with self._troubles.guard("learn from", "the past"):
+                self._learner.learn_all(self._records.list_ended_tasks(LEARNT_TASKS, FIELDS))
+                self._finished.add(threading.current_thread().name)
+                return
+            self.stopping.wait(LEARN_AGAIN_SECONDS)
 
     def _repeat(self, work: Callable[[], object], seconds: float) -> None:
+        name = threading.current_thread().name
         while not self.stopping.is_set():
             started = time.monotonic()
-            try:
+            with self._troubles.guard("go on with", name):
                 work()
-            except TouchstoneError as error:
-                log.warning("%s failed, trying again: %s", threading.current_thread().name, error)
-            except Exception:
-                log.exception("%s failed, trying again", threading.current_thread().name)
             self.stopping.wait(max(0.5, seconds - (time.monotonic() - started)))
 
 

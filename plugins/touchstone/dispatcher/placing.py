@@ -10,11 +10,12 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Any, Protocol
 
-from touchstone.core.attempts import find_settled, is_ended
+from touchstone.core.attempts import find_settled, get_ref, is_ended
 from touchstone.core.conf import Platform
 from touchstone.core.demand import build_resource
 from touchstone.core.durations import History, describe_task
 from touchstone.core.eligibility import Needs, Resource, Running, find_unfit
+from touchstone.core.inventory import Known, TaskKey, count_lingering, identify, read_inventory
 from touchstone.core.placement import Placement, Plan, Waiting, plan
 from touchstone.core.pools import (
     DECK_POOL,
@@ -23,6 +24,7 @@ from touchstone.core.pools import (
     build_validation_pool,
 )
 from touchstone.core.sealing import open_note, seal_note
+from touchstone.core.times import read_time
 from touchstone.core.usage import RecentUse, SlotUse
 from touchstone.dispatcher.book import Key, TaskBook
 from touchstone.dispatcher.control import Control
@@ -30,13 +32,17 @@ from touchstone.dispatcher.metadata.pools import Instance, LockedPools
 from touchstone.dispatcher.metadata.rows import TRAINING
 from touchstone.dispatcher.rental import Rental
 from touchstone.dispatcher.tally import Tally
+from touchstone.dispatcher.troubles import Troubles
 from touchstone.hooks.records import Record
 from touchstone.hooks.starts import Starter, StartOrder
 from touchstone.settings import Settings
-from touchstone_agent.protocol.errors import TouchstoneError
 from touchstone_agent.protocol.messages import SlotClass
 
 log = logging.getLogger(__name__)
+
+ENDED_LIFE = timedelta(minutes=3)
+"""How long the end of an attempt is remembered: by then its server has told what it still runs, or
+is taken for dead."""
 
 RECOVER_AFTER = timedelta(seconds=15)
 """How long a start that was decided may be under way before somebody looks whether it happened."""
@@ -93,6 +99,7 @@ class Placer:
     :param clock: The time, UTC.
     :param get_key: Returns the key that seals placements: Airflow's users may write where they
         are kept.
+    :param troubles: Where is counted what could not be placed or started.
     """
 
     def __init__(
@@ -108,7 +115,9 @@ class Placer:
         settings: Settings,
         clock: Callable[[], datetime],
         get_key: Callable[[], bytes],
+        troubles: Troubles | None = None,
     ) -> None:
+        self._troubles = troubles or Troubles(clock)
         self._airflow = airflow
         self._get_key = get_key
         self._book = book
@@ -120,6 +129,7 @@ class Placer:
         self._settings = settings
         self._clock = clock
         self._exited: set[tuple[Key, int]] = set()
+        self._ended: dict[Known, datetime] = {}
         self._exited_lock = threading.Lock()
         self._started: set[tuple[Key, int]] = set()
         self._use = {kind: RecentUse() for kind in SlotClass}
@@ -127,9 +137,15 @@ class Placer:
         self.view = View(at=clock())
 
     def note_exit(self, record: Record) -> None:
-        """Remember that a task's container has ended: its slot is free before Airflow knows."""
+        """
+        Remember that a task's container has ended: its slot is free before Airflow knows.
+
+        And before the server's next heartbeat, whose inventory does not have it any more.
+        """
+        known = identify(get_ref(record))
         with self._exited_lock:
             self._exited.add((self._book.build_key(record), int(record["attempt"])))
+            self._ended[known] = self._clock()
 
     def tick(self) -> None:
         """
@@ -141,6 +157,8 @@ class Placer:
         now, control = self._clock(), self._control()
         with self._exited_lock:
             exited = frozenset(self._exited)
+            recent = now - ENDED_LIFE
+            self._ended = {known: at for known, at in self._ended.items() if at > recent}
         instances = [self._open(instance) for instance in self._airflow.read_instances()]
         self._book.load(instances)
         servers = [server for server in self._servers() if server.get("public_key")]
@@ -168,10 +186,13 @@ class Placer:
             for placement in decided.placements:
                 instance = by_key[placement.key]
                 resource = by_name[placement.resource]
-                note = self._describe(instance, placement, resource, now)
                 is_validation = instance.task_id != TRAINING
                 pool = build_pool(resource.name, is_validation=is_validation)
-                if self._place(locked, instance, pool, note):
+                note: dict[str, Any] = {}
+                with self._troubles.guard("place", placement.key):
+                    note = self._describe(instance, placement, resource, now)
+                # Not in the guard: what the database has refused ends the whole transaction.
+                if note and self._place(locked, instance, pool, note):
                     placed.append((instance, note))
             if not control.is_paused:
                 self._fill_deck(locked, decided, by_key, resources, tally, now)
@@ -191,19 +212,22 @@ class Placer:
         fresh = {instance.key for instance, _ in placed}
         for instance, decision in placed:
             if instance.is_on_deck:
-                self._start(instance, self._build_order(instance, decision))
+                self._start(instance, decision)
         self._recover(tally.held, now)
         held = {instance.key for instance in tally.held}
         self._started = {m for m in self._started if m[0] in held or m[0] in fresh}
 
     def _find_dead(self, servers: Iterable[Record], now: datetime) -> set[str]:
         silence = timedelta(seconds=self._settings.silence_seconds)
-        return {
-            str(server["server"])
-            for server in servers
-            if not server.get("heartbeat_at")
-            or now - datetime.fromisoformat(server["heartbeat_at"]) > silence
-        }
+        dead = set()
+        for server in servers:
+            name, is_alive = str(server["server"]), False
+            with self._troubles.guard("hear of", name):
+                heard = server.get("heartbeat_at")
+                is_alive = heard is not None and now - read_time(heard) <= silence
+            if not is_alive:
+                dead.add(name)
+        return dead
 
     def _open(self, instance: Instance) -> Instance:
         """Return an instance with its placement, if that is one of ours."""
@@ -223,26 +247,42 @@ class Placer:
         self, servers: Iterable[Record], tally: Tally, now: datetime
     ) -> list[Resource]:
         running: dict[str, list[Running]] = {}
+        waited_for: dict[str, dict[TaskKey, int]] = {}
         for instance in tally.held:
             running.setdefault(instance.pool, []).append(self._expect_end(instance, now))
+            record = self._book.find(instance)
+            if record is not None:
+                key = record["submission_id"], record["task_id"]
+                with self._troubles.guard("tell the fence of", instance.key):
+                    waited_for.setdefault(instance.pool, {})[key] = _find_fence(record, instance)
         silence = timedelta(seconds=self._settings.silence_seconds)
         resources = []
         for server in servers:
             name = str(server["server"])
             training, validation = name, build_validation_pool(name)
-            resources.append(
-                build_resource(
-                    server,
-                    slots=tally.slots(training),
-                    free=tally.free(training),
-                    validation_slots=tally.slots(validation),
-                    validation_free=tally.free(validation),
-                    running=running.get(training, ()),
-                    validation_running=running.get(validation, ()),
-                    now=now,
-                    silence=silence,
+            # A server whose record makes no sense takes nothing; the others do.
+            with self._troubles.guard("place on", name):
+                resources.append(
+                    build_resource(
+                        server,
+                        slots=tally.slots(training),
+                        free=tally.free(training),
+                        validation_slots=tally.slots(validation),
+                        validation_free=tally.free(validation),
+                        running=running.get(training, ()),
+                        validation_running=running.get(validation, ()),
+                        lingering=count_lingering(
+                            read_inventory(server),
+                            waited_for={
+                                **waited_for.get(training, {}),
+                                **waited_for.get(validation, {}),
+                            },
+                            ended=self._ended,
+                        ),
+                        now=now,
+                        silence=silence,
+                    )
                 )
-            )
         rented = self._rental.build_resource(
             slots=tally.slots(RUNPOD_POOL),
             free=tally.free(RUNPOD_POOL),
@@ -254,16 +294,18 @@ class Placer:
         return [*resources, rented] if rented is not None else resources
 
     def _expect_end(self, instance: Instance, now: datetime) -> Running:
-        record = self._book.find(instance)
-        if record is None:
-            return Running(ends_p50=now, ends_p90=now)
-        began = (instance.placement or {}).get("at")
-        lasted = (now - datetime.fromisoformat(began)).total_seconds() if began else 0.0
-        left = self._history.expect(describe_task(record)).get_remaining(lasted)
-        return Running(
-            ends_p50=now + timedelta(seconds=left.p50_seconds),
-            ends_p90=now + timedelta(seconds=left.p90_seconds),
-        )
+        with self._troubles.guard("expect the end of", instance.key):
+            record = self._book.find(instance)
+            if record is None:
+                return Running(ends_p50=now, ends_p90=now)
+            began = (instance.placement or {}).get("at")
+            lasted = (now - read_time(began)).total_seconds() if began else 0.0
+            left = self._history.expect(describe_task(record)).get_remaining(lasted)
+            return Running(
+                ends_p50=now + timedelta(seconds=left.p50_seconds),
+                ends_p90=now + timedelta(seconds=left.p90_seconds),
+            )
+        return Running(ends_p50=now, ends_p90=now)
 
     def _build_waiting(
         self, instances: Iterable[Instance], now: datetime
@@ -298,11 +340,13 @@ class Placer:
         for instance in held:
             demand = self._book.get_demand(instance)
             if demand is not None and demand.needs.kind is kind:
-                began = (instance.placement or {}).get("at")
+                began, since = (instance.placement or {}).get("at"), now
+                with self._troubles.guard("tell since when there is", instance.key):
+                    since = read_time(began) if began else now
                 use = SlotUse(
                     key=(instance.key, instance.try_number),
                     submitter=demand.submitter,
-                    since=datetime.fromisoformat(began) if began else now,
+                    since=since,
                 )
                 slots.append(use)
         return self._use[kind].count(slots, now)
@@ -318,14 +362,21 @@ class Placer:
         try may come after the last attempt that there may be.
         """
         for instance in tally.waiting:
-            record = self._book.find(instance)
-            is_over = record is not None and find_settled(
-                record,
-                run_id=instance.run_id,
-                attempt=instance.try_number,
-                max_tries=instance.max_tries,
-            )
-            if is_over or record is None:
+            record, is_over = self._book.find(instance), False
+            if record is None:
+                # A training without a record is let through as well: it says so.
+                is_over = self._book.is_read(instance)
+            else:
+                with self._troubles.guard("tell whether there is another try of", instance.key):
+                    is_over = bool(
+                        find_settled(
+                            record,
+                            run_id=instance.run_id,
+                            attempt=instance.try_number,
+                            max_tries=instance.max_tries,
+                        )
+                    )
+            if is_over:
                 tally.finish(instance)
 
     def _describe(
@@ -404,34 +455,40 @@ class Placer:
             platform=Platform(note.get("platform") or Platform.ON_PREM),
         )
 
-    def _start(self, instance: Instance, order: StartOrder) -> None:
-        try:
+    def _start(self, instance: Instance, note: Mapping[str, Any]) -> None:
+        # What was decided is in Airflow's database: if this fails the next look starts it.
+        with self._troubles.guard("start", instance.key):
+            order = self._build_order(instance, note)
             self._starter.start(order)
-        except TouchstoneError as error:
-            # What was decided is in Airflow's database: the next look starts it.
-            log.warning("%s/%s not started yet: %s", order.submission_id, order.task_id, error)
-            return
-        self._started.add((instance.key, instance.try_number))
-        log.info("%s/%s from deck to %s", order.submission_id, order.task_id, order.server)
+            self._started.add((instance.key, instance.try_number))
+            log.info("%s/%s from deck to %s", order.submission_id, order.task_id, order.server)
 
     def _recover(self, held: Iterable[Instance], now: datetime) -> None:
         """Start what was decided, here or by a dispatcher that has died since, and never was."""
         for instance in held:
             note = instance.placement or {}
             mark = (instance.key, instance.try_number)
-            if instance.state != "deferred" or not note.get("was_on_deck"):
-                continue
             if (
-                mark in self._started
+                instance.state != "deferred"
+                or not note.get("was_on_deck")
+                or mark in self._started
                 or not instance.is_placed
-                or now - datetime.fromisoformat(note["at"]) < RECOVER_AFTER
             ):
                 continue
-            record = self._book.read(instance)
-            if record is None or _is_begun(record, instance):
-                self._started.add(mark)
-                continue
-            self._start(instance, self._build_order(instance, note))
+            with self._troubles.guard("look after the start of", instance.key):
+                if now - read_time(note["at"]) < RECOVER_AFTER:
+                    continue
+                record = self._book.read(instance)
+                if record is None or _is_begun(record, instance):
+                    self._started.add(mark)
+                    continue
+                self._start(instance, note)
+
+
+def _find_fence(record: Record, instance: Instance) -> int:
+    """Return the least fence that an instance's attempt can have: of this try, or of the next."""
+    is_claimed = record["attempt"] == instance.try_number
+    return int(record["fence"]) + (not is_claimed)
 
 
 def _describe_try(instance: Instance) -> dict[str, Any]:

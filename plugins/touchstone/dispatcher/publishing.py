@@ -11,11 +11,21 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from touchstone.core.durations import ErrorLog
+from touchstone.core.eligibility import Resource
 from touchstone.core.estimates import Estimate, estimate
-from touchstone.core.queue import QUEUE_KEY, EstimateError, PublishedServer, Queue, WaitingTask
+from touchstone.core.queue import (
+    QUEUE_KEY,
+    EstimateError,
+    PublishedServer,
+    Queue,
+    Trouble,
+    WaitingTask,
+)
 from touchstone.dispatcher.placing import Placer, View
+from touchstone.dispatcher.troubles import Troubles
 from touchstone.hooks.objects import ObjectStore
 from touchstone.settings import Settings
+from touchstone_agent.protocol.messages import SlotClass
 
 log = logging.getLogger(__name__)
 
@@ -32,6 +42,7 @@ class Publisher:
     :param settings: Names the bucket.
     :param errors: The score.
     :param clock: The time, UTC.
+    :param troubles: Published, too: what this dispatcher leaves undone.
     """
 
     def __init__(
@@ -42,8 +53,10 @@ class Publisher:
         settings: Settings,
         errors: ErrorLog,
         clock: Callable[[], datetime],
+        troubles: Troubles | None = None,
     ) -> None:
         self._placer = placer
+        self._troubles = troubles or Troubles(clock)
         self._objects = objects
         self._settings = settings
         self._errors = errors
@@ -53,14 +66,20 @@ class Publisher:
     def publish(self, *, tick_seconds: float) -> Queue:
         """Write the queue as of the last tick; return what was written."""
         view = self._placer.view
-        estimates = self._estimate(view)
+        estimates: Mapping[tuple[str, str], Estimate] = {}
+        error = EstimateError()
+        # Positions and reasons are worth telling without them.
+        with self._troubles.guard("estimate", "starts"):
+            estimates = self._estimate(view)
+            error = score(self._errors)
         queue = build_queue(
             view,
             estimates,
             dispatcher=DISPATCHER_ID,
             tick_seconds=tick_seconds,
-            score=score(self._errors),
+            score=error,
             now=self._clock(),
+            troubles=self._troubles.summarise(),
         )
         self._objects.put(
             self._settings.content_bucket,
@@ -120,6 +139,7 @@ def build_queue(
     tick_seconds: float,
     score: EstimateError,
     now: datetime,
+    troubles: tuple[Trouble, ...] = (),
 ) -> Queue:
     """Return what is published of a tick."""
     waiting = {task.key: task for task in view.waiting}
@@ -152,9 +172,18 @@ def build_queue(
                 free=resource.free,
                 validation_slots=resource.validation_slots,
                 validation_free=resource.validation_free,
-                block=resource.block,
+                block=_tell_blocks(resource),
+                lingering=resource.get_lingering(SlotClass.TRAINING),
+                validation_lingering=resource.get_lingering(SlotClass.VALIDATION),
             )
             for resource in view.resources
         ),
         estimates=score,
+        troubles=troubles,
     )
+
+
+def _tell_blocks(resource: Resource) -> str | None:
+    """Return all that a resource does not take at the moment, in one line."""
+    held = dict.fromkeys(why for _, why in (*resource.kind_blocks, *resource.held_images))
+    return resource.block or "; ".join(held) or None

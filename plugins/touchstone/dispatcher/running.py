@@ -10,11 +10,11 @@ from touchstone.core.states import (
     SubmissionStatus,
     check_submission_move,
 )
-from touchstone.hooks.records import Record, RecordStore
+from touchstone.hooks.records import Record, RecordNotFound, RecordStore
 
 
 def mark_running(records: RecordStore, submission_id: str) -> None:
-    """Write down that a submission runs, unless it cannot, or does already."""
+    """Write down that a submission runs, unless it cannot, does already, or is not there."""
 
     def decide(found: Record) -> Record | None:
         # Also from an end: a cleared task trains again.
@@ -29,5 +29,5 @@ def mark_running(records: RecordStore, submission_id: str) -> None:
             changes |= {"cancel": None, "ended_at": None, "reason": None}
         return changes
 
-    with contextlib.suppress(IllegalMove):
+    with contextlib.suppress(IllegalMove, RecordNotFound):
         records.change_submission(submission_id, decide)

@@ -86,17 +86,24 @@ class Cached(Generic[T]):
         try:
             answer = self._ask()
         except BaseException as error:
-            self._land(self._build_failure(error))
+            self._land(mine, self._build_failure(error))
             mine.set_exception(error)
             raise
         life = self._seconds * (1 - JITTER * self._roll())
-        self._land(_Kept(begun + life, answer=(answer,)))
+        self._land(mine, _Kept(begun + life, answer=(answer,)))
         mine.set_result(answer)
         return answer
 
-    def _land(self, kept: _Kept[T] | None) -> None:
+    def forget(self) -> None:
+        """Ask anew the next time, however young the answer is: it is known to be wrong."""
+        # Nor is the answer to a request under way kept, nor waited for by anybody new.
         with self._lock:
-            self._kept, self._flight = kept, None
+            self._kept = self._flight = None
+
+    def _land(self, flight: Future[T], kept: _Kept[T] | None) -> None:
+        with self._lock:
+            if self._flight is flight:
+                self._kept, self._flight = kept, None
 
     def _build_failure(self, error: BaseException) -> _Kept[T] | None:
         # An interrupt is one caller's, and no word about the service.

@@ -18,6 +18,7 @@ import httpx
 from botocore.exceptions import ClientError
 
 from touchstone.hooks.aws import translated_errors
+from touchstone.hooks.letters import build_dead_letter_queue
 from touchstone.hooks.meter import MONTH_INDEX, SUBMISSION_INDEX, UNBILLED_INDEX
 from touchstone.hooks.money import OPEN_INDEX
 from touchstone.hooks.records import (
@@ -44,7 +45,11 @@ if TYPE_CHECKING:
 _T = TypeVar("_T")
 _DAY_SECONDS = 86_400
 MAX_RECEIVES = 1000
-"""A store that is down for hours must cost no event: only what fails for ever is set aside."""
+"""A store that is down for hours must cost no event. What fails for another reason the dispatcher
+sets aside itself; this is for what it does not survive."""
+MAX_COMMAND_RECEIVES = 12
+"""An agent needs no store to take a command in: what it has received so often it never will, and it
+has said so by then."""
 INDEX_SECONDS = 3600.0
 """How long a new index of a table with many records may take AWS to fill, which goes on anyhow."""
 _INDEX_LOOK_SECONDS = 5.0
@@ -151,7 +156,12 @@ def _provision(
     )
     for server in servers:
         for queue in (build_request_queue(server.name), build_control_queue(server.name)):
-            yield from _ensure_queue(stores.sqs, queue, retention_seconds=4 * _DAY_SECONDS)
+            yield from _ensure_queue(
+                stores.sqs,
+                queue,
+                retention_seconds=4 * _DAY_SECONDS,
+                max_receives=MAX_COMMAND_RECEIVES,
+            )
         yield _ensure_server(stores.dynamodb, settings, server)
 
 
@@ -186,22 +196,26 @@ def build_tables(settings: Settings) -> list[dict[str, Any]]:
 
 
 def build_queue_attributes(
-    *, retention_seconds: int, visibility_seconds: int, dead_letter_arn: str
+    *,
+    retention_seconds: int,
+    visibility_seconds: int,
+    dead_letter_arn: str,
+    max_receives: int = MAX_RECEIVES,
 ) -> dict[str, str]:
     """
     Return the attributes of a queue, as SQS takes them. Pure.
 
     :param retention_seconds: How long a message waits before it is dropped.
     :param visibility_seconds: How long a message that was received comes not again.
-    :param dead_letter_arn: Where a message goes that was received :data:`MAX_RECEIVES` times
-        without success.
+    :param dead_letter_arn: Where a message goes that was received too often without success.
+    :param max_receives: How often that is.
     """
     return {
         **_FIFO,
         "VisibilityTimeout": str(visibility_seconds),
         "MessageRetentionPeriod": str(retention_seconds),
         "RedrivePolicy": json.dumps(
-            {"deadLetterTargetArn": dead_letter_arn, "maxReceiveCount": str(MAX_RECEIVES)}
+            {"deadLetterTargetArn": dead_letter_arn, "maxReceiveCount": str(max_receives)}
         ),
     }
 
@@ -346,9 +360,14 @@ def _ensure_bucket(s3: S3Client, name: str) -> Provisioned:
 
 
 def _ensure_queue(
-    sqs: SQSClient, name: str, *, retention_seconds: int, visibility_seconds: int = 30
+    sqs: SQSClient,
+    name: str,
+    *,
+    retention_seconds: int,
+    visibility_seconds: int = 30,
+    max_receives: int = MAX_RECEIVES,
 ) -> Iterator[Provisioned]:
-    dead_letter = name.replace(".fifo", "-dlq.fifo")
+    dead_letter = build_dead_letter_queue(name)
     url = _find(lambda: sqs.get_queue_url(QueueName=dead_letter)["QueueUrl"])
     yield Provisioned(kind="queue", name=dead_letter, created=url is None)
     if url is None:
@@ -365,6 +384,7 @@ def _ensure_queue(
             retention_seconds=retention_seconds,
             visibility_seconds=visibility_seconds,
             dead_letter_arn=arn,
+            max_receives=max_receives,
         )
         sqs.create_queue(QueueName=name, Attributes=attributes)  # type: ignore[arg-type]
     yield Provisioned(kind="queue", name=name, created=missing)

@@ -41,7 +41,7 @@ class TaskWatcher:
         queue: asyncio.Queue[Record] = asyncio.Queue()
         self._waiters.setdefault(key, set()).add(queue)
         if self._poller is None or self._poller.done():
-            self._poller = asyncio.create_task(self._poll())
+            self._start_poller()
         seen: object = None
         try:
             while True:
@@ -55,22 +55,33 @@ class TaskWatcher:
             if not waiters:
                 del self._waiters[key]
 
+    def _start_poller(self) -> None:
+        self._poller = asyncio.create_task(self._poll())
+        self._poller.add_done_callback(self._on_end)
+
+    def _on_end(self, poller: asyncio.Task[None]) -> None:
+        """Begin again if the poll has ended under those who wait, who would wait for ever."""
+        # Who is cancelled with it, as all are when a loop ends, has left by now.
+        if poller is not self._poller or not self._waiters:
+            return
+        why = "it was cancelled" if poller.cancelled() else repr(poller.exception())
+        log.error("the poll of the task records has ended: %s; it begins again", why)
+        self._start_poller()
+
     async def _poll(self) -> None:
         while self._waiters:
             pause = self._poll_seconds
             try:
                 records = await asyncio.to_thread(self._fetch, tuple(self._waiters))
+                for key, record in records.items():
+                    for queue in self._waiters.get(key, ()):
+                        queue.put_nowait(record)
             except TouchstoneError as error:
                 log.warning("task records cannot be read, trying again: %s", error)
                 pause = _BACK_OFF_SECONDS
             except Exception:
-                # Whoever waits here would wait for ever if the poll ended.
                 log.exception("reading task records failed, trying again")
                 pause = _BACK_OFF_SECONDS
-            else:
-                for key, record in records.items():
-                    for queue in self._waiters.get(key, ()):
-                        queue.put_nowait(record)
             await asyncio.sleep(pause)
 
 

@@ -82,6 +82,25 @@ def describe_dispatcher(queue: Queue | None, now: datetime) -> dict[str, Any]:
     }
 
 
+def describe_work(queue: Queue | None, now: datetime) -> dict[str, Any]:
+    """
+    Return what admins want to know of the dispatcher.
+
+    :return: As :func:`describe_dispatcher`, and ``troubles``: what it leaves undone; ``lingering``:
+        by server the slots that are held by attempts which nobody waits for any more.
+    """
+    known = queue if queue is not None and not queue.is_stale(now) else None
+    return {
+        **describe_dispatcher(queue, now),
+        "troubles": [item.model_dump(mode="json") for item in (known.troubles if known else ())],
+        "lingering": {
+            server.name: server.lingering + server.validation_lingering
+            for server in (known.servers if known else ())
+            if server.lingering + server.validation_lingering
+        },
+    }
+
+
 def add_waiting(tasks: Iterable[Record], queue: Queue | None) -> list[Record]:
     """Return tasks with ``waiting``: position, reason and estimate, or ``None`` if they do not."""
     return [

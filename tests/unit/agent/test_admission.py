@@ -15,7 +15,7 @@ from touchstone_agent.core.admission import (
     Repeat,
     decide_start,
 )
-from touchstone_agent.protocol.messages import AttemptPhase, SlotClass
+from touchstone_agent.protocol.messages import AttemptPhase, Refusal, SlotClass
 
 ONE = Capacity(slots=1, validation_slots=1, images_allowed=None)
 NEVER_SEEN = FenceMark()
@@ -35,7 +35,9 @@ def test_a_start_is_refused_when_all_slots_of_its_class_are_taken() -> None:
     refusal = decide(make_start(make_ref("i2")), [running])
 
     assert refusal == Refuse(
-        phase=AttemptPhase.REJECTED, reason="full: 1 of 1 training slots are taken"
+        phase=AttemptPhase.REJECTED,
+        reason="full: 1 of 1 training slots are taken",
+        refusal=Refusal.FULL,
     )
 
 
@@ -115,7 +117,34 @@ def test_each_attempt_gets_gpus_of_its_own() -> None:
 def test_more_gpus_than_are_free_are_refused() -> None:
     capacity = Capacity(slots=4, validation_slots=0, images_allowed=None, gpu_ids=(0,))
 
-    refusal = decide(make_start(gpus=2), capacity=capacity)
+    running = make_attempt(make_ref("i1"), gpu_ids=(0,))
+
+    refusal = decide(make_start(make_ref("i2"), gpus=1), [running], capacity=capacity)
 
     assert isinstance(refusal, Refuse)
-    assert refusal.reason == "full: 2 GPUs wanted, 1 free"
+    assert refusal.reason == "full: 1 GPUs wanted, 0 free"
+    assert refusal.refusal is Refusal.FULL
+
+
+@pytest.mark.parametrize(
+    ("start", "capacity", "refusal"),
+    [
+        ({"gpus": 2}, {"gpu_ids": (0,)}, Refusal.GPU),
+        ({"image": "x"}, {"images_allowed": ("y",)}, Refusal.IMAGE),
+        ({}, {"slots": 0}, Refusal.DRAINED),
+        ({"ref": make_ref(fence=1)}, {}, Refusal.FENCE),
+    ],
+)
+def test_what_a_server_refuses_for_good_is_told_from_what_is_full(start, capacity, refusal) -> None:
+    """Placement asks a full server again soon, and leaves one alone that lacks what is wanted."""
+    offered = {"slots": 4, "validation_slots": 1, **capacity}
+    ordered = {"ref": make_ref(fence=3), **start}
+
+    refused = decide(
+        make_start(ordered.pop("ref"), **ordered),
+        mark=FenceMark(seen=2),
+        capacity=Capacity(**offered),
+    )
+
+    assert isinstance(refused, Refuse)
+    assert refused.refusal is refusal

@@ -11,10 +11,13 @@ import pytest
 
 from fakes.agent_world import NOW, make_attempt, make_grant, make_ref, make_start
 from touchstone_agent.adapters.sqs import Received
+from touchstone_agent.protocol.envelope import CommandMessage, Header, load_private_key, seal
+from touchstone_agent.protocol.errors import TransientError
 from touchstone_agent.protocol.messages import (
     Acknowledge,
     AttemptPhase,
     Cancel,
+    Command,
     GrantPurpose,
     Grants,
     Hello,
@@ -26,7 +29,7 @@ from touchstone_agent.protocol.messages import (
 from touchstone_agent.supervisor import Supervisor
 from touchstone_agent.workshop import build_labels
 
-from .conftest import AgentWorld
+from .conftest import CONTROL_PRIVATE, AgentWorld
 
 P = AttemptPhase
 
@@ -474,3 +477,118 @@ def test_a_cancel_of_what_cannot_even_be_named_is_answered(world: AgentWorld) ->
     world.order(Cancel(ref=make_ref(submission_id="../etc"), reason="x"))
 
     assert world.tell_phases() == [("i5", 1, "cancelled")]
+
+
+# --- what cannot be dealt with --------------------------------------------------------------------
+
+
+def received(world: AgentWorld, command: Command, number: str) -> Received:
+    """A genuine command as its queue hands it over, in its task's group."""
+    header = Header(
+        message_id=number,
+        env="dev",
+        server="box",
+        issued_at=world.clock.now(),
+        expires_at=NOW + timedelta(days=9),
+    )
+    text = seal(
+        CommandMessage(header=header, body=command), "control", load_private_key(CONTROL_PRIVATE)
+    )
+    return Received(message_id=number, receipt=number, body=text, group=command.ref.task_key)
+
+
+def fail_on(world: AgentWorld, monkeypatch: pytest.MonkeyPatch, task_id: str, error: Exception):
+    real = world.agent._on_start
+
+    def on_start(start):
+        if start.ref.task_id == task_id:
+            raise error
+        real(start)
+
+    monkeypatch.setattr(world.agent, "_on_start", on_start)
+
+
+@pytest.mark.parametrize("error", [KeyError("bug"), TransientError("no room in the journal")])
+def test_only_the_same_tasks_later_messages_wait_for_one_that_fails(
+    world: AgentWorld, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    """The other nine of its batch came again with it, and again only behind it."""
+    fail_on(world, monkeypatch, "i1", error)
+    batch = [
+        received(world, make_start(make_ref("i1")), "a"),
+        received(world, Cancel(ref=make_ref("i1"), reason="x"), "b"),
+        received(world, make_start(make_ref("i5")), "c"),
+    ]
+
+    world.agent.take("queue", batch)
+
+    assert world.queues.deleted == ["c"]
+    assert [attempt.ref.task_id for attempt in world.journal.load()] == ["i5"]
+
+
+def test_a_message_that_fails_five_times_is_told_of_once(
+    world: AgentWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fail_on(world, monkeypatch, "i1", KeyError("bug"))
+    message = received(world, make_start(make_ref("i1")), "a")
+
+    for _ in range(4):
+        world.agent.take("queue", [message])
+    assert world.tell() == []
+    for _ in range(4):
+        world.agent.take("queue", [message])
+
+    (poison,) = world.tell()
+    assert isinstance(poison, Poison)
+    assert poison.reason == "the agent failed on it 5 times: KeyError('bug')"
+    assert world.agent.counts["defect"] == 8
+
+
+def test_a_chore_that_fails_keeps_no_other_from_being_done(world: AgentWorld) -> None:
+    """The main thread ended with it: no heartbeat, and so every attempt was lost."""
+
+    def chore() -> None:
+        raise KeyError("bug")
+
+    world.agent._do(chore)
+
+    assert world.agent.counts["defect"] == 1
+
+
+def test_an_agent_whose_loop_has_ended_ends_and_is_started_again(world: AgentWorld) -> None:
+    ended = threading.Thread(target=lambda: None, name="outbox")
+    ended.start()
+    ended.join()
+    world.agent._threads = [ended]
+
+    with pytest.raises(SystemExit, match="'outbox' has ended"):
+        world.agent._check_threads()
+    world.shop.stopping.set()
+    world.agent._check_threads()
+
+
+def test_an_attempt_whose_supervisor_has_ended_gets_another(
+    world: AgentWorld, supervised: list[Supervisor], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It held its slot until somebody restarted the agent."""
+    world.order(make_start())
+    (first,) = supervised
+
+    def die() -> None:
+        raise KeyError("bug")
+
+    monkeypatch.setattr(first, "run", die)
+    first._run()
+    world.agent._supervise_again()
+    world.agent._supervise_again()
+
+    assert [supervisor._cell.ref for supervisor in supervised] == [make_ref(), make_ref()]
+
+
+def test_a_refusal_is_told_with_its_class(make_world) -> None:
+    world = make_world(min_free_mib=10**12)
+
+    world.order(make_start())
+    world.order(make_start(make_ref(submission_id="../etc")))
+
+    assert [told.details for told in world.tell()] == [{"refusal": "disk"}, {"refusal": "name"}]

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import threading
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from fakes.agent_world import NOW, FakeClock, FakeQueues, make_attempt, make_ref
 from touchstone_agent.adapters.journal import Journal
+from touchstone_agent.core.backoff import Backoff
 from touchstone_agent.outbox import Outbox
 from touchstone_agent.protocol.envelope import generate_key, load_private_key
 from touchstone_agent.protocol.errors import TransientError
-from touchstone_agent.protocol.messages import Poison, Progress
+from touchstone_agent.protocol.messages import AttemptPhase, Poison, Progress
 
 PRIVATE, PUBLIC = generate_key()
 
@@ -122,3 +125,36 @@ def test_leaving_sends_what_is_left_and_never_fails(world: World) -> None:
     world.outbox.flush(1)
 
     assert len(world.journal.load_outbox()) == 1
+
+
+def test_an_event_that_is_no_text_is_told_without_its_words(world: World) -> None:
+    """It stood first in the outbox for ever, and nothing of the server was heard any more."""
+    attempt = make_attempt(make_ref("i1"), AttemptPhase.LOST)
+    posted = world.journal.save(attempt, now=NOW, announce=True)
+    assert posted is not None
+    odd = posted.event.model_copy(update={"reason": "\ud800", "details": {"x": "\ud800"}})
+    world.outbox.post(replace(posted, event=odd))
+    world.post("i2")
+
+    first, second = world.send_all()
+
+    assert (first.body.phase, first.body.reason) == ("lost", "\\ud800")
+    assert second.body.ref.task_id == "i2"
+
+
+def test_the_outbox_goes_on_whatever_happens(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    stopping, calls = threading.Event(), []
+
+    def fail() -> bool:
+        calls.append(1)
+        if len(calls) == 3:
+            stopping.set()
+        raise KeyError("bug")
+
+    world.post("i1")
+    monkeypatch.setattr(world.outbox, "send_next", fail)
+    monkeypatch.setattr(world.outbox, "_backoff", Backoff(first_seconds=0, cap_seconds=0))
+
+    world.outbox.run(stopping)
+
+    assert len(calls) == 3

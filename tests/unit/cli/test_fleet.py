@@ -12,6 +12,7 @@ from fakes.api import NOW, FakeAirflow
 from fakes.pools import FakePools
 from touchstone.client import manifests
 from touchstone.client.errors import Unreachable
+from touchstone.core.queue import QUEUE_KEY, Queue
 from touchstone.dispatcher import fleet
 from touchstone_agent.protocol.errors import ConfigurationError
 
@@ -250,6 +251,46 @@ def test_the_status_shows_servers_and_what_differs(run: Run, file: Path, pools: 
                  "the file says 2: kept", "4 waiting to be placed", "0/0"):  # fmt: skip
         assert text in result.stdout, result.stdout
     assert out(run("fleet", "status", "--json"))["servers"][0]["server"] == "rio"
+
+
+def test_the_status_tells_what_goes_wrong(run: Run, airflow: FakeAirflow, rio: None) -> None:
+    hold = {
+        "refusal": "disk",
+        "until": "2026-03-01T12:30:00+00:00",
+        "reason": "disk: \x1b[2J10 MiB",
+    }
+    airflow.records.change_server("rio", lambda _: {"holds": {"disk": hold}})
+    airflow.records.put_note("letters", {"queues": {"evt-dev.fifo": 2, "ctl-rio.fifo": 1}})
+    server = {"slots": 2, "free": 0, "validation_slots": 3, "validation_free": 3, "lingering": 1}
+    trouble = {"what": "place", "items": 3, "times": 9, "reason": "odd", "item": "s-1/i5"}
+    queue = Queue.model_validate(
+        {
+            "at": NOW,
+            "dispatcher": "host/1",
+            "servers": [server | {"name": "rio", "platform": "on-prem", "is_alive": True}],
+            "troubles": [trouble | {"at": NOW}],
+        }
+    )
+    airflow.objects.put(
+        airflow.settings.content_bucket, QUEUE_KEY, queue.model_dump_json().encode()
+    )
+
+    shown = run("fleet", "status", columns=160).stdout
+
+    for text in (
+        "refuses",
+        "rio: takes nothing until 12:30 UTC: disk:",
+        "rio: 1 slot is held by attempts that are being ended",
+        "dispatcher: could not place s-1/i5 (and 2 more), last at",
+        "evt-dev.fifo: 2 messages were set aside; see Dead letters in the runbook",
+        "ctl-rio.fifo: 1 message was set aside",
+    ):
+        assert text in shown, shown
+    assert "\x1b" not in shown
+
+
+def test_the_status_tells_that_no_dispatcher_is_at_work(run: Run, rio: None) -> None:
+    assert "no dispatcher has ever been at work here" in run("fleet", "status").stdout
 
 
 RENTAL = {

@@ -18,6 +18,7 @@ from touchstone_agent.protocol.messages import (
     Limits,
     PhaseChanged,
     Progress,
+    Refusal,
 )
 
 NOW = datetime(2026, 11, 22, 12, 0, tzinfo=UTC)
@@ -506,3 +507,70 @@ def test_an_attempt_whose_command_can_never_be_sent_ends_with_the_reason():
     assert attempts.find_end(ended, fence=1, run_id="s-1") is WaitEnd.FAIL
     assert attempts.refuse_start(ended, fence=1, reason="again", now=NOW) is None
     assert attempts.refuse_start(record, fence=7, reason="another's", now=NOW) is None
+
+
+@pytest.mark.parametrize("refusal", [item.value for item in Refusal])
+def test_a_refusal_is_kept_by_its_class_and_only_a_name_ends_the_task(refusal):
+    task = tell(make_task(), phase("rejected", reason="no", refusal=refusal))
+
+    assert task["failure_class"] == refusal
+    assert find_end(task) is (WaitEnd.FAIL if refusal == "name" else WaitEnd.RETRY)
+
+
+@pytest.mark.parametrize("details", [{}, {"refusal": "of a newer agent"}])
+def test_a_refusal_of_a_class_that_nobody_knows_is_tried_again_as_ever(details):
+    task = tell(make_task(), phase("rejected", reason="no", **details))
+
+    assert task["failure_class"] == "failed(infrastructure)"
+    assert find_end(task) is WaitEnd.RETRY
+
+
+def test_servers_that_refuse_a_validation_use_up_none_of_its_attempts():
+    """Three full servers in a row, and the submission ended without anybody having looked at it."""
+    task = make_task("validation")
+    for number in range(1, 8):
+        task = tell(task, phase("rejected", fence=number, reason="full", refusal="full"))
+        assert find_end(task, fence=number) is WaitEnd.RETRY
+        task |= claim(task, number + 1)
+
+
+def test_a_class_that_submitted_code_made_up_uses_up_its_validations():
+    task = make_task("validation")
+    for number in range(1, 4):
+        verdict = {"outcome": "failed", "class": "capacity", "reason": "ha"}
+        gone = phase("exited", fence=number, exit_code=75, verdict=verdict, files=[])
+        task = tell(task, phase("running", fence=number), gone)
+        ends = find_end(task, fence=number)
+        task |= claim(task, number + 1)
+
+    assert ends is WaitEnd.FAIL
+
+
+def unfit(task, event):
+    changes = attempts.refuse_phase(task, event, problem="a number is too long", now=NOW)
+    return None if changes is None else task | changes
+
+
+@pytest.mark.parametrize("kind", ["training", "validation"])
+@pytest.mark.parametrize("code", [137, 0, 10**50, "x", None])
+def test_an_end_that_no_record_can_hold_ends_the_attempt_and_another_may_follow(kind, code):
+    task = tell(make_task(kind), phase("running"))
+
+    ended = unfit(task, exited(code, {"outcome": "succeeded", "x": 10**50}))
+
+    assert ended["outcome"] == "failed(infrastructure)"
+    assert ended["reason"].endswith("reported an end that makes no sense: a number is too long")
+    assert ended.get("verdict") is None
+    assert find_end(ended) is WaitEnd.RETRY
+
+
+def test_an_end_that_no_record_can_hold_is_a_cancel_where_one_was_wanted():
+    task = tell(make_task(), phase("running"))
+    task |= attempts.request_cancel(task, by="ann", reason="enough", now=NOW)
+
+    assert unfit(task, exited(0, {"x": 10**50}))["outcome"] == "cancelled"
+
+
+def test_an_end_that_no_record_can_hold_changes_nothing_where_it_is_outranked_or_late():
+    assert unfit(make_task(attempt=2), exited(0, {"x": 10**50})) is None
+    assert unfit(tell(make_task(), exited()), exited(0, {"x": 10**50})) is None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -9,12 +10,15 @@ import pytest
 from touchstone.core import attempts
 from touchstone.core.conf import Platform, Schedule
 from touchstone.core.demand import (
+    FIRST_HOLD,
+    LONGEST_HOLD,
     build_needs,
     build_resource,
     build_schedule_needs,
     find_avoided,
     find_detected,
     find_duration,
+    find_hold,
 )
 from touchstone.core.eligibility import Running
 from touchstone.core.tasks import TaskSpec, build_training_specs, build_validation_spec
@@ -137,7 +141,8 @@ def test_a_schedule_asks_for_what_its_trainings_will():
     (spec,) = build_training_specs(validation, schedule, limits=Limits())
     task = attempts.new_task(spec, run_id="s-1", map_index=0, now=NOW)
 
-    assert build_needs(task) == build_schedule_needs(
+    # The image is the installation's, and no matter to what could ever run it.
+    assert replace(build_needs(task), image="") == build_schedule_needs(
         schedule, system="feature_set", submitted_by="ann"
     )
 
@@ -290,3 +295,155 @@ def test_slots_and_what_holds_them_are_those_of_the_pools():
     assert resource.get_free(SlotClass.TRAINING) == 0
     assert resource.get_running(SlotClass.TRAINING) == (ends,)
     assert resource.get_free(SlotClass.VALIDATION) == 1
+
+
+def end(task, phase, **changes):
+    """End a task's next attempt in some way, at noon."""
+    number = task["attempt"] + 1
+    server = changes.pop("server", "rio")
+    claimed = attempts.claim_attempt(
+        task,
+        attempt=number,
+        server=server,
+        container_of=lambda _: "c",
+        now=NOW,
+        platform=Platform.RUNPOD if server == "runpod" else Platform.ON_PREM,
+    )
+    ended = {"phase": phase, "ended_at": NOW.isoformat(), "outcome": "failed(infrastructure)"}
+    return task | claimed | ended | {"status": "error", "reason": f"end {number}"} | changes
+
+
+def unrented(task):
+    return end(task, "rejected", server="runpod", failure_class="capacity")
+
+
+@pytest.mark.parametrize("row", [1, 2, 10, 42, 43, 99, 5000])
+def test_a_hold_is_bounded_however_often_nothing_could_be_rented(row):
+    """The 43rd time it overflowed, and nothing at all was placed any more, anybody's."""
+    task = unrented(make_task())
+    past = [{**item, "fence": number} for number, item in enumerate([task] * (row - 1), 1000)]
+    task |= {"attempts": past}
+
+    hold = find_hold(task)
+
+    assert NOW + FIRST_HOLD / 2 <= hold.until <= NOW + LONGEST_HOLD * 1.5
+    assert hold.places == {"runpod"}
+
+
+def test_the_first_servers_that_refuse_a_task_let_it_try_the_next_at_once():
+    task = make_task()
+    for server in ("rio", "lima"):
+        task = end(task, "rejected", server=server, failure_class="full")
+        assert find_hold(task) is None
+
+    hold = find_hold(end(task, "rejected", server="cuzco", failure_class="disk"))
+
+    assert hold.places == {"rio", "lima", "cuzco"}
+    assert hold.until > NOW
+
+
+def test_refusals_alone_do_not_use_up_airflows_tries_within_a_day():
+    task, waited = make_task(), timedelta()
+    for _ in range(99):
+        task = end(task, "rejected", failure_class="full")
+        hold = find_hold(task)
+        waited += hold.until - NOW if hold else timedelta()
+
+    assert waited > timedelta(days=1)
+    assert attempts.may_retry(task | {"is_retriable": True})
+
+
+def test_an_attempt_that_ran_ends_the_row_of_refusals():
+    task = make_task()
+    for _ in range(9):
+        task = end(task, "rejected", failure_class="full")
+    assert find_hold(task) is not None
+
+    assert find_hold(end(task, "lost", failure_class="lost")) is None
+
+
+def test_no_pod_is_tried_sooner_because_a_server_refused_in_between():
+    task = unrented(unrented(make_task()))
+
+    hold = find_hold(end(task, "rejected", failure_class="full"))
+
+    assert hold.places == {"runpod"}
+    assert hold.until > NOW
+
+
+def test_a_class_that_submitted_code_made_up_keeps_a_task_from_no_pod():
+    ran = {"failure_class": "capacity", "running_at": NOW.isoformat(), "exit_code": 75}
+
+    assert find_hold(end(make_task(), "exited", server="runpod", **ran)) is None
+
+
+@pytest.mark.parametrize(
+    ("refusal", "is_avoided"),
+    [("disk", True), ("image", True), ("gpu", True), ("full", False), ("drained", False)],
+)
+def test_a_task_keeps_away_from_a_server_that_lacks_what_it_needs(refusal, is_avoided):
+    task = end(make_task(), "rejected", failure_class=refusal)
+
+    assert find_avoided(task) == (frozenset({"rio"}) if is_avoided else frozenset())
+
+
+def test_a_pool_larger_than_its_agent_offers_what_the_agent_takes():
+    server = {"server": "rio", "heartbeat_at": NOW.isoformat(), "inventory": {"slots": 1}}
+    now = Running(ends_p50=NOW, ends_p90=NOW)
+
+    empty, busy = (
+        build_resource(
+            server,
+            slots=4,
+            free=4 - len(running),
+            validation_slots=2,
+            validation_free=2,
+            running=running,
+            now=NOW,
+            silence=timedelta(seconds=60),
+        )
+        for running in ((), (now,))
+    )
+
+    assert (empty.slots, empty.get_free(SlotClass.TRAINING)) == (1, 1)
+    assert busy.get_free(SlotClass.TRAINING) == 0
+    assert busy.get_free(SlotClass.VALIDATION) == 2
+
+
+@pytest.mark.parametrize(
+    ("refusal", "kind", "blocked"),
+    [
+        ("disk", None, {SlotClass.TRAINING, SlotClass.VALIDATION}),
+        ("gpu", "training", {SlotClass.TRAINING}),
+        ("full", "validation", {SlotClass.VALIDATION}),
+        ("image", None, set()),
+    ],
+)
+def test_a_held_server_says_what_it_does_not_take_and_until_when(refusal, kind, blocked):
+    hold = {
+        "refusal": refusal,
+        "kind": kind,
+        "image": "trainer" if refusal == "image" else None,
+        "until": (NOW + timedelta(minutes=5)).isoformat(),
+        "reason": "10 MiB free",
+    }
+
+    def build(now):
+        return build_resource(
+            {"server": "rio", "heartbeat_at": NOW.isoformat(), "holds": {"x": hold}},
+            slots=1,
+            free=1,
+            validation_slots=1,
+            validation_free=1,
+            now=now,
+            silence=timedelta(hours=1),
+        )
+
+    held, later = build(NOW), build(NOW + timedelta(minutes=6))
+    told = {kind: held.get_block(kind) for kind in SlotClass if held.get_block(kind)}
+
+    assert told.keys() == blocked
+    assert all("12:05 UTC: 10 MiB free" in text for text in told.values())
+    assert [image for image, _ in held.held_images] == (["trainer"] if refusal == "image" else [])
+    assert not any(later.get_block(kind) for kind in SlotClass)
+    assert later.held_images == ()

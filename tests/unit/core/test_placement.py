@@ -756,3 +756,69 @@ def test_full_pods_are_told_to_a_validation_with_their_next_end():
     assert estimate([make_validation()], [full], now=NOW)["s-1", "s-1-validation"].p50 == (
         NOW + dt.timedelta(minutes=20)
     )
+
+
+# --- servers that refuse ------------------------------------------------------------------------
+
+
+def make_held(seconds, *places):
+    return Hold(
+        until=NOW + dt.timedelta(seconds=seconds), reason="rio1: full", places=frozenset(places)
+    )
+
+
+def test_a_task_keeps_away_only_from_the_servers_that_refused_it():
+    task = make_waiting(hold=make_held(60, "rio1"))
+
+    assert place(task, make_server()) == {}
+    assert place(task, make_server(), make_server("rio2")) == {"i1": "rio2"}
+    assert place(task, make_server(), make_runpod(market=make_market())) == {"i1": "runpod"}
+    assert place(replace(task, hold=make_held(0, "rio1")), make_server()) == {"i1": "rio1"}
+
+
+@pytest.mark.parametrize(
+    ("places", "told"),
+    [
+        (("rio1",), "rio1: full: rio1 is not asked again before 14:10 UTC"),
+        (("rio1", "runpod"), "rio1: full: no pod is tried again, nor rio1, before 14:10 UTC"),
+    ],
+)
+def test_why_it_keeps_away_is_told_with_the_time_it_will_not(places, told):
+    servers = make_server(), make_runpod(market=make_market())
+    task = make_waiting(hold=make_held(600, *places))
+    if "runpod" not in places:
+        task = replace(task, needs=needs(platform=Platform.ON_PREM))
+
+    assert explain(task, *servers) == told
+    assert estimate([task], servers, now=NOW)[task.key].p50 == NOW + dt.timedelta(seconds=600)
+
+
+def test_an_image_that_a_server_lacks_keeps_other_images_from_nothing():
+    held = make_server(held_images=(("big", "takes nothing of image big until 15:00 UTC: absent"),))
+
+    assert place([make_waiting(needs=needs(image="small"))], held) == {"i1": "rio1"}
+    assert explain(make_waiting(needs=needs(image="big")), held) == (
+        "nothing is ready: rio1: takes nothing of image big until 15:00 UTC: absent"
+    )
+    both = [make_waiting("i1", needs=needs(image="big")), make_waiting("i2", needs=TRAINING)]
+    assert place(both, held, make_server("rio2")) == {"i1": "rio2", "i2": "rio1"}
+
+
+def test_a_server_that_takes_nothing_of_one_kind_takes_the_other():
+    held = make_server(kind_blocks=((SlotClass.TRAINING, "takes no trainings until 15:00 UTC: x"),))
+
+    assert place([make_waiting(needs=VALIDATION)], held) == {"i1": "rio1"}
+    assert explain(make_waiting(), held) == (
+        "nothing is ready: rio1: takes no trainings until 15:00 UTC: x"
+    )
+
+
+@pytest.mark.parametrize(
+    ("lingering", "told"),
+    [
+        (1, "rio1 is full (1 slot is held by an attempt that is being ended)"),
+        (2, "rio1 is full (2 slots are held by attempts that are being ended)"),
+    ],
+)
+def test_a_slot_that_is_held_by_what_nobody_waits_for_is_told_of(lingering, told):
+    assert explain(make_waiting(), make_server(free=0, lingering=lingering)) == told

@@ -280,9 +280,7 @@ def test_a_record_that_makes_no_sense_is_told_of_once_and_holds_up_nobody(
         assert book.get_demand(odd) is None
         assert book.get_demand(good) is not None
 
-    assert [record.message.split(",")[0] for record in caplog.records] == [
-        "s-1/i5 cannot be placed"
-    ]
+    assert [record.message.split(":")[0] for record in caplog.records] == ["could not place s-1/i5"]
 
 
 def test_a_field_that_a_newer_version_has_added_is_no_obstacle(book, airflow, enter, records):

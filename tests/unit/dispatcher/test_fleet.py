@@ -9,6 +9,8 @@ import pytest
 from fakes.pools import FakePools
 from touchstone.core.actions import MAX_ACTIONS
 from touchstone.core.fleet import parse_fleet
+from touchstone.core.holds import HOLDS, hold_server
+from touchstone.dispatcher.alarms import LETTERS
 from touchstone.dispatcher.control import CONTROL
 from touchstone.dispatcher.fleet import (
     FleetKeeper,
@@ -20,6 +22,7 @@ from touchstone.dispatcher.fleet import (
 )
 from touchstone.settings import Settings
 from touchstone_agent.protocol.errors import ConfigurationError
+from touchstone_agent.protocol.messages import Refusal, SlotClass
 
 GPU = {"name": "RTX 3090", "memory_mib": 24 * 1024}
 OWN = {"touchstone_queue": 0, "touchstone_finish": -1, "touchstone_deck": -1, "runpod": 0}
@@ -618,3 +621,94 @@ def test_a_fleet_file_that_cannot_be_used_is_a_wrong_setting(tmp_path, content):
 def test_the_fleet_file_is_the_settings_or_the_checkouts(tmp_path):
     assert find_fleet_file(Settings(fleet_file=tmp_path)) == tmp_path
     assert find_fleet_file(Settings()).name == "fleet.toml"
+
+
+# --- servers that refuse ------------------------------------------------------------------------
+
+
+def refuse(records, clock, reason="disk: 10 MiB free"):
+    records.change_server(
+        "rio",
+        lambda found: hold_server(
+            found,
+            refusal=Refusal.DISK,
+            reason=reason,
+            kind=SlotClass.TRAINING,
+            image="trainer",
+            now=clock(),
+        ),
+    )
+
+
+def test_a_server_that_refuses_is_shown_with_its_reason_until_it_is_asked_again(
+    rio, keeper, records, clock
+):
+    refuse(records, clock)
+
+    (row,) = keeper.build_status()["servers"]
+    assert [hold["told"] for hold in row["holds"]] == [
+        "takes nothing until 12:01 UTC: disk: 10 MiB free"
+    ]
+
+    clock.advance(minutes=2)
+    assert keeper.build_status()["servers"][0]["holds"] == []
+
+
+def test_an_admin_who_has_mended_a_server_gives_it_back_at_once(rio, keeper, records, clock, pools):
+    refuse(records, clock)
+
+    assert keeper.attach_server("rio", by="chief") == {
+        "server": "rio",
+        "slots": 2,
+        "validation_slots": 3,
+    }
+
+    assert rio()[HOLDS] == {}
+    assert rio()["actions"][-1]["action"] == "attach: asked again for what it refused"
+    with pytest.raises(ConfigurationError, match="not drained"):
+        keeper.attach_server("rio", by="chief")
+
+
+def test_a_drained_server_that_is_attached_is_asked_again(rio, keeper, records, clock):
+    keeper.drain_server("rio", by="chief")
+    refuse(records, clock)
+
+    keeper.attach_server("rio", by="chief")
+
+    assert rio()[HOLDS] == {}
+
+
+def test_dead_letters_are_shown(keeper, records):
+    assert keeper.build_status()["dead_letters"] == {}
+
+    records.put_note(LETTERS, {"queues": {"evt-dev.fifo": 3}})
+
+    assert keeper.build_status()["dead_letters"] == {"evt-dev.fifo": 3}
+
+
+@pytest.mark.parametrize(
+    "odd", [{"heartbeat_at": "never"}, {"inventory": {"gpus": [7]}}, {"declared": 7}, {HOLDS: 7}]
+)
+def test_a_server_whose_record_makes_no_sense_hides_no_other(keeper, records, enrol, odd):
+    enrol()
+    enrol("a-odd")
+    records.change_server("a-odd", lambda _: odd)
+
+    first, second = keeper.build_status()["servers"]
+
+    assert second["server"] == "rio"
+    assert second["is_alive"]
+    assert "makes no sense" in first["differences"][0]
+
+
+def test_a_server_whose_record_makes_no_sense_keeps_the_file_from_no_other(
+    keeper, records, enrol, pools
+):
+    enrol()
+    enrol("a-odd")
+    records.change_server("a-odd", lambda _: {"inventory": {"gpus": 7}})
+
+    report = apply(keeper, FILE + "[servers.a-odd]\nslots = 1\n")
+
+    assert pools.slots()["rio"] == 2
+    assert any("a-odd: its record makes no sense" in line for line in report.differences)

@@ -8,15 +8,15 @@ from datetime import timedelta
 import pytest
 
 from fakes.placement_world import World
-from touchstone.core.attempts import renew_task
+from touchstone.core.attempts import declare_lost, get_ref, renew_task
 from touchstone.core.pools import DECK_POOL, FINISH_POOL, QUEUE_POOL, UNLIMITED
 from touchstone.core.tasks import TaskSpec
 from touchstone.dispatcher.control import set_paused
 from touchstone.dispatcher.metadata.pools import PoolsBusy
 from touchstone.dispatcher.metadata.rows import VALIDATION
 from touchstone.dispatcher.placing import RECOVER_AFTER
-from touchstone_agent.protocol.errors import TransientError
-from touchstone_agent.protocol.messages import AttemptPhase, Start
+from touchstone_agent.protocol.errors import PermanentError, TransientError
+from touchstone_agent.protocol.messages import AttemptPhase, AttemptRef, Start
 
 
 class Killed(BaseException):
@@ -804,9 +804,11 @@ def test_a_server_that_was_full_is_not_avoided(world):
     world.add_server("lima")
     (key,) = world.submit("s-1", 5)
     world.settle()
-    world.report(key, AttemptPhase.REJECTED, reason="no free slot")
+    world.report(key, AttemptPhase.REJECTED, reason="no free slot", refusal="full")
     world.trigger(key)
     world.tick()
+    # It is asked for nothing until it has told what it runs.
+    world.advance(40)
     world.airflow.retry(key)
 
     world.settle()
@@ -1146,3 +1148,368 @@ def test_a_strangers_run_is_not_placed_as_the_submission_that_its_id_stands_for(
     world.tick()
 
     assert pools(world, [own, stranger, validation]) == ["rio", FINISH_POOL, FINISH_POOL]
+
+
+# --- one bad record stops nobody ----------------------------------------------------------------
+
+
+def test_a_task_that_was_refused_again_and_again_keeps_nobody_elses_from_being_placed(world):
+    """At the 43rd refusal in a row its pause overflowed: nothing was placed any more."""
+    world.add_server("rio")
+    (unlucky,) = world.submit("s-1", 5, platform="runpod")
+    (other,) = world.submit("s-2", 5, submitted_by="bob")
+    refused = {
+        "run_id": "s-1",
+        "failure_class": "budget",
+        "outcome": "failed(infrastructure)",
+        "server": "runpod",
+        "phase": "rejected",
+    }
+    past = [{**refused, "attempt": number, "fence": number} for number in range(1, 43)]
+    newest = {"attempts": past, "attempt": 43, "fence": 43, "status": "error", "reason": "budget"}
+    world.records.change_task(
+        "s-1", "i5", lambda _: {**refused, **newest, "ended_at": world.now.isoformat()}
+    )
+
+    world.tick()
+
+    assert world.pool(other) == "rio"
+    assert unlucky not in {key for key, _ in world.starts()}
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [
+        {"ended_at": "yesterday"},
+        {"created_at": 7, "queued_at": None},
+        {"config": None},
+        {"queued_at": "yesterday"},
+        {"fence": "x"},
+        {"attempt": None},
+        {"map_index": "x"},
+        {"kind": "dancing"},
+    ],
+)
+def test_a_task_whose_record_makes_no_sense_keeps_no_other_from_being_placed(world, odd):
+    world.add_server("rio", slots=2)
+    world.submit("s-1", 5)
+    (other,) = world.submit("s-2", 5)
+    world.records.change_task("s-1", "i5", lambda _: odd)
+
+    world.settle()
+
+    assert world.pool(other) == "rio"
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [
+        {"heartbeat_at": "never"},
+        {"heartbeat_at": 7},
+        {"inventory": {"slots": "many"}},
+        {"inventory": {"gpus": [7]}},
+        {"declared": {"priority": "high"}},
+        {"declared": 7},
+        {"running": 7},
+        {"holds": 7},
+    ],
+)
+def test_a_server_whose_record_makes_no_sense_keeps_no_other_from_being_used(world, odd):
+    world.add_server("a-odd", priority=9)
+    world.add_server("rio")
+    (key,) = world.submit("s-1", 5)
+    world.records.change_server("a-odd", lambda _: odd)
+
+    world.settle()
+
+    assert world.pool(key) == "rio"
+
+
+@pytest.mark.parametrize("odd", [{"fence": "x"}, {"attempt": None}, {"config": 7}])
+def test_a_running_task_whose_record_makes_no_sense_keeps_no_other_from_being_placed(world, odd):
+    world.add_server("rio", slots=2)
+    world.submit("s-1", 5)
+    world.settle()
+    world.records._put(world.settings.tasks_table, {**world.records.get_task("s-1", "i5"), **odd})
+    (other,) = world.submit("s-2", 5)
+
+    world.tick(world.make_dispatcher())
+
+    assert world.pool(other) == "rio"
+
+
+@pytest.mark.parametrize("note", [{"at": "never"}, {"at": 7}, {"at": None, "was_on_deck": True}])
+def test_a_placement_that_makes_no_sense_keeps_no_other_from_being_made(world, note):
+    world.add_server("rio", slots=2)
+    (first,) = world.submit("s-1", 5)
+    world.settle()
+    placed = world.airflow.instances[first]
+    world.airflow.change(first, placement={**placed.placement, **note})
+    (other,) = world.submit("s-2", 5)
+
+    world.settle()
+
+    assert world.pool(other) == "rio"
+
+
+def test_a_submission_that_cannot_be_read_keeps_no_other_from_being_placed(world, monkeypatch):
+    world.add_server("rio", slots=2)
+    (unread,) = world.submit("s-1", 5)
+    (other,) = world.submit("s-2", 5)
+    read = world.records.list_tasks
+
+    def list_tasks(submission_id):
+        if submission_id == "s-1":
+            raise TransientError("throttled")
+        return read(submission_id)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(world.records, "list_tasks", list_tasks)
+        for _ in range(2):
+            world.settle()
+        assert world.pool(other) == "rio"
+        assert world.pool(unread) == QUEUE_POOL
+
+    world.settle()
+    assert world.pool(unread) == "rio"
+
+
+def test_a_validation_that_cannot_be_read_is_not_taken_for_one_that_is_not_needed(
+    world, monkeypatch
+):
+    world.add_server("rio")
+    key = world.validate("s-1")
+
+    def fail(_):
+        raise PermanentError("no leave")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(world.records, "list_tasks", fail)
+        world.tick()
+        assert world.pool(key) == QUEUE_POOL
+
+    world.settle()
+    assert world.pool(key) == "rio_validation"
+
+
+def test_a_start_that_fails_for_whatever_reason_is_one_tasks_and_tried_again(world):
+    keys = put_on_deck(world, 1, 5, 20)
+    failing = world.make_dispatcher(Interrupted(KeyError("config")))
+    world.airflow.set_slots("rio", 3)
+
+    world.tick(failing)
+    assert len([key for key in keys if world.pool(key) == "rio"]) == 3
+    world.advance(RECOVER_AFTER.total_seconds() + 1)
+    world.settle()
+
+    assert len(world.starts()) == 3
+
+
+# --- servers that refuse ------------------------------------------------------------------------
+
+
+def bounce(world, key, refuse, rounds):
+    """Let one server refuse a task, again and again; return where it was sent."""
+    seen = []
+    for _ in range(rounds):
+        world.settle()
+        if world.state(key) != "deferred" or world.pool(key) == DECK_POOL:
+            world.advance(60)  # nothing takes it now
+            continue
+        server = world.record(key)["server"]
+        seen.append(server)
+        if server not in refuse:
+            break
+        details = {"refusal": refuse[server]} if refuse[server] else {}
+        world.report(key, AttemptPhase.REJECTED, "10 MiB free, 1034 MiB wanted", **details)
+        world.trigger(key)
+        assert world.state(key) == "up_for_retry"
+        world.advance(10)
+        world.airflow.retry(key)
+    return seen
+
+
+@pytest.mark.parametrize("refusal", ["disk", "gpu", "image", "full", "drained", None])
+def test_a_server_that_refuses_gets_no_second_try_while_another_is_free(world, refusal):
+    """It took all 99 tries of a task while another server stood free."""
+    world.add_server("bad", slots=4)
+    world.add_server("good", slots=2)
+    (key,) = world.submit("s-1", 5)
+
+    assert bounce(world, key, {"bad": refusal}, 99) == ["bad", "good"]
+
+
+@pytest.mark.parametrize("refusal", ["disk", "gpu", "image"])
+def test_a_server_that_refused_one_task_is_no_black_hole_for_all_others(world, refusal):
+    world.add_server("bad", slots=4, priority=9)
+    world.add_server("good", slots=9)
+    (first,) = world.submit("s-1", 5)
+    bounce(world, first, {"bad": refusal}, 1)
+
+    others = world.submit("s-2", 1, 5, 20, submitted_by="bob")
+    world.settle()
+
+    assert {world.pool(key) for key in others} == {"good"}
+
+
+def test_a_server_that_lacks_an_image_takes_others(world):
+    world.add_server("bad", priority=9)
+    (first,) = world.submit("s-1", 5, image="big")
+    bounce(world, first, {"bad": "image"}, 1)
+
+    (other,) = world.submit("s-2", 5, image="small")
+    world.settle()
+
+    assert world.pool(other) == "bad"
+    assert "takes nothing of image big until 12:01 UTC" in wait_of(world, first).reason
+
+
+def test_a_server_that_refuses_is_tried_again_later_and_less_and_less_often(world):
+    """Without any other server its tries must outlast what is wrong with this one."""
+    world.add_server("bad", slots=2)
+    (key,) = world.submit("s-1", 5)
+    began = world.now
+
+    tries = len(bounce(world, key, {"bad": "disk"}, 600))
+
+    assert (world.now - began) > timedelta(hours=8)
+    assert tries < 40
+
+
+def test_why_a_server_takes_nothing_is_told_until_it_does(world):
+    world.add_server("bad")
+    (key,) = world.submit("s-1", 5)
+    bounce(world, key, {"bad": "disk"}, 1)
+    world.tick()
+    assert wait_of(world, key).reason.endswith(
+        "nothing is ready: bad: takes nothing until 12:01 UTC: 10 MiB free, 1034 MiB wanted"
+    )
+
+    world.advance(120)
+    world.settle()
+    world.report(key, AttemptPhase.ACCEPTED)
+    assert world.records.find_server("bad")["holds"] == {}
+
+
+def test_a_pool_that_is_larger_than_its_agent_refuses_nothing(world):
+    """Airflow's pool had four slots, the agent took one at a time: three tasks bounced for ever."""
+    world.add_server("rio", slots=4, takes=1)
+    keys = world.submit("s-1", 1, 5, 20)
+
+    world.settle()
+
+    assert len(world.starts()) == 1
+    assert sorted(pools(world, keys)).count("rio") == 1
+    (server,) = (item for item in world.dispatcher.view.resources if item.name == "rio")
+    assert (server.slots, server.free) == (1, 0)
+
+
+# --- a server that comes back -------------------------------------------------------------------
+
+
+@pytest.fixture
+def partitioned(world):
+    """A training that was lost with its server, and runs elsewhere when the server is back."""
+    world.add_server("rio", takes=1)
+    (key,) = world.submit("s-1", 5)
+    world.settle()
+    old = get_ref(world.record(key))
+    world.report(key, AttemptPhase.RUNNING)
+    world.silence("rio")
+    world.advance(1000)
+    world.add_server("lima", takes=1)
+    world.records.change_task(
+        "s-1",
+        "i5",
+        lambda task: declare_lost(task, fence=task["fence"], reason="silent", now=world.now),
+    )
+    world.trigger(key)
+    world.tick()
+    world.airflow.retry(key)
+    world.settle()
+    assert world.starts(key) == [("rio", 1), ("lima", 2)]
+    return key, old
+
+
+def test_the_slot_of_an_outranked_attempt_is_held_until_its_agent_says_otherwise(
+    world, partitioned
+):
+    """Its server was free by Airflow's count, and refused whatever was sent to it as full."""
+    _, old = partitioned
+    world.revive("rio")
+    world.show("rio", (old, "running"))
+    (waiting,) = world.submit("s-2", 5, submitted_by="bob")
+
+    world.settle()
+    assert world.starts(waiting) == []
+    assert wait_of(world, waiting).reason.startswith(
+        "lima and rio are full (1 slot is held by an attempt that is being ended)"
+    )
+    world.show("rio")
+    world.settle()
+
+    assert world.starts(waiting) == [("rio", 1)]
+
+
+def test_the_same_slot_is_never_given_to_two_of_one_task(world, partitioned):
+    """A newer attempt of the same task on the same server is not the one that still runs there."""
+    key, old = partitioned
+    world.revive("rio")
+    world.show("rio", (old, "running"))
+    world.airflow.set_slots("lima", 0)
+    world.report(key, AttemptPhase.LOST)
+    world.trigger(key)
+    world.tick()
+    world.airflow.retry(key)
+
+    world.settle()
+    assert world.starts(key) == [("rio", 1), ("lima", 2)]
+    world.show("rio")
+    world.settle()
+
+    assert world.starts(key) == [("rio", 1), ("lima", 2), ("rio", 3)]
+
+
+def test_a_validation_that_lingers_holds_no_slot_for_trainings(world):
+    world.add_server("rio", takes=1)
+    stray = AttemptRef(submission_id="s-9", task_id="validation", attempt=1, fence=1)
+    world.show("rio", (stray, "running"))
+    (training,) = world.submit("s-1", 5)
+    validation = world.validate("s-2")
+
+    world.settle()
+
+    assert world.pool(training) == "rio"
+    assert world.pool(validation) == QUEUE_POOL
+
+
+def test_what_an_inventory_still_shows_of_an_ended_attempt_holds_up_nobody(world):
+    """The next training starts at once, and not after the server's next heartbeat."""
+    world.add_server("rio", takes=1)
+    first, second = world.submit("s-1", 1, 5)
+    world.settle()
+    world.show("rio", (get_ref(world.record(first)), "running"))
+    assert world.starts(second) == []
+
+    world.dispatcher.note_exit(world.exit(first))
+    world.settle()
+
+    assert world.starts(second) == [("rio", 1)]
+
+
+def test_what_a_server_was_just_sent_counts_once_whether_it_shows_it_or_not(world):
+    world.add_server("rio", slots=2, takes=2)
+    first, second = world.submit("s-1", 1, 5)
+    world.settle()
+    assert len(world.starts()) == 2
+    world.airflow.set_slots("rio", 3)
+    world.records.change_server(
+        "rio", lambda server: {"inventory": {**server["inventory"], "slots": 3}}
+    )
+    refs = [get_ref(world.record(key)) for key in (first, second)]
+    world.show("rio", (refs[0], "accepted"))
+    (third,) = world.submit("s-2", 5)
+
+    world.settle()
+
+    assert world.starts(third) == [("rio", 1)]

@@ -6,8 +6,10 @@ import pytest
 
 from touchstone.dispatcher.cancel import cancel_submission, retract_submission
 from touchstone.dispatcher.reconcile import Reconciler
+from touchstone.dispatcher.troubles import Troubles
 from touchstone.hooks.agent import cancel_task
-from touchstone.hooks.records import RecordNotFound
+from touchstone.hooks.records import AT_WORK, RecordNotFound
+from touchstone_agent.protocol.errors import PermanentError
 from touchstone_agent.protocol.messages import Cancel
 
 
@@ -358,3 +360,188 @@ def test_a_validation_in_a_pod_makes_no_submission_run(reconciler, records, in_p
     records.change_task("s-1", "i5", lambda _: {"kind": "validation"})
     reconciler.run()
     assert records.get_submission("s-1")["status"] == "queued"
+
+
+def add_silent_task(records, clock, submission_id="s-2"):
+    """Another submission's training, on a server that was last heard of now."""
+    records.create_server(
+        {"server": "dead", "env": "dev", "public_key": "k", "heartbeat_at": clock().isoformat()}
+    )
+    task = records.get_task("s-1", "i5")
+    other = {
+        "submission_id": submission_id,
+        "server": "dead",
+        "cancel": None,
+        "phase": "running",
+        "status": "running",
+    }
+    records.create_task({key: task[key] for key in task if key != "version"} | other)
+
+
+def pass_time(reconciler, clock, minutes=20):
+    for _ in range(minutes):
+        clock.advance(seconds=60)
+        reconciler.run()
+
+
+def test_a_server_without_a_queue_keeps_nothing_of_the_others_from_being_done(
+    reconciler, records, agent, airflow, make_task, make_submission, clock, server_key, monkeypatch
+):
+    """The queue of one server was deleted: nobody's task was lost, closed or orphaned any more."""
+    make_task()
+    cancel(records, agent)
+    add_silent_task(records, clock)
+    make_submission("running", submission_id="s-3", run_ids=["s-3"])
+    airflow.run_states["s-3"] = "failed"
+    sent = agent.send
+
+    def send(server, command, **kwargs):
+        if server == "local":
+            raise PermanentError("sending cancel to ctl-local.fifo: NonExistentQueue")
+        return sent(server, command, **kwargs)
+
+    monkeypatch.setattr(agent, "send", send)
+    pass_time(reconciler, clock)
+
+    assert records.get_task("s-2", "i5")["status"] == "lost"
+    assert records.get_submission("s-3")["status"] == "cancelled"
+
+
+def write(records, changes):
+    """Change a task as another version would: this one keeps to its own words."""
+    task = records.get_task("s-1", "i5")
+    records._put(records._settings.tasks_table, {**task, **changes, AT_WORK: "yes"})
+
+
+ODD_TASKS = [
+    {"status": "dancing"},
+    {"intent_at": "yesterday"},
+    {"intent_at": None, "phase": None},
+    {"cancel": {"reason": "x"}},
+    {"cancel": "x", "attempt": 1},
+    {"config": None, "status": "running", "running_at": "2026-11-22T12:00:00+00:00"},
+    {"run_id": None},
+    {"kind": None},
+    {"last_event_at": 7, "status": "preparing"},
+    {"fence": "x"},
+]
+
+
+@pytest.mark.parametrize("odd", ODD_TASKS)
+def test_a_task_whose_record_makes_no_sense_keeps_no_other_from_being_lost(
+    reconciler, records, make_task, clock, server_key, odd
+):
+    make_task(phase="running", status="running")
+    add_silent_task(records, clock)
+    write(records, odd)
+
+    pass_time(reconciler, clock)
+
+    assert records.get_task("s-2", "i5")["status"] == "lost"
+
+
+@pytest.mark.parametrize("odd", [{"heartbeat_at": "never"}, {"heartbeat_at": 7}, {"running": 7}])
+def test_a_server_whose_record_makes_no_sense_keeps_no_other_from_being_silent(
+    reconciler, records, make_task, clock, server_key, odd
+):
+    make_task(phase="running", status="running")
+    add_silent_task(records, clock)
+    records.change_server("local", lambda _: {"heartbeat_at": clock().isoformat(), **odd})
+
+    pass_time(reconciler, clock)
+
+    assert records.get_task("s-2", "i5")["status"] == "lost"
+
+
+def test_a_time_without_a_zone_is_one_of_utc(reconciler, records, make_task, clock, server_key):
+    make_task(phase="running", status="running", intent_at="2026-11-22T12:00:00")
+    records.change_server("local", lambda _: {"heartbeat_at": "2026-11-22T12:00:00"})
+
+    pass_time(reconciler, clock)
+
+    assert status(records) == "lost"
+
+
+@pytest.mark.parametrize("odd", [{"run_ids": []}, {"run_ids": None}, {"cancel": {"reason": "x"}}])
+def test_a_submission_whose_record_makes_no_sense_keeps_no_other_open(
+    reconciler, records, airflow, make_submission, odd
+):
+    make_submission("running", **odd)
+    make_submission("running", submission_id="s-2", run_ids=["s-2"])
+    airflow.run_states["s-2"] = "failed"
+
+    reconciler.run()
+
+    assert records.get_submission("s-2")["status"] == "cancelled"
+
+
+@pytest.mark.parametrize("step", ["find_run_states", "find_ended_instances", "release_parked"])
+def test_a_step_that_fails_as_a_whole_keeps_no_other_from_being_made(
+    reconciler, records, airflow, silent_server, clock, monkeypatch, step
+):
+    def fail(*_):
+        raise OSError("database is locked")
+
+    monkeypatch.setattr(airflow, step, fail)
+    pass_time(reconciler, clock, minutes=4)
+
+    assert status(records) == "lost"
+
+
+def test_what_could_not_be_done_is_counted_and_told_once(
+    records, agent, settings, clock, airflow, make_task, caplog, server_key
+):
+    troubles = Troubles(clock)
+    reconciler = Reconciler(
+        records=records,
+        agent=agent,
+        settings=settings,
+        airflow=airflow,
+        clock=clock,
+        is_hearing=lambda: True,
+        troubles=troubles,
+    )
+    make_task()
+    write(records, {"status": "dancing"})
+
+    for _ in range(5):
+        reconciler.run()
+
+    (trouble,) = troubles.summarise()
+    assert (trouble.what, trouble.item, trouble.times) == ("make sense of", "s-1/i5", 5)
+    assert len([record for record in caplog.records if "s-1/i5" in record.message]) == 1
+
+
+def run_for(reconciler, records, clock, **time):
+    """Let time pass on a server that is alive."""
+    clock.advance(**time)
+    records.change_server("local", lambda _: {"heartbeat_at": clock().isoformat()})
+    reconciler.run()
+
+
+def test_a_heartbeat_renews_nothing_of_an_attempt_that_runs_beyond_its_limit(
+    reconciler, records, make_task, clock, server_key
+):
+    """Its server said that it was alive for ever, and that was all that was asked of it."""
+    wall = 86_400
+    make_task(phase="running", status="running", running_at=clock().isoformat())
+
+    run_for(reconciler, records, clock, seconds=wall + 600)
+    assert status(records) == "running"
+    run_for(reconciler, records, clock, seconds=600)
+
+    assert status(records) == "lost"
+    assert "beyond its limit of 1 day" in records.get_task("s-1", "i5")["reason"]
+    assert records.get_task("s-1", "i5")["is_retriable"]
+
+
+def test_a_heartbeat_renews_nothing_of_an_attempt_that_never_begins(
+    reconciler, records, make_task, clock, server_key
+):
+    make_task(phase="preparing", status="preparing", last_event_at=clock().isoformat())
+
+    run_for(reconciler, records, clock, minutes=119)
+    assert status(records) == "preparing"
+    run_for(reconciler, records, clock, minutes=2)
+
+    assert status(records) == "lost"

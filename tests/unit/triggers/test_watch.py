@@ -70,3 +70,27 @@ async def test_polling_stops_when_nobody_waits():
 
     await changes.aclose()
     await watcher._poller
+
+
+async def test_a_poll_that_ends_under_those_who_wait_begins_again(caplog):
+    """Whoever waited then waited for ever: only a newcomer would have started another poll."""
+    store = Store()
+    store.records["s", "i1"] = {"version": 1}
+    watcher = TaskWatcher(store.fetch, poll_seconds=0)
+    changes = watcher.changes(("s", "i1"))
+    await anext(changes)
+
+    watcher._poller.cancel()
+    store.records["s", "i1"] = {"version": 2}
+
+    assert await anext(changes) == {"version": 2}
+    assert "has ended: it was cancelled; it begins again" in caplog.text
+
+
+async def test_one_odd_answer_ends_no_wait(monkeypatch):
+    monkeypatch.setattr("touchstone.triggers.watch._BACK_OFF_SECONDS", 0)
+    answers = iter([None, {("s", "i1"): {"version": 1}}])
+
+    changes = TaskWatcher(lambda _: next(answers), poll_seconds=0).changes(("s", "i1"))
+
+    assert await anext(changes) == {"version": 1}

@@ -10,7 +10,8 @@ from fastapi.testclient import TestClient
 
 from fakes.api import NOW
 from fakes.pools import FakePools
-from fakes.stores import FakeRecordStore
+from fakes.stores import FakeObjectStore, FakeRecordStore
+from touchstone.core.queue import QUEUE_KEY, Queue
 from touchstone.settings import Settings, get_settings
 from touchstone.ui.routes.fleet import get_pools
 
@@ -230,3 +231,51 @@ def test_placements_are_paused_and_resumed_for_everybody_to_see(
     }
     assert login("chief", "admin").get("/api/v1/fleet").json()["placements"] == paused.json()
     assert post(login("chief", "admin"), "placements/resume").json()["paused"] is False
+
+
+@pytest.mark.usefixtures("rio")
+def test_what_the_dispatcher_leaves_undone_is_shown_to_admins_and_to_nobody_else(
+    admin: TestClient,
+    login: Callable[..., TestClient],
+    objects: FakeObjectStore,
+    settings: Settings,
+) -> None:
+    trouble = {
+        "what": "place",
+        "items": 2,
+        "times": 9,
+        "item": "s-1/i5",
+        "reason": "odd",
+        "at": NOW.isoformat(),
+    }
+    server = {
+        "name": "rio",
+        "platform": "on-prem",
+        "is_alive": True,
+        "slots": 2,
+        "free": 0,
+        "validation_slots": 3,
+        "validation_free": 3,
+        "lingering": 1,
+    }
+    queue = Queue.model_validate(
+        {"at": NOW, "dispatcher": "host/1", "troubles": [trouble], "servers": [server]}
+    )
+    objects.put(settings.content_bucket, QUEUE_KEY, queue.model_dump_json().encode())
+
+    shown = admin.get("/api/v1/fleet").json()["dispatcher"]
+
+    assert shown["is_alive"]
+    assert [item["item"] for item in shown["troubles"]] == ["s-1/i5"]
+    assert shown["lingering"] == {"rio": 1}
+    assert "troubles" not in login("engineer").get("/api/v1/queue").json()
+
+
+@pytest.mark.usefixtures("rio")
+def test_a_dispatcher_that_is_at_work_no_more_leaves_no_old_troubles_behind(
+    admin: TestClient,
+) -> None:
+    shown = admin.get("/api/v1/fleet").json()["dispatcher"]
+
+    assert shown["warning"]
+    assert (shown["troubles"], shown["lingering"]) == ([], {})

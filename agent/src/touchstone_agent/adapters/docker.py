@@ -26,9 +26,10 @@ if _paramiko is False:
 import requests  # noqa: E402
 
 from touchstone_agent.adapters.usage import is_at_home  # noqa: E402
-from touchstone_agent.core.ports import Exit, LaunchSpec  # noqa: E402
+from touchstone_agent.core.ports import Exit, HostLacks, LaunchSpec  # noqa: E402
 from touchstone_agent.logs import Log  # noqa: E402
 from touchstone_agent.protocol.errors import PermanentError, TransientError  # noqa: E402
+from touchstone_agent.protocol.messages import Refusal  # noqa: E402
 from touchstone_agent.protocol.names import build_prefix  # noqa: E402
 from touchstone_agent.settings import DockerSettings  # noqa: E402
 
@@ -46,6 +47,8 @@ RUNNER_CAPABILITIES = ["SETUID", "SETGID", "KILL"]
 ENGINE_TIMEOUT_SECONDS = 60
 LOG_TAIL_LINES = 200
 LOG_TAIL_BYTES = 64 * 1024
+_NO_GPU = ("could not select device driver", "nvidia-container-cli")
+"""What the engine says when it cannot hand over a GPU, whatever was detected at the start."""
 
 log = Log("docker")
 
@@ -87,7 +90,9 @@ class DockerRuntime:
                 self._pull(image, is_cancelled)
                 found = self._find_image(image)
         if found is None:
-            raise PermanentError(f"image {image} is not on this server; build or pull it there")
+            raise HostLacks(
+                f"image {image} is not on this server; build or pull it there", Refusal.IMAGE
+            )
         return found
 
     def find_shared_user(self, image: str | None = None) -> str | None:
@@ -347,9 +352,10 @@ class DockerRuntime:
                 log.warning("container.started_with_error", container=name)
                 return
             self._client().remove_container(name, force=True, v=True)
-            raise PermanentError(
-                f"container {name} could not be started: {_explain(error)}"
-            ) from error
+            reason = f"container {name} could not be started: {_explain(error)}"
+            if any(words in reason for words in _NO_GPU):
+                raise HostLacks(reason, Refusal.GPU) from error
+            raise PermanentError(reason) from error
 
 
 def _explain(error: APIError) -> str:

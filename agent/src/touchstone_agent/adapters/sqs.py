@@ -28,11 +28,13 @@ class Received:
     :param message_id: The queue's id of it.
     :param receipt: With which to delete it.
     :param body: Its text.
+    :param group: Its message group, inside which the order counts.
     """
 
     message_id: str
     receipt: str
     body: str
+    group: str = ""
 
 
 class Queues:
@@ -78,9 +80,15 @@ class Queues:
             MaxNumberOfMessages=10,
             WaitTimeSeconds=wait_seconds,
             VisibilityTimeout=VISIBILITY_SECONDS,
+            AttributeNames=["MessageGroupId"],
         )
         return tuple(
-            Received(message_id=m["MessageId"], receipt=m["ReceiptHandle"], body=m["Body"])
+            Received(
+                message_id=m["MessageId"],
+                receipt=m["ReceiptHandle"],
+                body=m["Body"],
+                group=m.get("Attributes", {}).get("MessageGroupId", ""),
+            )
             for m in answer.get("Messages", ())
         )
 

@@ -7,7 +7,13 @@ from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 
 from touchstone_agent.core.attempts import Attempt
-from touchstone_agent.protocol.messages import AttemptPhase, AttemptRef, SlotClass, Start
+from touchstone_agent.protocol.messages import (
+    AttemptPhase,
+    AttemptRef,
+    Refusal,
+    SlotClass,
+    Start,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,10 +81,12 @@ class Refuse:
 
     :param phase: ``rejected``, or ``cancelled`` when the cancel came first.
     :param reason: One line.
+    :param refusal: What kind of reason, if it is ``rejected``.
     """
 
     phase: AttemptPhase
     reason: str
+    refusal: Refusal | None = None
 
 
 Decision = Accept | Repeat | Refuse
@@ -100,20 +108,27 @@ def decide_start(
     if ref.fence <= mark.cancelled:
         return Refuse(phase=AttemptPhase.CANCELLED, reason="cancelled before it was started")
     if ref.fence <= mark.seen:
-        return _reject(f"fence {ref.fence} is not newer than {mark.seen}, seen before")
+        return _reject(
+            Refusal.FENCE, f"fence {ref.fence} is not newer than {mark.seen}, seen before"
+        )
     if not capacity.allows(start.image):
-        return _reject(f"image {start.image} is not allowed on this server")
+        return _reject(Refusal.IMAGE, f"image {start.image} is not allowed on this server")
     older = tuple(a for a in attempts if a.ref.task_key == ref.task_key)
     others = [a for a in attempts if a.holds_slot and a not in older]
     offered = capacity.of(start.slot_class)
     if offered == 0:
-        return _reject(f"this server takes no {start.slot_class}s")
+        return _reject(Refusal.DRAINED, f"this server takes no {start.slot_class}s")
     taken = sum(a.start.slot_class is start.slot_class for a in others)
     if taken >= offered:
-        return _reject(f"full: {taken} of {offered} {start.slot_class} slots are taken")
+        return _reject(
+            Refusal.FULL, f"full: {taken} of {offered} {start.slot_class} slots are taken"
+        )
+    has = len(capacity.gpu_ids)
+    if has < start.gpus:
+        return _reject(Refusal.GPU, f"gpu: {start.gpus} GPUs wanted, this server has {has}")
     free = find_free_gpus(capacity.gpu_ids, others)
     if len(free) < start.gpus:
-        return _reject(f"full: {start.gpus} GPUs wanted, {len(free)} free")
+        return _reject(Refusal.FULL, f"full: {start.gpus} GPUs wanted, {len(free)} free")
     return Accept(
         supersedes=tuple(a.ref for a in older if not a.is_final), gpu_ids=free[: start.gpus]
     )
@@ -125,5 +140,5 @@ def find_free_gpus(gpu_ids: Iterable[int], attempts: Iterable[Attempt]) -> tuple
     return tuple(sorted(set(gpu_ids) - held))
 
 
-def _reject(reason: str) -> Refuse:
-    return Refuse(phase=AttemptPhase.REJECTED, reason=reason)
+def _reject(refusal: Refusal, reason: str) -> Refuse:
+    return Refuse(phase=AttemptPhase.REJECTED, reason=reason, refusal=refusal)

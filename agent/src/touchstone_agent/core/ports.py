@@ -8,7 +8,21 @@ from datetime import datetime
 from pathlib import Path
 from typing import Protocol
 
-from touchstone_agent.protocol.messages import AttemptRef, Limits
+from touchstone_agent.protocol.errors import PermanentError
+from touchstone_agent.protocol.messages import AttemptRef, Limits, Refusal
+
+
+class HostLacks(PermanentError):
+    """
+    This machine has not what an attempt needs; another one may.
+
+    :param message: What it lacks.
+    :param refusal: What kind of thing.
+    """
+
+    def __init__(self, message: str, refusal: Refusal) -> None:
+        super().__init__(message)
+        self.refusal = refusal
 
 
 class Clock(Protocol):
@@ -75,7 +89,7 @@ class Runtime(Protocol):
 
     All raise :class:`~touchstone_agent.protocol.errors.TransientError` when the engine does not
     answer, and :class:`~touchstone_agent.protocol.errors.PermanentError` when it never will do
-    what is asked.
+    what is asked; of that :class:`HostLacks` when another machine may.
     """
 
     name: str

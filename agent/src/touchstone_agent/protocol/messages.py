@@ -272,6 +272,24 @@ FINAL_PHASES = frozenset(
 )
 
 
+class Refusal(StrEnum):
+    """
+    Why an agent does not take a START, for whoever places the next one.
+
+    ``full``: no slot, or no GPU, is free now. ``disk``, ``image`` and ``gpu``: what this server
+    lacks for it. ``fence`` and ``name``: what is wrong with the START itself. ``drained``: this
+    server takes none of its kind.
+    """
+
+    FULL = "full"
+    DISK = "disk"
+    IMAGE = "image"
+    GPU = "gpu"
+    FENCE = "fence"
+    NAME = "name"
+    DRAINED = "drained"
+
+
 class GrantPurpose(StrEnum):
     """What a grant is for; decides the bucket and the key."""
 
@@ -292,6 +310,8 @@ class PhaseChanged(Wire):
         ``preparing``: :class:`~touchstone_agent.protocol.facts.PreparedFacts`. ``running``:
         ``container``, ``runtime``. ``exited``: :class:`~touchstone_agent.protocol.facts.ExitFacts`.
         ``uploaded``: those of ``exited`` again, ``uploaded`` (paths), ``failed`` (reason by path).
+        ``rejected``, and ``lost`` before anything ran: ``refusal`` (a :class:`Refusal`; absent
+        where nobody knows, and from agents that do not tell it yet).
     """
 
     kind: Literal["phase"] = "phase"

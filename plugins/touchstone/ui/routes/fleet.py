@@ -15,11 +15,13 @@ from touchstone.dispatcher.fleet import Control, FleetKeeper, Pools
 from touchstone.ui.dependencies import (
     CallerDep,
     ClockDep,
+    QueueDep,
     RecordsDep,
     SettingsDep,
     require_admin,
     require_json,
 )
+from touchstone.ui.waiting import describe_work
 from touchstone_agent.protocol.errors import ConfigurationError
 
 router = APIRouter()
@@ -89,9 +91,9 @@ KeeperDep = Annotated[FleetKeeper, Depends(get_keeper)]
 
 
 @router.get("/fleet", dependencies=[Depends(require_admin)])
-def get_fleet(keeper: KeeperDep) -> dict[str, Any]:
-    """Return how servers and pools are, and where they differ from the fleet file."""
-    return keeper.build_status()
+def get_fleet(keeper: KeeperDep, queue: QueueDep, clock: ClockDep) -> dict[str, Any]:
+    """Return how servers and pools are, where they differ from the file, and what goes wrong."""
+    return {**keeper.build_status(), "dispatcher": describe_work(queue, clock())}
 
 
 @router.post("/fleet/check", dependencies=CHANGES)

@@ -1,0 +1,160 @@
+"""What a server has refused, and until when it is left alone."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from touchstone.core.holds import (
+    HOLDS,
+    find_refusal,
+    hold_server,
+    list_holds,
+    mark_told,
+    release_renewed,
+    release_server,
+)
+from touchstone_agent.protocol.messages import AttemptPhase, Refusal, SlotClass
+
+NOW = datetime(2026, 11, 22, 12, 0, tzinfo=UTC)
+
+
+def refuse(server, refusal, *, at=NOW, kind="training", image="trainer", reason="because"):
+    return hold_server(
+        server, refusal=refusal, reason=reason, kind=SlotClass(kind), image=image, now=at
+    )
+
+
+def the(server):
+    (hold,) = list_holds(server)
+    return hold
+
+
+@pytest.mark.parametrize(
+    ("refusal", "kind", "image"),
+    [
+        (Refusal.DISK, None, None),
+        (Refusal.GPU, "training", None),
+        (Refusal.IMAGE, None, "trainer"),
+        (Refusal.FULL, "validation", None),
+        (Refusal.DRAINED, "validation", None),
+        (None, "validation", None),
+    ],
+)
+def test_what_is_held_follows_from_what_was_refused(refusal, kind, image):
+    hold = the(refuse({}, refusal, kind=kind or "validation"))
+
+    assert (hold.refusal, hold.kind, hold.image) == (refusal, kind, image)
+    assert hold.until > NOW
+
+
+@pytest.mark.parametrize("refusal", [Refusal.FENCE, Refusal.NAME])
+def test_what_is_wrong_with_a_start_is_held_against_no_server(refusal):
+    assert refuse({}, refusal) is None
+
+
+@pytest.mark.parametrize(
+    ("refusal", "first", "longest"),
+    [(Refusal.DISK, 60, 1800), (Refusal.FULL, 20, 300), (None, 20, 300)],
+)
+def test_a_hold_grows_with_each_refusal_after_it_and_is_bounded_at_any_count(
+    refusal, first, longest
+):
+    server, at, waits = {}, NOW, []
+    for _ in range(200):
+        server |= refuse(server, refusal, at=at)
+        waits.append((the(server).until - at).total_seconds())
+        at = the(server).until
+
+    assert waits[0] <= first * 1.5
+    assert waits[1] > waits[0] * 1.2
+    assert max(waits) <= longest * 1.5
+    assert waits[-1] >= longest / 2
+
+
+def test_what_was_sent_before_a_hold_makes_it_no_longer():
+    """Four tasks in four slots are refused within a second, and that is one reason, not four."""
+    server = refuse({}, Refusal.DISK)
+
+    assert refuse(server, Refusal.DISK, at=NOW + timedelta(seconds=1)) is None
+
+
+@pytest.mark.parametrize(
+    ("refusal", "phase", "gpus", "is_released"),
+    [
+        (Refusal.DISK, AttemptPhase.ACCEPTED, 0, True),
+        (Refusal.FULL, AttemptPhase.ACCEPTED, 0, True),
+        (None, AttemptPhase.ACCEPTED, 0, True),
+        (Refusal.IMAGE, AttemptPhase.ACCEPTED, 0, False),
+        (Refusal.IMAGE, AttemptPhase.RUNNING, 0, True),
+        (Refusal.GPU, AttemptPhase.RUNNING, 0, False),
+        (Refusal.GPU, AttemptPhase.RUNNING, 1, True),
+    ],
+)
+def test_a_server_is_asked_again_as_soon_as_it_takes_the_like(refusal, phase, gpus, is_released):
+    server = refuse({}, refusal)
+
+    released = release_server(
+        server, phase=phase, kind=SlotClass.TRAINING, image="trainer", gpus=gpus
+    )
+
+    assert released == ({HOLDS: {}} if is_released else None)
+
+
+def test_a_training_that_was_taken_says_nothing_of_validations_and_other_images():
+    server = refuse({}, Refusal.FULL, kind="validation")
+    server |= refuse(server, Refusal.IMAGE, image="other")
+
+    for phase in (AttemptPhase.ACCEPTED, AttemptPhase.RUNNING):
+        assert (
+            release_server(server, phase=phase, kind=SlotClass.TRAINING, image="trainer", gpus=0)
+            is None
+        )
+
+
+def test_an_agent_that_was_started_anew_is_asked_again():
+    server = {"epoch": "one", **refuse({}, Refusal.DISK)}
+
+    assert release_renewed(server, epoch="one", gpus=0, old_gpus=0) is None
+    assert release_renewed(server, epoch="two", gpus=0, old_gpus=0) == {HOLDS: {}}
+
+
+def test_a_gpu_that_is_seen_again_lifts_the_hold_for_it():
+    server = {"epoch": "one", **refuse({}, Refusal.GPU)}
+
+    assert release_renewed(server, epoch="one", gpus=1, old_gpus=1) is None
+    assert release_renewed(server, epoch="one", gpus=2, old_gpus=1) == {HOLDS: {}}
+
+
+def test_the_admins_are_told_once_of_a_hold_that_grows():
+    server = refuse({}, Refusal.DISK)
+    server |= mark_told(server, {"disk"})
+    server |= refuse(server, Refusal.DISK, at=NOW + timedelta(hours=1))
+
+    assert the(server).is_told
+    assert the(server).times == 2
+    assert mark_told(server, {"disk"}) is None
+
+
+@pytest.mark.parametrize("details", [{}, {"refusal": "of a newer agent"}, {"refusal": ["disk"]}])
+def test_a_class_that_nobody_knows_is_none(details):
+    assert find_refusal(details) is None
+
+
+@pytest.mark.parametrize(
+    "odd", [None, 7, {"until": "now", "reason": "x"}, {"reason": "x"}, {"until": None}]
+)
+def test_a_hold_that_makes_no_sense_hides_no_other(odd):
+    server = refuse({}, Refusal.DISK)
+    server[HOLDS]["odd"] = odd
+
+    assert the(server).refusal is Refusal.DISK
+
+
+def test_a_server_keeps_few_holds_whatever_images_there_are():
+    server = {}
+    for number in range(100):
+        server |= refuse(server, Refusal.IMAGE, image=f"image-{number}")
+
+    assert len(list(list_holds(server))) == 20
