@@ -296,6 +296,36 @@ def test_a_runner_that_is_killed_takes_its_trainer_along(start_sleeper: StartSle
     _wait_for(lambda: not trainer.is_running() or trainer.status() == psutil.STATUS_ZOMBIE)
 
 
+def test_temporary_folders_without_end_do_not_end_the_runner(
+    run_script: RunScript, tmp_path: Path
+) -> None:
+    """Clean-up went as deep as they did, and the verdict was that the runner had failed."""
+    run = run_script(
+        GOOD_VALIDATION + "import sys\nprint(os.environ['TMPDIR'])\n"
+        "handle = os.open(os.environ['TMPDIR'], os.O_RDONLY)\nfor _ in range(2000):\n"
+        "    os.mkdir('d', dir_fd=handle)\n    inner = os.open('d', os.O_RDONLY, dir_fd=handle)\n"
+        "    os.close(handle)\n    handle = inner"
+    )
+    (folder,) = [line for line in run.console.splitlines() if line.startswith("/")]
+    subprocess.run(["rm", "-rf", str(Path(folder).parent)], check=True)
+    assert (run.exit_code, run.verdict["reason"]) == (0, None)
+
+
+def test_output_folders_too_deep_to_be_looked_into_are_over_the_limit(
+    run_script: RunScript,
+) -> None:
+    run = run_script(GOOD_VALIDATION + "(out / '/'.join('d' * 20)).mkdir(parents=True)")
+    assert run.verdict["reason"] == "output limit: made folders more than 16 deep"
+
+
+def test_a_sparse_output_counts_with_its_size(run_script: RunScript) -> None:
+    run = run_script(
+        GOOD_VALIDATION + "with open(out / 'sparse', 'wb') as file: file.truncate(2**40)",
+        OUTPUT_BYTES=str(5 * 2**20),
+    )
+    assert run.verdict["reason"] == "output limit: wrote more than 5 MiB"
+
+
 def test_progress_is_checked_before_it_is_relayed(run_script: RunScript) -> None:
     run = run_script(
         GOOD_VALIDATION + "with open(os.environ['TOUCHSTONE_PROGRESS_FILE'], 'a') as f:\n"

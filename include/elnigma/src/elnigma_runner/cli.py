@@ -13,6 +13,7 @@ import sys
 import tempfile
 import time
 import traceback
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -110,7 +111,9 @@ class Attempt:
         finally:
             self._family.kill()
             self._console.close()
-            with self._user.acting():
+            # Folders may be deeper inside each other than this can follow; they go with the
+            # container, or with the attempt's folder.
+            with self._user.acting(), suppress(RecursionError):
                 shutil.rmtree(self._work, ignore_errors=True)
         self._leave_verdict(decision)
         return decision.exit_code
