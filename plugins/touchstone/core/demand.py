@@ -38,7 +38,10 @@ LONGEST_HOLD = timedelta(minutes=30)
 FREE_REFUSALS = 2
 """So many servers in a row may refuse a task before it waits: the next one may well take it."""
 
-_HOLD = Backoff(first_seconds=FIRST_HOLD.total_seconds(), cap_seconds=LONGEST_HOLD.total_seconds())
+# Without chance: it is worked out anew at each look, and people are told until when.
+_HOLD = Backoff(
+    first_seconds=FIRST_HOLD.total_seconds(), cap_seconds=LONGEST_HOLD.total_seconds(), jitter=0
+)
 
 
 def build_needs(record: Record) -> Needs:

@@ -27,9 +27,9 @@ LACKS: Final = frozenset({Refusal.DISK, Refusal.IMAGE, Refusal.GPU})
 HOLDS: Final = "holds"
 """Field of a server's record: what is held there, by what it is held for."""
 
-_LONG = Backoff(first_seconds=60, cap_seconds=1800)
+_LONG = Backoff(first_seconds=60, cap_seconds=1800, jitter=0)
 # Longer than a heartbeat, whose inventory tells what is really free.
-_SHORT = Backoff(first_seconds=20, cap_seconds=300)
+_SHORT = Backoff(first_seconds=20, cap_seconds=300, jitter=0)
 _MOST_HOLDS = 20
 
 

@@ -200,7 +200,7 @@ def decide(
     if not prefix.strip("-") or not prefix.endswith("-"):
         raise ValueError(f"{prefix!r} is not the prefix of an environment")
     listed = list(pods)
-    known = sorted(claims, key=lambda claim: (claim.name, claim.fence))
+    known = sorted(claims, key=_rank)
     missing = tuple(claim for claim in known if claim.is_wanted and claim.pod_id)
     if not listed and missing:
         return Decision(sightings=sightings, missing=missing, has_failed=True)
@@ -312,6 +312,10 @@ class _Reaper:
         before = self._before.absences.get(key)
         strikes = self._absences[key] = 1 if before is None else before + self._step
         return strikes >= self._graces.strikes and not claim.is_wanted
+
+
+def _rank(claim: Claim) -> tuple[str, int, bool, str]:
+    return claim.name, claim.fence, claim.is_wanted, claim.pod_id or ""
 
 
 def _sort_by_age(pod: Pod) -> tuple[bool, float, str]:

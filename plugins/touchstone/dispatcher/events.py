@@ -72,8 +72,6 @@ _MOST_UNKNOWN = 1_000
 AT_WORK_SECONDS = 1.0
 """How old the list of all that is at work may be that HELLO is answered from: when a fleet is
 switched on all of it says HELLO at once."""
-_MOST_TOLD = 1_000
-"""Attempts of a HELLO whose records are looked at; no server runs so many."""
 
 
 class EventHandler:
@@ -351,8 +349,11 @@ class EventHandler:
         is_input = event.purpose is GrantPurpose.INPUT
         inputs = _list_inputs(record) if is_input else {}
         for want in event.wants:
+            is_console = event.purpose is GrantPurpose.CONSOLE
             if not (want.path in inputs if is_input else _is_safe(want, event.purpose)):
                 return f"{want.path!r} is not a path for {event.purpose}"
+            if is_console and want.size > MAX_CHUNK_BYTES:
+                return f"a piece of a console is not longer than {MAX_CHUNK_BYTES} bytes"
         return None
 
     def _grant(
@@ -398,7 +399,7 @@ class EventHandler:
         does not know yet and the server not any more is left out; the next HELLO names it, or its
         lease runs out.
         """
-        told = {ref for ref, _ in event.inventory.running[:_MOST_TOLD]}
+        told = {ref for ref, _ in event.inventory.running}
         listed = (key for key, where in self._at_work().items() if where == server)
         keys = {*listed, *((ref.submission_id, ref.task_id) for ref in told)}
         expected = tuple(
@@ -442,8 +443,7 @@ def _list_inputs(record: Mapping[str, Any]) -> dict[str, tuple[str, int]]:
 
 def _is_safe(want: Want, purpose: GrantPurpose) -> bool:
     if purpose is GrantPurpose.CONSOLE:
-        is_offset = want.path.isascii() and want.path.isdigit() and len(want.path) == 12
-        return is_offset and want.size <= MAX_CHUNK_BYTES
+        return want.path.isascii() and want.path.isdigit() and len(want.path) == 12
     try:
         UploadedFile(path=want.path, sha256=want.sha256, size=want.size)
     except ValidationError:

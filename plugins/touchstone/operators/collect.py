@@ -44,7 +44,6 @@ if TYPE_CHECKING:
     from touchstone.hooks.records import Record, RecordStore
     from touchstone_agent.protocol.messages import AttemptRef
 
-MAX_CHARTS = 50
 """Links that are kept; all files are in MLflow."""
 
 _FILES: TypeAdapter[tuple[UploadedFile, ...]] = TypeAdapter(Files)
@@ -184,7 +183,7 @@ def publish_attempt(objects: ObjectStore, record: Record, ref: AttemptRef) -> Re
             artifacts=folder,
         )
     now = datetime.now(UTC).isoformat()
-    charts = sorted(path for path in files if path.startswith("charts/"))[:MAX_CHARTS]
+    charts = sorted(path for path in files if path.startswith("charts/"))
     return {
         "metrics": result["metrics"],
         "metric_notes": result["metric_notes"] or {},

@@ -137,7 +137,7 @@ def test_more_gpus_than_are_free_are_refused() -> None:
 )
 def test_what_a_server_refuses_for_good_is_told_from_what_is_full(start, capacity, refusal) -> None:
     """Placement asks a full server again soon, and leaves one alone that lacks what is wanted."""
-    offered = {"slots": 4, "validation_slots": 1, **capacity}
+    offered = {"slots": 4, "validation_slots": 1, "images_allowed": None, **capacity}
     ordered = {"ref": make_ref(fence=3), **start}
 
     refused = decide(

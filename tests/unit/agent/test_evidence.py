@@ -171,4 +171,4 @@ def test_a_verdict_that_the_trainer_has_written_is_none(tmp_path: Path) -> None:
 
     found = read_verdict(tmp_path, output_bytes=10, exit_code=0)
 
-    assert found == "verdict.json is not usable: verdict.json was not written by the runner"
+    assert found == "verdict.json was not written by the runner"

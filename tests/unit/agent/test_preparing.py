@@ -170,7 +170,8 @@ def test_what_cannot_be_prepared_ends_the_attempt_as_it_says(
     assert told.details["exit_code"] == code
     assert told.details["verdict"]["class"] == error_class
     assert told.details["verdict"]["reason"] == reason
-    assert (told.details["files"], told.details["verdict"]["files"]) == ([], [])
+    assert not told.details.get("files")
+    assert not told.details["verdict"].get("files")
     assert stage.world.store.objects["console/000000000000"] == b"prepare\n"
     assert stage.entries == []
     assert len(stage.launched) == 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -20,6 +21,7 @@ from touchstone_agent.protocol.messages import (
     Progress,
     Refusal,
 )
+from touchstone_agent.protocol.words import MAX_LINE
 
 NOW = datetime(2026, 11, 22, 12, 0, tzinfo=UTC)
 GOOD = {"outcome": "succeeded", "class": "ok", "exit_code": 0}
@@ -482,20 +484,18 @@ def test_memory_that_has_grown_does_not_shrink_again():
 def test_of_a_verdict_only_what_is_of_use_is_kept():
     record = make_task()
     verdict = GOOD | {
-        "files": [{"path": "a"}] * 500,
         "reason": "r" * 5000,
-        "usage": {"wall_seconds": 1.5, "cpu_seconds": 10**60, "gpu": {"name": "L4"}},
+        "usage": {"wall_seconds": 1.5, "gpu": {"name": "L4"}, "more": "x" * 100_000},
         "console": {"lines": 2},
         "more": "x" * 100_000,
     }
 
-    record = tell(record, exited(verdict=verdict))
+    kept = tell(record, exited(verdict=verdict))["verdict"]
 
-    assert record["verdict"] == GOOD | {
-        "reason": "r" * 997 + "...",
-        "usage": {"wall_seconds": 1.5, "cpu_seconds": None, "gpu": {"name": "L4"}},
-        "console": {"lines": 2},
-    }
+    assert kept["reason"] == "r" * (MAX_LINE - 1) + "…"
+    assert (kept["usage"]["wall_seconds"], kept["usage"]["gpu"]["name"]) == (1.5, "L4")
+    assert kept["console"]["lines"] == 2
+    assert len(json.dumps(kept)) < 2000
 
 
 def test_an_attempt_whose_command_can_never_be_sent_ends_with_the_reason():

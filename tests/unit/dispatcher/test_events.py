@@ -12,6 +12,7 @@ from touchstone_agent.protocol.envelope import generate_key, load_private_key
 from touchstone_agent.protocol.errors import MessageRefused
 from touchstone_agent.protocol.messages import (
     MAX_CHUNK_BYTES,
+    MAX_RUNNING,
     Acknowledge,
     AttemptPhase,
     Grants,
@@ -118,7 +119,7 @@ def test_a_server_cannot_speak_for_a_task_of_another(
 
 def list_files(count):
     return [
-        {"path": f"charts/{number:04}{'c' * 400}.png", "sha256": "a" * 64, "size": 1}
+        {"path": f"charts/{number:04}{'c' * 40}.png", "sha256": "a" * 64, "size": 1}
         for number in range(count)
     ]
 
@@ -348,11 +349,13 @@ def test_a_server_that_claims_to_run_everything_costs_a_bounded_number_of_readin
     ref, asked = make_task("i1"), []
     find = records.find_tasks
     monkeypatch.setattr(records, "find_tasks", lambda keys: find(asked.extend(keys) or keys))
-    many = [ref.model_copy(update={"task_id": f"i{number}"}) for number in range(1500)]
+    many = [ref.model_copy(update={"task_id": f"i{number}"}) for number in range(MAX_RUNNING + 1)]
 
-    handler.handle(say_hello(make_event, *many))
+    handler.handle(say_hello(make_event, *many[:MAX_RUNNING]))
+    with pytest.raises(MessageRefused, match="running"):
+        handler.handle(say_hello(make_event, *many))
 
-    assert len(asked) == 1000
+    assert len(asked) == MAX_RUNNING
 
 
 def test_messages_of_a_stranger_cost_one_look_at_one_record(

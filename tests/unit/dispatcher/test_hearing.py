@@ -283,11 +283,13 @@ def checked(event, clock):
     return EventMessage(header=header, body=event)
 
 
-UNFIT = {"exit_code": 137, "verdict": {"exit_code": 137, "x": 10**50 + 1}}
-
-
 @pytest.mark.parametrize(
-    "details", [UNFIT, {"exit_code": 0, "verdict": {"reason": "\ud800"}}, {"files": [float("nan")]}]
+    "details",
+    [
+        {"exit_code": 10**50},
+        {"exit_code": 0, "verdict": {"exit_code": "\ud800"}},
+        {"files": [float("nan")]},
+    ],
 )
 def test_an_end_that_no_record_can_hold_ends_its_attempt_the_first_time(
     handler, make_task, clock, records, agent, details
@@ -299,8 +301,8 @@ def test_an_end_that_no_record_can_hold_ends_its_attempt_the_first_time(
     handler.take(checked(event.model_copy(update={"details": details}), clock))
 
     task = records.get_task("s-1", "i5")
-    assert (task["status"], task["failure_class"]) == ("error", "contract")
-    assert "cannot be put on record" in task["reason"]
+    assert (task["status"], task["outcome"]) == ("error", "failed(infrastructure)")
+    assert "reported an end that makes no sense" in task["reason"]
     assert agent.commands(Acknowledge) == [Acknowledge(ref=ref)]
 
 

@@ -64,6 +64,7 @@ def test_a_past_that_cannot_be_read_is_read_again_and_its_end_is_no_alarm(
             raise answer
 
     monkeypatch.setattr(dispatcher._learner, "learn_all", learn)
+    dispatcher._has_ticked.set()
 
     run(dispatcher._learn)
 

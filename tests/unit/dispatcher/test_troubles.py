@@ -99,7 +99,7 @@ def test_a_mistake_of_ours_is_logged_with_its_traceback_and_a_known_one_without(
 
 
 def test_reasons_of_any_kind_can_be_published(troubles):
-    fail(troubles, "\ud800", ValueError("\ud800" * 5000 + "\n"))
+    fail(troubles, "\ud800", PermanentError("\ud800" * 5000 + "\n"))
 
     (trouble,) = troubles.summarise()
     assert len(trouble.model_dump_json().encode()) < 1500

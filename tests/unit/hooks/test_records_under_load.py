@@ -47,7 +47,7 @@ def test_a_table_that_stays_throttled_is_given_up_soon():
     """25,000 calls were made in half a second."""
     store, client, slept = make_store(10**9)
 
-    with pytest.raises(TransientError, match="left 3 tasks unread"):
+    with pytest.raises(TransientError, match="left 3 records unread"):
         store.find_tasks(KEYS)
 
     assert client.calls < 20

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 from datetime import UTC, datetime
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from airflow.sdk.exceptions import AirflowFailException
@@ -16,6 +18,7 @@ from touchstone.core.names import build_model_key, build_output_key
 from touchstone.core.results import RESULT_BYTES
 from touchstone.core.tasks import TaskSpec
 from touchstone.hooks import mlflow, objects, records
+from touchstone.hooks.parts import Parts, read_published
 from touchstone.operators.collect import CollectOperator, publish_attempt
 from touchstone.settings import Settings
 from touchstone_agent.protocol.messages import AttemptRef, Limits
@@ -77,6 +80,9 @@ def book():
         container_of=lambda ref: ref.container_name("dev"),
         now=NOW,
     )
+    store.create_submission(
+        {"submission_id": "s-1", "submitted_by": "ann", "run_ids": ["s-1"], "status": "running"}
+    )
     store.create_task(record | {"status": "uploading", "uploaded_at": NOW.isoformat()})
     return store
 
@@ -87,7 +93,8 @@ def parts(store, book, monkeypatch):
     monkeypatch.setattr(mlflow, "MlflowHook", FakeMlflow)
     monkeypatch.setattr(objects.ObjectStore, "connect", lambda _: store)
     monkeypatch.setattr(records.RecordStore, "connect", lambda _: book)
-    monkeypatch.setattr("touchstone.operators.collect.get_settings", lambda: SETTINGS)
+    for module in ("collect", "authority"):
+        monkeypatch.setattr(f"touchstone.operators.{module}.get_settings", lambda: SETTINGS)
 
 
 @pytest.fixture
@@ -108,8 +115,9 @@ def leave(store, book):
 
 
 def collect(book):
-    spec = book.get_task("s-1", "i5")["config"]
-    CollectOperator(task_id="collect", spec=spec).publish({})
+    run = SimpleNamespace(run_id="s-1", conf={}, triggering_user_name="ann")
+    context = {"dag_run": run, "ti": SimpleNamespace(map_index=0)}
+    CollectOperator(task_id="collect", interval=5).publish(context)
     return book.get_task("s-1", "i5")
 
 
@@ -125,7 +133,8 @@ def test_what_was_left_is_published_once(leave, store, book):
         build_model_key(REF, "short"),
     ]
     assert store.get(SETTINGS.models_bucket, build_model_key(REF, "long")) == b"long"
-    assert task["published"]["charts"] == [
+    published = read_published(task, Parts(store, SETTINGS.content_bucket))
+    assert published["charts"] == [
         {"name": "equity curve?", "url": "http://m/a?path=charts/equity%20curve%3F.png"}
     ]
     first, second = FakeMlflow.published
@@ -223,10 +232,14 @@ def test_a_newer_attempt_is_not_failed_for_an_older_ones_files(leave, store, boo
 def test_what_no_record_can_hold_ends_with_a_reason(leave, book, monkeypatch):
     leave(RESULT | {"metrics": {f"{'m' * 150}{n}": 1 for n in range(200)}})
     # Earlier attempts have filled the record nearly up to its limit.
-    filling = [{"fence": 0, "reason": "x" * 380_000}]
-    book.change_task("s-1", "i5", lambda _: {"attempts": filling})
+    for room in range(records.MAX_RECORD_BYTES, 0, -100):
+        filling = [{"fence": 0, "reason": "x" * room}]
+        with contextlib.suppress(records.RecordUnfit):
+            book.change_task("s-1", "i5", lambda _, f=filling: {"attempts": f, "pad": "x" * 500})
+            break
+    book.change_task("s-1", "i5", lambda _: {"pad": None})
 
-    with pytest.raises(AirflowFailException, match="too large"):
+    with pytest.raises(AirflowFailException, match="is more than the"):
         collect(book)
 
     task = book.get_task("s-1", "i5")

@@ -23,7 +23,7 @@ from touchstone.core.results import MAX_METRICS
 from touchstone.hooks import records as hook
 from touchstone.hooks.confined.archives import PackedFile, write_archive
 from touchstone.hooks.mlflow import PublishedRun
-from touchstone.hooks.parts import Parts, move_files_out
+from touchstone.hooks.parts import Parts, find_long_list
 from touchstone.operators import submission as steps
 from touchstone.operators.collect import CollectOperator
 from touchstone.settings import Settings
@@ -100,16 +100,19 @@ def build_conf(source):
     return conf
 
 
-def register(conf):
+def build_context(conf=None, *, map_index=None):
     run = SimpleNamespace(
-        conf=conf, run_id="largest", triggering_user_name="\u65e5" * 100, logical_date=None
+        conf=conf or {}, run_id="largest", triggering_user_name="\u65e5" * 100, logical_date=None
     )
-    context = {
+    return {
         "dag_run": run,
         "params": {},
-        "ti": SimpleNamespace(xcom_push=lambda **_: None, run_id="largest"),
+        "ti": SimpleNamespace(xcom_push=lambda **_: None, run_id="largest", map_index=map_index),
     }
-    return steps.RegisterOperator(task_id="register").execute(context)
+
+
+def register(conf):
+    return steps.RegisterOperator(task_id="register").execute(build_context(conf))
 
 
 def change(records, task_id, decide):
@@ -172,11 +175,11 @@ def build_result(task_id, files):
         "contract": 1,
         "submission_id": "largest",
         "task_id": task_id,
-        "prediction_interval": 5,
+        "prediction_interval": int(task_id[1:]),
         "metrics": {"net_sharpe": 0.123456789012345} | dict.fromkeys(names, -1.2345678901234e-12),
         "metric_notes": dict.fromkeys(names, "why it is so" * 8),
         "params": {f"param.{number}": "v" * 200 for number in range(90)},
-        "versions": {f"package-{number}": "1.2.3" for number in range(100)},
+        "versions": {f"package-{number}": "1.2.3" for number in range(50)},
         "data": {"name": "d" * 200, "rows": 5031},
         "seed": 2**31 - 1,
         "files": [item for item in files if item["path"].endswith(".h5")],
@@ -188,14 +191,15 @@ def finish(records, objects, task_id, *, charts=0):
     record = records.get_task("largest", task_id)
     ref = attempts.get_ref(record)
     bodies = {"models/long.h5": b"long", "models/short.h5": b"short"}
-    bodies |= {f"charts/{'c' * 240}/{number:03}{'d' * 246}.png": b"x" for number in range(charts)}
+    bodies |= {f"charts/{'c' * 24}/{number:03}{'d' * 20}.png": b"x" for number in range(charts)}
     listed = [
         {"path": path, "sha256": hashlib.sha256(body).hexdigest(), "size": len(body)}
         for path, body in bodies.items()
     ]
     bodies["result.json"] = json.dumps(build_result(task_id, listed)).encode()
-    sha256 = hashlib.sha256(bodies["result.json"]).hexdigest()
-    listed.append({"path": "result.json", "sha256": sha256, "size": 1})
+    body = bodies["result.json"]
+    sha256 = hashlib.sha256(body).hexdigest()
+    listed.append({"path": "result.json", "sha256": sha256, "size": len(body)})
     for path, body in bodies.items():
         objects.put_new(SETTINGS.content_bucket, build_output_key(ref, path), body)
     parts = Parts(objects, SETTINGS.content_bucket)
@@ -203,29 +207,31 @@ def finish(records, objects, task_id, *, charts=0):
     for phase in (AttemptPhase.EXITED, AttemptPhase.UPLOADED):
         details = {"exit_code": 0, "verdict": verdict, "files": listed}
         event = PhaseChanged(ref=ref, phase=phase, at=NOW, details=details)
-        moved = move_files_out(event, parts)
-        change(records, task_id, lambda r, e=moved: attempts.apply_phase(r, e, now=NOW))
-    spec = record["config"]
-    CollectOperator(task_id="collect", spec=spec).publish({})
+        files = find_long_list(event)
+        part = parts.put_files(ref, files) if files else None
+        change(
+            records,
+            task_id,
+            lambda r, e=event, p=part: attempts.apply_phase(r, e, now=NOW, files_part=p),
+        )
+    context = build_context(map_index=record["map_index"])
+    CollectOperator(task_id="collect", interval=record["interval"]).publish(context)
 
 
 def test_every_record_of_the_largest_submission_fits_and_nothing_of_it_is_lost(records, objects):
     """Its results were lost: fifty intervals with two hundred metrics each fit in no record."""
     register(build_conf(upload(objects)))
     records.change_submission("largest", lambda _: {"status": "accepted", "accepted_at": "x"})
-    specs = steps.PlanOperator(task_id="plan", submission_id="largest").execute(
-        {"ti": SimpleNamespace(run_id="largest")}
-    )
-    assert len(specs) == MAX_INTERVALS
+    intervals = steps.PlanOperator(task_id="plan").execute(build_context())
+    assert len(intervals) == MAX_INTERVALS
     for number in range(1, 100):
         record = fail_in_a_pod(records, "i1", number)
     assert may_retry(record)
-    for spec in specs:
-        claim(records, spec["task_id"], 100)
-        is_first = spec["task_id"] == "i1"
-        finish(records, objects, spec["task_id"], charts=497 if is_first else 0)
+    for interval in intervals:
+        claim(records, f"i{interval}", 100)
+        finish(records, objects, f"i{interval}", charts=497 if interval == 1 else 0)
 
-    steps.evaluate_submission("largest", "largest")
+    steps.evaluate_submission(**build_context())
 
     submission = records.get_submission("largest")
     assert submission["status"] == "success"

@@ -66,7 +66,11 @@ def objects():
 @pytest.fixture(autouse=True)
 def records(objects, elnigma, monkeypatch):
     settings = Settings(
-        env="dev", allow_local_sources=True, elnigma_git=str(elnigma.folder), git_hosts=("*",)
+        env="dev",
+        allow_local_sources=True,
+        elnigma_git=str(elnigma.folder),
+        git_hosts=("*",),
+        branch_users=("ada",),
     )
     store = FakeRecordStore(settings)
     for module in (steps, checks):
@@ -77,18 +81,21 @@ def records(objects, elnigma, monkeypatch):
     return store
 
 
-def register(run_id="s-1", **conf):
-    context = {
+def build_context(run_id, conf):
+    return {
         "dag_run": SimpleNamespace(conf=conf, run_id=run_id, triggering_user_name="ada"),
         "params": {},
         "ti": SimpleNamespace(xcom_push=lambda **_: None, run_id=run_id),
     }
-    return steps.RegisterOperator(task_id="register").execute(context)
+
+
+def register(run_id="s-1", **conf):
+    return steps.RegisterOperator(task_id="register").execute(build_context(run_id, conf))
 
 
 def plan(run_id="s-1"):
-    operator = steps.PlanOperator(task_id="plan", submission_id="s-1")
-    operator.execute({"ti": SimpleNamespace(run_id=run_id)})
+    conf = {} if run_id == "s-1" else {"submission_id": "s-1"}
+    steps.PlanOperator(task_id="plan").execute(build_context(run_id, conf))
 
 
 def accept(records):
@@ -173,7 +180,11 @@ def test_a_plan_of_the_version_before_is_resolved_late(records, source, elnigma)
 
 
 def test_a_token_in_an_installations_own_url_is_refused_and_told_nobody(source, monkeypatch):
-    settings = Settings(allow_local_sources=True, elnigma_git="https://s3cret@git.example.org/x")
+    settings = Settings(
+        allow_local_sources=True,
+        elnigma_git="https://s3cret@git.example.org/x",
+        branch_users=("ada",),
+    )
     monkeypatch.setattr(steps, "get_settings", lambda: settings)
 
     with pytest.raises(AirflowFailException, match=r"branch: the setting TOUCHSTONE_EL") as raised:

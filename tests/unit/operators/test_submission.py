@@ -9,11 +9,12 @@ import pytest
 from airflow.sdk.exceptions import AirflowFailException
 
 from fakes.agents import FakeAgentHook
-from fakes.stores import FakeRecordStore
+from fakes.stores import FakeObjectStore, FakeRecordStore
 from touchstone.core import attempts
 from touchstone.core.actions import MAX_ACTIONS
 from touchstone.core.names import build_submission_id
 from touchstone.hooks.git import Content
+from touchstone.hooks.objects import ObjectStore
 from touchstone.operators import submission as steps
 from touchstone.settings import Settings
 from touchstone_agent.protocol.errors import ConfigurationError
@@ -48,6 +49,7 @@ def parts(records, agent, fetched, monkeypatch):
         monkeypatch.setattr(f"touchstone.operators.{module}.get_settings", lambda: settings)
     monkeypatch.setattr(steps, "_connect", lambda: records)
     monkeypatch.setattr(steps, "_store", lambda _: None)
+    monkeypatch.setattr(ObjectStore, "connect", lambda _: FakeObjectStore())
     monkeypatch.setattr(steps.RegisterOperator, "_fetch", lambda *_: fetched.content)
     monkeypatch.setattr("touchstone.hooks.agent.AgentHook", lambda **_: agent)
 

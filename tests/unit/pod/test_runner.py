@@ -224,8 +224,8 @@ def test_a_runner_beyond_its_time_has_gone_beyond_the_limit(go) -> None:
     state, _ = go(exit_code=0, is_late=True)
     assert (state.exit_code, state.problem, state.files) == (3, None, ())
     assert state.verdict is not None
-    assert state.verdict["class"] == "limit"
-    assert state.verdict["reason"] == "time limit: stopped after 100 s"
+    assert state.verdict.failure_class == "limit"
+    assert state.verdict.reason == "time limit: stopped after 100 s"
 
 
 def test_what_fills_the_disk_has_gone_beyond_the_limit_and_gives_it_back(go, home: PodHome) -> None:
@@ -238,7 +238,7 @@ def test_what_fills_the_disk_has_gone_beyond_the_limit_and_gives_it_back(go, hom
     state, _ = go(fill, limits=limits)
     assert (state.exit_code, state.files) == (3, ())
     assert state.verdict is not None
-    assert state.verdict["reason"] == "output limit: stopped after more than 0.00390625 MiB"
+    assert state.verdict.reason == "output limit: stopped after more than 0.00390625 MiB"
     assert [path.name for path in home.out.iterdir()] == ["console.log"]
     assert state.console_size == len("done\n")
 
@@ -270,7 +270,7 @@ def test_what_cannot_be_prepared_is_the_end_of_the_attempt(go, home: PodHome) ->
     state, trainer = go(fail, exit_code=75, inputs=(make_input("elnigma"),), prepare=plan())
     assert (state.phase, state.exit_code, state.running_at) == (PodPhase.EXITED, 75, None)
     assert state.verdict is not None
-    assert state.verdict["class"] == "temporary"
+    assert state.verdict.failure_class == "temporary"
     assert len(trainer.commands) == 1
     assert state.console_size == len("no index\n")
 

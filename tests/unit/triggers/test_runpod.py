@@ -247,7 +247,7 @@ async def test_an_attempt_that_has_a_pod_is_not_ended_while_that_may_be_billed(
     asked = lack_key(monkeypatch)
 
     waiting = wait(RunPodTrigger("s-1", "i5", 1, "run"))
-    await until(lambda: len(asked) > 2)
+    await until("it has asked again", lambda: len(asked) > 2)
 
     assert records.get_task(*KEY)["status"] == "running"
     waiting.cancel()

@@ -18,7 +18,7 @@ class FailingRecords:
     def __init__(self, error: Exception) -> None:
         self._error = error
 
-    def list_submissions(self) -> None:
+    def list_submissions(self, **_: object) -> None:
         raise self._error
 
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import inspect
+import re
 
 import pytest
 
@@ -11,7 +12,9 @@ from touchstone.hooks.records import RecordExists, RecordNotFound, RecordStore
 METHODS = [
     name
     for name, member in vars(ObjectStore).items()
-    if inspect.isfunction(member) and "self._client." in inspect.getsource(member)
+    if inspect.isfunction(member)
+    and not name.startswith("_")
+    and re.search(r"self\._(client|open)\b", inspect.getsource(member))
 ]
 
 

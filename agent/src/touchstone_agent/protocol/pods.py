@@ -12,9 +12,14 @@ from __future__ import annotations
 import base64
 import binascii
 from enum import StrEnum
-from typing import Annotated
+from typing import Annotated, Any
 
-from pydantic import AfterValidator, Field
+from pydantic import (
+    AfterValidator,
+    Field,
+    SerializerFunctionWrapHandler,
+    model_serializer,
+)
 
 from touchstone_agent.protocol.facts import (
     ExitFacts,
@@ -118,6 +123,14 @@ class PodStart(Wire):
     inputs: tuple[Input, ...] = ()
     limits: Limits = Field(default_factory=Limits)
     prepare: Preparation | None = None
+
+    @model_serializer(mode="wrap")
+    def _write(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Write a start without a preparation as the version did that knew none."""
+        fields: dict[str, Any] = write(self)
+        if fields.get("prepare") is None:
+            fields.pop("prepare", None)
+        return fields
 
 
 class PodPoll(Wire):
