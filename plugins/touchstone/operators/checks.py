@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
@@ -110,20 +111,22 @@ def check_placeable(
     owner = str((found or {}).get("submitted_by") or user)
     needs = build_schedule_needs(conf.schedule, system=system, submitted_by=owner)
     now, no_matter = datetime.now(UTC), timedelta(days=36500)
-    resources = [
-        build_resource(
-            server,
-            slots=1,
-            free=0,
-            validation_slots=1,
-            validation_free=0,
-            now=now,
-            silence=no_matter,
-        )
-        for server in servers
-        # Of one that was never heard of nobody knows what it has.
-        if server.get("inventory") or server.get("declared")
-    ]
+    resources = []
+    for server in servers:
+        # Of one that was never heard of nobody knows what it has; nor of one that makes no sense.
+        if server.get("inventory") or server.get("declared"):
+            with contextlib.suppress(AttributeError, KeyError, TypeError, ValueError):
+                resources.append(
+                    build_resource(
+                        server,
+                        slots=1,
+                        free=0,
+                        validation_slots=1,
+                        validation_free=0,
+                        now=now,
+                        silence=no_matter,
+                    )
+                )
     if resources and find_impossible(needs, resources) is None:
         return
     rental = find_rental(conf)

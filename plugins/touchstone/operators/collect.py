@@ -44,8 +44,6 @@ if TYPE_CHECKING:
     from touchstone.hooks.records import Record, RecordStore
     from touchstone_agent.protocol.messages import AttemptRef
 
-"""Links that are kept; all files are in MLflow."""
-
 _FILES: TypeAdapter[tuple[UploadedFile, ...]] = TypeAdapter(Files)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import datetime
@@ -12,6 +13,7 @@ import httpx
 from botocore.config import Config
 
 from touchstone.core import pools
+from touchstone.core.times import read_time
 from touchstone.hooks.records import RecordStore
 from touchstone.settings import Settings
 from touchstone.stack import provision
@@ -62,11 +64,13 @@ def read_heartbeats(record: StackRecord) -> dict[str, datetime]:
         servers = records.list_servers()
     except TouchstoneError:
         return {}
-    return {
-        str(server["server"]): datetime.fromisoformat(server["heartbeat_at"])
-        for server in servers
-        if server.get("heartbeat_at")
-    }
+    heard = {}
+    for server in servers:
+        # Of one that makes no sense nothing was heard; of the others it was.
+        with contextlib.suppress(TypeError, ValueError):
+            if server.get("heartbeat_at"):
+                heard[str(server["server"])] = read_time(server["heartbeat_at"])
+    return heard
 
 
 def ensure_local_experiment(record: StackRecord) -> None:

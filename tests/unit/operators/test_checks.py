@@ -236,3 +236,13 @@ def test_who_may_name_a_branch_is_an_admins_setting(user, allowed, is_refused):
         check_branch(settings, schedule, user)
     check_branch(settings, Schedule(intervals="1"), user)
     check_branch(settings, None, user)
+
+
+@pytest.mark.parametrize(
+    "odd", [{"inventory": {"gpus": [7]}}, {"heartbeat_at": 7}, {"declared": 7}, {"holds": 7}]
+)
+def test_a_server_whose_record_makes_no_sense_keeps_nobody_from_submitting(records, enrol, odd):
+    enrol()
+    enrol("a-odd", **odd)
+
+    check_placeable(records, conf(), "ann")
