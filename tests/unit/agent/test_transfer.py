@@ -179,3 +179,28 @@ def test_the_proxy_variables_are_honoured(monkeypatch: pytest.MonkeyPatch) -> No
 
     assert isinstance(outside, urllib3.ProxyManager)
     assert not isinstance(inside, urllib3.ProxyManager)
+
+
+class Endless(io.RawIOBase):
+    """A body without end; counts what was read of it."""
+
+    taken = 0
+
+    def readable(self) -> bool:
+        return True
+
+    def read(self, size: int = -1) -> bytes:
+        assert 0 <= size <= 1024**2, "nobody may read all of it"
+        self.taken += size
+        return b"x" * size
+
+
+def test_of_what_a_store_says_to_an_upload_only_the_beginning_is_read(make_transfer) -> None:
+    body = Endless()
+    response = urllib3.HTTPResponse(body, status=200, preload_content=False)
+    transfer, pool, _ = make_transfer((200, b""))
+    pool.request = lambda *_, **__: response
+
+    assert put(transfer)
+    assert body.taken <= 128 * 1024
+    assert response.closed

@@ -80,15 +80,19 @@ class _Body:
         if response.headers.get("content-encoding", "identity") != "identity":
             self._problem = "its answer is compressed, which nobody asked for"
 
-    def take(self, piece: bytes) -> bool:
-        """Take a piece; return whether more is wanted."""
+    @property
+    def is_wanted(self) -> bool:
+        """Return whether anything more is wanted."""
+        return self._problem is None
+
+    def take(self, piece: bytes) -> None:
+        """Take a piece."""
         self._pieces.append(piece)
         self._left -= len(piece)
         if self._left < 0:
             self._problem = f"its answer has more than {requests.MAX_BODY_BYTES} bytes"
         elif time.monotonic() > self._deadline:
             self._problem = "its answer has no end"
-        return self._problem is None
 
     def build(self) -> Answer | Broken:
         """Return the answer, if it has come to an end."""
@@ -237,9 +241,10 @@ class RestPodApi:
 
     def _read(self, response: httpx.Response) -> Answer | Broken:
         body = _Body(response, self._seconds)
-        for piece in response.iter_bytes():
-            if not body.take(piece):
-                break
+        pieces = response.iter_bytes()
+        # Asked before each piece: the first one would be as large as it was packed.
+        while body.is_wanted and (piece := next(pieces, None)) is not None:
+            body.take(piece)
         return body.build()
 
 
@@ -346,7 +351,7 @@ class AsyncRestPodApi:
 
     async def _read(self, response: httpx.Response) -> Answer | Broken:
         body = _Body(response, self._seconds)
-        async for piece in response.aiter_bytes():
-            if not body.take(piece):
-                break
+        pieces = response.aiter_bytes()
+        while body.is_wanted and (piece := await anext(pieces, None)) is not None:
+            body.take(piece)
         return body.build()
