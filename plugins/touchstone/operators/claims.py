@@ -15,11 +15,15 @@ if TYPE_CHECKING:
     from touchstone.hooks.records import Record, RecordStore
 
 
+class NotItsOwn(ConfigurationError):
+    """A run asks for what is not its own, or not now: nothing at all may be changed for it."""
+
+
 def check_run_id(records: RecordStore, conf: RunConf, run: Run) -> str:
     """
     Return the submission that a run brings or schedules, if it may.
 
-    :raises ConfigurationError: If it is somebody else's, or the run's id says that it were.
+    :raises NotItsOwn: If it is somebody else's, or the run's id says that it were.
     """
     own = find_submission_of_run(run.run_id)
     found = records.find_submission(own)
@@ -30,12 +34,10 @@ def check_run_id(records: RecordStore, conf: RunConf, run: Run) -> str:
     assert conf.submission_id is not None  # noqa: S101 - parse_conf gives exactly one of the two
     if own != conf.submission_id and found is not None:
         # People would take it for a run of that one.
-        raise ConfigurationError(
-            f"run_id: {run.run_id} stands for submission {own}; choose another run id"
-        )
+        raise NotItsOwn(f"run_id: {run.run_id} stands for submission {own}; choose another run id")
     named = found if own == conf.submission_id else records.find_submission(conf.submission_id)
     if named is None:
-        raise ConfigurationError(f"submission_id: there is no {conf.submission_id!r}")
+        raise NotItsOwn(f"submission_id: there is no {conf.submission_id!r}")
     check_schedulable(named, run)
     return conf.submission_id
 
@@ -43,13 +45,14 @@ def check_run_id(records: RecordStore, conf: RunConf, run: Run) -> str:
 def check_taken(found: Record, source: Source, run: Run) -> None:
     """Refuse a run that would bring a submission anew that is there already."""
     taken = f"run_id: submission {found['submission_id']} exists already"
-    if run.run_id not in found["run_ids"] or not may_schedule(found, run.user):
-        raise ConfigurationError(f"{taken}; choose another run id")
+    is_retracted = found["status"] == SubmissionStatus.RETRACTED
+    if run.run_id not in found["run_ids"] or not may_schedule(found, run.user) or is_retracted:
+        raise NotItsOwn(f"{taken}; choose another run id")
     # Of a run that was refused nothing is on record but that; a cleared run brings what it brought.
     if "source_url" in found and any(
         found.get(name) != value for name, value in describe_source(source).items()
     ):
-        raise ConfigurationError(f"{taken}, from another source; choose another run id")
+        raise NotItsOwn(f"{taken}, from another source; choose another run id")
     _check_idle(found, run)
 
 
@@ -57,11 +60,11 @@ def check_schedulable(found: Record, run: Run) -> None:
     """Refuse a run that would train what it may not, or not now."""
     submission_id = found["submission_id"]
     if not may_schedule(found, run.user):
-        raise ConfigurationError(f"submission_id: there is no {submission_id!r}")
+        raise NotItsOwn(f"submission_id: there is no {submission_id!r}")
     status = SubmissionStatus(found["status"])
     is_again = run.run_id in found["run_ids"]
     if not found.get("accepted_at") or (status not in SCHEDULABLE and not is_again):
-        raise ConfigurationError(
+        raise NotItsOwn(
             f"submission_id: {submission_id} is {status}"
             + ("" if found.get("accepted_at") else " and was never accepted")
             + "; only an accepted submission without a run at work can be scheduled"
@@ -78,7 +81,7 @@ def _check_idle(found: Record, run: Run) -> None:
     """Refuse a run that was cleared while a newer one is at work on its submission."""
     newest = found["run_ids"][-1]
     if newest != run.run_id and found["status"] in SUBMISSION_OPEN:
-        raise ConfigurationError(
+        raise NotItsOwn(
             f"run_id: {newest} is at work on submission {found['submission_id']}; wait for its end"
         )
 

@@ -52,6 +52,7 @@ from touchstone.operators.checks import (
     may_schedule,
 )
 from touchstone.operators.claims import (
+    NotItsOwn,
     check_run_id,
     check_schedulable,
     check_taken,
@@ -121,7 +122,8 @@ class RegisterOperator(BaseOperator):
             else:
                 submission = self._schedule(records, conf, run)
         except PermanentError as error:
-            if values.get("submission_id") in (None, ""):
+            is_new = values.get("submission_id") in (None, "")
+            if is_new and not isinstance(error, NotItsOwn):
                 reason = str(cut(str(error)))
                 self._refuse(records, find_submission_of_run(run.run_id), run, reason)
             raise AirflowFailException(f"refused: {error}") from error

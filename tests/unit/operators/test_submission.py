@@ -250,12 +250,25 @@ def test_a_stranger_learns_nothing_of_whether_there_is_a_submission(records, acc
 # --- the owner's own runs -----------------------------------------------------------------------
 
 
-def test_a_run_id_is_used_for_one_source_only(records, accepted):
+@pytest.mark.parametrize("status", ["validating", "accepted", "rejected"])
+def test_a_run_id_is_used_for_one_source_only(records, accepted, status):
     """The run was deleted, and another one of the same id brought something else."""
+    is_accepted = {} if status == "accepted" else {"accepted_at": None}
+    records.change_submission("mine", lambda _: {"status": status, **is_accepted})
     before = everything(records, "mine")
 
     with pytest.raises(AirflowFailException, match="from another source; choose another run id"):
         register("mine", source=GIT, path="elsewhere")
+
+    assert everything(records, "mine") == before
+
+
+def test_what_was_retracted_is_not_brought_again(records, accepted):
+    records.change_submission("mine", lambda _: {"status": "retracted"})
+    before = everything(records, "mine")
+
+    with pytest.raises(AirflowFailException, match="choose another run id"):
+        register("mine", **SOURCE, **SCHEDULE)
 
     assert everything(records, "mine") == before
 
