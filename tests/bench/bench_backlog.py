@@ -26,9 +26,11 @@ from typing import Any
 
 from bench.peers.engine import ContainerLog, build_image, find_hand_overs, find_percentile
 from bench.peers.ours import end_on_sigterm, run_installation
-from system.installation import EXAMPLES, Installation, wait_for
+from bench.peers.patience import wait_within
+from system.installation import EXAMPLES, Installation
 from touchstone.client.api import Client
 from touchstone.client.packing import pack
+from waiting import InVain
 
 SLOTS = 2
 SERVERS = {"a": SLOTS, "b": 1, "c": 1}
@@ -141,13 +143,13 @@ class Yard:
             quiet_since.append(time.monotonic())
             return quiet_since[-1] - quiet_since[0] > 15
 
-        wait_for("all has settled", is_quiet, seconds=seconds, every=2)
+        wait_within(seconds, "all has settled", is_quiet, every=2)
 
 
 def _wait(what: str, ask: Callable[[], Any], *, seconds: float = LIMIT_SECONDS) -> Any:
     try:
-        return wait_for(what, ask, seconds=seconds, every=0.2)
-    except AssertionError:
+        return wait_within(seconds, what, ask, every=0.2)
+    except InVain:
         return None
 
 
@@ -254,10 +256,10 @@ def main() -> None:
         build_image(Path(folder))
     options = dict(pair.split("=", 1) for pair in given.setting)
     with run_installation(SERVERS, options, other_dags=OTHER_DAGS) as installation:
-        wait_for(
+        wait_within(
+            120,
             "the other DAG is there",
             lambda: installation.airflow.get("/dags/other").status_code == 200,
-            seconds=120,
         )
         found = measure_all(Yard(installation), given)
     if given.json:

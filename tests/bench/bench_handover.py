@@ -48,9 +48,7 @@ def run_ours(tasks: int, seconds: int) -> list[ContainerEvent]:
 
         with ContainerLog(is_training) as log:
             submission_id = submit_trainings(installation, tasks, seconds)
-            installation.wait_for_submission(
-                submission_id, "success", seconds=120 + tasks * (seconds + 10)
-            )
+            installation.wait_for_submission(submission_id, "success")
     return log.events
 
 

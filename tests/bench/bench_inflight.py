@@ -32,8 +32,9 @@ import psutil
 
 from bench.peers.engine import build_image
 from bench.peers.ours import end_on_sigterm, run_installation, submit_trainings
+from bench.peers.patience import wait_within
 from bench.peers.plain_airflow import LOCAL, PeerAirflow
-from system.installation import Installation, wait_for
+from system.installation import Installation
 
 LONG = 3600
 FIRST_MAP_INDEX = 1000
@@ -92,11 +93,11 @@ def measure_ours(count: int, seconds: float) -> list[Cost]:
 
         submission_id = submit_trainings(installation, 1, LONG)
         installation.wait_for_task(submission_id, "i1", "running")
-        wait_for("one trigger runs", lambda: _find_count(installation) == 1, seconds=120)
+        wait_within(120, "one trigger runs", lambda: _find_count(installation) == 1)
         with _standing_still(installation):
             one = measure(find, 1, seconds)
             _clone(installation, submission_id, count - 1)
-            wait_for("all triggers run", lambda: _find_count(installation) == count, seconds=240)
+            wait_within(240, "all triggers run", lambda: _find_count(installation) == count)
             many = measure(find, count, seconds)
             # A trigger that had failed would have left.
             if _count_triggers(installation) != count:
@@ -170,7 +171,7 @@ def measure_peer(count: int, seconds: float) -> list[Cost]:
 
         none = measure(find, 0, seconds)
         peer.trigger()
-        wait_for("all run", lambda: peer.count_containers() == count, seconds=60 + 20 * count)
+        wait_within(60 + 20 * count, "all run", lambda: peer.count_containers() == count)
         time.sleep(5)
         return [none, measure(find, count, seconds)]
 

@@ -45,13 +45,13 @@ def run_installation(
         if other_dags is not None:
             _add_dags(installation, other_dags)
         try:
-            done = installation.run("up", "--runtime", runtime, "--servers", listed, timeout=900)
+            done = installation.run("up", "--runtime", runtime, "--servers", listed)
             if done.returncode:
                 raise RuntimeError(f"the stack does not start:\n{done.stdout}\n{done.stderr}")
             yield installation
         finally:
             with ignore_interrupts():
-                installation.run("down", timeout=300)
+                installation.run("down")
 
 
 def _add_dags(installation: Installation, folder: Path) -> None:

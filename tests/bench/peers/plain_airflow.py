@@ -19,7 +19,8 @@ import httpx
 import psutil
 
 from bench.peers.engine import IMAGE
-from system.installation import REPOSITORY, wait_for
+from bench.peers.patience import wait_within
+from system.installation import REPOSITORY
 
 AIRFLOW = "apache-airflow==3.3.2"
 DOCKER_PROVIDER = "apache-airflow-providers-docker==4.6.1"
@@ -155,11 +156,11 @@ class PeerAirflow:
             self._start("api-server")
             self._start("scheduler", "--skip-serve-logs")
             self._start("dag-processor")
-            wait_for(f"{self.kind.name}: the DAG is there", self._has_dag, seconds=240)
+            wait_within(240, f"{self.kind.name}: the DAG is there", self._has_dag)
             if self.kind.has_edge_worker:
                 self._start("edge", "worker", "--edge-hostname", "bench")
                 log = self._home / "edge.log"
-                wait_for("the edge worker is ready", lambda: log.stat().st_size, seconds=60)
+                wait_within(60, "the edge worker is ready", lambda: log.stat().st_size)
         except BaseException:
             self.stop()
             raise
@@ -191,7 +192,7 @@ class PeerAirflow:
             state = self._api.get(path).raise_for_status().json()["state"]
             return state if state in ends else None
 
-        state = wait_for(f"{self.kind.name} has ended", find_end, seconds=seconds, every=2)
+        state = wait_within(seconds, f"{self.kind.name} has ended", find_end, every=2)
         if state != "success":
             raise AssertionError(f"{self.kind.name}: the run {state}:\n{self._read_task_log()}")
 
