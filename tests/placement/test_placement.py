@@ -72,13 +72,27 @@ def containers(fleet):
         yield log
 
 
-def submit(installation, intervals, *behaviour):
+def start(installation, intervals, *behaviour):
     listed = ",".join(map(str, intervals))
     done = installation.run(
         "submit", str(MODULE), "--intervals", listed, "--json", "--", *behaviour
     )
     assert done.returncode == 0, f"{done.stdout}\n{done.stderr}"
     return json.loads(done.stdout)["submission_id"]
+
+
+@pytest.fixture
+def submit(fleet):
+    """Submit trainings; what goes on in the end is cancelled, whatever became of the test."""
+    started = []
+
+    def submit_one(intervals, *behaviour):
+        started.append(start(fleet, intervals, *behaviour))
+        return started[-1]
+
+    yield submit_one
+    for submission_id in started:
+        fleet.cancel_what_goes_on(submission_id)
 
 
 def show(installation, submission_id):
@@ -114,9 +128,11 @@ def attempts_of(task):
     return [*task["attempts"], task]
 
 
-def test_no_server_ever_runs_more_than_its_slots_and_none_idles_while_tasks_wait(fleet, containers):
+def test_no_server_ever_runs_more_than_its_slots_and_none_idles_while_tasks_wait(
+    fleet, containers, submit
+):
     """Twenty-four tasks over servers of one, two and three slots, by the engine's own log."""
-    submission_id = submit(fleet, range(1, 25), "until=go")
+    submission_id = submit(range(1, 25), "until=go")
     wait_for("all slots are in use", lambda: count_running(fleet, submission_id) == SERVERS)
     let_go_on(fleet, submission_id)
 
@@ -132,8 +148,8 @@ def test_no_server_ever_runs_more_than_its_slots_and_none_idles_while_tasks_wait
     assert any(task["placement"]["was_on_deck"] for task in tasks)
 
 
-def test_slots_set_to_zero_let_what_runs_end_and_send_the_rest_elsewhere(fleet, containers):
-    submission_id = submit(fleet, range(1, 15), "until=go")
+def test_slots_set_to_zero_let_what_runs_end_and_send_the_rest_elsewhere(fleet, containers, submit):
+    submission_id = submit(range(1, 15), "until=go")
     wait_for("all slots are in use", lambda: count_running(fleet, submission_id) == SERVERS)
 
     fleet.set_slots("c", 0)
@@ -171,12 +187,12 @@ def is_empty(installation, submission_id, server):
     return not held and not tasks
 
 
-def test_draining_remembers_the_slots_and_attaching_gives_them_back(fleet):
+def test_draining_remembers_the_slots_and_attaching_gives_them_back(fleet, submit):
     assert fleet.run("fleet", "drain", "c", "--as", "admin").returncode == 0
     try:
         pools = {p["name"]: p["slots"] for p in fleet.airflow.get("/pools").json()["pools"]}
         assert (pools["c"], pools["c_validation"]) == (0, 0)
-        submission_id = submit(fleet, (1, 2, 3, 4), "seconds=1")
+        submission_id = submit((1, 2, 3, 4), "seconds=1")
         assert fleet.wait_for_submission(submission_id, "success")
         assert {t["server"] for t in trainings(fleet, submission_id)} <= {"a", "b"}
     finally:
@@ -185,10 +201,10 @@ def test_draining_remembers_the_slots_and_attaching_gives_them_back(fleet):
     assert (pools["c"], pools["c_validation"]) == (3, 1)
 
 
-def test_a_task_that_waits_tells_why_and_a_pause_is_told_loudly(fleet):
+def test_a_task_that_waits_tells_why_and_a_pause_is_told_loudly(fleet, submit):
     assert fleet.run("pause", "--reason", "power cut", "--as", "admin").returncode == 0
     try:
-        submission_id = submit(fleet, (7,), "seconds=1")
+        submission_id = submit((7,), "seconds=1")
         validation = wait_for(
             "the validation waits, and says so",
             lambda: next((t for t in show(fleet, submission_id)["tasks"] if t["waiting"]), None),
@@ -205,7 +221,7 @@ def test_a_task_that_waits_tells_why_and_a_pause_is_told_loudly(fleet):
 def failing(installation):
     """Trainings that fail in each way, all under way at once: they mostly wait for retries."""
     behaviours = ("exit=2", "exit=3", "exit=4", "first-exit=75", "eat=48", "exit=1")
-    return {behaviour: submit(installation, (5,), behaviour) for behaviour in behaviours}
+    return {behaviour: start(installation, (5,), behaviour) for behaviour in behaviours}
 
 
 @pytest.mark.parametrize("code", [2, 3, 4])
@@ -278,11 +294,11 @@ def test_somebodys_many_submissions_do_not_keep_anothers_first_from_beginning(fl
             fleet.end_run(submission_id)
 
 
-def test_a_lost_agents_tasks_run_elsewhere_and_its_late_result_is_refused(fleet):
+def test_a_lost_agents_tasks_run_elsewhere_and_its_late_result_is_refused(fleet, submit):
     """Killed for good, and back when nobody expects it any more: one result per task."""
     for name in ("a", "b"):
         fleet.set_slots(name, 0)
-    submission_id = submit(fleet, (5,), "until=go")
+    submission_id = submit((5,), "until=go")
     task = fleet.wait_for_task(submission_id, "i5", "running")
     assert task["server"] == "c"
     fleet.set_slots("b", 2)

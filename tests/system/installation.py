@@ -243,7 +243,7 @@ class Installation:
 
     def let_go(self, task: Mapping[str, Any]) -> None:
         """Let an attempt on a server go on that waits for a file ``go`` in its output."""
-        state = StatePaths(self.state_dir).agent_state(task["server"])
+        state = StatePaths(root=self.state_dir).agent_state(task["server"])
         (state / "attempts" / task["container"] / "out" / "go").touch()
 
     def let_all_go(self, submission_id: str) -> None:
