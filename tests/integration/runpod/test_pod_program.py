@@ -295,7 +295,7 @@ def test_an_archive_that_leads_out_of_its_folder_is_the_submissions_fault(
     pod.start(order("ok", "1", "0", inputs=(content,)))
     state = pod.wait_phase(PodPhase.EXITED)
     assert state.is_submissions_fault
-    assert "leads out of the folder" in str(state.problem)
+    assert "leads out of the archive" in str(state.problem)
     assert (state.exit_code, state.running_at) == (None, None)
 
 
