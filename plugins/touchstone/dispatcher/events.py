@@ -28,7 +28,7 @@ from touchstone_agent.protocol.envelope import (
     load_public_key,
     open_event,
 )
-from touchstone_agent.protocol.errors import MessageRefused, PermanentError
+from touchstone_agent.protocol.errors import ConfigurationError, MessageRefused, PermanentError
 from touchstone_agent.protocol.facts import UploadedFile
 from touchstone_agent.protocol.messages import (
     FINAL_PHASES,
@@ -206,10 +206,11 @@ class EventHandler:
         if kid in self._unknown or len(self._unknown) >= _MOST_UNKNOWN:
             return False
         found = self._records.find_server(kid) or {}
-        if not found.get("public_key"):
+        try:
+            self._keys[kid] = load_public_key(str(found.get("public_key") or ""))
+        except ConfigurationError:
             self._unknown[kid] = now + UNKNOWN_LIFE
             return False
-        self._keys[kid] = load_public_key(str(found["public_key"]))
         return True
 
     def _read_keys(self, now: datetime) -> None:
@@ -396,8 +397,7 @@ class EventHandler:
 
         What is at work is listed as of a moment ago, so the records themselves are read: of what
         the list has there, and of what the server says it runs. Only an attempt of which the list
-        does not know yet and the server not any more is left out; the next HELLO names it, or its
-        lease runs out.
+        does not know yet, nor the server any more, is left out until it says HELLO again.
         """
         told = {ref for ref, _ in event.inventory.running}
         listed = (key for key, where in self._at_work().items() if where == server)
