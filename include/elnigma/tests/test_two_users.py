@@ -61,9 +61,11 @@ def run_split(out: Path) -> Split:
         finished = subprocess.run(
             [*AS_IN_A_CONTAINER, sys.executable, "-P", "-m", "elnigma_runner", "validate"],
             env=environment,
-            timeout=110,
+            timeout=60,
             check=False,
             cwd="/tmp",
+            # What stops the runner's group, if it can, stops no test.
+            start_new_session=True,
         )
         verdict = json.loads((out / "verdict.json").read_text())
         return Run(exit_code=finished.returncode, out=out, verdict=verdict)
