@@ -185,6 +185,8 @@ class Supervisor:
         clock = self._shop.clock
         progress = ProgressReader(self._cell.ref, self._out)
         watch = self._build_watch()
+        # Known in time, so that it can be ended without the engine.
+        self._find_main_pid()
         wall_ends = clock.monotonic() + self._count_wall_seconds_left()
         relay_at = clock.monotonic() + PROGRESS_SECONDS
         while not self._waiter.has_ended:
