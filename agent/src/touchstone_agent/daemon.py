@@ -287,6 +287,24 @@ class Agent:
                 assert_never(never)
 
     def _on_start(self, start: Start) -> None:
+        try:
+            self._judge_start(start)
+        except TransientError as error:
+            with self._lock:
+                if start.ref in self._cells:
+                    raise  # it was taken; the rest is done when the message comes again
+            # Without a journal nothing may be begun, and nothing be promised to be told for sure.
+            event = PhaseChanged(
+                ref=start.ref,
+                phase=AttemptPhase.REJECTED,
+                at=self._shop.clock.now(),
+                reason=f"disk: {error}"[:500],
+                details={"refusal": Refusal.DISK.value},
+            )
+            key = f"refusal {start.ref.task_key} {start.ref.fence}"
+            self._outbox.tell(key, event, group=start.ref.task_key)
+
+    def _judge_start(self, start: Start) -> None:
         now = self._shop.clock.now()
         with self._lock:
             self._missing.pop(start.ref, None)

@@ -207,8 +207,8 @@ def build_resource(
             ),
             find_detected(server),
         ),
-        allow=tuple(declared.get("allow") or ()),
-        deny=tuple(declared.get("deny") or ()),
+        allow=tuple(map(str, declared.get("allow") or ())),
+        deny=tuple(map(str, declared.get("deny") or ())),
         is_alive=heard is not None and now - heard <= silence,
         block=next(
             (tell_hold(hold, now) for hold in holds if not hold.kind and not hold.image), None

@@ -283,14 +283,16 @@ class Placer:
                         silence=silence,
                     )
                 )
-        rented = self._rental.build_resource(
-            slots=tally.slots(RUNPOD_POOL),
-            free=tally.free(RUNPOD_POOL),
-            running=running.get(RUNPOD_POOL, ()),
-            # A pod boots longer than a validation takes, costs money, and has a network that
-            # cannot be shut: it is for those who have no server for validations, busy or not.
-            takes_validations=not any(item.get_slots(SlotClass.VALIDATION) for item in resources),
-        )
+        rented: Resource | None = None
+        with self._troubles.guard("place on", RUNPOD_POOL):
+            rented = self._rental.build_resource(
+                slots=tally.slots(RUNPOD_POOL),
+                free=tally.free(RUNPOD_POOL),
+                running=running.get(RUNPOD_POOL, ()),
+                # A pod boots longer than a validation takes, costs money, and has a network that
+                # cannot be shut: it is for those who have no server for validations, busy or not.
+                takes_validations=not any(r.get_slots(SlotClass.VALIDATION) for r in resources),
+            )
         return [*resources, rented] if rented is not None else resources
 
     def _expect_end(self, instance: Instance, now: datetime) -> Running:

@@ -17,6 +17,7 @@ from touchstone_agent.protocol.messages import (
     Heartbeat,
     Poison,
     SlotClass,
+    Sync,
 )
 
 from .conftest import AgentProcess
@@ -78,8 +79,9 @@ def test_starts_beyond_the_slots_are_refused_at_once(
     plane.wait("all are settled", find_settled)
     rejected = [r for r in refs if AttemptPhase.REJECTED in plane.phases(r)]
     assert len(rejected) == 2
-    reason = plane.wait_phase(rejected[0], AttemptPhase.REJECTED).reason
-    assert reason == "full: 2 of 2 training slots are taken"
+    told = plane.wait_phase(rejected[0], AttemptPhase.REJECTED)
+    assert told.reason == "full: 2 of 2 training slots are taken"
+    assert told.details == {"refusal": "full"}
     # A validation never waits for a training.
     plane.wait_phase(validation, AttemptPhase.RUNNING)
     beat = plane.wait("a heartbeat tells of three", lambda: _find_heartbeat(plane, 3))
@@ -173,6 +175,23 @@ def test_an_attempt_that_is_expected_and_not_here_is_lost(
     assert told.reason == "unknown to this server"
     plane.start(["ok", "1", "0"], ref=never_came)
     plane.wait("it is refused", lambda: AttemptPhase.REJECTED in plane.phases(never_came))
+
+
+def test_an_agent_that_is_asked_for_what_it_does_not_show_tells_where_all_of_it_is(
+    stopped_agent: AgentProcess, plane: ControlPlane
+) -> None:
+    """It is asked at any time, and not only when it has said hello."""
+    stopped_agent.options["sync_grace_seconds"] = 1
+    agent = stopped_agent.start()
+    running = plane.start(["sleep", "300"])
+    plane.wait_phase(running, AttemptPhase.RUNNING)
+    missing = make_ref()
+
+    plane.send(Sync(expected=(running, missing)))
+
+    assert plane.wait_phase(missing, AttemptPhase.LOST).reason == "unknown to this server"
+    plane.wait(lambda: plane.phases(running).count(AttemptPhase.RUNNING) == 2)
+    assert len(agent.find_containers()) == 1
 
 
 def test_an_attempt_that_nobody_expects_is_ended_after_its_quarantine(

@@ -266,6 +266,7 @@ def test_an_image_that_is_not_there_loses_the_attempt(
     assert told.reason == (
         "image touchstone-absent:local is not on this server; build or pull it there"
     )
+    assert told.details == {"refusal": "image"}
 
 
 @pytest.mark.docker
@@ -287,11 +288,13 @@ def test_a_container_that_can_be_made_but_not_started_leaves_nothing(
 
     assert told.reason is not None
     assert "could not be started" in told.reason
+    assert told.details == {"refusal": "gpu"}
     assert stopped_agent.find_containers() == []
     too_many = plane.make_start(["ok", "1", "0"])
     plane.send(too_many.model_copy(update={"gpus": 2}))
     rejected = plane.wait_phase(too_many.ref, AttemptPhase.REJECTED)
-    assert rejected.reason == "full: 2 GPUs wanted, 1 free"
+    assert rejected.reason == "gpu: 2 GPUs wanted, this server has 1"
+    assert rejected.details == {"refusal": "gpu"}
 
 
 def test_what_ends_without_a_verdict_keeps_its_last_words(

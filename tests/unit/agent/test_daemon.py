@@ -592,3 +592,26 @@ def test_a_refusal_is_told_with_its_class(make_world) -> None:
     world.order(make_start(make_ref(submission_id="../etc")))
 
     assert [told.details for told in world.tell()] == [{"refusal": "disk"}, {"refusal": "name"}]
+
+
+def test_a_start_that_cannot_even_be_journalled_is_refused_for_the_disk(
+    world: AgentWorld, monkeypatch: pytest.MonkeyPatch, supervised: list[Supervisor]
+) -> None:
+    """It came again for an hour, and its task waited for that hour, other servers free or not."""
+
+    def save(*_: object, **__: object) -> None:
+        raise TransientError("journal: database or disk is full")
+
+    with monkeypatch.context() as full:
+        full.setattr(world.journal, "save", save)
+        full.setattr(world.journal, "post", save)
+        world.order(make_start())
+        world.order(make_start(make_ref(submission_id="../etc")))
+
+    assert [(told.phase, told.details["refusal"]) for told in world.tell()] == [
+        (P.REJECTED, "disk"),
+        (P.REJECTED, "disk"),
+    ]
+    assert supervised == []
+    world.order(make_start(make_ref(attempt=2, fence=2)))
+    assert world.tell_phases() == [("i5", 2, "accepted")]

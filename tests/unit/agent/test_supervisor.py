@@ -9,12 +9,20 @@ from pathlib import Path
 
 import pytest
 
-from fakes.agent_world import FakeRuntime, make_grant, make_start
+from fakes.agent_world import FakeRuntime, make_grant, make_ref, make_start
 from touchstone_agent.adapters.transfer import GrantExpired
 from touchstone_agent.core.cursor import MAX_CHUNK_BYTES, Chunk
-from touchstone_agent.core.ports import Exit, LaunchSpec
+from touchstone_agent.core.ports import Exit, HostLacks, LaunchSpec
 from touchstone_agent.protocol.errors import PermanentError, TransientError
-from touchstone_agent.protocol.messages import Grant, Input, Limits, PhaseChanged
+from touchstone_agent.protocol.messages import (
+    AttemptPhase,
+    Cancel,
+    Grant,
+    Input,
+    Limits,
+    PhaseChanged,
+    Refusal,
+)
 from touchstone_agent.supervisor import Supervisor
 
 from .conftest import AgentWorld
@@ -471,3 +479,24 @@ def test_a_cancel_behind_the_decision_changes_nothing(stage: Stage) -> None:
     cell.end("by hand")
 
     assert stage.run()[-2:] == ["exited", "uploaded"]
+
+
+def test_what_a_server_turns_out_to_lack_is_told_by_its_class(stage: Stage) -> None:
+    """It took each training and lost it a second later, and was given the next one."""
+    stage.begin()
+    stage.runtime.problems = [HostLacks("image trainer is not on this server", Refusal.IMAGE)]
+
+    stage._supervised[-1].run()
+
+    told = [body for body in stage.world.tell() if isinstance(body, PhaseChanged)][-1]
+    assert (told.phase, told.details) == (AttemptPhase.LOST, {"refusal": "image"})
+
+
+def test_what_is_ended_for_another_reason_tells_of_nothing_that_lacks(stage: Stage) -> None:
+    stage.begin()
+    stage.world.order(Cancel(ref=make_ref(), reason="enough"))
+
+    stage._supervised[-1].run()
+
+    told = [body for body in stage.world.tell() if isinstance(body, PhaseChanged)][-1]
+    assert (told.phase, told.details) == (AttemptPhase.CANCELLED, {})

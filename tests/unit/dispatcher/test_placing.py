@@ -1210,6 +1210,8 @@ def test_a_task_whose_record_makes_no_sense_keeps_no_other_from_being_placed(wor
         {"inventory": {"gpus": [7]}},
         {"declared": {"priority": "high"}},
         {"declared": 7},
+        {"declared": {"allow": [7]}},
+        {"declared": {"vram_gib": "x"}},
         {"running": 7},
         {"holds": 7},
     ],
@@ -1362,6 +1364,26 @@ def test_a_server_that_lacks_an_image_takes_others(world):
 
     assert world.pool(other) == "bad"
     assert "takes nothing of image big until 12:01 UTC" in wait_of(world, first).reason
+
+
+def test_a_server_that_turns_out_to_lack_an_image_gets_no_more_of_it(world):
+    """It had taken the task, and lost it a second later, and took the next one."""
+    world.add_server("bad", slots=4, priority=9)
+    world.add_server("good", slots=4)
+    (first,) = world.submit("s-1", 5, image="big")
+    world.settle()
+    world.report(first, AttemptPhase.ACCEPTED)
+    world.report(first, AttemptPhase.LOST, "image big is not on this server", refusal="image")
+    world.trigger(first)
+    world.tick()
+    world.airflow.retry(first)
+
+    (same,) = world.submit("s-2", 5, image="big")
+    (other,) = world.submit("s-3", 5, image="small")
+    world.settle()
+
+    assert world.record(first)["attempts"][0]["failure_class"] == "image"
+    assert pools(world, (first, same, other)) == ["good", "good", "bad"]
 
 
 def test_a_server_that_refuses_is_tried_again_later_and_less_and_less_often(world):
