@@ -82,4 +82,6 @@ def _find_chunk(item: StoredObject, prefix: str) -> StoredChunk | None:
     digits = item.key.removeprefix(prefix).removesuffix(_SUFFIX)
     if not item.key.endswith(_SUFFIX) or not digits.isdecimal():
         return None
+    if item.size > MAX_CHUNK_BYTES:
+        return None  # no agent stores such a thing, and it would be read into memory
     return StoredChunk(key=item.key, offset=int(digits), size=item.size)

@@ -6,8 +6,8 @@ from datetime import UTC, datetime
 
 from fakes.stores import FakeObjectStore
 from touchstone.core.names import build_console_key
-from touchstone.ui.console import MAX_CHUNK_BYTES, read_page
-from touchstone_agent.protocol.messages import AttemptRef
+from touchstone.ui.console import read_page
+from touchstone_agent.protocol.messages import MAX_CHUNK_BYTES, AttemptRef
 
 REF = AttemptRef(submission_id="s-1", task_id="i5", attempt=1, fence=1)
 TASK = {**REF.model_dump(), "phase": "uploaded", "status": "success", "outcome": "succeeded"}
