@@ -190,7 +190,10 @@ def test_an_agent_that_is_asked_for_what_it_does_not_show_tells_where_all_of_it_
     plane.send(Sync(expected=(running, missing)))
 
     assert plane.wait_phase(missing, AttemptPhase.LOST).reason == "unknown to this server"
-    plane.wait(lambda: plane.phases(running).count(AttemptPhase.RUNNING) == 2)
+    plane.wait(
+        "it tells again that it runs",
+        lambda: plane.phases(running).count(AttemptPhase.RUNNING) == 2,
+    )
     assert len(agent.find_containers()) == 1
 
 

@@ -153,7 +153,7 @@ def test_what_is_killed_ends_at_once_whatever_it_is_deaf_to(runtime: Runtime, ma
     spec = make_spec("stubborn")
     runtime.launch(spec)
     if runtime.name != "fake":
-        wait_for(spec.folder / "out/console.log")
+        wait_written(spec.folder / "out/console.log")
 
     runtime.kill(spec.name)
 
@@ -271,7 +271,7 @@ def test_what_hides_from_its_shim_is_killed_too(process_runtime: ProcessRuntime,
     """Its shim is stopped, and it has neither its group nor its environment any more."""
     spec = make_spec("vanish")
     process_runtime.launch(spec)
-    wait_for(spec.folder / "out/pid")
+    wait_written(spec.folder / "out/pid")
     vanished = int((spec.folder / "out/pid").read_text())
     assert str(vanished) not in find_pids(spec.name)
 

@@ -74,7 +74,7 @@ def make_start(plane: ControlPlane, image: str, source: str, **limits: Any) -> S
 def run(plane: ControlPlane, start: Start) -> tuple[dict[str, Any], str]:
     """Run it; return its verdict and its console."""
     plane.send(start)
-    exited = plane.wait_phase(start.ref, AttemptPhase.EXITED, timeout=120)
+    exited = plane.wait_phase(start.ref, AttemptPhase.EXITED)
     plane.wait_phase(start.ref, AttemptPhase.UPLOADED)
     verdict = exited.details["verdict"]
     assert verdict is not None, exited.details

@@ -61,7 +61,7 @@ def test_the_trainer_image_trains_in_a_pod(world: World, image: str) -> None:
     assert state.verdict is not None
     assert state.verdict.outcome == "succeeded"
     assert {"models/long.h5", "models/short.h5"} <= {file.path for file in state.files}
-    assert state.gpus[0]["name"] == "NVIDIA L4"
+    assert state.gpus[0].name == "NVIDIA L4"
     assert pod.list_of_nobody() == ""
     pod.poll(lease_seconds=1)
     pod.wait_gone()

@@ -388,11 +388,11 @@ def test_a_runner_that_is_stopped_does_not_lift_the_limits_of_a_pod(world: World
     state = pod.wait_phase(PodPhase.EXITED)
     assert (state.exit_code, state.files, state.problem) == (3, (), None)
     assert state.verdict is not None
-    assert state.verdict["class"] == "limit"
-    assert state.verdict["reason"] == "output limit: stopped after more than 1 MiB"
+    assert state.verdict.failure_class == "limit"
+    assert state.verdict.reason == "output limit: stopped after more than 1 MiB"
     assert read_console(state) == "nobody is in charge\n"
     assert pod.run("ls /workspace/touchstone/attempt/out") == "console.log"
-    assert pod.run("pgrep -u nobody -l") == ""
+    assert pod.run("pgrep -u nobody -l || true") == ""
 
 
 def test_a_branch_is_prepared_before_the_content_is_there(world: World, store: Store) -> None:

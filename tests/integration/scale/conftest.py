@@ -44,7 +44,9 @@ class Reads:
             client.meta.events.register("after-call", self._count)
 
     def _count(self, parsed: dict[str, Any], model: Any, **_: Any) -> None:
-        if model.name in {"Query", "Scan"}:
+        if "Error" in parsed:
+            found = 0
+        elif model.name in {"Query", "Scan"}:
             found = int(parsed["ScannedCount"])
         elif model.name == "BatchGetItem":
             found = sum(len(items) for items in parsed["Responses"].values())
