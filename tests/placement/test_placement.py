@@ -336,13 +336,13 @@ def test_a_lost_agents_tasks_run_elsewhere_and_its_late_result_is_refused(fleet,
 
 
 def test_an_outranked_attempt_is_ended_when_its_server_is_back_and_then_its_slot_is_used(
-    fleet, containers
+    fleet, submit, containers
 ):
     """It trained on beside its successor, and whatever came after it was refused as full."""
     for name, slots in {"a": 0, "b": 0, "c": 1}.items():
         fleet.set_slots(name, slots)
-    long = submit(fleet, (5,), "seconds=1200")
-    old = fleet.wait_for_task(long, "i5", "running", seconds=120)
+    long = submit((5,), "seconds=1200")
+    old = fleet.wait_for_task(long, "i5", "running")
     assert old["server"] == "c"
     fleet.set_slots("b", 1)
 
@@ -354,20 +354,18 @@ def test_an_outranked_attempt_is_ended_when_its_server_is_back_and_then_its_slot
             lambda: (
                 (t := fleet.task(long, "i5"))["server"] == "b" and t["status"] == "running" and t
             ),
-            seconds=300,
         )
-        next_one = submit(fleet, (5,), "seconds=2")
+        next_one = submit((5,), "seconds=2")
         wait_for(
             "the next one waits for a slot",
             lambda: fleet.task(next_one, "i5").get("status") == "queued",
-            seconds=300,
         )
     finally:
         os.kill(pid, signal.SIGCONT)
 
     # Long before it ends by itself.
-    fleet.wait_until_gone(old["container"], seconds=600)
-    assert fleet.wait_for_submission(next_one, "success", seconds=300)
+    fleet.wait_until_gone(old["container"])
+    assert fleet.wait_for_submission(next_one, "success")
 
     (other,) = trainings(fleet, next_one)
     assert other["server"] == "c"

@@ -5,11 +5,10 @@ from __future__ import annotations
 import httpx
 import pytest
 
-from system.installation import EXAMPLES, wait_for
+from system.installation import EXAMPLES
+from waiting import wait_for
 
 DAG = "/dags/touchstone"
-PATIENCE = 800
-"""Seconds that a training may take where everybody tests at once."""
 QUICK = ("--intervals", "1", "--override", "training.epochs=1")
 
 
@@ -32,7 +31,7 @@ def admin(installation):
 def own(installation):
     """An engineer's submission, trained."""
     submission = installation.submit(EXAMPLES / "momentum", *QUICK)
-    found = installation.wait_for_submission(submission, "success", "error", seconds=PATIENCE)
+    found = installation.wait_for_submission(submission, "success", "error")
     assert found["status"] == "success", found.get("reason")
     assert installation.wait_for_run_end(submission) == "success"
     return submission
@@ -43,7 +42,7 @@ def others(installation):
     """An admin's submission, accepted."""
     submission = installation.submit(EXAMPLES / "momentum", "--as", "admin")
     ends = ("accepted", "rejected", "error")
-    found = installation.wait_for_submission(submission, *ends, seconds=PATIENCE)
+    found = installation.wait_for_submission(submission, *ends)
     assert (found["status"], found["submitted_by"]) == ("accepted", "admin")
     return submission
 
@@ -98,7 +97,7 @@ def test_a_strangers_run_changes_nothing_whatever_it_is_called_and_carries(
         trigger(engineer, {"sauce": 1}, f"{others}--5"),
     ]
 
-    ends = {installation.wait_for_run_end(run, seconds=PATIENCE) for run in runs}
+    ends = {installation.wait_for_run_end(run) for run in runs}
     assert ends == {"failed"}
     assert everything(installation, others) == before
 
@@ -114,7 +113,7 @@ def test_what_is_in_xcoms_is_no_authority_also_for_those_who_may_edit_them(
 
     assert clear(admin, own, "train", "collect", "evaluate").is_success
 
-    assert installation.wait_for_run_end(own, seconds=PATIENCE) == "success"
+    assert installation.wait_for_run_end(own) == "success"
     assert installation.submission(own)["status"] == "success"
     again = installation.task(own, "i1")
     assert again["fence"] > task["fence"]
@@ -130,7 +129,7 @@ def test_what_an_admin_does_in_airflow_is_on_the_submissions_record(installation
         actions = installation.submission(own)["actions"]
         return [a for a in actions if a["action"] == "changed the run in Airflow"]
 
-    (action,) = wait_for("it is on record", find, seconds=60)
+    (action,) = wait_for("it is on record", find)
     assert action["by"] == "admin"
 
 
@@ -138,7 +137,7 @@ def test_an_engineer_schedules_by_the_form_as_well(installation, engineer, own):
     """Its run has an id of Airflow's own: the trainings of such a run waited for ever."""
     run = trigger(engineer, {"submission_id": own, "intervals": "5", "seed": 2})
 
-    assert installation.wait_for_run_end(run, seconds=PATIENCE) == "success"
+    assert installation.wait_for_run_end(run) == "success"
     assert installation.submission(own)["run_ids"][-1] == run
     assert installation.task(own, "i5")["run_id"] == run
 
@@ -154,7 +153,7 @@ def test_the_reaper_looks_while_every_dag_is_paused(installation):
     try:
         assert all(answer.is_success for answer in paused)
         before = look()
-        wait_for("it has looked again", lambda: look() != before, seconds=180)
+        wait_for("it has looked again", lambda: look() != before)
     finally:
         for dag in ("touchstone", "touchstone_housekeeping"):
             installation.airflow.patch(f"/dags/{dag}", json={"is_paused": False})
