@@ -24,6 +24,8 @@ SETTINGS = {
     "TOUCHSTONE_RUNPOD_REAP_GRACE_SECONDS": "5",
     # So that what stops its watcher and sleeps is seen to be ended in a test's time.
     "TOUCHSTONE_VALIDATION_WALL_SECONDS": "240",
+    # A server that says nothing that can be read is one that says nothing.
+    "TOUCHSTONE_LEASE_SECONDS": "40",
 }
 
 

@@ -115,7 +115,7 @@ def upload(installation, module=MOMENTUM):
     from touchstone.client.packing import pack
 
     with installation.client("engineer") as client:
-        return client.upload(pack(module))
+        return client.upload(pack(module, 1 << 20))
 
 
 def build_intrusions(installation, victim):
@@ -196,8 +196,7 @@ def test_what_is_too_long_is_refused_at_once_with_the_fields_name(engineer, fiel
     )
 
     assert answer.status_code == 400
-    assert field in answer.text
-    assert len(answer.text) < 20_000
+    assert f"Invalid input for param {field}: " in answer.text
 
 
 # --- somebody who may edit XComs and clear -------------------------------------------------
