@@ -41,10 +41,9 @@ test-fast: ## Unit and contract tests: no sockets, no containers
 	$(PYTEST) --numprocesses=2 $(FAST_TESTS) $(ARGS)
 
 test: setup test-fast ## All tests; what cannot run here is listed as skipped
-	@# The two of each pair wait more than they work, and share nothing.
-	$(MAKE) --jobs=2 --output-sync=target test-trainer test-integration
-	$(MAKE) --jobs=2 --output-sync=target test-system test-placement
-	$(MAKE) test-security
+	@# They wait more than they work, and share nothing.
+	$(MAKE) --jobs=3 --output-sync=target \
+	  test-integration test-system test-security test-placement test-trainer
 	@echo "NOT RUN: the test with a pod at the real RunPod, which costs money (make test-runpod-real)"
 
 test-integration: ## Agents, engine and queues, for real

@@ -53,6 +53,8 @@ from touchstone_agent.protocol.messages import (
     Sync,
 )
 
+# The long past is made once, by one worker.
+pytestmark = pytest.mark.xdist_group("scale")
 SIZES = (100, 10_000)
 CHUNKS = (20, 200)
 """Of a console, which are objects and take longer to write; a unit test has 10,000."""
