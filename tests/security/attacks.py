@@ -125,7 +125,7 @@ class Victim:
             )
             for page in s3.get_paginator("list_objects_v2").paginate(Bucket=bucket)
             for item in page.get("Contents", ())
-            if name in item["Key"]
+            if name in item["Key"].split("/")
         }
         run = here.airflow.get(f"/dags/touchstone/dagRuns/{name}").json()
         return {

@@ -26,6 +26,7 @@ SETTINGS = {
     "TOUCHSTONE_VALIDATION_WALL_SECONDS": "240",
     # A server that says nothing that can be read is one that says nothing.
     "TOUCHSTONE_LEASE_SECONDS": "40",
+    "TOUCHSTONE_SILENCE_SECONDS": "30",
 }
 
 
