@@ -19,7 +19,7 @@ MAX_UPLOADS: Final = 6
 MAX_UPLOADS_OF_A_USER: Final = 2
 RETRY_SECONDS: Final = 2
 
-IDLE_SECONDS: Final = 15.0
+IDLE_SECONDS: Final = 8.0
 """An upload of which nothing comes for so long is ended."""
 RECEIVE_SECONDS: Final = 600.0
 """An upload that has not arrived by then is ended."""
