@@ -67,7 +67,7 @@ class TaskBook:
         self._records = records
         self._read_named = read_named
         self._troubles = troubles or Troubles()
-        self._unread: frozenset[str] = frozenset()
+        self._failing: set[str] = set()
         self._unread_runs: frozenset[str] = frozenset()
         self._tasks: dict[Key, Record] = {}
         self._demands: dict[Key, Demand] = {}
@@ -91,20 +91,24 @@ class TaskBook:
         missing = {key[0] for key, instance in present.items() if not self._is_known(instance)}
         named = self._read_named(missing) if missing else {}
         claims = {run: find_claimed_submission(run, named.get(run)) for run in missing}
-        # Those that could not be read the last time come last: they must not stop the others.
-        wanted = sorted({each for each in claims.values() if each}, key=self._unread.__contains__)
-        unread = []
+        # Those that could not be read when tried come last: they must not stop the others.
+        wanted = sorted(
+            {each for each in claims.values() if each},
+            key=lambda each: (each in self._failing, each),
+        )
+        unread, failed = [], set(self._failing)
         for number, submission_id in enumerate(wanted):
             with self._troubles.guard("read the tasks of", submission_id) as guard:
                 if self._load(submission_id):
                     continue
             unread.append(submission_id)
+            failed.add(submission_id)
             if isinstance(guard.error, TransientError):
                 # The store is away: a round of placement must not wait for it again and again.
-                unread += wanted[number:]
+                unread += wanted[number + 1 :]
                 break
-        self._unread = frozenset(unread)
-        self._unread_runs = frozenset(r for r, each in claims.items() if each in self._unread)
+        self._failing = failed.intersection(unread)
+        self._unread_runs = frozenset(run for run, each in claims.items() if each in unread)
 
     def _load(self, submission_id: str) -> bool:
         """Take in a submission's tasks; tell whether all of them make sense."""

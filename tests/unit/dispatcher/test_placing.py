@@ -1254,26 +1254,29 @@ def test_a_placement_that_makes_no_sense_keeps_no_other_from_being_made(world, n
     assert world.pool(other) == "rio"
 
 
-def test_a_submission_that_cannot_be_read_keeps_no_other_from_being_placed(world, monkeypatch):
-    world.add_server("rio", slots=2)
-    (unread,) = world.submit("s-1", 5)
-    (other,) = world.submit("s-2", 5)
+@pytest.mark.parametrize("unread", [("s-1",), ("s-2",), ("s-3",), ("s-1", "s-2")])
+def test_a_submission_that_cannot_be_read_keeps_no_other_from_being_placed(
+    world, monkeypatch, unread
+):
+    """Where the first one that failed ended the round, it could be the first of every round."""
+    world.add_server("rio", slots=3)
+    keys = {name: world.submit(name, 5)[0] for name in ("s-1", "s-2", "s-3")}
     read = world.records.list_tasks
 
     def list_tasks(submission_id):
-        if submission_id == "s-1":
+        if submission_id in unread:
             raise TransientError("throttled")
         return read(submission_id)
 
     with monkeypatch.context() as patch:
         patch.setattr(world.records, "list_tasks", list_tasks)
-        for _ in range(2):
+        for _ in range(3):
             world.settle()
-        assert world.pool(other) == "rio"
-        assert world.pool(unread) == QUEUE_POOL
+        for name, key in keys.items():
+            assert world.pool(key) == (QUEUE_POOL if name in unread else "rio")
 
     world.settle()
-    assert world.pool(unread) == "rio"
+    assert {world.pool(key) for key in keys.values()} == {"rio"}
 
 
 def test_a_validation_that_cannot_be_read_is_not_taken_for_one_that_is_not_needed(
