@@ -41,9 +41,9 @@ test-fast: ## Unit and contract tests: no sockets, no containers
 	$(PYTEST) --numprocesses=2 $(FAST_TESTS) $(ARGS)
 
 test: setup test-fast ## All tests; what cannot run here is listed as skipped
-	@# They wait more than they work, and share nothing.
-	$(MAKE) --jobs=3 --output-sync=target \
-	  test-integration test-system test-security test-placement test-trainer
+	@# Two at once wait more than they work, and share nothing; a third would only slow them down.
+	$(MAKE) --jobs=2 --output-sync=target test-integration test-security
+	$(MAKE) --jobs=2 --output-sync=target test-system test-placement test-trainer
 	@echo "NOT RUN: the test with a pod at the real RunPod, which costs money (make test-runpod-real)"
 
 test-integration: ## Agents, engine and queues, for real
@@ -61,7 +61,7 @@ test-system: ## The tests with a whole stack
 test-placement: ## The tests with several servers and a trainer that does as it is told
 	$(PYTEST) tests/placement $(ARGS)
 
-test-security: ## Attacks on a running stack, by whoever may write to it; -s prints the slowest answers
+test-security: ## Attacks on a running stack; -s prints the slowest answers beside them
 	$(PYTEST) tests/security $(ARGS)
 
 test-trainer: ## The trainer's own tests, in its own environment

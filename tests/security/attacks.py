@@ -8,12 +8,14 @@ import tarfile
 import threading
 import time
 import uuid
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import httpx
+import pytest
 
 from system.installation import Installation
 from touchstone_agent.protocol.envelope import generate_key, load_private_key
@@ -49,6 +51,12 @@ def build_evil_image(engine: Any) -> None:
             tar.addfile(member, io.BytesIO(body))
     context.seek(0)
     engine.images.build(fileobj=context, custom_context=True, tag=EVIL_IMAGE, rm=True)
+
+
+def sample_all_but(names: Iterable[str], always: str) -> list[Any]:
+    """Return names as parameters of a test, of which CI runs half, and one of them always."""
+    half = pytest.mark.campaign(sample=2)
+    return [name if name == always else pytest.param(name, marks=half) for name in names]
 
 
 class User:
