@@ -24,6 +24,7 @@ from touchstone.client.requests import (
     drop_none,
     pack_source,
 )
+from touchstone.memory import collect_seldom
 from touchstone.terminal import AsJson, connect, open_console, print_json, say
 from touchstone_agent.protocol.errors import ConfigurationError, TouchstoneError
 
@@ -589,6 +590,7 @@ def _write(text: str) -> None:
 
 
 def _load(name: str) -> Any:
+    collect_seldom()
     module, _, function = ELSEWHERE[name][0].partition(":")
     command: Callable[..., Any] = getattr(import_module(module), function)
     own = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)

@@ -153,7 +153,7 @@ def measure_ticks(*, ticks: int, waiting: int, servers: int) -> None:
         os.environ["AIRFLOW__CORE__LOAD_EXAMPLES"] = "False"
         from fakes.placement_world import World
         from integration.airflow.database import RealAirflow, migrate, use_database
-        from touchstone.dispatcher.main import spare_collector
+        from touchstone.memory import spare_collector
 
         with use_database(migrate(f"sqlite:///{folder}/airflow.db")):
             airflow = RealAirflow()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import logging
 import signal
 import threading
@@ -38,6 +37,7 @@ from touchstone.hooks.letters import DeadLetters
 from touchstone.hooks.objects import ObjectStore
 from touchstone.hooks.records import Record, RecordStore
 from touchstone.hooks.starts import Starter
+from touchstone.memory import spare_collector
 from touchstone.settings import Settings, get_settings
 from touchstone_agent.protocol.errors import TouchstoneError
 from touchstone_agent.protocol.messages import AttemptPhase, SlotClass
@@ -65,12 +65,12 @@ ALARM_SECONDS = 30.0
 """Between two looks for what admins must be told."""
 LEARN_AGAIN_SECONDS = 30.0
 """After which the past is read again, if it could not be read."""
+FIRST_ROUND_SECONDS = 10.0
+"""For which the other loops leave the processor to the first round of placement."""
 STUCK_SECONDS = 60.0
 """Without a round of placement for so long, the process is not well."""
 LEARNT_TASKS = 2_000
 """Ended tasks, the newest, from which a new process learns how long tasks take."""
-COLLECT_AFTER = 50_000
-"""New objects after which the collector looks at them; Python's own 700 are for small heaps."""
 
 
 class Dispatcher:
@@ -297,6 +297,8 @@ class Dispatcher:
 
     def _repeat(self, work: Callable[[], object], seconds: float) -> None:
         name = threading.current_thread().name
+        # They import much, of which whoever waits for a slot shall wait for nothing.
+        self._has_ticked.wait(FIRST_ROUND_SECONDS)
         while not self.stopping.is_set():
             started = time.monotonic()
             with self._troubles.guard("go on with", name):
@@ -306,19 +308,6 @@ class Dispatcher:
 
 def _now() -> datetime:
     return datetime.now(UTC)
-
-
-def spare_collector() -> None:
-    """
-    Keep the collector away from what was imported, and from coming several times a round.
-
-    Looking through all of Airflow takes it 0.3 s; and a round over thousands of tasks makes tens
-    of thousands of objects, hardly a cycle among them. To be called when Airflow's tables have been
-    used once, which imports the better half of it.
-    """
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(COLLECT_AFTER)
 
 
 def run() -> None:
