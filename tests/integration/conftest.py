@@ -101,6 +101,9 @@ def pytest_collection_modifyitems(items):
     Otherwise each process makes an emulator for each module, and Airflow's tables twice.
     """
     for item in items:
+        if item.get_closest_marker("xdist_group"):
+            # Two groups make a third one, and what the module shares is made once more.
+            continue
         if "shared_world" in item.fixturenames:
             item.add_marker(pytest.mark.xdist_group(item.path.stem))
         elif AIRFLOWS & set(item.fixturenames):

@@ -1,4 +1,9 @@
-"""Every example ends as its folder says: the good ones accepted, the broken ones with a reason."""
+"""
+Every example ends as its folder says: the good ones accepted, the broken ones with a reason.
+
+The trainer's own tests run all of them; ``make test-campaigns`` sends all through the whole stack,
+CI a sample and what only a training shows.
+"""
 
 from __future__ import annotations
 
@@ -12,6 +17,7 @@ from waiting import wait_for
 
 GOOD = ["momentum", "mean_reversion", "volatility", "wide_mlp"]
 BROKEN = sorted(path.parent.name for path in EXAMPLES.glob("broken/*/expected.toml"))
+RAISES = "raises_in_training"
 
 
 def system_of(folder):
@@ -27,38 +33,44 @@ def read_expected(name):
 
 
 def is_found_in_training(name):
-    return read_expected(name).get("phase") == "train"
+    return name in BROKEN and read_expected(name).get("phase") == "train"
+
+
+def sample(names):
+    """Return names as parameters, of which CI runs one in four and what only a training shows."""
+    some = pytest.mark.campaign
+    return [
+        name if is_found_in_training(name) else pytest.param(name, marks=some) for name in names
+    ]
 
 
 @pytest.fixture(scope="module")
-def submitted(installation):
+def submitted(installation, request):
     """All examples at once: they queue for the validation slot, as users' do."""
-    folders = {name: EXAMPLES / name for name in GOOD}
-    folders |= {name: EXAMPLES / "broken" / name for name in BROKEN}
+    here = [item for item in request.session.items if item.path == request.path]
+    names = {item.callspec.params["name"] for item in here if hasattr(item, "callspec")}
     return {
         name: submit(
-            installation, folder, *(["--intervals", "5"] if is_in_training(folder) else [])
+            installation,
+            EXAMPLES / name if name in GOOD else EXAMPLES / "broken" / name,
+            *(["--intervals", "5"] if is_found_in_training(name) else []),
         )
-        for name, folder in folders.items()
+        for name in sorted(names | {RAISES})
     }
-
-
-def is_in_training(folder):
-    return folder.parent.name == "broken" and is_found_in_training(folder.name)
 
 
 def test_there_is_an_example_of_everything_that_goes_wrong():
     assert len(BROKEN) >= 12
 
 
-@pytest.mark.parametrize("name", GOOD)
+@pytest.mark.parametrize("name", sample(GOOD))
 def test_a_good_example_is_accepted(installation, submitted, name):
     submission = installation.wait_for_submission(submitted[name], "accepted", "rejected", "error")
 
     assert submission["status"] == "accepted", submission.get("reason")
 
 
-@pytest.mark.parametrize("name", BROKEN)
+@pytest.mark.parametrize("name", sample(BROKEN))
 def test_a_broken_example_is_refused_with_the_right_reason_in_one_line(
     installation, submitted, name
 ):
@@ -87,7 +99,7 @@ def test_a_broken_example_is_refused_with_the_right_reason_in_one_line(
 
 
 def test_a_failed_training_keeps_its_traceback_for_whoever_asks(installation, submitted):
-    submission_id = submitted["raises_in_training"]
+    submission_id = submitted[RAISES]
     installation.wait_for_submission(submission_id, "error")
 
     wait_for("it is stored", lambda: installation.task(submission_id, "i5").get("uploaded_at"))
