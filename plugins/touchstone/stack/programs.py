@@ -62,6 +62,7 @@ def build_parts(
     common = environment.build_common(paths, record, environ)
     control = environment.build_control(paths, record, credentials, environ)
     airflow, touchstone = tool("airflow"), tool("touchstone")
+    preloaded = (sys.executable, "-m", "touchstone.stack.preloaded")
     urls = record.urls
     return (
         Part(
@@ -105,7 +106,7 @@ def build_parts(
         # serve them on every interface.
         Part(
             name="airflow-scheduler",
-            command=(airflow, "scheduler", "--skip-serve-logs"),
+            command=(*preloaded, "scheduler", "--skip-serve-logs"),
             environment=control,
             stop_seconds=20,
         ),
@@ -115,7 +116,11 @@ def build_parts(
             environment=control,
             stop_seconds=20,
         ),
-        Part(name="airflow-dag-processor", command=(airflow, "dag-processor"), environment=control),
+        Part(
+            name="airflow-dag-processor",
+            command=(*preloaded, "dag-processor"),
+            environment=control,
+        ),
         Part(
             name="dispatcher",
             command=(touchstone, "dispatcher"),
