@@ -10,6 +10,7 @@ from airflow.sdk import DAG, Param, task_group
 from touchstone.core import conf
 from touchstone.core.conf import CloudChoice, Platform, System
 from touchstone.core.pools import FINISH_POOL, QUEUE_POOL
+from touchstone.core.refs import MAX_REF
 from touchstone.core.remotes import MAX_URL, SOURCE_PATTERN
 from touchstone.operators.agent import PlacedOperator
 from touchstone.operators.collect import CollectOperator
@@ -53,10 +54,10 @@ PARAMS = {
     "ref": Param(
         None,
         type=["null", "string"],
-        maxLength=conf.MAX_REF,
+        maxLength=MAX_REF,
         title="Git ref",
         section=NEW,
-        description="Branch, tag or full commit. Empty: the default branch.",
+        description="Branch, tag or commit. Empty: the default branch.",
     ),
     "path": Param(
         ".",
@@ -96,7 +97,7 @@ PARAMS = {
     "branch": Param(
         None,
         type=["null", "string"],
-        maxLength=conf.MAX_REF,
+        maxLength=MAX_REF,
         title="el-nigma Branch",
         section=SCHEDULE,
         description="Branch, tag or commit of el-nigma. Empty: the one in the trainer image.",

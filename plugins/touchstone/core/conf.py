@@ -25,6 +25,7 @@ from pydantic import (
 
 from touchstone.core.documents import name_field, shorten
 from touchstone.core.names import is_submission_id
+from touchstone.core.refs import check_ref
 from touchstone.core.remotes import MAX_URL, parse_remote
 from touchstone_agent.protocol.errors import ConfigurationError
 
@@ -32,7 +33,6 @@ MAX_INTERVALS = 50
 MAX_INTERVAL = 250
 """Trading days that el-nigma looks ahead at most."""
 MAX_INTERVALS_TEXT = 500
-MAX_REF = 200
 MAX_PATH = 500
 MAX_NOTES = 4000
 MAX_ARGUMENTS = 200
@@ -58,7 +58,6 @@ UPLOAD_SCHEME = "upload:"
 _INTERVALS = re.compile(INTERVALS_PATTERN)
 _UPLOAD = re.compile(r"upload:[0-9a-f]{64}")
 _OVERRIDE = re.compile(r"[A-Za-z_][\w-]*(\.[A-Za-z_][\w-]*)*=.*", re.DOTALL)
-_REF = re.compile(rf"(?!-)[\w./@^~+-]{{1,{MAX_REF}}}")
 
 
 class System(StrEnum):
@@ -211,9 +210,7 @@ class Schedule(BaseModel):
     @field_validator("branch")
     @classmethod
     def _branch_is_a_ref(cls, value: str | None) -> str | None:
-        if value is not None and not _REF.fullmatch(value):
-            raise ValueError(f"{shorten(value)} is not a git branch, tag or commit")
-        return value
+        return None if value is None else check_ref(value)
 
     @field_validator("overrides")
     @classmethod
@@ -270,9 +267,7 @@ class Source(BaseModel):
     @field_validator("ref")
     @classmethod
     def _is_a_ref(cls, value: str | None) -> str | None:
-        if value is not None and not _REF.fullmatch(value):
-            raise ValueError(f"{shorten(value)} is not a git branch, tag or commit")
-        return value
+        return None if value is None else check_ref(value)
 
     @field_validator("path")
     @classmethod

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import IO, Any, Final
 
+from touchstone.core.refs import HEADS, TAGS, choose_ref, is_full_id, may_be_short_id
 from touchstone.core.remotes import Remote, is_allowed, parse_remote
 from touchstone.hooks.confined.archives import MAX_MEMBERS, Names, PackedFile, write_archive
 from touchstone.hooks.confined.running import (
@@ -41,9 +42,35 @@ _LFS_POINTER = b"version https://git-lfs.github.com/spec/"
 
 _UNREADABLE = (
     f"cannot be read within {GIT_SECONDS} s: there is no such repository, this installation may "
-    "not read it, or its host does not answer"
+    "not read it, or its host does not answer; mend the URL, or ask an admin"
 )
 """One line for whatever happens on the way: another one for each would map somebody's network."""
+
+_CAUSES = (
+    ("Host key verification failed", "its host shows a key that is not known here; ask an admin to "
+     "add it to known_hosts of the installation's git connection"),
+    ("Permission denied", "its host refuses this installation's key; ask an admin to give it "
+     "access, or to set TOUCHSTONE_GIT_CONN_ID"),
+    ("Could not resolve host", "its host has no address; mend the name in the URL"),
+    ("Connection refused", "its host refuses the connection; mend host and port in the URL"),
+    ("timed out", "its host does not answer; mend the URL, or try later"),
+    ("Authentication failed", "its host wants to know who asks; ask an admin to set "
+     "TOUCHSTONE_GIT_CONN_ID"),
+    ("could not read Username", "there is no such repository, or it is not for everybody; mend the "
+     "URL, or ask an admin to set TOUCHSTONE_GIT_CONN_ID"),
+    ("not appear to be a git repository", "there is no git repository; mend the URL"),
+    ("does not exist", "there is no such repository; mend the URL"),
+    ("not found", "there is no such repository, or it is not for everybody; mend the URL"),
+)  # fmt: skip
+"""By what git or ssh says: what is told of a host that an admin has named, and of paths."""
+
+_WITHOUT = ("--quiet", "--no-tags", "--no-recurse-submodules")
+_SHALLOW = (*_WITHOUT, "--depth=1")
+_EVERYTHING = ("+refs/heads/*:refs/all/heads/*", "+refs/tags/*:refs/all/tags/*")
+_MOST_LARGEST = 3
+"""Files that are named where there is too much."""
+_MOST_CANDIDATES = 20
+"""Objects of one beginning that are looked at; more are for somebody with more digits."""
 
 _TOO_LARGE = f"signal {signal.SIGXFSZ.value}"
 """In what git says of a helper that was ended for the size of a file."""
@@ -211,7 +238,7 @@ class GitSource:
             folder = str(PurePosixPath(path))
             tree = commit if folder == "." else f"{commit}:{folder}"
             if not git.is_folder(tree):
-                raise ConfigurationError(f"path: {commit[:12]} has no folder {show_name(path)}")
+                raise ConfigurationError(f"path: {git.explain_path(commit, folder)}")
             return git.pack(tree, commit, field="path", keep_links_out=False)
 
     def fetch_all(self, url: str, ref: str, *, field: str) -> Content:
@@ -234,7 +261,16 @@ class GitSource:
             credentials = self._credentials
             if credentials is not None and credentials.address != remote.address:
                 credentials = None
-            git = _Git(Path(folder), remote, credentials, max_bytes=self._max_bytes)
+            # What keeps a host from answering tells of somebody's network, unless an admin has
+            # named the host, or whoever asks is on this machine anyhow.
+            named = [pattern for pattern in self._hosts if pattern != "*"]
+            git = _Git(
+                Path(folder),
+                remote,
+                credentials,
+                max_bytes=self._max_bytes,
+                tells_causes=self._allow_local or is_allowed(remote, named),
+            )
             git.prepare()
             yield git
 
@@ -270,13 +306,20 @@ class _Git:
     """git in a folder of its own, with a home and a configuration that hold nothing else."""
 
     def __init__(
-        self, folder: Path, remote: Remote, credentials: GitCredentials | None, *, max_bytes: int
+        self,
+        folder: Path,
+        remote: Remote,
+        credentials: GitCredentials | None,
+        *,
+        max_bytes: int,
+        tells_causes: bool,
     ) -> None:
         self._home = folder / "home"
         self._repository = folder / "repository"
         self._remote = remote
         self._credentials = credentials
         self._max_bytes = max_bytes
+        self._tells_causes = tells_causes
 
     def prepare(self) -> None:
         """Make the home, the configuration and an empty repository."""
@@ -302,33 +345,117 @@ class _Git:
 
         :raises ConfigurationError: If it cannot be had.
         """
-        try:
-            fetched = self._run(
-                *("fetch", "--quiet", "--depth=1", "--no-tags", "--no-recurse-submodules"),
-                *("--", url, ref or "HEAD"),
-            )
-        except (TookTooLong, AskedTooMuch) as error:
-            raise ConfigurationError(f"{url_field}: {_UNREADABLE}") from error
+        wanted = "HEAD" if ref is None else self._find_name(url, ref, ref_field, url_field)
+        if wanted is None:
+            assert ref is not None  # noqa: S101 - HEAD was not looked for
+            return self._find_short(url, ref, ref_field, url_field)
+        fetched = self._ask(url_field, "fetch", *_SHALLOW, "--", url, wanted)
         if fetched.code != 0:
             said = fetched.errors.decode(errors="replace")
             if "couldn't find remote ref" in said or "not our ref" in said:
                 raise ConfigurationError(
-                    f"{ref_field}: the repository has no ref {show_name(ref or 'HEAD')}"
+                    f"{ref_field}: the repository has no commit {show_name(ref)}; push it first"
+                    if ref is not None
+                    else f"{url_field}: the repository has no commits; push one first"
                 )
-            if _TOO_LARGE in said:
-                raise ConfigurationError(
-                    f"{url_field}: the repository is larger than is taken here"
-                )
-            raise ConfigurationError(f"{url_field}: {_UNREADABLE}")
+            raise self._explain(said, url_field)
         commit = self._run("rev-parse", "--verify", "FETCH_HEAD^{commit}")
         if commit.code != 0:
-            raise ConfigurationError(f"{ref_field}: {show_name(str(ref))} is not a commit")
+            raise ConfigurationError(
+                f"{ref_field}: {show_name(str(ref))} is not a commit; name one, or a branch"
+            )
         return commit.output.decode().strip()
+
+    def _find_name(self, url: str, ref: str, ref_field: str, url_field: str) -> str | None:
+        """
+        Return what a ref is called in full; ``None`` if it can only be the beginning of an id.
+
+        :raises ConfigurationError: If there is no such ref, or two.
+        """
+        if is_full_id(ref):
+            return ref.lower()
+        names = [ref] if ref.startswith("refs/") or ref == "HEAD" else [HEADS + ref, TAGS + ref]
+        peeled = [f"{name}^{{}}" for name in names]
+        listed = self._ask(url_field, "ls-remote", "--quiet", "--", url, *names, *peeled)
+        if listed.code != 0:
+            raise self._explain(listed.errors.decode(errors="replace"), url_field)
+        lines = (
+            line.partition("\t") for line in listed.output.decode(errors="replace").split("\n")
+        )
+        try:
+            name = choose_ref(ref, {name: object_id for object_id, _, name in lines if name})
+        except ValueError as error:
+            raise ConfigurationError(f"{ref_field}: {error}") from error
+        if name is None and not may_be_short_id(ref):
+            raise ConfigurationError(
+                f"{ref_field}: the repository has no branch and no tag {show_name(ref)}; push it, "
+                "or name another"
+            )
+        return name
+
+    def _find_short(self, url: str, ref: str, ref_field: str, url_field: str) -> str:
+        """
+        Fetch whatever the branches and tags have, and return the one commit that begins so.
+
+        :raises ConfigurationError: If none does, or several do, or there is too much to fetch.
+        """
+        try:
+            fetched = self._ask(url_field, "fetch", *_WITHOUT, "--", url, *_EVERYTHING)
+        except ConfigurationError as error:
+            raise ConfigurationError(
+                f"{ref_field}: looking for a commit that begins with {show_name(ref)} takes too "
+                "long; give all 40 digits"
+            ) from error
+        if fetched.code != 0:
+            raise self._explain(fetched.errors.decode(errors="replace"), url_field)
+        found = self._run("rev-parse", f"--disambiguate={ref.lower()}").output.decode().split()
+        commits = [
+            object_id
+            for object_id in found[:_MOST_CANDIDATES]
+            if self._run("cat-file", "-t", object_id).output.strip() == b"commit"
+        ]
+        if len(commits) == 1 and len(found) <= _MOST_CANDIDATES:
+            return commits[0]
+        raise ConfigurationError(
+            f"{ref_field}: {len(commits)} commits begin with {show_name(ref)}; give all 40 digits"
+            if commits
+            else f"{ref_field}: the repository has no branch, no tag and no commit "
+            f"{show_name(ref)}; push it, or name another"
+        )
+
+    def _ask(self, url_field: str, *arguments: str) -> Done:
+        """Run a command that talks with the repository's host."""
+        try:
+            return self._run(*arguments)
+        except (TookTooLong, AskedTooMuch) as error:
+            raise ConfigurationError(f"{url_field}: {_UNREADABLE}") from error
+
+    def _explain(self, said: str, url_field: str) -> ConfigurationError:
+        """Return what to tell of a repository that cannot be read."""
+        if _TOO_LARGE in said:
+            return ConfigurationError(
+                f"{url_field}: the repository is larger than is taken here; submit the folder"
+            )
+        causes = (text for sign, text in _CAUSES if sign in said) if self._tells_causes else ()
+        return ConfigurationError(f"{url_field}: {next(iter(causes), _UNREADABLE)}")
 
     def is_folder(self, tree: str) -> bool:
         """Tell whether an object is a folder, or a commit with one."""
         kind = self._run("cat-file", "-t", f"{tree}^{{tree}}" if ":" not in tree else tree)
         return kind.code == 0 and kind.output.strip() == b"tree"
+
+    def explain_path(self, commit: str, folder: str) -> str:
+        """Say why a path of a commit is no folder that could be submitted."""
+        missing = f"{commit[:12]} has no folder {show_name(folder)}"
+        if "\\" in folder:
+            return f"{missing}; write / between folders"
+        kind = self._run("cat-file", "-t", f"{commit}:{folder}").output.strip()
+        if kind == b"blob":
+            parent = str(PurePosixPath(folder).parent)
+            return f"{show_name(folder)} is a file; give its folder, {show_name(parent)}"
+        if kind == b"commit":
+            return f"{show_name(folder)} is a submodule, which is not taken; submit its repository"
+        return f"{missing}; give one that is in the repository at that commit"
 
     def pack(self, tree: str, commit: str, *, field: str, keep_links_out: bool) -> Content:
         """
@@ -357,10 +484,10 @@ class _Git:
             "ls-tree", "-r", "-z", "-l", "--full-tree", tree, file_bytes=_LISTING_BYTES
         )
         if listed.code != 0:
-            raise UnsafeArchive("has a folder that git cannot read")
+            raise UnsafeArchive("has a folder that git cannot read; repair the repository")
         entries: list[_Entry] = []
         remarks: list[str] = []
-        names, total = Names(), 0
+        names = Names()
         for line in listed.output.split(b"\0")[:-1]:
             facts, _, raw_name = line.partition(b"\t")
             mode, kind, object_id, size = facts.split()
@@ -373,11 +500,10 @@ class _Git:
                     continue
                 raise UnsafeArchive(f"{show_name(name)} is a symbolic link; commit the file itself")
             names.add(name)
-            total += int(size)
             if len(entries) >= MAX_MEMBERS:
-                raise UnsafeArchive(f"has more than {MAX_MEMBERS} files")
-            if total > self._max_bytes:
-                raise UnsafeArchive(f"more than {self._max_bytes} bytes of files")
+                raise UnsafeArchive(
+                    f"has more than {MAX_MEMBERS} files; submit the folder of the module alone"
+                )
             entries.append(
                 _Entry(
                     name=name,
@@ -387,7 +513,16 @@ class _Git:
                 )
             )
         if not entries:
-            raise UnsafeArchive("there are no files in it")
+            raise UnsafeArchive("there are no files in it; commit the module's files")
+        total = sum(entry.size for entry in entries)
+        if total > self._max_bytes:
+            raise UnsafeArchive(
+                f"its files have {total} bytes, more than {self._max_bytes} bytes; leave out "
+                + ", ".join(
+                    f"{show_name(entry.name)} ({entry.size})"
+                    for entry in sorted(entries, key=lambda entry: -entry.size)[:_MOST_LARGEST]
+                )
+            )
         return entries, remarks
 
     def _read(self, entries: Sequence[_Entry], remarks: list[str]) -> list[PackedFile]:

@@ -8,6 +8,7 @@ import os
 import select
 import subprocess
 import tarfile
+from collections import Counter
 
 import pytest
 
@@ -105,9 +106,13 @@ def test_a_token_in_the_url_of_an_installation_is_told_nobody(source):
 @pytest.mark.parametrize(
     ("ref", "path", "message"),
     [
-        ("nope", ".", "ref: .* has no ref 'nope'"),
+        ("nope", ".", "ref: the repository has no branch and no tag 'nope'; push it"),
+        ("deadbeef", ".", "ref: the repository has no branch, no tag and no commit 'deadbeef'"),
+        ("a" * 40, ".", "ref: the repository has no commit '.*'; push it first"),
         ("main", "sets/nope", "path: .* has no folder 'sets/nope'"),
-        ("main", "README", "path: .* has no folder 'README'"),
+        ("main", "README", "path: 'README' is a file; give its folder, '.'"),
+        ("main", "sets/momentum/features.py", "is a file; give its folder, 'sets/momentum'"),
+        ("main", r"sets\momentum", "has no folder '.*'; write / between folders"),
     ],
 )
 def test_what_is_not_there_is_refused_by_the_fields_name(repository, source, ref, path, message):
@@ -130,8 +135,89 @@ def test_a_shared_installation_reads_no_local_path_and_runs_no_helper(url):
 
 
 def test_content_over_the_limit_is_refused(repository):
-    with pytest.raises(ConfigurationError, match="more than 3 bytes"):
+    with pytest.raises(
+        ConfigurationError,
+        match=r"^path: its files have 14 bytes, more than 3 bytes; leave out 'sets/mom.*8",
+    ):
         GitSource(hosts=[], allow_local=True, max_bytes=3).fetch(str(repository), None, ".")
+
+
+# --- what a commit is called --------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "name", ["fix/#12-lookahead", "release(1)", "it's", 'say-"hello"', "käse", "a;b&c", "$HOME"]
+)
+def test_a_branch_may_be_called_whatever_git_allows(repository, source, name):
+    git(repository, "checkout", "--quiet", "-b", name)
+
+    assert source.fetch(str(repository), name, ".").commit == git(repository, "rev-parse", "HEAD")
+
+
+def test_a_name_of_a_branch_and_of_a_tag_is_asked_about(repository, source):
+    git(repository, "branch", "v1")
+
+    with pytest.raises(ConfigurationError, match=r"^ref: 'v1' is both a branch and a tag"):
+        source.fetch(str(repository), "v1", ".")
+    tag = source.fetch(str(repository), "refs/tags/v1", ".")
+    branch = source.fetch(str(repository), "refs/heads/v1", ".")
+    assert tag.commit == git(repository, "rev-parse", "refs/tags/v1")
+    assert branch.commit == git(repository, "rev-parse", "refs/heads/v1")
+
+
+def test_a_commit_may_be_called_by_the_beginning_of_its_id(repository, source):
+    first = git(repository, "rev-parse", "v1")
+    git(repository, "tag", "--annotate", "--message=x", "v2")
+
+    assert source.fetch(str(repository), first[:7], ".").commit == first
+    assert source.fetch(str(repository), first[:7].upper(), ".").commit == first
+    assert source.fetch(str(repository), first, ".").commit == first
+    assert source.fetch(str(repository), "v2", ".").commit == git(repository, "rev-parse", "HEAD")
+
+
+def test_a_beginning_that_several_commits_share_is_told(repository, source):
+    # Always the same ids: of so many, some begin alike.
+    commits = "".join(
+        f"commit refs/heads/many\ncommitter t <t@example.org> {number} +0000\ndata 1\nx\n"
+        for number in range(1200)
+    )
+    subprocess.run(
+        ["git", "-C", str(repository), "fast-import", "--quiet"],
+        input=commits,
+        text=True,
+        check=True,
+    )
+    begins = Counter(line[:4] for line in git(repository, "rev-list", "many").splitlines())
+    begin, count = begins.most_common(1)[0]
+    assert count > 1
+
+    with pytest.raises(
+        ConfigurationError, match=f"^ref: {count} commits begin with '{begin}'; give"
+    ):
+        source.fetch(str(repository), begin, ".")
+
+
+def test_an_empty_repository_is_told_as_one(tmp_path, source):
+    git(tmp_path, "init", "--quiet", "--bare", "empty.git")
+
+    with pytest.raises(ConfigurationError, match="source: the repository has no commits; push one"):
+        source.fetch(str(tmp_path / "empty.git"), None, ".")
+
+
+@pytest.mark.parametrize(
+    ("hosts", "allow_local", "told"),
+    [
+        (["*"], True, "its host refuses the connection; mend host and port"),
+        (["127.0.0.1:9"], False, "its host refuses the connection; mend host and port"),
+        (["*"], False, "cannot be read within"),
+    ],
+    ids=["one machine", "named by an admin", "anybody's"],
+)
+def test_why_a_host_does_not_answer_is_told_of_hosts_that_were_named(hosts, allow_local, told):
+    shared = GitSource(hosts=hosts, allow_local=allow_local, max_bytes=1024)
+
+    with pytest.raises(ConfigurationError, match=told):
+        shared.fetch("ssh://git@127.0.0.1:9/x.git", None, ".")
 
 
 # --- the files of the commit, and no others -----------------------------------------------------
