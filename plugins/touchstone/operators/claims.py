@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from touchstone.core.authority import Run
 from touchstone.core.conf import MAX_RUNS, RunConf, Source
+from touchstone.core.documents import shorten
 from touchstone.core.names import find_submission_of_run
 from touchstone.core.states import SCHEDULABLE, SUBMISSION_OPEN, SubmissionStatus
 from touchstone.operators.checks import may_schedule
@@ -52,8 +53,32 @@ def check_taken(found: Record, source: Source, run: Run) -> None:
     if "source_url" in found and any(
         found.get(name) != value for name, value in describe_source(source).items()
     ):
-        raise NotItsOwn(f"{taken}, from another source; choose another run id")
+        raise NotItsOwn(f"{taken}, from {_name_source(found)}; choose another run id")
     _check_idle(found, run)
+
+
+def check_content(found: Record, sha256: str) -> None:
+    """
+    Refuse content that is not the one an id stands for, once that was accepted.
+
+    :param found: The submission.
+    :param sha256: Digest of what a run brings.
+    :raises NotItsOwn: If it is another.
+    """
+    first = found.get("content_sha256")
+    if found.get("accepted_at") and first and sha256 != first:
+        raise NotItsOwn(
+            f"run_id: submission {found['submission_id']} exists already, with content "
+            f"{first[:12]} from {_name_source(found)}, and this is {sha256[:12]}; "
+            "choose another run id"
+        )
+
+
+def _name_source(found: Record) -> str:
+    """Return where a submission came from, in a few words."""
+    where = str(found.get("source_url"))
+    at = found.get("source_ref") or (found.get("commit") or "")[:12]
+    return shorten(f"{where} at {at}" if at else where)
 
 
 def check_schedulable(found: Record, run: Run) -> None:

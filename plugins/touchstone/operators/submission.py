@@ -53,6 +53,7 @@ from touchstone.operators.checks import (
 )
 from touchstone.operators.claims import (
     NotItsOwn,
+    check_content,
     check_run_id,
     check_schedulable,
     check_taken,
@@ -118,7 +119,7 @@ class RegisterOperator(BaseOperator):
             check_baseline(records, conf, run.user)
             check_placeable(records, conf, run.user)
             if conf.submission_id is None:
-                submission = self._register(records, conf, submission_id, run)
+                submission = self._register(records, conf, submission_id, run, find_begin(dag_run))
             else:
                 submission = self._schedule(records, conf, run)
         except PermanentError as error:
@@ -139,7 +140,7 @@ class RegisterOperator(BaseOperator):
         end_all()
 
     def _register(
-        self, records: RecordStore, conf: RunConf, submission_id: str, run: Run
+        self, records: RecordStore, conf: RunConf, submission_id: str, run: Run, began: str
     ) -> Record:
         from touchstone.hooks.records import RecordExists
 
@@ -153,6 +154,7 @@ class RegisterOperator(BaseOperator):
             "created_at": _now(),
             "notes": conf.notes,
             "run_ids": [run.run_id],
+            "run_began": began,
             "conf": build_conf(conf),
             "model_group_id": submission_id,
             "baseline": conf.schedule.baseline if conf.schedule else None,
@@ -165,13 +167,17 @@ class RegisterOperator(BaseOperator):
         found = records.get_submission(submission_id)
         check_taken(found, source, run)
         schedule = _plan_schedule(found, conf.schedule, run) if conf.schedule else {}
-        content = _find_content(found) or self._take_content(conf)
+        # Airflow forgets a run that is deleted, and takes its id for another one.
+        is_another = found.get("run_began", began) != began
+        content = (None if is_another else _find_content(found)) or self._take_content(conf)
 
         def decide(found: Record) -> Record:
             check_taken(found, source, run)
+            check_content(found, str(content["content_sha256"]))
             # What was on record only as refused gets the rest of its record now.
             rest = {name: value for name, value in record.items() if name not in found}
             fields = {**rest, "cancel": None, "run_ids": take_up(found, run), **schedule}
+            fields["run_began"] = began
             if found.get("accepted_at"):
                 # What was accepted stays what it was, wherever its branch has gone since.
                 return fields
@@ -282,6 +288,11 @@ class RegisterOperator(BaseOperator):
                 records.change_submission(submission_id, decide)
 
 
+def find_begin(dag_run: Any) -> str:
+    """Return what tells an Airflow run from an earlier one of its id: when it was to begin."""
+    return str(getattr(dag_run, "run_after", None) or "")
+
+
 def _find_content(found: Record) -> Record | None:
     """
     Return what the submission's ref was resolved to; ``None`` if that is to be done (again).
@@ -359,14 +370,7 @@ def _build_validation(submission: Record) -> TaskSpec:
         image=settings.trainer_image,
         content_sha256=submission["content_sha256"],
         content_size=submission["content_size"],
-        limits=Limits(
-            memory_mib=settings.validation_memory_mib,
-            wall_seconds=settings.validation_wall_seconds,
-            cpu_seconds=settings.validation_cpu_seconds,
-            pids=128,
-            console_bytes=settings.console_bytes,
-            output_bytes=64 * 1024**2,
-        ),
+        limits=settings.validation_limits,
         submitted_by=submission["submitted_by"],
     )
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from types import SimpleNamespace
 
 import pytest
@@ -54,8 +54,10 @@ def parts(records, agent, fetched, monkeypatch):
     monkeypatch.setattr("touchstone.hooks.agent.AgentHook", lambda **_: agent)
 
 
-def build_context(run_id, user="ann", **conf):
-    run = SimpleNamespace(run_id=run_id, conf=conf, triggering_user_name=user)
+def build_context(run_id, user="ann", run_after=None, **conf):
+    run = SimpleNamespace(
+        run_id=run_id, conf=conf, triggering_user_name=user, run_after=run_after or NOW
+    )
     return {"dag_run": run, "params": {}}
 
 
@@ -257,10 +259,42 @@ def test_a_run_id_is_used_for_one_source_only(records, accepted, status):
     records.change_submission("mine", lambda _: {"status": status, **is_accepted})
     before = everything(records, "mine")
 
-    with pytest.raises(AirflowFailException, match="from another source; choose another run id"):
+    with pytest.raises(
+        AirflowFailException, match=r"exists already, from .*; choose another run id"
+    ):
         register("mine", source=GIT, path="elsewhere")
 
     assert everything(records, "mine") == before
+
+
+def test_an_id_stands_for_one_content_also_when_its_run_was_deleted(records, accepted, fetched):
+    """The branch has moved; what was validated and trained is not what is there now."""
+    first, fetched.content = fetched.content, Content(archive=b"other", commit="d" * 40)
+    before = everything(records, "mine")
+
+    with pytest.raises(AirflowFailException) as refused:
+        register("mine", run_after=NOW + timedelta(days=1), **SOURCE)
+
+    told = f"submission mine exists already, with content {first.sha256[:12]} from"
+    assert told in str(refused.value)
+    assert f"this is {fetched.content.sha256[:12]}; choose another run id" in str(refused.value)
+    assert everything(records, "mine") == before
+
+
+def test_the_same_content_may_come_again_under_its_id(records, accepted):
+    assert register("mine", run_after=NOW + timedelta(days=1), **SOURCE) == "mine"
+
+    submission, _ = everything(records, "mine")
+    assert submission["status"] == "accepted"
+    assert submission["run_began"] == str(NOW + timedelta(days=1))
+
+
+def test_a_cleared_run_of_what_was_accepted_keeps_its_content(records, accepted, fetched):
+    first, fetched.content = fetched.content, Content(archive=b"other", commit="d" * 40)
+
+    register("mine", **SOURCE)
+
+    assert everything(records, "mine")[0]["content_sha256"] == first.sha256
 
 
 def test_what_was_retracted_is_not_brought_again(records, accepted):
