@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Any, Protocol
 
@@ -129,12 +130,13 @@ class Watcher:
 
     def _look(self, submission_id: str, run_id: str, waited: float) -> Snapshot:
         # The run first: once it is over, so are the records that are read after it.
-        state = str(self._client.get_run(run_id)["state"])
+        run = self._client.get_run(run_id)
+        state = str(run["state"])
         try:
             found = self._client.get_submission(submission_id)
         except NotFound:
             found = {"submission": None, "tasks": []}
-        hint = ""
+        hint = "waits for its logical date, which is to come" if is_to_come(run) else ""
         # With tasks on record it is the slots that it waits for, and those tell why.
         if state == "queued" and not found["tasks"] and waited > _PAUSED_AFTER_SECONDS:
             hint = "waits for Airflow to start the run"
@@ -182,11 +184,25 @@ def get_submission(client: Client, submission_id: str) -> dict[str, Any]:
             message = f"{submission_id} is not registered yet: its run is {run['state']}"
             if str(run.get("run_after") or "").startswith(f"{HELD_UNTIL:%Y-%m-%d}"):
                 message += ", behind others of its submitter's"
+            elif is_to_come(run):
+                message += (
+                    f", and waits for its logical date, {run['logical_date']}; delete it and "
+                    "trigger one with a logical date of null"
+                )
             raise NotRegistered(message) from None
         if reason := find_failure(client, submission_id):
             raise NotFound(f"{submission_id} was refused: {reason}", status=404) from None
         message = f"{submission_id} was ended before it was registered"
         raise NotFound(message, status=404) from None
+
+
+def is_to_come(run: dict[str, Any]) -> bool:
+    """Tell whether a run has a logical date to come, which Airflow waits for without a word."""
+    try:
+        date = datetime.fromisoformat(str(run.get("logical_date")))
+    except ValueError:
+        return False
+    return date.tzinfo is not None and date > datetime.now(UTC)
 
 
 def is_at_work(client: Client, submission: dict[str, Any]) -> bool:

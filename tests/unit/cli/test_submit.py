@@ -10,6 +10,7 @@ from fastapi import HTTPException
 from typer.testing import Result
 
 from fakes.api import FakeAirflow
+from touchstone.client import watch
 
 Run = Callable[..., Result]
 GIT = "https://host.test/owner/module.git"
@@ -216,3 +217,27 @@ def test_a_need_that_is_none_is_named(run: Run, module: Path, need: str) -> None
 
     assert done.exit_code == 2
     assert need.partition("=")[0] in done.output
+
+
+def test_a_paused_dag_is_told_to_whoever_does_not_wait(run: Run, airflow: FakeAirflow) -> None:
+    airflow.is_paused = True
+
+    done = run("submit", "https://host/owner/repo.git")
+
+    assert done.exit_code == 0
+    assert "the DAG is paused in Airflow" in done.stderr
+    assert "follow it" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("date", "is_to_come"),
+    [
+        (None, False),
+        ("2020-01-01T00:00:00+00:00", False),
+        ("2999-01-01T00:00:00+00:00", True),
+        ("2999-01-01T00:00:00", False),
+        ("nonsense", False),
+    ],
+)
+def test_a_logical_date_to_come_is_seen(date: str | None, is_to_come: bool) -> None:
+    assert watch.is_to_come({"logical_date": date}) is is_to_come

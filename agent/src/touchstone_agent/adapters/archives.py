@@ -204,8 +204,15 @@ def check_name(name: str) -> str:
     :raises UnsafeArchive: If it leads out of the archive, or is none that can be used everywhere.
     """
     parts = PurePosixPath(name).parts
-    if not parts or name.startswith("/") or ".." in parts or "\\" in name or "\0" in name:
-        raise UnsafeArchive(f"{show_name(name)} leads out of the archive")
+    if "\\" in name:
+        # A tool of Windows' packed folders so, or somebody wants to leave by it.
+        raise UnsafeArchive(
+            f"{show_name(name)} has backslashes; pack it with / between folders, as tar does"
+        )
+    if not parts or name.startswith("/") or ".." in parts or "\0" in name:
+        raise UnsafeArchive(
+            f"{show_name(name)} leads out of the archive; pack the folder from inside"
+        )
     try:
         sizes = [len(part.encode()) for part in parts]
     except UnicodeEncodeError as error:

@@ -76,11 +76,19 @@ def find_number(value: object) -> float | None:
     return number if math.isfinite(number) and is_storable(number) else None
 
 
-def find_figures(value: object) -> dict[str, float]:
-    """Return the first hundred numbers of an object by name; whatever else it holds is left out."""
+def find_figures(value: object) -> dict[str, float | None]:
+    """
+    Return the first hundred figures of an object by name; whatever else it holds is left out.
+
+    A null stays one: the figure is undefined.
+    """
     items = list(value.items())[:MAX_METRICS] if isinstance(value, Mapping) else ()
-    found = {build_line(str(name), 100): find_number(figure) for name, figure in items}
-    return {name: figure for name, figure in found.items() if figure is not None}
+    found = {build_line(str(name), 100): (figure, find_number(figure)) for name, figure in items}
+    return {
+        name: number
+        for name, (figure, number) in found.items()
+        if number is not None or figure is None
+    }
 
 
 def describe_refusal(error: ValidationError) -> str:
@@ -148,5 +156,5 @@ Percent = Annotated[float, BeforeValidator(_bound_percent)]
 AnyNumber = Annotated[float | None, BeforeValidator(find_number)]
 """A number that fits in a record, or nothing."""
 
-Figures = Annotated[dict[str, float], BeforeValidator(find_figures)]
-"""Figures by name, as far as they fit in a record."""
+Figures = Annotated[dict[str, float | None], BeforeValidator(find_figures)]
+"""Figures by name, as far as they fit in a record; null where one is undefined."""
