@@ -41,6 +41,10 @@ EXIT_UNREACHABLE = 3
 EXIT_INTERRUPTED = 130
 
 ELSEWHERE = {
+    "check": (
+        "touchstone.stack.checking:check",
+        "Validate a module on this machine; nothing is sent.",
+    ),
     "init": (
         "touchstone.stack.commands:init",
         "Create tables, buckets, queues and the experiment.",
@@ -515,6 +519,12 @@ def _finish(
             print_json({**started, "conf": conf})
         else:
             typer.echo(submission_id)
+        if client.is_paused():
+            say(
+                "touchstone: the DAG is paused in Airflow: the run waits until somebody unpauses "
+                "it; ask an admin to"
+            )
+        elif not as_json:
             say(f"started; follow it with `touchstone show {submission_id}`")
         return
     say(f"submission {submission_id}" if not as_json else "")

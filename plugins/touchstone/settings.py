@@ -5,10 +5,13 @@ from __future__ import annotations
 from decimal import Decimal
 from functools import lru_cache
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 from pydantic import Field, StringConstraints
 from pydantic_settings import BaseSettings, SettingsConfigDict
+
+if TYPE_CHECKING:
+    from touchstone_agent.protocol.messages import Limits
 
 Environment = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9]{1,11}$")]
 Usd = Annotated[Decimal, Field(ge=0, le=1_000_000_000, decimal_places=6)]
@@ -182,6 +185,21 @@ class Settings(BaseSettings):
     servers_table: str = "TouchstoneServers"
     budgets_table: str = "TouchstoneBudgets"
     meter_table: str = "TouchstoneMeter"
+
+    @property
+    def validation_limits(self) -> Limits:
+        """Return what a validation may use, wherever it runs."""
+        # Whoever lists submissions needs the settings, and no messages.
+        from touchstone_agent.protocol.messages import Limits
+
+        return Limits(
+            memory_mib=self.validation_memory_mib,
+            wall_seconds=self.validation_wall_seconds,
+            cpu_seconds=self.validation_cpu_seconds,
+            pids=128,
+            console_bytes=self.console_bytes,
+            output_bytes=64 * 1024**2,
+        )
 
     @property
     def bucket_suffix(self) -> str:

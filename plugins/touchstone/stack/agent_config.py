@@ -8,6 +8,11 @@ from collections.abc import Mapping
 from touchstone.settings import Settings
 from touchstone.stack.layout import REPOSITORY, LocalServer, StackRecord, StatePaths
 
+RUNNER_COMMAND = (
+    str(REPOSITORY / "include/elnigma/.venv/bin/python"),
+    *("-P", "-m", "elnigma_runner"),
+)
+"""The runner in the trainer's own environment, for processes without an image."""
 DEFAULT_IMAGE = str(Settings.model_fields["trainer_image"].default)
 
 
@@ -19,7 +24,6 @@ def render_agent_config(
 
     :param environ: The shell's environment.
     """
-    trainer = REPOSITORY / "include/elnigma/.venv/bin/python"
     top: dict[str, object] = {
         "env": record.env,
         "server": server.name,
@@ -36,7 +40,7 @@ def render_agent_config(
     }
     tables: dict[str, dict[str, object]] = {
         "sqs": {"endpoint_url": record.urls.ministack, "region": record.region},
-        "process": {"command": [str(trainer), "-P", "-m", "elnigma_runner"]},
+        "process": {"command": list(RUNNER_COMMAND)},
     }
     if engine := environ.get("DOCKER_HOST"):
         tables["docker"] = {"url": engine}

@@ -1,0 +1,249 @@
+"""A module's validation on this machine, before anything is sent: by the same trainer."""
+
+from __future__ import annotations
+
+import json
+import platform
+import secrets
+import signal
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import psutil
+import typer
+
+from touchstone.client.packing import is_remote
+from touchstone.client.requests import pack_source
+from touchstone.core.conf import System, parse_conf
+from touchstone.core.tasks import (
+    CONTENT_FOLDER,
+    build_argv,
+    build_environment,
+    build_validation_spec,
+)
+from touchstone.hooks.confined.archives import repack
+from touchstone.hooks.git import Content, GitSource
+from touchstone.settings import Settings, get_settings
+from touchstone.stack.agent_config import RUNNER_COMMAND
+from touchstone.stack.images import choose_runtime
+from touchstone.stack.layout import Runtime as RuntimeName
+from touchstone.terminal import AsJson, print_json, say
+from touchstone_agent.adapters.docker import DockerRuntime
+from touchstone_agent.adapters.files import make_attempt_folder, remove_tree
+from touchstone_agent.adapters.process import ProcessRuntime
+from touchstone_agent.adapters.transfer import unpack
+from touchstone_agent.contract import build_limit_variables
+from touchstone_agent.core.ports import LaunchSpec, Runtime
+from touchstone_agent.evidence import read_verdict
+from touchstone_agent.protocol.errors import ConfigurationError, TransientError
+from touchstone_agent.protocol.messages import AttemptRef
+from touchstone_agent.settings import DockerSettings, ProcessSettings
+
+if TYPE_CHECKING:
+    from touchstone.core.tasks import TaskSpec
+
+ENV = "check"
+"""In the names of containers, so that no agent takes one for its own."""
+EXIT_REFUSED = 1
+_POLL_SECONDS = 0.05
+_STOP_SECONDS = 10
+_MOST_CONSOLE_BYTES = 1024**2
+
+
+def check(
+    source: Annotated[
+        str,
+        typer.Argument(show_default=False, help="A folder, a .tar.gz or a git URL."),
+    ],
+    system: Annotated[str, typer.Option(help="feature_set or model_structure.")] = "feature_set",
+    ref: Annotated[str | None, typer.Option(help="Branch, tag or commit of the source.")] = None,
+    path: Annotated[str | None, typer.Option(help="Folder of the module in the source.")] = None,
+    runtime: Annotated[
+        str, typer.Option(help="What the trainer runs in: auto, docker or process.")
+    ] = "auto",
+    log: Annotated[bool, typer.Option("--log", help="Print what the trainer printed.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Validate a module on this machine as the installation would; nothing is sent."""
+    started = time.monotonic()
+    # As Ctrl-C: nothing that was started here stays.
+    signal.signal(signal.SIGTERM, signal.getsignal(signal.SIGINT))
+    settings = get_settings()
+    content, kind = take_content(source, system=system, ref=ref, path=path, settings=settings)
+    for remark in content.remarks:
+        say(f"note: {remark}")
+    with _open_runtime(settings, runtime) as (engine, folder):
+        found = validate(engine, folder, content, system=kind, settings=settings)
+    found["seconds"] = round(time.monotonic() - started, 1)
+    _tell(found, log=log, as_json=as_json)
+    if found["outcome"] != "accepted":
+        raise typer.Exit(EXIT_REFUSED)
+
+
+def take_content(
+    source: str, *, system: str, ref: str | None, path: str | None, settings: Settings
+) -> tuple[Content, System]:
+    """
+    Return what would be submitted, refused as ``register`` refuses it.
+
+    :raises ConfigurationError: With the name of the field that is wrong.
+    """
+    remote = is_remote(source)
+    if ref is not None and not remote:
+        raise ConfigurationError(f"ref: {source} is not a git URL, so it has no branches")
+    url = source if remote else "upload:" + "0" * 64
+    wanted = parse_conf({"source": url, "ref": ref, "path": path or ".", "system": system}).source
+    assert wanted is not None  # noqa: S101 - it was given
+    if remote:
+        git = GitSource(hosts=("*",), allow_local=True, max_bytes=settings.content_bytes)
+        return git.fetch(source, wanted.ref, wanted.path), wanted.system
+    archive = repack(
+        pack_source(source), "source", path=wanted.path, max_bytes=settings.content_bytes
+    )
+    return Content(archive=archive, commit=None), wanted.system
+
+
+def validate(
+    engine: Runtime, folder: Path, content: Content, *, system: System, settings: Settings
+) -> dict[str, Any]:
+    """
+    Run a validation to its end.
+
+    :param engine: Where.
+    :param folder: A folder for all of it.
+    :return: ``outcome``, ``class``, ``reason``, ``checks``, ``columns`` and ``console``.
+    :raises PermanentError: If the trainer cannot be run here.
+    """
+    ref = AttemptRef(
+        submission_id=f"check-{secrets.token_hex(4)}", task_id="validation", attempt=1, fence=1
+    )
+    task = build_validation_spec(
+        ref.submission_id,
+        system=system,
+        image=settings.trainer_image,
+        content_sha256=content.sha256,
+        content_size=len(content.archive),
+        limits=settings.validation_limits,
+    )
+    name = ref.container_name(ENV)
+    attempt = folder / name
+    make_attempt_folder(attempt)
+    # Only the runner's user and root are to look into it, and the runner may be another user.
+    attempt.chmod(0o755)
+    _stage(content, attempt)
+    try:
+        engine.launch(_build_spec(task, ref, name, attempt))
+        while (end := engine.wait(name)) is None:
+            time.sleep(_POLL_SECONDS)
+        return _read(attempt / "out", end.exit_code, task)
+    finally:
+        engine.stop(name, grace_seconds=0)
+        engine.remove(name)
+
+
+def _stage(content: Content, attempt: Path) -> None:
+    archive = attempt / "tmp" / "content.tar.gz"
+    archive.write_bytes(content.archive)
+    target = attempt / "in" / CONTENT_FOLDER
+    target.mkdir(mode=0o755)
+    unpack(archive, target, max_bytes=2 * 1024**3)
+    archive.unlink()
+
+
+def _build_spec(task: TaskSpec, ref: AttemptRef, name: str, attempt: Path) -> LaunchSpec:
+    me = psutil.Process()
+    return LaunchSpec(
+        ref=ref,
+        name=name,
+        labels={
+            "touchstone.env": ENV,
+            "touchstone.server": platform.node(),
+            "touchstone.owner": f"{me.pid}:{me.create_time()}",
+        },
+        image=task.image,
+        argv=build_argv(task),
+        environment={**build_environment(task, ref), **build_limit_variables(task.limits)},
+        folder=attempt,
+        limits=task.limits,
+    )
+
+
+def _read(out: Path, exit_code: int | None, task: TaskSpec) -> dict[str, Any]:
+    verdict = read_verdict(out, output_bytes=task.limits.output_bytes, exit_code=exit_code)
+    console = out / "console.log"
+    text = console.read_bytes()[-_MOST_CONSOLE_BYTES:] if console.is_file() else b""
+    found: dict[str, Any] = {
+        "outcome": "refused",
+        "class": "unknown",
+        "reason": verdict if isinstance(verdict, str) else verdict.reason,
+        "system": task.system.value,
+        "checks": {},
+        "columns": [],
+        "console": text.decode(errors="replace"),
+    }
+    if isinstance(verdict, str):
+        return found
+    found["class"] = verdict.failure_class
+    if verdict.outcome == "succeeded":
+        result = json.loads((out / "result.json").read_text())
+        found |= {name: result.get(name) or found[name] for name in ("checks", "columns")}
+        found["outcome"] = "accepted"
+    return found
+
+
+@contextmanager
+def _open_runtime(settings: Settings, wanted: str) -> Iterator[tuple[Runtime, Path]]:
+    """Yield what the trainer runs in, and a folder that is gone afterwards."""
+    chosen = choose_runtime(wanted, lambda part, line: say(f"{part}: {line}"))
+    folder = Path(tempfile.mkdtemp(prefix="touchstone-check-"))
+    try:
+        engine: Runtime
+        if chosen == RuntimeName.DOCKER:
+            engine = DockerRuntime(DockerSettings(), env=ENV, server=platform.node())
+            # The engine must find it, and the runner look into it.
+            folder.chmod(0o755)
+            _remove_orphans(engine)
+        else:
+            engine = ProcessRuntime(
+                ProcessSettings(command=RUNNER_COMMAND),
+                env=ENV,
+                server=platform.node(),
+                attempts_dir=folder,
+            )
+        engine.resolve_image(settings.trainer_image, is_cancelled=lambda: False)
+        yield engine, folder
+    finally:
+        remove_tree(folder)
+
+
+def _remove_orphans(engine: Runtime) -> None:
+    """Remove containers of checks that were killed before they could do so themselves."""
+    with suppress(TransientError):
+        for name, labels in engine.list_labels().items():
+            pid, _, created = labels.get("touchstone.owner", "").partition(":")
+            if pid.isdecimal() and not _is_alive(int(pid), created):
+                engine.remove(name)
+
+
+def _is_alive(pid: int, created: str) -> bool:
+    try:
+        return str(psutil.Process(pid).create_time()) == created
+    except psutil.NoSuchProcess:
+        return False
+
+
+def _tell(found: dict[str, Any], *, log: bool, as_json: bool) -> None:
+    if as_json:
+        print_json(found)
+        return
+    if log:
+        typer.echo(found["console"], nl=False)
+    if found["outcome"] == "accepted":
+        columns = f", {len(found['columns'])} columns" if found["columns"] else ""
+        typer.echo(f"accepted after {found['seconds']} s{columns}")
+        return
+    typer.echo(f"refused: {found['reason']}")
