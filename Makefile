@@ -12,10 +12,12 @@ EXPORT = "$$(scripts/find-uv.sh)" export --quiet --frozen --no-emit-local --no-h
 # What the images of the team deployment install.
 EXPORT_CONTROL = $(EXPORT) --no-dev --extra compose
 EXPORT_MINISTACK = $(EXPORT) --only-group emulator
-# What the trainer image installs for the program inside a pod.
+# What the trainer image installs for the program inside a pod, and for the trainer.
 EXPORT_POD = $(EXPORT) --only-group pod
+EXPORT_TRAINER = "$$(scripts/find-uv.sh)" export --quiet --frozen --project include/elnigma --no-dev \
+  --no-emit-project --no-annotate --no-header
 
-.PHONY: requirements help setup demo up down status test test-fast test-integration test-system test-placement test-placement-full test-campaigns \
+.PHONY: requirements refusals help setup demo up down status test test-fast test-integration test-system test-placement test-placement-full test-campaigns \
         test-security test-trainer test-compose test-runpod-real \
         lint format types check bench docs clean
 
@@ -80,13 +82,15 @@ lint: ## Style, formatting, and which package may import which
 	$(BIN)/lint-imports
 	@$(EXPORT_CONTROL) | diff - requirements.txt > /dev/null && \
 	  $(EXPORT_MINISTACK) | diff - deploy/ministack/requirements.txt > /dev/null && \
-	  $(EXPORT_POD) | diff - agent/requirements-pod.txt > /dev/null || \
+	  $(EXPORT_POD) | diff - agent/requirements-pod.txt > /dev/null && \
+	  $(EXPORT_TRAINER) | diff - include/elnigma/requirements.txt > /dev/null || \
 	  { echo "requirements.txt is not that of uv.lock: run make requirements"; exit 1; }
 
 requirements: ## Export what the images install from the lock file
 	$(EXPORT_CONTROL) > requirements.txt
 	$(EXPORT_MINISTACK) > deploy/ministack/requirements.txt
 	$(EXPORT_POD) > agent/requirements-pod.txt
+	$(EXPORT_TRAINER) > include/elnigma/requirements.txt
 
 format: ## Format, and fix what can be fixed
 	$(BIN)/ruff check --fix $(wildcard $(CODE))
@@ -101,8 +105,12 @@ bench: ## Measure; prints ratios beside a peer's run (not part of CI)
 	@for script in tests/bench/bench_*.py; do \
 	  if [ -e "$$script" ]; then PYTHONPATH=tests $(BIN)/python "$$script" $(ARGS) || exit 1; fi; done
 
-docs: ## Check that every link in the documentation leads somewhere
+docs: ## Check that every link in the documentation leads somewhere, and what is generated
 	@$(BIN)/python scripts/check_docs.py README.md CONTRIBUTING.md $(wildcard docs)
+	@$(BIN)/python scripts/refusals.py --check
+
+refusals: ## Write docs/refusals.md from tests/inputs
+	@$(BIN)/python scripts/refusals.py
 
 clean: ## Remove environments and caches; a stack's data stay
 	rm -rf .venv .venv-emulator include/elnigma/.venv .tools

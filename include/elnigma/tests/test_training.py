@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -14,7 +15,7 @@ import pandas as pd
 import pytest
 
 import elnigma.features.reference
-from conftest import Run
+from conftest import Run, build_environment
 from elnigma.metric_names import METRICS
 
 RunAttempt = Callable[..., Run]
@@ -124,3 +125,36 @@ def test_describe_answers_at_once_and_names_every_metric() -> None:
     assert set(described["metrics"]) == set(METRICS)
     assert described["hyper"]["epochs"]["type"] == "integer"
     assert described["hyper"]["epochs"]["key"] == "training.epochs"
+
+
+MOVED = """
+import datetime, time_machine
+there = datetime.datetime(2030, 2, 3, 4, 5, tzinfo=datetime.timezone.utc)
+time_machine.travel(there, tick=True).start()
+"""
+
+
+def test_day_hash_seed_locale_and_cpus_make_no_difference(
+    run_attempt: RunAttempt, tmp_path: Path
+) -> None:
+    here = run_attempt(*FAST, **IDENTITY)
+    out, site = tmp_path / "there", tmp_path / "site"
+    out.mkdir()
+    site.mkdir()
+    (site / "sitecustomize.py").write_text(MOVED)
+    one_cpu = {min(os.sched_getaffinity(0))}
+    subprocess.run(
+        [sys.executable, "-P", "-m", "elnigma_runner", *FAST, "--out", str(out)],
+        env=build_environment(out, **IDENTITY)
+        | {
+            "PYTHONHASHSEED": "5",
+            "LC_ALL": "tr_TR.UTF-8",
+            "TZ": "Pacific/Kiritimati",
+            "PYTHONPATH": str(site),
+        },
+        preexec_fn=lambda: os.sched_setaffinity(0, one_cpu),
+        check=True,
+    )
+    there = json.loads((out / "result.json").read_text())
+    assert there["started_at"].startswith("2030-02-03")
+    assert there["predictions_sha256"] == here.result["predictions_sha256"]

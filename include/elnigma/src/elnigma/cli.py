@@ -13,9 +13,16 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from elnigma import __version__
-from elnigma.errors import Aborted, ConfigError, ElnigmaError, OutOfMemoryError
+from elnigma.errors import (
+    Aborted,
+    ConfigError,
+    ElnigmaError,
+    OutOfMemoryError,
+    StorageError,
+)
 from elnigma.loading import SYSTEMS
 from elnigma.outputs import write_json
+from elnigma.surroundings import HASH_SEED
 
 MAX_TRACEBACK_CHARACTERS = 20_000
 
@@ -76,11 +83,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _fail(argv, error, str(error))
     except MemoryError as error:
         return _fail(argv, OutOfMemoryError(str(error)), "out of memory: an allocation failed")
+    except OSError as error:
+        # What submitted code raises is explained where it is called: this is of the trainer's own.
+        name = Path(os.fsdecode(error.filename or "a file")).name
+        message = f"temporary: this machine has a fault: {name}: {error.strerror or error}"
+        return _fail(argv, StorageError(message), message)
     return 0
 
 
 def run() -> NoReturn:
     """Run the command of this process and end it."""
+    if os.environ.get("PYTHONHASHSEED") != HASH_SEED:
+        # Read when the interpreter starts. With another one, sets have another order, and the same
+        # training gives other numbers.
+        os.environ["PYTHONHASHSEED"] = HASH_SEED
+        os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])  # noqa: S606 # no shell wanted
     code = main()
     if code == Aborted.exit_code:
         # Interrupted in the middle of a step, the numeric backend crashes when it is torn down.

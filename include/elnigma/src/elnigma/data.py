@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from elnigma.errors import DataError
+from elnigma.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -48,6 +48,7 @@ def load_market_data(until: str | None = None) -> MarketData:
 
     :param until: Last day to include, ``YYYY-MM-DD``; ``None`` for all.
     :raises DataError: If the files are missing or damaged.
+    :raises ConfigError: If the data begin behind ``until``.
     """
     import pandas as pd
 
@@ -73,7 +74,13 @@ def load_market_data(until: str | None = None) -> MarketData:
         # Two days of the Nasdaq have prices and no volume; nobody traded nothing.
         frame[name] = frame[name].where(frame[name] > 0).ffill()
     if until is not None:
+        first = frame.index[0]
         frame = frame.loc[:until]
+        if frame.empty:
+            raise ConfigError(
+                f"--fetched-data-end-to is {until}, the data begin on {first.date()}; "
+                "name a later day"
+            )
     return MarketData(frame=frame, sha256=digest.hexdigest())
 
 

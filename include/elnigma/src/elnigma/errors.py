@@ -50,6 +50,13 @@ class DataError(ElnigmaError):
     error_class = "data"
 
 
+class StorageError(ElnigmaError):
+    """A file of the trainer's own cannot be written or read; another machine may do."""
+
+    exit_code = 75
+    error_class = "temporary"
+
+
 class OutOfMemoryError(ElnigmaError):
     """An allocation failed; a larger slot may do."""
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from decimal import Decimal
+from numbers import Real
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,8 @@ FeatureFunction = Callable[[pd.DataFrame], pd.DataFrame]
 MAX_COLUMNS = 512
 # Two years and a bit: enough for a one-year window of a one-year window's change.
 MAX_WARM_UP_ROWS = 600
+MAX_SHOWN_CHARACTERS = 60
+_KEEP_INDEX = "return one row for each row of data, with data.index as it is"
 
 
 def compute_features(function: FeatureFunction, data: pd.DataFrame, folder: Path | None) -> Any:
@@ -34,43 +38,148 @@ def compute_features(function: FeatureFunction, data: pd.DataFrame, folder: Path
 
 def check_frame(features: Any, data: pd.DataFrame) -> pd.DataFrame:
     """
-    Check type, shape, index and columns, and return the features as ``float64``.
+    Check type, index, columns and values, and return the features as ``float64``.
 
     :param features: What ``build_features`` returned.
     :param data: What it was given.
     :raises SubmissionError: With the first thing that is wrong.
     """
     if not isinstance(features, pd.DataFrame):
+        hint = "; call .to_frame() on it" if isinstance(features, pd.Series) else ""
         raise SubmissionError(
-            f"wrong type: build_features must return a pandas.DataFrame, not "
-            f"{type(features).__name__}"
+            f"wrong type: build_features returned {_name_type(features)}; "
+            f"return a pandas.DataFrame{hint}"
         )
-    if len(features) != len(data):
-        raise SubmissionError(
-            f"wrong shape: build_features returned {len(features)} rows for {len(data)} of data"
-        )
-    if not features.index.equals(data.index):
-        raise SubmissionError("wrong index: the features must keep the index of the data")
+    _check_index(features.index, pd.DatetimeIndex(data.index))
     if not 1 <= features.shape[1] <= MAX_COLUMNS:
         raise SubmissionError(
-            f"wrong shape: {features.shape[1]} columns; 1 to {MAX_COLUMNS} are allowed"
+            f"wrong shape: build_features returned {features.shape[1]} columns; "
+            f"return 1 to {MAX_COLUMNS}"
         )
     names = [str(column) for column in features.columns]
     if len(set(names)) != len(names):
         twice = next(name for name in names if names.count(name) > 1)
-        raise SubmissionError(f"wrong columns: {twice!r} stands there more than once")
-    try:
-        numbers = features.astype("float64")
-    except (TypeError, ValueError) as error:
-        raise SubmissionError(f"wrong type: features must be numbers ({error})") from error
-    numbers.columns = pd.Index(names)
-    infinite = np.isinf(numbers.to_numpy())
+        raise SubmissionError(
+            f"wrong columns: {show(twice)} stands there {names.count(twice)} times; "
+            "give each column a name of its own"
+        )
+    numbers = pd.DataFrame(
+        {name: _to_numbers(name, features.iloc[:, at]) for at, name in enumerate(names)},
+        index=features.index,
+    )
+    values = numbers.to_numpy()
+    infinite = np.isinf(values)
     if infinite.any():
         row, column = map(int, np.argwhere(infinite)[0])
         raise SubmissionError(
-            f"infinite values: column {names[column]!r} is infinite at {format_time(data, row)}"
+            f"infinite values: column {show(names[column])} is "
+            f"{values[row, column]:g} at {format_time(data, row)}; "
+            "keep the divisor away from zero, or clip"
         )
     return numbers
+
+
+def _check_index(found: pd.Index, wanted: pd.DatetimeIndex) -> None:
+    if found.equals(wanted):
+        return
+    # Of another unit, with the same times.
+    if found.dtype.kind == "M" and len(found) == len(wanted) and _has_same_times(found, wanted):
+        return
+    raise SubmissionError(f"wrong index: {_explain_index(found, wanted)}")
+
+
+def _has_same_times(found: pd.Index, wanted: pd.DatetimeIndex) -> bool:
+    zone = getattr(found, "tz", None)
+    return str(zone) == str(wanted.tz) and bool((found == wanted).all())
+
+
+def _explain_index(found: pd.Index, wanted: pd.DatetimeIndex) -> str:
+    """Say how an index differs from the data's, and what to do about it."""
+    rows = f"{len(found)} rows for {len(wanted)} of data"
+    if not isinstance(found, pd.DatetimeIndex):
+        first = f", first {show(found[0])}" if len(found) else ""
+        undo = "leave out reset_index, " if isinstance(found, pd.RangeIndex) else ""
+        return (
+            f"the rows are named by {_name_type(found)} of {found.dtype}{first}, not by the days "
+            f"of the data; {undo}{_KEEP_INDEX}"
+        )
+    if found.tz is None:
+        return (
+            f"the index has no time zone, the data's is in UTC (first {show(found[0])}); "
+            "keep data.index, or call .tz_localize('UTC') on yours"
+            if len(found)
+            else f"the features have no rows; {_KEEP_INDEX}"
+        )
+    repeated = found[found.duplicated()]
+    if len(repeated):
+        return (
+            f"{_day(repeated[0])} stands there more than once ({rows}); "
+            f"drop duplicates, {_KEEP_INDEX}"
+        )
+    missing, extra = wanted.difference(found), found.difference(wanted)
+    if len(missing) and len(missing) == len(extra):
+        return (
+            f"times of the index are others, for example {extra[0]} in place of {missing[0]}; "
+            f"{_KEEP_INDEX}"
+        )
+    if len(missing):
+        return (
+            f"{_count_days(missing)} of the data missing, first {_day(missing[0])} ({rows}); "
+            f"leave NaN in the first rows instead of dropna, {_KEEP_INDEX}"
+        )
+    if len(extra):
+        return f"{_count_days(extra)} not in the data, first {_day(extra[0])}; {_KEEP_INDEX}"
+    if found.equals(wanted[::-1]):
+        return (
+            f"the days fall from {_day(found[0])} to {_day(found[-1])}; call .sort_index() before "
+            "you return"
+        )
+    if str(found.tz) != str(wanted.tz):
+        return f"the index is in {found.tz}, the data's in UTC; call .tz_convert('UTC') on it"
+    return (
+        f"the days are not in the data's order, {_day(found[0])} is first; call .sort_index() "
+        "before you return"
+    )
+
+
+def _count_days(days: pd.Index) -> str:
+    return "1 day is" if len(days) == 1 else f"{len(days)} days are"
+
+
+def _to_numbers(name: str, column: pd.Series) -> np.ndarray:
+    """Return real numbers and booleans as ``float64``; nothing else is one silently."""
+    dtype = column.dtype
+    kind = getattr(dtype, "kind", "O")
+    if kind in "biuf" and pd.api.types.is_numeric_dtype(dtype):
+        # Nullable columns have a missing value of their own.
+        return column.astype("float64").to_numpy(dtype="float64", na_value=np.nan)
+    if pd.api.types.is_object_dtype(dtype):
+        values = np.full(len(column), np.nan)
+        for row, value in enumerate(column):
+            if value is None or value is pd.NA or value is pd.NaT:
+                continue
+            if not isinstance(value, Real | Decimal | np.bool_):
+                raise _wrong_dtype(name, column, value, row)
+            values[row] = float(value)
+        return values
+    offends = column.map(np.imag) != 0 if kind == "c" else column.notna()
+    row = int(np.argmax(offends.to_numpy())) if len(column) else 0
+    raise _wrong_dtype(name, column, column.iloc[row] if len(column) else None, row)
+
+
+def _wrong_dtype(name: str, column: pd.Series, value: Any, row: int) -> SubmissionError:
+    if isinstance(value, complex | np.complexfloating):
+        advice = "return its .real, or numpy.abs of it"
+    elif isinstance(value, str):
+        advice = "turn text into numbers yourself, for example with pandas.to_numeric"
+    elif isinstance(value, pd.Timestamp | pd.Timedelta):
+        advice = "return a number, for example its .days or .month"
+    else:
+        advice = "return real numbers or booleans"
+    day = f" at {format_time(column.to_frame(), row)}" if len(column) else ""
+    return SubmissionError(
+        f"wrong type: column {show(name)} has dtype {column.dtype}, {show(value)}{day}; {advice}"
+    )
 
 
 def find_warm_up(features: pd.DataFrame) -> int:
@@ -84,25 +193,47 @@ def find_warm_up(features: pd.DataFrame) -> int:
     for position, name in enumerate(features.columns):
         column = missing[:, position]
         if column.all():
-            raise SubmissionError(f"NaN values: column {name!r} is NaN throughout")
+            raise SubmissionError(
+                f"NaN values: column {show(name)} is NaN in all {len(column)} rows; "
+                "leave it out, or mend what it is computed from"
+            )
         start = int(np.argmin(column))
         later = np.flatnonzero(column[start:])
         if later.size:
             raise SubmissionError(
-                f"NaN values: column {name!r} is NaN in {later.size} rows after its warm-up of "
-                f"{start} rows, first at {format_time(features, start + int(later[0]))}"
+                f"NaN values: column {show(name)} is NaN in {later.size} rows after its warm-up of "
+                f"{start} rows, first at {format_time(features, start + int(later[0]))}; "
+                "fill them from earlier rows, for example with .ffill()"
             )
         starts.append(start)
     warm_up = max(starts)
     if warm_up > MAX_WARM_UP_ROWS:
         slowest = features.columns[int(np.argmax(starts))]
         raise SubmissionError(
-            f"NaN values: column {slowest!r} needs {warm_up} rows to warm up; "
-            f"{MAX_WARM_UP_ROWS} are allowed"
+            f"NaN values: column {show(slowest)} needs {warm_up} rows to warm up; "
+            f"shorten its window to {MAX_WARM_UP_ROWS} rows or fewer"
         )
     return warm_up
 
 
 def format_time(frame: pd.DataFrame, row: int) -> str:
     """Return the day of a row."""
-    return str(frame.index[row].date())
+    return _day(frame.index[row])
+
+
+def show(value: Any) -> str:
+    """Return a value as one bounded piece of a message."""
+    if isinstance(value, np.generic):
+        value = value.item()
+    text = repr(str(value) if isinstance(value, pd.Timestamp | pd.Timedelta) else value)
+    return text if len(text) <= MAX_SHOWN_CHARACTERS else f"{text[: MAX_SHOWN_CHARACTERS - 1]}…"
+
+
+def _day(time: Any) -> str:
+    return str(time.date()) if hasattr(time, "date") else str(time)
+
+
+def _name_type(value: Any) -> str:
+    kind = type(value)
+    module = kind.__module__.partition(".")[0]
+    return "None" if value is None else f"{module}.{kind.__name__}".removeprefix("builtins.")

@@ -35,6 +35,10 @@ _PATH_EVENTS = frozenset(
 _SIGNAL_EVENTS = frozenset({"os.kill", "os.killpg", "signal.pthread_kill"})
 
 
+NOT_ALLOWED = "not allowed in a validation"
+"""In each of its messages, also where a library puts them into its own."""
+
+
 class GuardError(PermissionError):
     """Submitted code tried something that a validation does not allow."""
 
@@ -69,7 +73,9 @@ class Guard:
         finally:
             self._active = False
         if self._network_attempt is not None:
-            raise SubmissionError(self._network_attempt)
+            raise SubmissionError(
+                f"{self._network_attempt}; compute from what the function is given"
+            )
 
     def _audit(self, event: str, arguments: tuple[Any, ...]) -> None:
         if not self._active:
@@ -79,11 +85,11 @@ class Guard:
         elif event in _NETWORK_EVENTS:
             self._refuse_network(event, arguments)
         elif event in _PROCESS_EVENTS:
-            raise GuardError(f"starting processes is not allowed in a validation ({event})")
+            raise GuardError(f"starting processes is {NOT_ALLOWED} ({event})")
         elif event in _PATH_EVENTS and arguments:
             self._check_path(arguments[0])
         elif event in _SIGNAL_EVENTS:
-            raise GuardError(f"sending signals is not allowed in a validation ({event})")
+            raise GuardError(f"sending signals is {NOT_ALLOWED} ({event})")
 
     def _check_open(self, path: Any, _mode: Any, flags: Any) -> None:
         if isinstance(flags, int) and flags & _WRITE_FLAGS:
@@ -97,15 +103,15 @@ class Guard:
             real == folder or real.startswith(folder + os.sep) for folder in self._writable
         ):
             return
-        raise GuardError(f"writing outside the temporary folder is not allowed: {real}")
+        raise GuardError(f"writing outside the temporary folder is {NOT_ALLOWED}: {real}")
 
     def _refuse_network(self, event: str, arguments: tuple[Any, ...]) -> None:
         # Local sockets have a path for an address; they are refused, but are not the network.
         address = arguments[1] if event in _SOCKET_EVENTS and len(arguments) > 1 else arguments
         if isinstance(address, str | bytes):
-            raise GuardError("local sockets are not allowed in a validation")
+            raise GuardError(f"local sockets are {NOT_ALLOWED}")
         target = ":".join(str(part) for part in address[:2]) if address else "?"
-        message = f"network access is not allowed in a validation (tried {target})"
+        message = f"network access is {NOT_ALLOWED} (tried {target})"
         self._network_attempt = self._network_attempt or message
         raise GuardError(message)
 

@@ -1,9 +1,10 @@
 """
-Runs submitted code in forked children of a process that has never seen any.
+Runs submitted code in children of a process that has never seen any.
 
 A fork of the untouched parent is a fresh process with the libraries loaded already: what a module
-remembers in one child is unknown to the next. A child that dies takes no record with it, and
-nothing it sends back is unpickled.
+remembers in one child is unknown to the next. Where the surroundings must be others from the
+beginning, the child is a new interpreter. A child that dies takes no record with it, and nothing it
+sends back is unpickled.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import signal
 import struct
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import IO, TYPE_CHECKING, Any, NoReturn
 
@@ -36,6 +37,7 @@ _BY_CLASS: dict[str, type[ElnigmaError]] = {
         errors.DivergedError,
         errors.DataError,
         errors.OutOfMemoryError,
+        errors.StorageError,
     )
 }
 
@@ -59,27 +61,58 @@ class Reply:
         :raises ContractError: If there is none: the reply is not from our own code.
         """
         if self.array is None:
-            raise ContractError("contract: the module replied in place of the trainer")
+            raise ContractError(
+                "contract: the module replied in place of the trainer; return from its function"
+            )
         return self.array
 
 
 class Child:
     """
-    One forked child at work.
+    One child at work.
 
-    :param work: Called in the child; what it returns or raises reaches :meth:`result`.
+    :param pid: The child, which this process started.
+    :param reader: Where its reply comes from.
     """
 
-    def __init__(self, work: Callable[[], Reply]) -> None:
+    def __init__(self, pid: int, reader: int) -> None:
+        self._pid = pid
+        self._reader = reader
+
+    @classmethod
+    def fork(cls, work: Callable[[], Reply]) -> Child:
+        """
+        Begin a forked child.
+
+        :param work: Called in the child; what it returns or raises reaches :meth:`result`.
+        """
         sys.stdout.flush()
         sys.stderr.flush()
         reader, writer = os.pipe()
-        self._pid = os.fork()
-        if self._pid == 0:
+        pid = os.fork()
+        if pid == 0:
             os.close(reader)
-            _run(work, writer)
+            reply_and_end(work, writer)
         os.close(writer)
-        self._reader = reader
+        return cls(pid, reader)
+
+    @classmethod
+    def start(cls, command: Sequence[str], environment: Mapping[str, str]) -> Child:
+        """
+        Begin a new process, which replies through the descriptor that its last argument names.
+
+        :param command: Without that argument.
+        :param environment: All of its environment.
+        """
+        sys.stdout.flush()
+        sys.stderr.flush()
+        reader, writer = os.pipe()
+        os.set_inheritable(writer, True)
+        try:
+            pid = os.posix_spawn(command[0], [*command, str(writer)], environment)
+        finally:
+            os.close(writer)
+        return cls(pid, reader)
 
     def result(self) -> Reply:
         """
@@ -112,16 +145,23 @@ class Child:
             raise ContractError("the module's process was killed")
         how = f"exit code {code}" if code >= 0 else f"signal {signal.Signals(-code).name}"
         raise ContractError(
-            f"contract: the module ended the process itself ({how}) and left no valid result"
+            f"contract: the module ended the process itself ({how}) and left no valid result; "
+            "raise an exception instead"
         )
 
 
 def run_isolated(work: Callable[[], Reply]) -> Reply:
-    """Run ``work`` in a child of its own and return what it replied; see :class:`Child`."""
-    return Child(work).result()
+    """Run ``work`` in a forked child and return what it replied; see :class:`Child`."""
+    return Child.fork(work).result()
 
 
-def _run(work: Callable[[], Reply], writer: int) -> NoReturn:
+def reply_and_end(work: Callable[[], Reply], writer: int) -> NoReturn:
+    """
+    Do a child's work and end its process.
+
+    :param work: What it returns or raises is the reply.
+    :param writer: Where the reply goes.
+    """
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     code = 0
     try:

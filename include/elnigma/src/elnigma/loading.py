@@ -2,19 +2,29 @@
 
 from __future__ import annotations
 
+import codecs
 import importlib
 import importlib.util
+import os
 import re
 import sys
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 from elnigma.errors import ConfigError, ElnigmaError, SubmissionError
+from elnigma.guard import NOT_ALLOWED, GuardError
+
+LFS_POINTER = b"version https://git-lfs.github.com/spec/"
+_TERMINAL = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)?|[@-Z\\^_])")
+_MAX_LOOK_DEPTH = 4
+_MAX_LOOK_ENTRIES = 1000
+_MAX_LOOK_BYTES = 1024**2
 
 _DOTTED_NAME = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*")
 
@@ -27,15 +37,27 @@ class System:
     :param name: As on the command line.
     :param file_name: The file looked for in a submitted folder.
     :param entry_point: The function it must define.
+    :param signature: The same with its parameters, for messages.
     """
 
     name: str
     file_name: str
     entry_point: str
+    signature: str
 
 
-FEATURE_SET = System(name="feature_set", file_name="features.py", entry_point="build_features")
-MODEL_STRUCTURE = System(name="model_structure", file_name="model.py", entry_point="build_model")
+FEATURE_SET = System(
+    name="feature_set",
+    file_name="features.py",
+    entry_point="build_features",
+    signature="build_features(data)",
+)
+MODEL_STRUCTURE = System(
+    name="model_structure",
+    file_name="model.py",
+    entry_point="build_model",
+    signature="build_model(n_features, params)",
+)
 SYSTEMS = {system.name: system for system in (FEATURE_SET, MODEL_STRUCTURE)}
 
 
@@ -50,6 +72,8 @@ def load_entry_point(system: System, reference: str) -> Callable[..., Any]:
     """
     path = Path(reference)
     if path.exists():
+        # A relative import path would lead elsewhere once the working directory changes.
+        path = path.resolve()
         module = _import_file(system, path)
     elif _DOTTED_NAME.fullmatch(reference):
         module = _import_name(reference)
@@ -57,8 +81,10 @@ def load_entry_point(system: System, reference: str) -> Callable[..., Any]:
         raise ConfigError(f"{reference!r} is neither a folder nor a dotted module name")
     entry_point = getattr(module, system.entry_point, None)
     if not callable(entry_point):
+        what = "no function" if entry_point is None else f"a {type(entry_point).__name__}"
         raise SubmissionError(
-            f"missing entry point: {system.file_name} must define {system.entry_point}()"
+            f"missing entry point: {system.entry_point} is {what} in {system.file_name}; "
+            f"define {system.signature} there"
         )
     return entry_point  # type: ignore[no-any-return]
 
@@ -66,7 +92,7 @@ def load_entry_point(system: System, reference: str) -> Callable[..., Any]:
 def _import_file(system: System, path: Path) -> ModuleType:
     file = path / system.file_name if path.is_dir() else path
     if not file.is_file():
-        raise SubmissionError(f"missing file: {system.file_name} is not in the submitted folder")
+        raise SubmissionError(_explain_missing(system, path))
     # Appended, so that a helper file of the submission never shadows a library.
     folder = str(file.parent.resolve())
     if folder not in sys.path:
@@ -88,7 +114,10 @@ def _import_name(name: str) -> ModuleType:
     except ImportError:
         found = False
     if not found:
-        raise SubmissionError(f"missing module: there is no module named {name!r}")
+        raise SubmissionError(
+            f"missing module: there is no module named {name!r}; give a folder, or a module of the "
+            "trainer's"
+        )
     with explained(None):
         return importlib.import_module(name)
 
@@ -109,10 +138,12 @@ def explained(folder: Path | None) -> Iterator[None]:
     except SystemExit as error:
         place = _find_place(error, folder)
         raise SubmissionError(
-            f"the module ended the process itself{place}: SystemExit({error.code})"
+            f"the module ended the process itself{place}: SystemExit({error.code}); "
+            "raise an exception instead"
         ) from error
     except Exception as error:  # whatever a stranger's code raises
-        raise SubmissionError(describe_error(error, _find_place(error, folder))) from error
+        said = describe_error(error, _find_place(error, folder))
+        raise SubmissionError(f"{said}; {_advise(error, folder)}") from error
 
 
 @contextmanager
@@ -132,9 +163,83 @@ def hidden_modules(*names: str) -> Iterator[None]:
             del sys.modules[name]
 
 
+def _explain_missing(system: System, folder: Path) -> str:
+    """Say where a file is, if it is somewhere near."""
+    wanted = system.file_name
+    missing = f"missing file: {wanted} is not in the submitted folder"
+    names = [entry.name for entry in _list(folder)]
+    for name in names:
+        if name.lower() == wanted:
+            return f"{missing}, {name} is; rename it to {wanted}"
+    for other in SYSTEMS.values():
+        if other.file_name in names:
+            return f"{missing}, {other.file_name} is; submit it with --system {other.name}"
+    for depth in range(1, _MAX_LOOK_DEPTH + 1):
+        found = sorted(folder.glob("/".join(["*"] * depth + [wanted])))
+        if found:
+            below = found[0].parent.relative_to(folder).as_posix()
+            return f"{missing}, it is in {below}/; submit that folder, or give --path {below}"
+    return f"{missing}, which holds {', '.join(sorted(names)[:5]) or 'nothing'}; add {wanted}"
+
+
+def _list(folder: Path) -> list[os.DirEntry[str]]:
+    with os.scandir(folder) as entries:
+        return list(islice(entries, _MAX_LOOK_ENTRIES))
+
+
+def _advise(error: BaseException, folder: Path | None) -> str:
+    """Say what the author of a module can do about an exception."""
+    if isinstance(error, GuardError) or NOT_ALLOWED in str(error):
+        return "compute from what the function is given"
+    if isinstance(error, ModuleNotFoundError) and folder is not None:
+        if (folder / "requirements.txt").is_file():
+            return (
+                "use what the trainer has: requirements.txt is not installed, bring the code itself"
+            )
+        return "use what the trainer has, or put the module's file into the folder"
+    if isinstance(error, ImportError) and "relative import" in str(error):
+        return "import the file beside it by its plain name: import helpers"
+    if isinstance(error, SyntaxError) and folder is not None:
+        return _advise_on_syntax(error, folder)
+    return "see the traceback in the log"
+
+
+def _advise_on_syntax(error: SyntaxError, folder: Path) -> str:
+    for file in _find_sources(error, folder):
+        head = _read_head(file)
+        if head.startswith(LFS_POINTER):
+            return "the file is a pointer of Git LFS: run git lfs pull, and submit the folder"
+        if head.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+            return "the file is in UTF-16: save it in UTF-8"
+        if b"\0" in head:
+            at = head.index(b"\0")
+            return f"the first is at {at}: save it as text in UTF-8"
+    if "(unicode error)" in str(error.msg):
+        return "save it in UTF-8, or name its encoding in the first line"
+    return "mend the line"
+
+
+def _find_sources(error: SyntaxError, folder: Path) -> list[Path]:
+    if error.filename and Path(error.filename).is_file():
+        return [Path(error.filename)]
+    return sorted(folder.glob("**/*.py"))[:_MAX_LOOK_ENTRIES]
+
+
+def _read_head(file: Path) -> bytes:
+    try:
+        with file.open("rb") as stream:
+            return stream.read(_MAX_LOOK_BYTES)
+    except OSError:
+        return b""
+
+
 def _find_place(error: BaseException, folder: Path | None) -> str:
     if isinstance(error, SyntaxError) and error.filename:
         return f" in {Path(error.filename).name} line {error.lineno}"
+    if isinstance(error, SyntaxError) and folder is not None:
+        # Python does not say which file has null bytes.
+        names = (file.name for file in _find_sources(error, folder) if b"\0" in _read_head(file))
+        return f" in {next(names, 'a file')}"
     for frame in reversed(traceback.extract_tb(error.__traceback__)):
         file = Path(frame.filename)
         if folder is None or folder.resolve() in file.resolve().parents:
@@ -150,5 +255,7 @@ def describe_error(error: BaseException, where: str = "") -> str:
     :param where: What to say between its type and its message.
     """
     message = error.msg if isinstance(error, SyntaxError) else str(error)
-    first_line = message.strip().splitlines()[0] if message.strip() else ""
+    # What drives a terminal says nothing; after a carriage return the line is written anew.
+    plain = _TERMINAL.sub("", message).strip()
+    first_line = plain.split("\n")[0].rpartition("\r")[2].strip()
     return f"{type(error).__name__}{where}" + (f": {first_line}" if first_line else "")

@@ -13,6 +13,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from elnigma.storage import storing
+
 HEARTBEAT_SECONDS = 15.0
 
 
@@ -37,10 +39,10 @@ class Progress:
 
         :param phase: What is being done, in words.
         :param percent: Of the whole task, 0 to 100.
-        :param metrics: Intermediate figures; those that are not finite are left out.
+        :param metrics: Intermediate figures; one that is not finite is null in the line.
         """
-        finite = {k: float(v) for k, v in (metrics or {}).items() if math.isfinite(v)}
-        self._last = {"phase": phase, "percent": round(percent, 2), "metrics": finite}
+        figures = {k: float(v) if math.isfinite(v) else None for k, v in (metrics or {}).items()}
+        self._last = {"phase": phase, "percent": round(percent, 2), "metrics": figures}
         # What the module printed so far belongs in the log before this line does.
         sys.stdout.flush()
         self._append()
@@ -52,7 +54,7 @@ class Progress:
         percent = self._last["percent"]
         eta = round(elapsed * (100 - percent) / percent, 1) if percent > 0 else None
         line = json.dumps({"t": time.time(), **self._last, "eta_s": eta}) + "\n"
-        with self._lock:
+        with self._lock, storing(self._path):
             descriptor = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
             try:
                 os.write(descriptor, line.encode())

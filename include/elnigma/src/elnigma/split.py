@@ -63,6 +63,6 @@ def build_split(target: pd.Series, usable: np.ndarray, horizon: int, config: Con
             raise ConfigError(
                 f"split: {len(part)} {name} rows, at least {least} are needed; data end on "
                 f"{days[-1].date()}, split.validation_from is {config['split.validation_from']}, "
-                f"split.test_from is {config['split.test_from']}"
+                f"split.test_from is {config['split.test_from']}; name a later last day"
             )
     return split

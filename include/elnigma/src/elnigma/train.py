@@ -137,13 +137,15 @@ def prepare(frame: pd.DataFrame, horizon: int, config: Config) -> Prepared:
     :raises SubmissionError: If the feature set fails or returns something it must not.
     """
     reference = config["features.module"]
+    close = frame["close"]
+    target = close.shift(-horizon) / close - 1
+    # Too few days are nobody's features' fault.
+    build_split(target, np.ones(len(frame), dtype=bool), horizon, config)
     folder = Path(reference) if Path(reference).is_dir() else None
     function = load_entry_point(FEATURE_SET, reference)
     features = check_frame(compute_features(function, frame, folder), frame)
     warm_up = find_warm_up(features)
     usable = np.arange(len(frame)) >= warm_up
-    close = frame["close"]
-    target = close.shift(-horizon) / close - 1
     split = build_split(target, usable, horizon, config)
     numbers = features.to_numpy()
     mean = numbers[split.train].mean(axis=0)

@@ -58,14 +58,20 @@ def main() -> int:
         )
         usage = {"wall_seconds": 0, "cpu_seconds": 0, "peak_memory_bytes": 0, "gpu": None}
         console = {"lines": 0, "bytes": 0, "kept_bytes": 0, "truncated": False}
-        write_verdict(
-            out, decision, started_at=started_at, ended_at=_utc_now(), usage=usage,
-            console=console, files=outputs.list_files(out, only=frozenset({outputs.CONSOLE})),
-        )  # fmt: skip
+        try:
+            write_verdict(
+                out, decision, started_at=started_at, ended_at=_utc_now(), usage=usage,
+                console=console, files=outputs.list_files(out, only=frozenset({outputs.CONSOLE})),
+            )  # fmt: skip
+        except OSError as fault:
+            # The disk is full, or the folder gone. Whoever started the container sees the code.
+            print(f"elnigma-run: temporary: no verdict can be written: {fault}", file=sys.stderr)
+            return TEMPORARY
         return decision.exit_code
 
 
 PREPARE = "prepare"
+TEMPORARY = 75
 SHARED_USER = (
     "the trainer shares a user with this runner: it could stop the runner and write its files"
 )
@@ -82,6 +88,7 @@ class Attempt:
 
     def __init__(self, argv: list[str], out: Path, started_at: str) -> None:
         outputs.clear_protocol_files(out)
+        outputs.reserve(out)
         self._argv = argv
         self._started_at = started_at
         self._started = time.monotonic()
@@ -110,6 +117,7 @@ class Attempt:
                 self._console.say(decision.reason)
         finally:
             self._family.kill()
+            outputs.release(self._settings.out)
             self._console.close()
             # Folders may be deeper inside each other than this can follow; they go with the
             # container, or with the attempt's folder.
@@ -155,6 +163,7 @@ class Attempt:
     def _decide(self, ending: Ending) -> Decision:
         settings = self._settings
         problem = None
+        disk_fault = outputs.find_fault(settings.out)
         with self._user.acting():
             try:
                 command = self._argv[0] if self._argv else ""
@@ -170,6 +179,7 @@ class Attempt:
             error=error_document,
             result_problem=problem,
             last_line="".join(self._console.last_lines()),
+            disk_fault=disk_fault,
         )
 
     def _build_environment(self) -> dict[str, str]:
@@ -183,6 +193,11 @@ class Attempt:
             "TMPDIR": str(temporary),
             "HOME": str(temporary),
             "MPLCONFIGDIR": str(temporary / "matplotlib"),
+            # The same for everybody: the order of sets, what text is read as, and what day it is.
+            "PYTHONHASHSEED": "0",
+            "LC_ALL": "C.UTF-8",
+            "LANG": "C.UTF-8",
+            "TZ": "UTC",
             "PYTHONFAULTHANDLER": "1",
             "PYTHONDONTWRITEBYTECODE": "1",
         }

@@ -19,6 +19,7 @@ class Console:
 
     The first half of the budget goes to the file as it comes, so that the file can be followed;
     the last half stays in memory and is appended when the trainer has ended. The file only grows.
+    What a full disk does not take is left out: a trainer is not ended for what cannot be kept.
 
     :param path: ``console.log``; must not exist.
     :param keep_bytes: Budget of the file, without the line that tells what was left out.
@@ -33,6 +34,7 @@ class Console:
         self._tail_size = 0
         self._recent = b""
         self._kept_lines = 0
+        self._is_at_start = True
         self._reader: int | None = None
         self.lines = 0
         self.bytes = 0
@@ -68,13 +70,16 @@ class Console:
         return bool(block)
 
     def say(self, line: str) -> None:
-        """Add a line of the runner's own."""
-        self.write(f"[runner] {line}\n".encode())
+        """Add a line of the runner's own, on a line of its own."""
+        glue = "" if self._is_at_start else "\n"
+        self.write(f"{glue}[runner] {line}\n".encode())
 
     def write(self, block: bytes) -> None:
         """Add bytes as they come."""
         self.bytes += len(block)
         self.lines += block.count(b"\n")
+        if block:
+            self._is_at_start = block.endswith(b"\n")
         self._remember(block)
         if self._head_left > 0:
             head, block = block[: self._head_left], block[self._head_left :]
@@ -85,8 +90,10 @@ class Console:
 
     def last_lines(self, most: int = 1) -> list[str]:
         """Return the last lines that are not blank, oldest first."""
-        lines = self._recent.decode(errors="replace").splitlines()
-        return [line.strip() for line in lines if line.strip()][-most:]
+        lines = self._recent.decode(errors="replace").split("\n")
+        # A progress bar draws over itself: of a line that was drawn again, the last state counts.
+        drawn = [_find_last_state(line) for line in lines]
+        return [line for line in drawn if line][-most:]
 
     def close(self) -> None:
         """Append the tail, and what was left out before it."""
@@ -112,11 +119,13 @@ class Console:
 
     def _write_out(self, block: bytes, *, counts: bool = True) -> None:
         view = memoryview(block)
-        while view:
-            view = view[self._file.write(view) :]
+        with contextlib.suppress(OSError):
+            while view:
+                view = view[self._file.write(view) :]
         if counts:
-            self.kept_bytes += len(block)
-            self._kept_lines += block.count(b"\n")
+            kept = block[: len(block) - len(view)]
+            self.kept_bytes += len(kept)
+            self._kept_lines += kept.count(b"\n")
 
     def _keep_tail(self, block: bytes) -> None:
         self._tail.append(block)
@@ -132,3 +141,8 @@ class Console:
         recent = (self._recent + block[-_RECENT_BYTES:])[-_RECENT_BYTES:]
         if recent.strip():
             self._recent = recent
+
+
+def _find_last_state(line: str) -> str:
+    states = [state.strip() for state in line.split("\r")]
+    return next((state for state in reversed(states) if state), "")

@@ -9,6 +9,7 @@ import os
 import secrets
 import stat
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ RESULT = "result.json"
 ERROR = "error.json"
 VERDICT = "verdict.json"
 PROGRESS = "progress.jsonl"
+RESERVE = ".reserve"
 MODELS = ("models/long.h5", "models/short.h5")
 
 MAX_FILES = 10_000
@@ -25,7 +27,9 @@ MAX_DEPTH = 16
 _MAX_JSON_BYTES = 4 * 1024**2
 _READ_BYTES = 1024**2
 # The runner's own; they do not count against the trainer.
-_OWN = frozenset({CONSOLE, VERDICT, PROGRESS})
+_OWN = frozenset({CONSOLE, VERDICT, PROGRESS, RESERVE})
+_RESERVE_BYTES = 1024**2
+_PROBE_BYTES = 4096
 
 
 class ResultError(ValueError):
@@ -49,9 +53,52 @@ class OutputSize:
 
 def clear_protocol_files(out: Path) -> None:
     """Remove what an earlier attempt in the same folder could be taken for."""
-    for name in (RESULT, ERROR, VERDICT, PROGRESS, CONSOLE):
+    for name in (RESULT, ERROR, VERDICT, PROGRESS, CONSOLE, RESERVE):
         make_way(out, name)
         (out / name).unlink(missing_ok=True)
+
+
+def reserve(out: Path) -> None:
+    """
+    Keep room for the verdict, should the disk be full when it is time for it.
+
+    :param out: Output folder.
+    """
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
+    # Where there is no room at the beginning, the trainer finds it out soon enough.
+    with suppress(OSError):
+        descriptor = os.open(out / RESERVE, flags, 0o600)
+        try:
+            os.posix_fallocate(descriptor, 0, _RESERVE_BYTES)
+        finally:
+            os.close(descriptor)
+
+
+def find_fault(out: Path) -> str | None:
+    """
+    Return why nothing can be written in the output folder; ``None`` if something can.
+
+    :param out: Output folder.
+    """
+    probe = out / f".probe-{secrets.token_hex(16)}"
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
+    try:
+        descriptor = os.open(probe, flags, 0o600)
+        try:
+            os.write(descriptor, bytes(_PROBE_BYTES))
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+            probe.unlink(missing_ok=True)
+    except OSError as error:
+        return error.strerror or str(error)
+    return None
+
+
+def release(out: Path) -> None:
+    """Give back what was kept for the verdict."""
+    with suppress(OSError):
+        (out / RESERVE).unlink(missing_ok=True)
 
 
 def make_way(out: Path, name: str) -> None:
@@ -93,7 +140,7 @@ def list_files(out: Path, *, only: frozenset[str] | None = None) -> list[dict[st
     """
     files = []
     for path, facts in _walk(out):
-        if path in (VERDICT, PROGRESS) or not stat.S_ISREG(facts.st_mode):
+        if path in (VERDICT, PROGRESS, RESERVE) or not stat.S_ISREG(facts.st_mode):
             continue
         if only is not None and path not in only:
             continue

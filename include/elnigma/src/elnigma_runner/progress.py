@@ -108,9 +108,10 @@ def check_line(line: bytes) -> dict[str, Any] | None:
         "percent": min(max(percent, 0.0), 100.0),
         "eta_s": None if eta is None else max(eta, 0.0),
         "metrics": {
-            str(name)[:100]: number
+            str(name)[:100]: _find_number(value)
             for name, value in list(kept)[:_MAX_METRICS]
-            if (number := _find_number(value)) is not None
+            # Null says that a figure is undefined.
+            if value is None or _find_number(value) is not None
         },
     }
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -16,6 +17,8 @@ from elnigma_runner.outputs import MAX_DEPTH, MAX_FILES, VERDICT, make_way
 from elnigma_runner.settings import CONTRACT, MIB, Settings
 
 MAX_REASON_CHARACTERS = 500
+# Control sequences (colours, cursor) and operating system commands (titles, links) of ECMA-48.
+_TERMINAL = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)?|[@-Z\\^_])")
 
 
 class Stop(StrEnum):
@@ -91,6 +94,7 @@ def decide(
     error: Mapping[str, str] | None,
     result_problem: str | None,
     last_line: str,
+    disk_fault: str | None = None,
 ) -> Decision:
     """
     Decide what an ending means.
@@ -100,6 +104,7 @@ def decide(
     :param error: ``error.json``, if it is usable.
     :param result_problem: What is wrong with ``result.json``; ``None`` if nothing is.
     :param last_line: Last line of the console, where nothing better is known.
+    :param disk_fault: Why nothing can be written in the output folder, if it is so.
     """
     if ending.stop is not None:
         return _decide_stop(ending.stop, settings)
@@ -110,6 +115,16 @@ def decide(
             return Decision(exit_code=0, error_class="ok", reason=None)
         reason = f"contract: exited 0 but wrote no valid result.json ({result_problem})"
         return Decision(exit_code=3, error_class="contract", reason=reason)
+    if disk_fault is not None and error is None:
+        # The trainer could not say so itself.
+        return Decision(
+            exit_code=75,
+            error_class="temporary",
+            reason=one_line(
+                f"temporary: this machine cannot write the output folder: {disk_fault}; "
+                "nothing is wrong with the submission, it is tried elsewhere"
+            ),
+        )
     return _decide_failure(ending.exit_code, error, last_line)
 
 
@@ -186,8 +201,9 @@ def write_verdict(
 
 
 def one_line(text: str) -> str:
-    """Return text as one printable line of bounded length."""
-    printable = "".join(c if c.isprintable() else " " for c in text)
+    """Return text as one printable line of bounded length, without what drives a terminal."""
+    plain = _TERMINAL.sub("", text)
+    printable = "".join(c if c.isprintable() else " " for c in plain)
     line = " ".join(printable.split())
     return line if len(line) <= MAX_REASON_CHARACTERS else line[: MAX_REASON_CHARACTERS - 1] + "…"
 

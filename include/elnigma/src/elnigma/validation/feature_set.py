@@ -12,14 +12,23 @@ import pandas as pd
 
 from elnigma.data import CANNED_UNTIL, load_market_data
 from elnigma.errors import SubmissionError
-from elnigma.feature_frame import check_frame, compute_features, find_warm_up
+from elnigma.feature_frame import (
+    check_frame,
+    compute_features,
+    find_warm_up,
+    format_time,
+    show,
+)
 from elnigma.guard import build_guard
 from elnigma.isolation import Reply, run_isolated
 from elnigma.loading import FEATURE_SET, load_entry_point
 from elnigma.progress import Progress
+from elnigma.surroundings import change_all
+from elnigma.validation.afresh import check_surroundings, compute_afresh
 from elnigma.validation.look_ahead import (
     DROPPED,
     N_CUTS,
+    Leak,
     choose_cuts,
     compare_before,
     explain,
@@ -27,6 +36,7 @@ from elnigma.validation.look_ahead import (
 )
 
 N_FRESH_RUNS = 2
+"""One in the same surroundings, one in others."""
 # A slow feature set gets fewer cuts rather than a time limit that is not its fault.
 LOOK_AHEAD_SECONDS = 20.0
 MIN_CUTS = 4
@@ -79,8 +89,10 @@ class FeatureSetCheck:
         def compute_again(part: pd.DataFrame) -> np.ndarray:
             again = check_frame(compute(part), part)
             if list(again.columns) != columns:
+                found = _compare_columns(columns, list(again.columns))
                 raise SubmissionError(
-                    f"wrong columns: they depend on the data: {_first_difference(columns, again)}"
+                    f"wrong columns: when the data end earlier, {found}; return the same columns "
+                    "for any rows"
                 )
             return again.to_numpy()
 
@@ -107,30 +119,68 @@ class FeatureSetCheck:
     def _compare_fresh_processes(
         self, full: np.ndarray, columns: list[str], warm_up: int
     ) -> list[int]:
-        """Catch a module that remembers, across calls, what it saw behind a cut."""
+        """Catch a module that goes by something else than its input."""
         rng = np.random.default_rng([self._seed, 1])
         cuts = choose_cuts(len(self._data), warm_up, rng, N_FRESH_RUNS)
-        leaks = []
-        for cut in cuts:
-            numbers = run_isolated(partial(self._compute_in_fresh_process, cut)).numbers()
-            if numbers.shape != (cut, len(columns)):
-                raise SubmissionError("non-deterministic: columns differ in another process")
-            leaks += compare_before(full, numbers, columns, cut, DROPPED)
+        same_cut, changed_cut = cuts
+        # What it saw behind a cut in an earlier call, it remembers in the same process only.
+        reply = run_isolated(partial(compute_before, self._reference, same_cut))
+        if reply.facts["columns"] != columns:
+            found = _compare_columns(columns, reply.facts["columns"])
+            raise SubmissionError(
+                f"non-deterministic: in another process, {found}; return the same columns in the "
+                "same order"
+            )
+        leaks = compare_before(full, reply.numbers(), columns, same_cut, DROPPED)
         if leaks:
             raise SubmissionError(
-                f"{explain(leaks, self._data, warm_up)}; seen only in a fresh process: "
-                "the module remembers rows of an earlier call"
+                f"{explain(leaks, self._data, warm_up)}, and keep none: seen only in a fresh "
+                "process, so the module remembers rows of an earlier call"
             )
+
+        def compare(reply: Reply) -> str | None:
+            if reply.facts["columns"] != columns:
+                return _compare_columns(columns, reply.facts["columns"])
+            leaks = compare_before(full, reply.numbers(), columns, changed_cut, DROPPED)
+            return _tell_difference(leaks[0], self._data) if leaks else None
+
+        check_surroundings(
+            partial(compute_afresh, FEATURE_SET.name, reference=self._reference, cut=changed_cut),
+            compare,
+            change_all(columns),
+        )
         return cuts
 
-    def _compute_in_fresh_process(self, cut: int) -> Reply:
-        guard = build_guard()
-        guard.install()
-        part = self._data.iloc[:cut]
-        with guard.on():
-            function = load_entry_point(FEATURE_SET, self._reference)
-            features = compute_features(function, part, self._folder)
-        return Reply(array=check_frame(features, part).to_numpy())
+
+def compute_before(reference: str, cut: int) -> Reply:
+    """
+    Compute the features of the rows before a cut, in this process, which is a child.
+
+    :param reference: Folder or dotted name.
+    :param cut: The first row that the module does not get.
+    :raises SubmissionError: If the module fails.
+    """
+    guard = build_guard()
+    guard.install()
+    part = load_market_data(CANNED_UNTIL).frame.iloc[:cut]
+    folder = Path(reference) if Path(reference).is_dir() else None
+    with guard.on():
+        function = load_entry_point(FEATURE_SET, reference)
+        features = compute_features(function, part, folder)
+    numbers = check_frame(features, part)
+    return Reply(facts={"columns": list(numbers.columns)}, array=numbers.to_numpy())
+
+
+def _tell_difference(leak: Leak, data: pd.DataFrame) -> str:
+    return f"column {show(leak.column)} has another value at {format_time(data, leak.row)}"
+
+
+def _compare_columns(first: list[str], other: list[str]) -> str:
+    only = sorted(set(first) ^ set(other))
+    if only:
+        return f"there are other columns, {show(only[0])} among them"
+    at = next(at for at, name in enumerate(first) if other[at] != name)
+    return f"columns stand in another order, {show(other[at])} in place of {show(first[at])}"
 
 
 def _check_same_again(first: np.ndarray, second: np.ndarray, features: pd.DataFrame) -> None:
@@ -138,12 +188,7 @@ def _check_same_again(first: np.ndarray, second: np.ndarray, features: pd.DataFr
     if not same.all():
         row, column = map(int, np.argwhere(~same)[0])
         raise SubmissionError(
-            f"non-deterministic: column {features.columns[column]!r} at "
-            f"{features.index[row].date()} is {first[row, column]:.6g} in one run and "
+            f"non-deterministic: column {show(features.columns[column])} at "
+            f"{format_time(features, row)} is {first[row, column]:.6g} in one run and "
             f"{second[row, column]:.6g} in the next on the same data; seed every random number"
         )
-
-
-def _first_difference(columns: list[str], features: pd.DataFrame) -> str:
-    changed = sorted(set(columns) ^ set(features.columns))
-    return repr(changed[0]) if changed else "their order changes"

@@ -161,7 +161,8 @@ def explain(leaks: Sequence[Leak], data: pd.DataFrame, warm_up: int) -> str:
     return (
         f"look-ahead: column {column!r} at {format_time(data, leak.row)} changes from "
         f"{leak.before:.6g} to {leak.after:.6g} when the rows from {format_time(data, leak.cut)} "
-        f"on {leak.how}; likely cause: {_guess_cause(by_column[column], warm_up)}{others}"
+        f"on {leak.how}, likely cause: {_guess_cause(by_column[column], warm_up)}{others}; "
+        "compute each row from the rows up to it"
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +13,10 @@ from elnigma.config import BY_KEY
 from elnigma.errors import SubmissionError
 from elnigma.guard import build_guard
 from elnigma.isolation import Reply, run_isolated
+from elnigma.loading import MODEL_STRUCTURE
 from elnigma.progress import Progress
+from elnigma.surroundings import change_all
+from elnigma.validation.afresh import check_surroundings, compute_afresh
 
 if TYPE_CHECKING:
     import keras
@@ -37,10 +41,32 @@ def check_model_structure(reference: str, progress: Progress, *, seed: int) -> d
     :raises SubmissionError: With the first thing that is wrong.
     """
     progress.tell("checking", 5)
-    return run_isolated(lambda: Reply(facts=_check(reference, seed))).facts
+    first = run_isolated(partial(compute_model, reference, seed))
+    progress.tell("checking in another process", 60)
+
+    def compare(reply: Reply) -> str | None:
+        found, other = first.numbers(), reply.numbers()
+        if first.facts["parameters"] != reply.facts["parameters"]:
+            counts = first.facts["parameters"][str(WIDTH)], reply.facts["parameters"][str(WIDTH)]
+            return f"the model has {counts[1]} weights in place of {counts[0]}"
+        if np.array_equal(found, other):
+            return None
+        count = int((found != other).sum())
+        return f"{count} of {len(found)} predictions are others after the same training"
+
+    compute = partial(compute_afresh, MODEL_STRUCTURE.name, reference=reference, seed=seed)
+    check_surroundings(compute, compare, change_all())
+    return first.facts
 
 
-def _check(reference: str, seed: int) -> dict[str, Any]:
+def compute_model(reference: str, seed: int) -> Reply:
+    """
+    Build a model, fit it, and predict with it, in this process, which is a child.
+
+    :param reference: Folder or dotted name.
+    :param seed: Of the made-up data and the model.
+    :raises SubmissionError: If something is wrong with it.
+    """
     # Imported in the child: the backend's threads would not survive a fork.
     from elnigma import networks
 
@@ -54,16 +80,20 @@ def _check(reference: str, seed: int) -> dict[str, Any]:
         networks.set_seed(seed)
         other = structure.build(OTHER_WIDTH)
         model = structure.build(WIDTH)
+        loss = structure.check_loss(model)
         _check_learning(structure, model, rows)
-        _check_round_trip(structure, model, rows[0])
-    return {
+        predictions = structure.predict(model, rows[0])
+        _check_round_trip(structure, model, rows[0], predictions)
+    facts = {
         "parameters": {
             str(WIDTH): int(model.count_params()),
             str(OTHER_WIDTH): int(other.count_params()),
         },
         "fitted_epochs": EPOCHS,
         "h5_round_trip": True,
+        "loss": loss,
     }
+    return Reply(facts=facts, array=predictions)
 
 
 def _make_rows(seed: int) -> Rows:
@@ -80,14 +110,21 @@ def _check_learning(structure: Structure, model: keras.Model, rows: Rows) -> Non
     structure.fit(model, train, validation, lambda *_: None)
     after = model.get_weights()
     if all(np.array_equal(old, new) for old, new in zip(before, after, strict=True)):
-        raise SubmissionError("the model learns nothing: no weight changed in training")
+        raise SubmissionError(
+            "the model learns nothing: no weight changed in training; give it a layer with "
+            "weights, and a loss that one output can lower, as binary_crossentropy"
+        )
 
 
-def _check_round_trip(structure: Structure, model: keras.Model, features: np.ndarray) -> None:
-    predictions = structure.predict(model, features)
+def _check_round_trip(
+    structure: Structure, model: keras.Model, features: np.ndarray, predictions: np.ndarray
+) -> None:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "model.h5"
         structure.save(model, path)
         again = structure.load(path)
     if not np.array_equal(predictions, structure.predict(again, features)):
-        raise SubmissionError("the model predicts otherwise after it is saved and loaded as .h5")
+        raise SubmissionError(
+            "the model predicts otherwise after it is saved and loaded as .h5; let each layer of "
+            "your own keep all that it needs in get_config() and in its weights"
+        )
