@@ -1,0 +1,6 @@
+# coding: latin-1
+"""Fünf Tage."""
+
+
+def build_features(data):
+    return data[["close"]].pct_change(5)

@@ -1,0 +1,3 @@
+"""A table in place of the function."""
+
+build_features = {"window": 5}

@@ -1,0 +1,5 @@
+"""Helpers."""
+
+
+def momentum(data):
+    return data[["close"]].pct_change(5)

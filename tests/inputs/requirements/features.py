@@ -1,0 +1,7 @@
+"""It needs a library."""
+
+import ta
+
+
+def build_features(data):
+    return ta.momentum(data)

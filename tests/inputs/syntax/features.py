@@ -1,0 +1,5 @@
+"""A bracket is missing."""
+
+
+def build_features(data):
+    return (data[["close"]].pct_change(5)

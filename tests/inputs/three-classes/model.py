@@ -1,0 +1,9 @@
+"""Up, down and flat."""
+
+import keras
+
+
+def build_model(n_features, params):
+    return keras.Sequential(
+        [keras.Input((n_features,)), keras.layers.Dense(3, activation="softmax")]
+    )

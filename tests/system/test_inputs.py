@@ -1,0 +1,58 @@
+"""A sample of what people really send, through the whole stack; the trainer's own tests run all."""
+
+from __future__ import annotations
+
+import os
+import random
+import tomllib
+from pathlib import Path
+
+import pytest
+
+INPUTS = Path(__file__).parents[1] / "inputs"
+SAMPLE = 10
+SEED = os.environ.get("TOUCHSTONE_CAMPAIGN_SEED", "1")
+
+
+def read_expected(name):
+    return tomllib.loads((INPUTS / name / "expected.toml").read_text())
+
+
+def choose():
+    """Return as many names as are run: always the same ones for the same seed."""
+    names = sorted(path.parent.name for path in INPUTS.glob("*/expected.toml"))
+    if os.environ.get("TOUCHSTONE_CAMPAIGNS") == "full":
+        return names
+    return sorted(random.Random(SEED).sample(names, SAMPLE))
+
+
+NAMES = choose()
+
+
+@pytest.fixture(scope="module")
+def submitted(installation):
+    """All of them at once, as they come."""
+    found = {}
+    for name in NAMES:
+        has_model = (INPUTS / name / "model.py").exists()
+        told = read_expected(name).get("system")
+        system = told or ("model_structure" if has_model else "feature_set")
+        found[name] = installation.submit(INPUTS / name, "--system", system)
+    return found
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_an_input_ends_with_the_right_word_and_leaves_nothing_running(
+    installation, submitted, name
+):
+    expected, submission_id = read_expected(name), submitted[name]
+
+    submission = installation.wait_for_submission(submission_id, "accepted", "rejected", "error")
+
+    assert submission["status"] == expected["outcome"], submission.get("reason")
+    if expected["outcome"] == "rejected":
+        assert submission["reason"] == expected["reason"]
+        task = installation.task(submission_id, "validation")
+        assert task["failure_class"] == expected.get("class", "submission")
+        assert task["attempt"] == 1
+    assert not any(submission_id in running for running in installation.running_attempts())
