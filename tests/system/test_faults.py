@@ -11,6 +11,7 @@ import pytest
 from system.installation import EXAMPLES, SLOW
 from waiting import wait_for
 
+pytestmark = pytest.mark.campaign(sample=999)
 DISK_MIB = 48
 
 

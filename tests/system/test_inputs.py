@@ -27,6 +27,7 @@ def choose():
 
 
 NAMES = choose()
+pytestmark = pytest.mark.campaign(sample=999)
 
 
 @pytest.fixture(scope="module")
