@@ -104,7 +104,7 @@ REFUSED = {
     str(conf): (conf, reason)
     for conf, reason in [
         ({"source": GIT, "sauce": 1}, "sauce: unknown field"),
-        ({"source": "file:///no/such/repository"}, "source: cannot be read within 60 s"),
+        ({"source": "file:///no/such/repository"}, "source: there is no git repository"),
         ({"source": "https://127.0.0.1:9/x.git"}, "source: cannot be read within 60 s"),
         ({"source": GIT, "ref": "no-such-branch"}, "ref: "),
         ({"source": GIT, "path": "no/such/folder"}, "path: "),
