@@ -124,7 +124,7 @@ def _explain_index(found: pd.Index, wanted: pd.DatetimeIndex) -> str:
         )
     if len(missing):
         return (
-            f"{_count_days(missing)} of the data missing, first {_day(missing[0])} ({rows}); "
+            f"{_count_days(missing)} missing, first {_day(missing[0])} ({rows}); "
             f"leave NaN in the first rows instead of dropna, {_KEEP_INDEX}"
         )
     if len(extra):
