@@ -119,7 +119,10 @@ class RegisterOperator(BaseOperator):
             check_baseline(records, conf, run.user)
             check_placeable(records, conf, run.user)
             if conf.submission_id is None:
-                submission = self._register(records, conf, submission_id, run, find_begin(dag_run))
+                is_cleared = dag_run.clear_number > 0
+                submission = self._register(
+                    records, conf, submission_id, run, is_cleared=is_cleared
+                )
             else:
                 submission = self._schedule(records, conf, run)
         except PermanentError as error:
@@ -140,7 +143,13 @@ class RegisterOperator(BaseOperator):
         end_all()
 
     def _register(
-        self, records: RecordStore, conf: RunConf, submission_id: str, run: Run, began: str
+        self,
+        records: RecordStore,
+        conf: RunConf,
+        submission_id: str,
+        run: Run,
+        *,
+        is_cleared: bool,
     ) -> Record:
         from touchstone.hooks.records import RecordExists
 
@@ -154,7 +163,6 @@ class RegisterOperator(BaseOperator):
             "created_at": _now(),
             "notes": conf.notes,
             "run_ids": [run.run_id],
-            "run_began": began,
             "conf": build_conf(conf),
             "model_group_id": submission_id,
             "baseline": conf.schedule.baseline if conf.schedule else None,
@@ -167,9 +175,13 @@ class RegisterOperator(BaseOperator):
         found = records.get_submission(submission_id)
         check_taken(found, source, run)
         schedule = _plan_schedule(found, conf.schedule, run) if conf.schedule else {}
-        # Airflow forgets a run that is deleted, and takes its id for another one.
-        is_another = found.get("run_began", began) != began
-        content = (None if is_another else _find_content(found)) or self._take_content(conf)
+        if found.get("accepted_at") and not is_cleared:
+            # Airflow forgets a run that is deleted, and takes its id for another one. This is one:
+            # its own first run has come here before it was accepted. Clearing it changes nothing.
+            found = records.change_submission(submission_id, lambda _: {"is_run_anew": True})
+        content = (None if found.get("is_run_anew") else _find_content(found)) or (
+            self._take_content(conf)
+        )
 
         def decide(found: Record) -> Record:
             check_taken(found, source, run)
@@ -177,7 +189,6 @@ class RegisterOperator(BaseOperator):
             # What was on record only as refused gets the rest of its record now.
             rest = {name: value for name, value in record.items() if name not in found}
             fields = {**rest, "cancel": None, "run_ids": take_up(found, run), **schedule}
-            fields["run_began"] = began
             if found.get("accepted_at"):
                 # What was accepted stays what it was, wherever its branch has gone since.
                 return fields
@@ -286,11 +297,6 @@ class RegisterOperator(BaseOperator):
 
             with contextlib.suppress(IllegalMove):
                 records.change_submission(submission_id, decide)
-
-
-def find_begin(dag_run: Any) -> str:
-    """Return what tells an Airflow run from an earlier one of its id: when it was to begin."""
-    return str(getattr(dag_run, "run_after", None) or "")
 
 
 def _find_content(found: Record) -> Record | None:

@@ -102,7 +102,11 @@ def build_conf(source):
 
 def build_context(conf=None, *, map_index=None):
     run = SimpleNamespace(
-        conf=conf or {}, run_id="largest", triggering_user_name="\u65e5" * 100, logical_date=None
+        conf=conf or {},
+        run_id="largest",
+        triggering_user_name="\u65e5" * 100,
+        logical_date=None,
+        clear_number=0,
     )
     return {
         "dag_run": run,

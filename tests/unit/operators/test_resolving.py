@@ -83,7 +83,9 @@ def records(objects, elnigma, monkeypatch):
 
 def build_context(run_id, conf):
     return {
-        "dag_run": SimpleNamespace(conf=conf, run_id=run_id, triggering_user_name="ada"),
+        "dag_run": SimpleNamespace(
+            conf=conf, run_id=run_id, triggering_user_name="ada", clear_number=0
+        ),
         "params": {},
         "ti": SimpleNamespace(xcom_push=lambda **_: None, run_id=run_id),
     }
