@@ -7,6 +7,7 @@ import secrets
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from datetime import UTC, datetime
 from importlib import import_module
 from typing import TYPE_CHECKING, Annotated, Any
@@ -519,7 +520,7 @@ def _finish(
             print_json({**started, "conf": conf})
         else:
             typer.echo(submission_id)
-        if client.is_paused():
+        if _is_paused(client):
             say(
                 "touchstone: the DAG is paused in Airflow: the run waits until somebody unpauses "
                 "it; ask an admin to"
@@ -538,6 +539,13 @@ def _finish(
         )
         raise typer.Exit(EXIT_INTERRUPTED) from None
     _report(client, started, ending, as_json)
+
+
+def _is_paused(client: Client) -> bool:
+    # The run is there, whatever becomes of this question.
+    with suppress(TouchstoneError):
+        return client.is_paused()
+    return False
 
 
 def _wait(

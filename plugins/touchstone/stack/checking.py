@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import platform
 import secrets
 import signal
+import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -18,6 +18,7 @@ import typer
 
 from touchstone.client.packing import is_remote
 from touchstone.client.requests import pack_source
+from touchstone.client.tables import clean
 from touchstone.core.conf import System, parse_conf
 from touchstone.core.tasks import (
     CONTENT_FOLDER,
@@ -33,12 +34,13 @@ from touchstone.stack.images import choose_runtime
 from touchstone.stack.layout import Runtime as RuntimeName
 from touchstone.terminal import AsJson, print_json, say
 from touchstone_agent.adapters.docker import DockerRuntime
-from touchstone_agent.adapters.files import make_attempt_folder, remove_tree
+from touchstone_agent.adapters.files import make_attempt_folder, read_below, remove_tree
 from touchstone_agent.adapters.process import ProcessRuntime
 from touchstone_agent.adapters.transfer import unpack
 from touchstone_agent.contract import build_limit_variables
 from touchstone_agent.core.ports import LaunchSpec, Runtime
 from touchstone_agent.evidence import read_verdict
+from touchstone_agent.protocol.documents import parse_json
 from touchstone_agent.protocol.errors import ConfigurationError, TransientError
 from touchstone_agent.protocol.messages import AttemptRef
 from touchstone_agent.settings import DockerSettings, ProcessSettings
@@ -52,6 +54,7 @@ EXIT_REFUSED = 1
 _POLL_SECONDS = 0.05
 _STOP_SECONDS = 10
 _MOST_CONSOLE_BYTES = 1024**2
+_MOST_RESULT_BYTES = 1024**2
 
 
 def check(
@@ -189,7 +192,8 @@ def _read(out: Path, exit_code: int | None, task: TaskSpec) -> dict[str, Any]:
         return found
     found["class"] = verdict.failure_class
     if verdict.outcome == "succeeded":
-        result = json.loads((out / "result.json").read_text())
+        raw = read_below(out, "result.json", limit=_MOST_RESULT_BYTES)
+        result = parse_json(raw, max_bytes=_MOST_RESULT_BYTES)
         found |= {name: result.get(name) or found[name] for name in ("checks", "columns")}
         found["outcome"] = "accepted"
     return found
@@ -241,7 +245,9 @@ def _tell(found: dict[str, Any], *, log: bool, as_json: bool) -> None:
         print_json(found)
         return
     if log:
-        typer.echo(found["console"], nl=False)
+        # Code under test wrote this: on a terminal it must not move the cursor.
+        console = found["console"]
+        typer.echo(clean(console) if sys.stdout.isatty() else console, nl=False)
     if found["outcome"] == "accepted":
         columns = f", {len(found['columns'])} columns" if found["columns"] else ""
         typer.echo(f"accepted after {found['seconds']} s{columns}")

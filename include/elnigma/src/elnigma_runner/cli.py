@@ -66,7 +66,7 @@ def main() -> int:
         except OSError as fault:
             # The disk is full, or the folder gone. Whoever started the container sees the code.
             print(f"elnigma-run: temporary: no verdict can be written: {fault}", file=sys.stderr)
-            return TEMPORARY
+            return TEMPORARY if fault.errno in outputs.FAULTS else 1
         return decision.exit_code
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import math
@@ -30,6 +31,10 @@ _READ_BYTES = 1024**2
 _OWN = frozenset({CONSOLE, VERDICT, PROGRESS, RESERVE})
 _RESERVE_BYTES = 1024**2
 _PROBE_BYTES = 4096
+# What a disk says of itself. What somebody may not do is not among it: that can be arranged.
+FAULTS = frozenset(
+    {errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS, errno.ENOENT, errno.ESTALE, errno.EMFILE}
+)
 
 
 class ResultError(ValueError):
@@ -76,7 +81,7 @@ def reserve(out: Path) -> None:
 
 def find_fault(out: Path) -> str | None:
     """
-    Return why nothing can be written in the output folder; ``None`` if something can.
+    Return what is wrong with the disk below the output folder; ``None`` if it can be written to.
 
     :param out: Output folder.
     """
@@ -91,7 +96,7 @@ def find_fault(out: Path) -> str | None:
             os.close(descriptor)
             probe.unlink(missing_ok=True)
     except OSError as error:
-        return error.strerror or str(error)
+        return (error.strerror or str(error)) if error.errno in FAULTS else None
     return None
 
 
