@@ -105,7 +105,7 @@ REFUSED = {
     for conf, reason in [
         ({"source": GIT, "sauce": 1}, "sauce: unknown field"),
         ({"source": "file:///no/such/repository"}, "source: there is no git repository"),
-        ({"source": "https://127.0.0.1:9/x.git"}, "source: cannot be read within 60 s"),
+        ({"source": "https://127.0.0.1:9/x.git"}, "source: its host cannot be connected to"),
         ({"source": GIT, "ref": "no-such-branch"}, "ref: "),
         ({"source": GIT, "path": "no/such/folder"}, "path: "),
         ({"source": "upload:" + "0" * 64}, "source: nothing was uploaded"),

@@ -53,6 +53,7 @@ _CAUSES = (
      "access, or to set TOUCHSTONE_GIT_CONN_ID"),
     ("Could not resolve host", "its host has no address; mend the name in the URL"),
     ("Connection refused", "its host refuses the connection; mend host and port in the URL"),
+    ("Failed to connect", "its host cannot be connected to; mend host and port in the URL"),
     ("timed out", "its host does not answer; mend the URL, or try later"),
     ("Authentication failed", "its host wants to know who asks; ask an admin to set "
      "TOUCHSTONE_GIT_CONN_ID"),
@@ -493,7 +494,10 @@ class _Git:
             mode, kind, object_id, size = facts.split()
             name = check_name(raw_name.decode("utf-8", "surrogateescape"))
             if kind == b"commit":
-                remarks.append(f"{show_name(name)} is a submodule: its files are not taken")
+                remarks.append(
+                    f"{show_name(name)} is a submodule: its files are not taken; commit "
+                    "copies, if the module needs them"
+                )
                 continue
             if mode == b"120000":
                 if keep_links_out:
@@ -546,7 +550,7 @@ class _Git:
             if entry.size < _LFS_BYTES and body.startswith(_LFS_POINTER):
                 remarks.append(
                     f"{show_name(entry.name)} is a pointer of Git LFS: what it stands for is not "
-                    "in the repository, and is not taken"
+                    "in the repository, and is not taken; commit the file itself"
                 )
             files.append(PackedFile(name=entry.name, body=body, is_executable=entry.is_executable))
         return files
