@@ -327,6 +327,8 @@ class Supervisor:
             self._shop.outbox.tell(key, news, group=ref.task_key)
 
     def _record_exit(self, ended: Exit | None) -> None:
+        if not self._out.is_dir():
+            raise PermanentError("its output folder has vanished from this server")
         limits = self._cell.attempt.start.limits
         exit_code = None if ended is None else ended.exit_code
         found = read_verdict(

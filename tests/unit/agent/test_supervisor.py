@@ -147,6 +147,20 @@ def test_a_container_that_vanished_is_lost(stage: Stage) -> None:
     assert stage.run()[-1] == "lost"
 
 
+def test_an_output_folder_that_vanished_is_the_servers_loss_and_told(stage: Stage) -> None:
+    def vanish(spec: LaunchSpec) -> Exit:
+        (spec.folder / "out").rmdir()
+        return Exit(exit_code=75)
+
+    stage.begin(vanish)
+
+    stage._supervised[-1].run()
+
+    told = [body for body in stage.world.tell() if isinstance(body, PhaseChanged)][-1]
+    assert told.phase is AttemptPhase.LOST
+    assert told.reason == "its output folder has vanished from this server"
+
+
 def test_a_file_that_is_not_what_the_verdict_says_is_not_uploaded(stage: Stage) -> None:
     def work(spec: LaunchSpec) -> Exit:
         succeed(spec)
