@@ -194,6 +194,7 @@ class Supervisor:
             self._cell.woken.clear()
             if self._is_ending():
                 return
+            self._check_output_folder()
             # Its own runner does all of this first; unless what it runs has stopped it.
             excess = watch.find_excess()
             if excess is not None:
@@ -327,8 +328,7 @@ class Supervisor:
             self._shop.outbox.tell(key, news, group=ref.task_key)
 
     def _record_exit(self, ended: Exit | None) -> None:
-        if not self._out.is_dir():
-            raise PermanentError("its output folder has vanished from this server")
+        self._check_output_folder()
         limits = self._cell.attempt.start.limits
         exit_code = None if ended is None else ended.exit_code
         found = read_verdict(
@@ -353,6 +353,11 @@ class Supervisor:
         if verdict is None:
             self._keep_runtime_output()
         self._move(AttemptPhase.EXITED, **facts.dump())
+
+    def _check_output_folder(self) -> None:
+        """Nothing that it computes from now on could be kept."""
+        if not self._out.is_dir():
+            raise PermanentError("its output folder has vanished from this server")
 
     def _keep_runtime_output(self) -> None:
         """Without a console, what the engine has is the only trace of what went wrong."""

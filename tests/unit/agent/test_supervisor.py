@@ -147,10 +147,15 @@ def test_a_container_that_vanished_is_lost(stage: Stage) -> None:
     assert stage.run()[-1] == "lost"
 
 
-def test_an_output_folder_that_vanished_is_the_servers_loss_and_told(stage: Stage) -> None:
-    def vanish(spec: LaunchSpec) -> Exit:
+@pytest.mark.parametrize("ended", [Exit(exit_code=75), None], ids=["it ends", "it goes on"])
+def test_an_output_folder_that_vanished_is_the_servers_loss_and_told(
+    stage: Stage, ended: Exit | None
+) -> None:
+    """What went on there went on until its time was over, for nothing."""
+
+    def vanish(spec: LaunchSpec) -> Exit | None:
         (spec.folder / "out").rmdir()
-        return Exit(exit_code=75)
+        return ended
 
     stage.begin(vanish)
 
