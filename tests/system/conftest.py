@@ -7,6 +7,7 @@ import os
 import secrets
 import shutil
 import subprocess
+from contextlib import contextmanager
 
 import pytest
 
@@ -56,8 +57,6 @@ def elnigma_repository(tmp_path_factory):
 @pytest.fixture(scope="session")
 def installation(tmp_path_factory, runpod, elnigma_repository):
     """A running stack; Docker where there is an engine, the process runtime otherwise."""
-    state_dir = tmp_path_factory.mktemp("stack")
-    state_dir.chmod(0o700)
     connection = {"conn_type": "runpod", "host": runpod.url, "password": "rpa_test"}
     options = {
         "TOUCHSTONE_RUNPOD_CONN_ID": "touchstone_runpod",
@@ -66,12 +65,28 @@ def installation(tmp_path_factory, runpod, elnigma_repository):
         "TOUCHSTONE_ELNIGMA_GIT": elnigma_repository.as_uri(),
         "AIRFLOW_CONN_TOUCHSTONE_RUNPOD": json.dumps(connection),
     }
+    with run_stack(tmp_path_factory.mktemp("stack"), options, "--slots", "3") as made:
+        if os.environ.get("TOUCHSTONE_REQUIRE_ALL"):
+            assert made.runtime == "docker", "this machine must have a Docker Engine"
+        yield made
+
+
+@pytest.fixture(scope="module")
+def installation_of_processes(tmp_path_factory):
+    """Another one, whose attempts are processes; for the tests of one module only."""
+    arguments = ("--slots", "1", "--runtime", "process")
+    with run_stack(tmp_path_factory.mktemp("processes"), {}, *arguments) as made:
+        yield made
+
+
+@contextmanager
+def run_stack(state_dir, options, *arguments):
+    """Start a stack, and end it; nothing of it may be left."""
+    state_dir.chmod(0o700)
     made = Installation(state_dir, env=f"t{secrets.token_hex(3)}", options=options)
-    done = made.run("up", "--slots", "3")
+    done = made.run("up", *arguments)
     if done.returncode != 0:
         pytest.fail(f"the stack does not start:\n{done.stdout}\n{done.stderr}", pytrace=False)
-    if os.environ.get("TOUCHSTONE_REQUIRE_ALL"):
-        assert made.runtime == "docker", "this machine must have a Docker Engine"
     yield made
     ended = made.run("down")
     assert ended.returncode == 0, f"{ended.stdout}\n{ended.stderr}"

@@ -27,7 +27,6 @@ def choose():
 
 
 NAMES = choose()
-pytestmark = pytest.mark.campaign(sample=999)
 
 
 @pytest.fixture(scope="module")
