@@ -85,6 +85,8 @@ class FakeRuntime:
         self.killed: list[str] = []
         self.removed: list[str] = []
         self.output = b""
+        self.image_labels: dict[str, str] = {}
+        self.main_pids: dict[str, int] = {}
         self.problems: list[Exception] = []
         self.changed = threading.Condition()
 
@@ -129,7 +131,10 @@ class FakeRuntime:
             self.changed.notify_all()
 
     def find_main_pid(self, name: str, out: Path) -> int | None:
-        return None
+        return self.main_pids.get(name)
+
+    def read_image_labels(self, image: str) -> Mapping[str, str]:
+        return self.image_labels
 
     def find_shared_user(self, image: str | None = None) -> str | None:
         return None

@@ -2,6 +2,7 @@
 # A runner for tests of the agent: honours the contract without a trainer behind it.
 #   runner.sh ok IN OUT LINES DELAY   write numbered lines, then succeed
 #   runner.sh held IN OUT             write numbered lines until there is a file OUT/go, then succeed
+#   runner.sh devices IN OUT          write down which GPUs it may see, then as held
 #   runner.sh copy IN OUT             give the input file "big" back as a model
 #   runner.sh sleep IN OUT SECONDS    do nothing for a while; SIGTERM ends it with 143
 #   runner.sh stubborn IN OUT         ignore SIGTERM
@@ -137,6 +138,15 @@ held)
     say "line $i"
     sleep 0.1
   done
+  verdict 0 succeeded ok console.log
+  ;;
+devices)
+  trap aborted TERM
+  say "CUDA_VISIBLE_DEVICES=${CUDA_VISIBLE_DEVICES-not set}"
+  say "NVIDIA_VISIBLE_DEVICES=${NVIDIA_VISIBLE_DEVICES-not set}"
+  say "TOUCHSTONE_CUDA=${TOUCHSTONE_CUDA-not set}"
+  say "TOUCHSTONE_GPU_SHARE=${TOUCHSTONE_GPU_SHARE-not set}"
+  while [ ! -e "$out/go" ]; do sleep 0.1; done
   verdict 0 succeeded ok console.log
   ;;
 copy)

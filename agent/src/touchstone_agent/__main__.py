@@ -184,6 +184,7 @@ def status(settings: AgentSettings, *, as_json: bool) -> int:
                     "fence": attempt.ref.fence,
                     "slot_class": attempt.start.slot_class.value,
                     "holds_slot": attempt.holds_slot,
+                    "gpus": list(attempt.gpu_ids),
                     "phase": attempt.phase.value,
                     "since": attempt.phase_at.isoformat(),
                     "reason": attempt.reason,

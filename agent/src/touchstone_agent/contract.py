@@ -6,6 +6,8 @@ from collections.abc import Iterable
 
 from touchstone_agent.protocol.messages import Limits
 
+_PARTS = 10_000
+
 
 def build_limit_variables(limits: Limits) -> dict[str, str]:
     """Return the environment variables that tell a runner its limits."""
@@ -17,6 +19,20 @@ def build_limit_variables(limits: Limits) -> dict[str, str]:
         "OUTPUT_BYTES": limits.output_bytes,
     }
     return {f"TOUCHSTONE_{name}": str(value) for name, value in given.items() if value is not None}
+
+
+def build_gpu_variables(*, requires_gpu: bool, gpus: int, shares: int = 1) -> dict[str, str]:
+    """
+    Return the environment variables that tell a runner what it may expect of a GPU.
+
+    :param requires_gpu: Whether it must not compute on the CPU in place of one.
+    :param gpus: GPUs that are handed over.
+    :param shares: How many attempts share each of them.
+    """
+    wish = "required" if requires_gpu else "preferred" if gpus else "none"
+    # Rounded down: all shares together are no more than there is.
+    share = f"{_PARTS // shares / _PARTS:g}"
+    return {"TOUCHSTONE_CUDA": wish, **({"TOUCHSTONE_GPU_SHARE": share} if gpus else {})}
 
 
 def fill_arguments(argv: Iterable[str], *, inputs: str, out: str) -> list[str]:

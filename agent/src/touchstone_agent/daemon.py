@@ -14,13 +14,24 @@ from typing import Protocol, TypeVar, assert_never
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 from touchstone_agent.adapters.files import make_attempt_folder, remove_tree
+from touchstone_agent.adapters.gpu import look_at_gpus
 from touchstone_agent.adapters.journal import Journal
 from touchstone_agent.adapters.sqs import Received
 from touchstone_agent.cell import AttemptCell
-from touchstone_agent.core.admission import Accept, Capacity, Refuse, Repeat, decide_start
+from touchstone_agent.core.admission import (
+    ALL_USABLE,
+    Accept,
+    Capacity,
+    Decision,
+    Refuse,
+    Repeat,
+    decide_start,
+)
 from touchstone_agent.core.attempts import Attempt
 from touchstone_agent.core.backoff import Backoff
+from touchstone_agent.core.gpus import DetectedGpu
 from touchstone_agent.core.resync import plan_sync
+from touchstone_agent.gpus import Holder, judge_gpus
 from touchstone_agent.logs import Log
 from touchstone_agent.machine import Machine
 from touchstone_agent.outbox import Outbox
@@ -64,6 +75,7 @@ LEAVE_SECONDS = 2.0
 MAX_DEFECTS = 5
 """After so many failures on one message the control plane is told of it."""
 MAX_DEFECTS_KNOWN = 1000
+MAX_LOOKS_KNOWN = 100
 
 log = Log("agent")
 
@@ -119,7 +131,8 @@ class Agent:
         self._capacity = Capacity(
             slots=settings.slots,
             validation_slots=settings.validation_slots,
-            gpu_ids=tuple(int(gpu["index"]) for gpu in machine.gpus),
+            gpus=machine.gpus,
+            gpu_shares=settings.gpu_shares,
             images_allowed=settings.image_patterns,
         )
         self._lock = threading.RLock()
@@ -133,6 +146,7 @@ class Agent:
         )
         self._told_at: dict[AttemptRef, float] = {}
         self._defects: OrderedDict[str, int] = OrderedDict()
+        self._looks: OrderedDict[AttemptRef, Mapping[str, str]] = OrderedDict()
         self._threads: list[threading.Thread] = []
         self.counts: Counter[str] = Counter()
         """What was ignored or refused, by kind."""
@@ -305,16 +319,11 @@ class Agent:
             self._outbox.tell(key, event, group=start.ref.task_key)
 
     def _judge_start(self, start: Start) -> None:
+        unusable = self._find_unusable_gpus(start)
         now = self._shop.clock.now()
         with self._lock:
             self._missing.pop(start.ref, None)
-            mark = self._journal.get_mark(start.ref.task_key)
-            decision = decide_start(
-                start,
-                attempts=[cell.attempt for cell in self._cells.values()],
-                mark=mark,
-                capacity=self._capacity,
-            )
+            decision = self._decide_start(start, unusable)
             if isinstance(decision, Accept):
                 decision = self._find_problem(start) or decision
             match decision:
@@ -325,6 +334,45 @@ class Agent:
                 case Accept():
                     self._accept(start, decision, now)
 
+    def _decide_start(self, start: Start, unusable: Mapping[str, str] = ALL_USABLE) -> Decision:
+        return decide_start(
+            start,
+            attempts=[cell.attempt for cell in self._cells.values()],
+            mark=self._journal.get_mark(start.ref.task_key),
+            capacity=self._capacity,
+            unusable=unusable,
+        )
+
+    def _find_unusable_gpus(self, start: Start) -> Mapping[str, str]:
+        """
+        Ask the driver once which GPUs a START must not get, if it would get any.
+
+        Nobody waits for that but other STARTs: a driver may take seconds, or hang. By then this
+        START may have come a second time, which changes nothing of the answer.
+        """
+        with self._lock:
+            decision = self._decide_start(start)
+            answered = self._looks.get(start.ref)
+        if not isinstance(decision, Accept) or not decision.gpu_ids:
+            return ALL_USABLE
+        if answered is not None:
+            return answered
+        known = self._machine.gpus
+        look = look_at_gpus(has_slices=any(gpu.parent for gpu in known))
+        holders = [
+            Holder(name=cell.name, out=cell.folder / "out", gpu_ids=cell.attempt.gpu_ids)
+            for cell in self._list_cells()
+            if cell.attempt.holds_slot
+        ]
+        unusable = judge_gpus(known, look, holders, self._shop.runtime)
+        for uuid, reason in unusable.items():
+            log.warning("gpu.unusable", gpu=uuid, reason=reason)
+        with self._lock:
+            if len(self._looks) >= MAX_LOOKS_KNOWN:
+                self._looks.popitem(last=False)
+            self._looks[start.ref] = unusable
+        return unusable
+
     def _accept(self, start: Start, decision: Accept, now: datetime) -> None:
         attempt = Attempt(
             start=start,
@@ -332,6 +380,7 @@ class Agent:
             phase_at=now,
             accepted_at=now,
             gpu_ids=decision.gpu_ids,
+            gpu_shares=self._capacity.gpu_shares,
         )
         posted = self._journal.save(attempt, now=now, announce=True)
         cell = self._add_cell(attempt)
@@ -616,8 +665,18 @@ class Agent:
             agent_version=metadata.version("touchstone-agent"),
             cpus=self._machine.cpus,
             memory_mib=self._machine.memory_mib,
-            gpus=tuple(ServerGpu.model_validate(gpu) for gpu in self._machine.gpus)[:MAX_GPUS],
+            gpus=tuple(map(self._describe_gpu, self._machine.gpus))[:MAX_GPUS],
             running=tuple((a.ref, a.phase) for a in attempts if not a.is_final)[:MAX_RUNNING],
+        )
+
+    def _describe_gpu(self, gpu: DetectedGpu) -> ServerGpu:
+        return ServerGpu(
+            index=gpu.index,
+            name=gpu.name,
+            memory_mib=gpu.memory_mib,
+            uuid=gpu.uuid,
+            driver=gpu.driver,
+            shares=self._capacity.gpu_shares,
         )
 
     def _list_cells(self) -> tuple[AttemptCell, ...]:

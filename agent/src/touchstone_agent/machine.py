@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import psutil
+
+from touchstone_agent.core.gpus import DetectedGpu
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -17,15 +17,15 @@ class Machine:
 
     :param cpus: CPUs.
     :param memory_mib: Memory, MiB.
-    :param gpus: GPUs, with ``index``, ``name`` and ``memory_mib`` each.
+    :param gpus: GPUs that may be handed to attempts.
     """
 
     cpus: int
     memory_mib: int
-    gpus: tuple[Mapping[str, Any], ...] = ()
+    gpus: tuple[DetectedGpu, ...] = ()
 
 
-def measure_machine(gpus: tuple[Mapping[str, Any], ...]) -> Machine:
+def measure_machine(gpus: tuple[DetectedGpu, ...]) -> Machine:
     """Measure this server."""
     return Machine(
         cpus=os.cpu_count() or 1,

@@ -3,15 +3,25 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 
-from touchstone_agent.adapters.gpu import detect_gpus
+from touchstone_agent.adapters.gpu import look_at_gpus, select_gpus
 from touchstone_agent.adapters.sqs import Queues
+from touchstone_agent.core.gpus import EXCLUSIVE, DetectedGpu, GpuLook
 from touchstone_agent.core.ports import Runtime
-from touchstone_agent.protocol.errors import TouchstoneError
+from touchstone_agent.gpus import Holder, judge_gpus
+from touchstone_agent.protocol.errors import PermanentError, TouchstoneError, TransientError
+from touchstone_agent.protocol.images import (
+    find_driver_problem,
+    find_idle_gpus,
+    read_image_labels,
+)
 from touchstone_agent.settings import AgentSettings
+
+CROWDED_SHARE = 0.1
+"""So much of a GPU's memory in use, and nobody who is told to compute there, is worth a word."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,18 +62,23 @@ def run_checks(
         checks.append((f"queue {queue}", partial(_check_queue, settings, queue)))
     checks.append(("engine", lambda: build_runtime(settings).check()))
     checks.append(("users", partial(_check_users, settings, build_runtime, None)))
+    # Asked once: a driver that hangs does so each time.
+    look = GpuLook() if settings.gpu == "none" else look_at_gpus()
     for image in settings.images_allowed:
         if not set(image) & set("*?["):
             checks.append((f"image {image}", partial(_check_image, settings, build_runtime, image)))
             users = partial(_check_users, settings, build_runtime, image)
             checks.append((f"users in {image}", users))
-    checks += [("disk", lambda: _check_disk(settings)), ("GPUs", lambda: _check_gpus(settings))]
-    return tuple(_run(name, look) for name, look in checks)
+            gpus = partial(_check_image_gpus, settings, build_runtime, image, look)
+            checks.append((f"GPUs for {image}", gpus))
+    checks.append(("disk", lambda: _check_disk(settings)))
+    checks.append(("GPUs", lambda: _check_gpus(settings, build_runtime, look)))
+    return tuple(_run(name, check) for name, check in checks)
 
 
-def _run(name: str, look: Callable[[], str | Warned]) -> CheckResult:
+def _run(name: str, check: Callable[[], str | Warned]) -> CheckResult:
     try:
-        found = look()
+        found = check()
         return CheckResult(
             name=name, is_ok=True, text=str(found), is_warning=isinstance(found, Warned)
         )
@@ -111,11 +126,82 @@ def _check_disk(settings: AgentSettings) -> str:
     return f"{free} MiB free"
 
 
-def _check_gpus(settings: AgentSettings) -> str:
-    gpus = detect_gpus(settings.gpu)
+def _check_image_gpus(
+    settings: AgentSettings,
+    build_runtime: Callable[[AgentSettings], Runtime],
+    image: str,
+    look: GpuLook,
+) -> str | Warned:
+    facts = read_image_labels(build_runtime(settings).read_image_labels(image))
+    gpus = select_gpus(look.gpus, settings.gpu)
+    problem = find_driver_problem(image, facts, [gpu.driver for gpu in gpus])
+    if problem is not None:
+        raise OSError(problem)
+    idle = find_idle_gpus(image, facts, has_gpus=bool(gpus))
+    if idle is not None:
+        return Warned(idle)
+    return "it does not say what it computes with" if facts.backend is None else facts.backend
+
+
+def _check_gpus(
+    settings: AgentSettings, build_runtime: Callable[[AgentSettings], Runtime], look: GpuLook
+) -> str | Warned:
+    gpus = select_gpus(look.gpus, settings.gpu)
+    told = [*filter(None, (look.problem, *look.broken))]
     if isinstance(settings.gpu, tuple):
-        missing = set(settings.gpu) - {int(gpu["index"]) for gpu in gpus}
+        missing = set(settings.gpu) - {gpu.index for gpu in gpus}
         if missing:
-            raise OSError(f"GPUs {sorted(missing)} are named in the settings and not found")
-    names = ", ".join(f"{gpu['index']}: {gpu['name']} ({gpu['memory_mib']} MiB)" for gpu in gpus)
-    return names or "none"
+            named = f"GPUs {sorted(missing)} are named in the settings and not found"
+            raise OSError("; ".join((named, *told)))
+    found = ", ".join(_describe_gpu(gpu, settings.gpu_shares) for gpu in gpus) or "none"
+    if look.processes:
+        runtime = build_runtime(settings)
+        told += judge_gpus(gpus, look, _list_holders(settings, runtime), runtime).values()
+    told += _find_oddities(settings, gpus, look)
+    return Warned("; ".join((found, *told))) if told else found
+
+
+def _describe_gpu(gpu: DetectedGpu, shares: int) -> str:
+    shared = f", {shares} shares" if shares > 1 else ""
+    return f"{gpu.index}: {gpu.name} ({gpu.memory_mib} MiB, driver {gpu.driver}{shared})"
+
+
+def _list_holders(settings: AgentSettings, runtime: Runtime) -> list[Holder]:
+    """Return what this agent runs, as the engine knows it: the daemon may be at work."""
+    try:
+        found = runtime.list_labels()
+    except (PermanentError, TransientError):
+        return []  # that the engine does not answer is said already
+    return [
+        Holder(
+            name=name,
+            out=settings.attempts_dir / name / "out",
+            gpu_ids=tuple(labels.get("touchstone.gpus", "").split(",")),
+        )
+        for name, labels in found.items()
+    ]
+
+
+def _find_oddities(
+    settings: AgentSettings, gpus: tuple[DetectedGpu, ...], look: GpuLook
+) -> Iterator[str]:
+    """Say what an admin should know of GPUs that can be handed over."""
+    at_work = {process.uuid for process in look.processes}
+    for gpu in gpus:
+        used = gpu.used_mib or 0
+        if used > gpu.memory_mib * CROWDED_SHARE and not at_work & {gpu.uuid, gpu.parent}:
+            yield (
+                f"{used} of {gpu.memory_mib} MiB of GPU {gpu.index} are used, and nobody is told "
+                "to compute there"
+            )
+        if settings.gpu_shares > 1 and gpu.compute_mode == EXCLUSIVE:
+            yield (
+                f"GPU {gpu.index} is in compute mode {EXCLUSIVE}, so only one of its "
+                f"{settings.gpu_shares} shares can be used: nvidia-smi -i {gpu.index} -c DEFAULT"
+            )
+    trainings = len(gpus) * settings.gpu_shares
+    if gpus and settings.slots > trainings:
+        yield (
+            f"the setting slots is {settings.slots}, but the GPUs are enough for {trainings}: "
+            "lower it, or raise gpu_shares"
+        )

@@ -21,6 +21,7 @@ from pydantic import (
 
 from touchstone_agent.protocol.envelope import load_private_key, load_public_key
 from touchstone_agent.protocol.errors import ConfigurationError
+from touchstone_agent.protocol.facts import MAX_GPU_SHARES
 from touchstone_agent.protocol.names import (
     build_control_queue,
     build_event_queue,
@@ -111,6 +112,7 @@ class AgentSettings(_Section):
     :param images_allowed: Patterns of images that may run here; there is no default, because
         whoever may name an image may run anything. Where nothing isolates, no image is run.
     :param gpu: ``auto`` detects NVIDIA GPUs, ``none`` hides them, a list names some by index.
+    :param gpu_shares: How many trainings share one GPU at a time, or one slice of a split GPU.
     """
 
     env: Environment
@@ -134,6 +136,7 @@ class AgentSettings(_Section):
     prepared_mib: int = Field(default=20_480, ge=64)
     images_allowed: tuple[ImagePattern, ...] = ()
     gpu: Literal["auto", "none"] | tuple[int, ...] = "auto"
+    gpu_shares: int = Field(default=1, ge=1, le=MAX_GPU_SHARES)
 
     @model_validator(mode="after")
     def _is_complete(self) -> AgentSettings:

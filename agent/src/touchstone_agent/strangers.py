@@ -9,9 +9,11 @@ from datetime import datetime
 from pydantic import ValidationError
 
 from touchstone_agent.core.attempts import Attempt
+from touchstone_agent.core.gpus import is_gpu_id
 from touchstone_agent.core.ports import Clock, Runtime
 from touchstone_agent.logs import Log
 from touchstone_agent.protocol.errors import PermanentError, TransientError
+from touchstone_agent.protocol.facts import MAX_GPU_SHARES
 from touchstone_agent.protocol.messages import AttemptPhase, Start
 from touchstone_agent.protocol.names import PREPARE_SUFFIX
 from touchstone_agent.supervisor import STOP_GRACE_SECONDS
@@ -103,8 +105,12 @@ def build_adopted(labels: Mapping[str, str], *, runtime: str, now: datetime) -> 
     """
     try:
         start = Start.model_validate_json(labels["touchstone.start"])
-        gpu_ids = tuple(int(gpu) for gpu in labels["touchstone.gpus"].split(",") if gpu)
+        gpu_ids = tuple(gpu for gpu in labels["touchstone.gpus"].split(",") if gpu)
+        # Absent from the version before, under which nothing was shared.
+        gpu_shares = int(labels.get("touchstone.gpu_shares", "1"))
     except (KeyError, ValidationError, ValueError):
+        return None
+    if not all(map(is_gpu_id, gpu_ids)) or not 1 <= gpu_shares <= MAX_GPU_SHARES:
         return None
     return Attempt(
         start=start,
@@ -113,4 +119,5 @@ def build_adopted(labels: Mapping[str, str], *, runtime: str, now: datetime) -> 
         accepted_at=now,
         details={"runtime": runtime},
         gpu_ids=gpu_ids,
+        gpu_shares=gpu_shares,
     )

@@ -10,7 +10,7 @@ from pathlib import Path
 from touchstone_agent.adapters.prepared import PreparedCache
 from touchstone_agent.adapters.transfer import Transfer
 from touchstone_agent.cell import AttemptCell
-from touchstone_agent.contract import build_limit_variables
+from touchstone_agent.contract import build_gpu_variables, build_limit_variables
 from touchstone_agent.core.ports import Clock, LaunchSpec, Runtime
 from touchstone_agent.grants import GrantDesk
 from touchstone_agent.outbox import Outbox
@@ -64,7 +64,15 @@ def build_spec(cell: AttemptCell, shop: Workshop) -> LaunchSpec:
         labels=build_labels(cell, shop),
         image=start.image,
         argv=start.argv,
-        environment={**start.environment, **build_limit_variables(limits)},
+        environment={
+            **start.environment,
+            **build_limit_variables(limits),
+            **build_gpu_variables(
+                requires_gpu=start.requires_gpu,
+                gpus=len(cell.attempt.gpu_ids),
+                shares=cell.attempt.gpu_shares,
+            ),
+        },
         folder=cell.folder,
         cache=cache,
         limits=limits,
@@ -100,7 +108,11 @@ def build_prepare_spec(
         labels=labels,
         image=start.image,
         argv=wanted.argv,
-        environment={**start.environment, **build_limit_variables(limits)},
+        environment={
+            **start.environment,
+            **build_limit_variables(limits),
+            **build_gpu_variables(requires_gpu=False, gpus=0),
+        },
         folder=folder,
         cache=cache,
         limits=limits,
@@ -121,6 +133,7 @@ def build_labels(cell: AttemptCell, shop: Workshop) -> dict[str, str]:
         "touchstone.attempt": str(ref.attempt),
         "touchstone.fence": str(ref.fence),
         "touchstone.agent": shop.instance,
-        "touchstone.gpus": ",".join(map(str, cell.attempt.gpu_ids)),
+        "touchstone.gpus": ",".join(cell.attempt.gpu_ids),
+        "touchstone.gpu_shares": str(cell.attempt.gpu_shares),
         "touchstone.start": json.dumps(start.model_dump(mode="json"), separators=(",", ":")),
     }

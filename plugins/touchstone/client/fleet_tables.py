@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -50,6 +51,7 @@ def build_fleet(status: Record) -> RenderableType:
         *_describe_placements(status),
         *_describe_holds(status),
         *_describe_work(status),
+        *_describe_gpus(status),
         *_describe_pods(runpod),
         *remarks,
         *status["differences"],
@@ -127,6 +129,18 @@ def _format_slots(in_use: object, slots: object) -> str:
 def _describe_capability(capability: Record) -> str:
     cuda = f"CUDA {capability['vram_gib']:g} GiB, " if capability["cuda"] else ""
     return f"{cuda}{capability['ram_gib']:g} GiB RAM"
+
+
+def _describe_gpus(status: Record) -> Iterator[str]:
+    """Say what GPUs servers have, as far as their agents tell more than their memory."""
+    for row in status["servers"]:
+        shares = int(row.get("gpu_shares") or 1)
+        if row.get("gpu_driver") or shares > 1:
+            models = Counter(map(str, row["gpus"])).items()
+            words = [f"{number} {model}" for model, number in models]
+            words += [f"driver {row['gpu_driver']}"] if row.get("gpu_driver") else []
+            words += [f"each shared by {shares} trainings"] if shares > 1 else []
+            yield f"{row['server']}: {', '.join(words)}"
 
 
 def _describe_placements(status: Record) -> Iterator[str]:

@@ -259,8 +259,20 @@ def find_detected(server: Mapping[str, Any]) -> Capability | None:
     if not inventory:
         return None
     gpus = inventory.get("gpus") or ()
+    # A task gets any one of them, or its share of it.
+    vram_mib = min(((gpu.get("memory_mib") or 0) / find_shares(gpu) for gpu in gpus), default=0)
     return Capability(
         cuda=bool(gpus),
-        vram_gib=min((gpu.get("memory_mib") or 0 for gpu in gpus), default=0) / _MIB_PER_GIB,
+        vram_gib=vram_mib / _MIB_PER_GIB,
         ram_gib=(inventory.get("memory_mib") or 0) / _MIB_PER_GIB,
     )
+
+
+def count_shares(server: Mapping[str, Any]) -> int:
+    """Return how many trainings a server's GPUs are enough for; 0 without GPUs."""
+    return sum(map(find_shares, (server.get("inventory") or {}).get("gpus") or ()))
+
+
+def find_shares(gpu: Mapping[str, Any]) -> int:
+    """Return how many trainings share a GPU of an inventory; 1 from agents that do not say."""
+    return int(gpu.get("shares") or 1)

@@ -24,7 +24,7 @@ class Capability:
     What a machine has.
 
     :param cuda: Whether a container there can use CUDA.
-    :param vram_gib: Memory of its smallest GPU, GiB; one task gets one GPU.
+    :param vram_gib: Memory of its smallest GPU, or of one share of it, GiB; one task gets one.
     :param ram_gib: Its memory, GiB.
     """
 

@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict
 
 from touchstone.core.conf import CloudChoice, Schedule, System
 from touchstone.core.names import VALIDATION_TASK_ID, build_task_id
+from touchstone_agent.contract import build_gpu_variables
 from touchstone_agent.protocol.messages import (
     AttemptRef,
     Grant,
@@ -270,17 +271,23 @@ def build_start(
         limits=spec.limits,
         gpus=gpus,
         prepare=None if spec.elnigma is None else PREPARATION,
+        requires_gpu=spec.require_cuda,
     )
 
 
 def build_pod_start(spec: TaskSpec, ref: AttemptRef, grants: Mapping[str, Grant]) -> PodStart:
     """Return what a pod is told to run: the same as a server, but for what a pod is by itself."""
     start = build_start(spec, ref, grants)
+    # What is rented for a training has a GPU of its own, and for a validation none. Servers say
+    # that themselves, who know what they have handed over.
+    gpu = build_gpu_variables(
+        requires_gpu=spec.require_cuda, gpus=int(spec.kind is SlotClass.TRAINING)
+    )
     return PodStart(
         ref=ref,
         command=RUNNER,
         argv=start.argv,
-        environment=start.environment,
+        environment={**start.environment, **gpu},
         inputs=start.inputs,
         limits=start.limits,
         prepare=start.prepare,

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from datetime import datetime
 from typing import Any, Final, Protocol
 
-from touchstone.core.demand import tell_hold
+from touchstone.core.demand import count_shares, find_detected, find_shares, tell_hold
 from touchstone.core.holds import list_holds
 from touchstone.core.placement import Capability, Declared, intersect
 from touchstone.core.pools import (
@@ -69,21 +69,7 @@ def find_capability(record: Mapping[str, Any]) -> Capability:
         Declared(**{key: declared.get(key) for key in ("cuda", "vram_gib", "ram_gib")})
         if declared
         else None,
-        detect_capability(record),
-    )
-
-
-def detect_capability(record: Mapping[str, Any]) -> Capability | None:
-    """Return what a server's agent has found; ``None`` before its first word."""
-    inventory = record.get("inventory")
-    if not inventory:
-        return None
-    vram = [float(gpu.get("memory_mib") or 0) for gpu in inventory.get("gpus") or ()]
-    return Capability(
-        cuda=bool(vram),
-        # A task gets any one of them.
-        vram_gib=min(vram, default=0.0) / 1024,
-        ram_gib=float(inventory.get("memory_mib") or 0) / 1024,
+        find_detected(record),
     )
 
 
@@ -127,7 +113,7 @@ def _compare_machine(
         yield f"{name}: its agent has not been heard of yet, so nothing is known of its GPUs"
         return
     cuda = (declared or {}).get("cuda")
-    if cuda and not _count_gpus(record):
+    if cuda and not count_shares(record):
         yield f"{name}: declared with CUDA, but no GPU was detected: used for CPU tasks only"
     if pool is None:
         return
@@ -187,6 +173,8 @@ def build_row(
             "ram_gib": round(capability.ram_gib, 1),
         },
         "gpus": [str(gpu.get("name")) for gpu in inventory.get("gpus") or ()],
+        "gpu_shares": max(map(find_shares, inventory.get("gpus") or ()), default=1),
+        "gpu_driver": find_driver(record),
         "declared": declared,
         "drained": record.get("drained"),
         "holds": [
@@ -209,6 +197,8 @@ def build_odd_row(name: str, why: str) -> Record:
         **{f"validation_{key}": value for key, value in show_pool(None).items()},
         "capability": {"cuda": False, "vram_gib": 0.0, "ram_gib": 0.0},
         "gpus": [],
+        "gpu_shares": 1,
+        "gpu_driver": None,
         "declared": None,
         "drained": None,
         "holds": [],
@@ -249,8 +239,10 @@ def count_held(facts: PoolFacts) -> int:
     return facts.running + facts.queued + facts.deferred
 
 
-def _count_gpus(record: Mapping[str, Any]) -> int:
-    return len((record.get("inventory") or {}).get("gpus") or ())
+def find_driver(record: Mapping[str, Any]) -> str | None:
+    """Return the driver of a server's GPUs; ``None`` without GPUs, or if its agent does not say."""
+    gpus = (record.get("inventory") or {}).get("gpus") or ()
+    return next((str(gpu["driver"]) for gpu in gpus if gpu.get("driver")), None)
 
 
 def tell_slots(pool: str, has: int, says: int) -> str:
@@ -283,16 +275,18 @@ def choose_first_slots(key: str, declared: Mapping[str, Any], record: Record) ->
         return int(declared[key])
     takes = (record.get("inventory") or {}).get(key)
     slots = 1 if takes is None else int(takes)
-    is_limited = key == "slots" and declared["cuda"] is not False and _count_gpus(record)
-    return min(slots, _count_gpus(record)) if is_limited else slots
+    is_limited = key == "slots" and declared["cuda"] is not False and count_shares(record)
+    return min(slots, count_shares(record)) if is_limited else slots
 
 
 def find_refusal(
     place: str, name: str, slots: int | None, record: Record, cuda: bool | None
 ) -> str | None:
     """Return why a server may not have so many slots; a machine without GPUs may have any."""
-    gpus = _count_gpus(record)
-    if not gpus or cuda is False or slots is None or 0 <= slots <= gpus:
+    most = count_shares(record)
+    if not most or cuda is False or slots is None or 0 <= slots <= most:
         return None
     number = "unlimited" if slots < 0 else str(slots)
-    return f"{place}: {number}, but {name} has {count(gpus, 'GPU')}: at most {gpus}"
+    gpus = count(len(record["inventory"]["gpus"]), "GPU")
+    shared = "" if most == len(record["inventory"]["gpus"]) else f" with {most} shares"
+    return f"{place}: {number}, but {name} has {gpus}{shared}: at most {most}"

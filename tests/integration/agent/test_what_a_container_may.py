@@ -9,10 +9,13 @@ import os
 import tarfile
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import pytest
 
 from fakes.control_plane import ControlPlane
+from fakes.gpus import FakeGpus
+from fakes.images import RUNNER, build_script_image, name_script_image
 from touchstone_agent.protocol.messages import (
     AttemptPhase,
     AttemptRef,
@@ -275,10 +278,7 @@ def test_a_container_that_can_be_made_but_not_started_leaves_nothing(
     docker_image: str, stopped_agent: AgentProcess, plane: ControlPlane
 ) -> None:
     """The driver answers, but the engine was never told how to hand over a GPU."""
-    driver = stopped_agent.folder / "bin/nvidia-smi"
-    driver.parent.mkdir()
-    driver.write_text("#!/bin/sh\necho '0, Test GPU, 24576, GPU-0'\n")
-    driver.chmod(0o755)
+    FakeGpus(stopped_agent.folder, 1)
     stopped_agent.options["gpu"] = "auto"
     stopped_agent.start()
     start = plane.make_start(["ok", "1", "0"])
@@ -295,6 +295,27 @@ def test_a_container_that_can_be_made_but_not_started_leaves_nothing(
     rejected = plane.wait_phase(too_many.ref, AttemptPhase.REJECTED)
     assert rejected.reason == "gpu: 2 GPUs wanted, this server has 1"
     assert rejected.details == {"refusal": "gpu"}
+
+
+@pytest.mark.docker
+@pytest.mark.parametrize("runtime_name", ["docker"])
+def test_a_container_that_is_handed_no_gpu_sees_none_whatever_its_image_asks_for(
+    docker_image: str, agent: AgentProcess, plane: ControlPlane, tmp_path: Path
+) -> None:
+    """Images for CUDA ask for all, and get them where NVIDIA's runtime is the engine's default."""
+    asking = {"NVIDIA_VISIBLE_DEVICES": "all"}
+    image = name_script_image("touchstone-test-cuda", RUNNER, asking)
+    build_script_image(image, RUNNER, tmp_path, asking)
+    ref = plane.start(["devices"], image=image)
+    plane.wait_phase(ref, AttemptPhase.RUNNING)
+    plane.wait("it has begun", lambda: agent.find_output(ref, "console.log"))
+    agent.let_go(ref)
+
+    plane.wait_phase(ref, AttemptPhase.UPLOADED)
+
+    console = plane.read_output(ref, "console.log").decode().splitlines()
+    assert "NVIDIA_VISIBLE_DEVICES=void" in console
+    assert "TOUCHSTONE_CUDA=none" in console
 
 
 def test_what_ends_without_a_verdict_keeps_its_last_words(

@@ -16,6 +16,7 @@ from touchstone_agent.adapters.journal import Journal
 from touchstone_agent.adapters.prepared import PreparedCache
 from touchstone_agent.adapters.sqs import Received
 from touchstone_agent.cell import AttemptCell
+from touchstone_agent.core.gpus import DetectedGpu
 from touchstone_agent.daemon import Agent
 from touchstone_agent.machine import Machine
 from touchstone_agent.outbox import Outbox
@@ -39,8 +40,11 @@ SERVER_PRIVATE, SERVER_PUBLIC = generate_key()
 class AgentWorld:
     """Everything an agent needs, in memory but for its journal and folders."""
 
-    def __init__(self, folder: Path, **settings: Any) -> None:
+    def __init__(
+        self, folder: Path, *, gpus: tuple[DetectedGpu, ...] = (), **settings: Any
+    ) -> None:
         self.folder = folder
+        self.gpus = gpus
         self.clock = FakeClock()
         self.queues = FakeQueues()
         self.runtime = FakeRuntime()
@@ -95,7 +99,7 @@ class AgentWorld:
             journal=self.journal,
             outbox=self.outbox,
             shop=self.shop,
-            machine=Machine(cpus=4, memory_mib=1000),
+            machine=Machine(cpus=4, memory_mib=1000, gpus=self.gpus),
             epoch="e1",
         )
         return self.agent
@@ -149,8 +153,8 @@ def supervised(monkeypatch: pytest.MonkeyPatch) -> list[Supervisor]:
 
 @pytest.fixture
 def make_world(tmp_path: Path, supervised: list[Supervisor]) -> Callable[..., AgentWorld]:
-    def make(**settings: Any) -> AgentWorld:
-        return AgentWorld(tmp_path, **settings)
+    def make(**options: Any) -> AgentWorld:
+        return AgentWorld(tmp_path, **options)
 
     return make
 

@@ -13,6 +13,7 @@ import pytest
 from fakes.agent_world import NOW, make_attempt, make_grant, make_ref, make_start
 from touchstone_agent.adapters.journal import FENCES_KEPT, Journal
 from touchstone_agent.core.admission import FenceMark
+from touchstone_agent.core.attempts import Attempt
 from touchstone_agent.core.cursor import Chunk
 from touchstone_agent.protocol.errors import ConfigurationError
 from touchstone_agent.protocol.messages import AttemptPhase, Input
@@ -31,7 +32,8 @@ def test_an_attempt_comes_back_as_it_was_saved(path: Path) -> None:
         reason="because",
         cancel_reason="asked",
         end_as=AttemptPhase.LOST,
-        gpu_ids=(0, 2),
+        gpu_ids=("GPU-5b1f", "MIG-GPU-5b1f/7/0"),
+        gpu_shares=3,
         console_cursor=7,
         chunks=(Chunk(offset=7, size=3, sha256="ab"),),
         uploaded=("a", "b"),
@@ -119,3 +121,57 @@ def test_a_journal_of_a_newer_agent_is_refused(path: Path) -> None:
 
     with pytest.raises(ConfigurationError, match="install the agent that wrote it"):
         Journal(path)
+
+
+AS_IT_WAS = """
+CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL);
+CREATE TABLE attempts (
+    task_key TEXT NOT NULL, fence INTEGER NOT NULL, start TEXT NOT NULL,
+    phase TEXT NOT NULL, phase_at TEXT NOT NULL, accepted_at TEXT NOT NULL,
+    reason TEXT, details TEXT NOT NULL, cancel_reason TEXT, end_as TEXT NOT NULL,
+    gpu_ids TEXT NOT NULL,
+    console_cursor INTEGER NOT NULL, chunks TEXT NOT NULL, uploaded TEXT NOT NULL,
+    failed TEXT NOT NULL, console_closed INTEGER NOT NULL,
+    PRIMARY KEY (task_key, fence));
+INSERT INTO meta VALUES ('schema', '1'), ('instance', 'i');
+"""
+"""A journal of the version that knew GPUs by their index."""
+
+COLUMNS_AS_THEY_WERE = (
+    "task_key, fence, start, phase, phase_at, accepted_at, reason, details, cancel_reason, "
+    "end_as, gpu_ids, console_cursor, chunks, uploaded, failed, console_closed"
+)
+
+
+def write_as_it_was(path: Path, attempt: Attempt, gpu_ids: str) -> None:
+    """Write an attempt as the version before does."""
+    now = NOW.isoformat()
+    row = (
+        *(attempt.ref.task_key, attempt.ref.fence, attempt.start.model_dump_json()),
+        *("running", now, now, None, "{}", None, "cancelled", gpu_ids, 0, "[]", "[]", "{}", 0),
+    )
+    marks = ",".join("?" * len(row))
+    with sqlite3.connect(path) as db:
+        db.execute(f"INSERT INTO attempts ({COLUMNS_AS_THEY_WERE}) VALUES ({marks})", row)
+
+
+def test_an_attempt_of_the_version_before_still_holds_its_gpus(path: Path) -> None:
+    with sqlite3.connect(path) as db:
+        db.executescript(AS_IT_WAS)
+    write_as_it_was(path, make_attempt(), "[0, 2]")
+
+    (attempt,) = Journal(path).load()
+
+    assert (attempt.gpu_ids, attempt.gpu_shares) == (("0", "2"), 1)
+    new = make_attempt(make_ref("i9"), gpu_ids=("GPU-1",), gpu_shares=2)
+    Journal(path).save(new, now=NOW)
+    assert sorted(Journal(path).load(), key=lambda a: a.ref.task_id) == [attempt, new]
+
+
+def test_the_version_before_can_go_on_with_a_journal_of_this_one(path: Path) -> None:
+    Journal(path).close()
+
+    write_as_it_was(path, make_attempt(), "[1]")
+
+    (attempt,) = Journal(path).load()
+    assert (attempt.gpu_ids, attempt.gpu_shares) == (("1",), 1)

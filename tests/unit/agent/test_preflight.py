@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import os
+import subprocess
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from fakes.agent_world import FakeRuntime
+from fakes.gpus import RTX, FakeGpus
 from touchstone_agent import __main__ as command
 from touchstone_agent import preflight
+from touchstone_agent.adapters import gpu
 from touchstone_agent.preflight import CheckResult, run_checks
 from touchstone_agent.settings import AgentSettings
 
@@ -26,18 +30,21 @@ class SharingRuntime(FakeRuntime):
 @pytest.fixture
 def check(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[CheckResult]]:
     monkeypatch.setattr(preflight, "_check_queue", lambda settings, queue: "reachable")
-    settings = AgentSettings(
-        env="dev",
-        server="box",
-        state_dir=tmp_path,
-        private_key_file=tmp_path / "key",
-        control_public_key=CONTROL_PUBLIC,
-        images_allowed=("trainer:1", "registry/*"),
-        min_free_mib=0,
-    )
 
-    def check(runtime: FakeRuntime) -> list[CheckResult]:
-        return list(run_checks(settings, lambda _: runtime))
+    def check(runtime: FakeRuntime, **settings: object) -> list[CheckResult]:
+        known = AgentSettings(
+            **{
+                "env": "dev",
+                "server": "box",
+                "state_dir": tmp_path,
+                "private_key_file": tmp_path / "key",
+                "control_public_key": CONTROL_PUBLIC,
+                "images_allowed": ("trainer:1", "registry/*"),
+                "min_free_mib": 0,
+                **settings,
+            }
+        )
+        return list(run_checks(known, lambda _: runtime))
 
     return check
 
@@ -60,3 +67,207 @@ def test_who_shares_a_user_is_warned_of_loudly_and_may_go_on(
     monkeypatch.setattr(preflight, "run_checks", lambda *_: (told,))
     assert command.check(None) == 0
     assert capsys.readouterr().out.startswith("WARN users: RUNNER AND TRAINER")
+
+
+# --- GPUs -------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def gpus(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FakeGpus:
+    """Two GPUs, of which preflight can ask."""
+    found = FakeGpus(tmp_path / "machine")
+    monkeypatch.setenv("PATH", f"{found.bin}:{os.environ['PATH']}")
+    # A busy machine is no driver that hangs.
+    monkeypatch.setattr(gpu, "LOOK_SECONDS", 600)
+    return found
+
+
+@pytest.fixture
+def look(check) -> Callable[..., CheckResult]:
+    """Return a function that checks, and returns what is said of one thing."""
+
+    def look(
+        name: str = "GPUs", runtime: FakeRuntime | None = None, **settings: object
+    ) -> CheckResult:
+        (found,) = [r for r in check(runtime or FakeRuntime(), **settings) if r.name == name]
+        return found
+
+    return look
+
+
+@pytest.fixture
+def stranger() -> Iterator[int]:
+    """The process id of somebody who is no attempt."""
+    process = subprocess.Popen(["sleep", "3600"])
+    yield process.pid
+    process.kill()
+    process.wait()
+
+
+def test_the_gpus_are_told_with_memory_driver_and_shares(gpus: FakeGpus, look) -> None:
+    told = look(slots=4, gpu_shares=2)
+
+    assert told.is_ok
+    assert not told.is_warning
+    one = f"{RTX} (24576 MiB, driver 550.54.14, 2 shares)"
+    assert told.text == f"0: {one}, 1: {one}"
+
+
+def test_a_machine_without_gpus_needs_none(monkeypatch: pytest.MonkeyPatch, look) -> None:
+    monkeypatch.setenv("PATH", "/nowhere")
+
+    told = look()
+
+    assert (told.is_ok, told.is_warning, told.text) == (True, False, "none")
+
+
+def test_gpus_that_nobody_wants_are_not_asked_of(gpus: FakeGpus, look) -> None:
+    assert look(gpu="none").text == "none"
+    assert gpus.asked == []
+
+
+def test_the_driver_is_asked_once_for_all_checks(gpus: FakeGpus, check) -> None:
+    check(FakeRuntime(), images_allowed=("a:1", "b:1", "c:1"))
+
+    assert [line.partition("=")[0] for line in gpus.asked] == [
+        *("--query-gpu", "-L", "--query-compute-apps"),
+    ]
+
+
+def test_somebody_else_on_a_gpu_is_warned_of(gpus: FakeGpus, look, stranger: int) -> None:
+    gpus.use(1, stranger)
+
+    told = look()
+
+    assert told.is_warning
+    assert f"another process uses GPU 1 (pid {stranger}, 12000 MiB); end it, or" in told.text
+
+
+def test_what_this_agent_runs_is_nobody_else(gpus: FakeGpus, look, stranger: int) -> None:
+    gpus.use(1, stranger)
+    runtime = FakeRuntime()
+    runtime.labels["touchstone-dev-s1-i5-1-1"] = {"touchstone.gpus": "GPU-1"}
+
+    assert not look(runtime=runtime).is_warning, "nobody can look, and it holds that GPU"
+    runtime.main_pids["touchstone-dev-s1-i5-1-1"] = os.getpid()
+    assert not look(runtime=runtime).is_warning
+    runtime.main_pids["touchstone-dev-s1-i5-1-1"] = stranger
+    gpus.use(0, os.getpid())
+    assert look(runtime=runtime).is_warning
+
+
+@pytest.mark.parametrize("fault", ["lost", "error"])
+def test_a_broken_gpu_is_warned_of_and_the_others_told(gpus: FakeGpus, look, fault: str) -> None:
+    gpus.change_gpu(0, fault=fault)
+
+    told = look()
+
+    assert told.is_warning
+    assert told.text.startswith(f"1: {RTX}")
+    assert "lost" in told.text or "Unknown Error" in told.text
+
+
+def test_a_driver_that_does_not_work_is_warned_of_with_its_own_words(gpus: FakeGpus, look) -> None:
+    gpus.change(fault="failed")
+
+    told = look()
+
+    assert told.is_warning
+    assert told.text.startswith("none; nvidia-smi ended with 9: NVIDIA-SMI has failed")
+
+
+def test_a_driver_that_hangs_is_warned_of(
+    gpus: FakeGpus, look, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(gpu, "LOOK_SECONDS", 0.2)
+    gpus.change(fault="hang")
+
+    assert look().text.startswith("none; nvidia-smi does not answer within")
+
+
+def test_a_gpu_of_the_settings_that_is_not_there_is_a_failure(gpus: FakeGpus, look) -> None:
+    gpus.change_gpu(1, fault="lost")
+
+    told = look(gpu=(0, 1))
+
+    assert not told.is_ok
+    assert told.text.startswith("GPUs [1] are named in the settings and not found; Unable to")
+
+
+def test_memory_that_is_used_up_by_nobody_who_is_told_is_warned_of(gpus: FakeGpus, look) -> None:
+    gpus.change_gpu(0, used_mib=23000)
+    gpus.change_gpu(1, used_mib=400)
+
+    told = look()
+
+    assert told.text.endswith(
+        "; 23000 of 24576 MiB of GPU 0 are used, and nobody is told to compute there"
+    )
+
+
+def test_shares_of_a_gpu_that_takes_one_process_are_warned_of(gpus: FakeGpus, look) -> None:
+    gpus.change_gpu(0, mode="Exclusive_Process")
+
+    assert not look().is_warning
+    told = look(gpu_shares=2)
+    assert told.text.endswith(
+        "GPU 0 is in compute mode Exclusive_Process, so only one of its 2 shares can be used: "
+        "nvidia-smi -i 0 -c DEFAULT"
+    )
+
+
+def test_more_slots_than_gpus_are_warned_of(gpus: FakeGpus, look) -> None:
+    assert not look(slots=2).is_warning
+    assert look(slots=3).text.endswith(
+        "the setting slots is 3, but the GPUs are enough for 2: lower it, or raise gpu_shares"
+    )
+    assert not look(slots=3, gpu_shares=2).is_warning
+
+
+# --- images and GPUs --------------------------------------------------------------------------
+
+
+@pytest.fixture
+def look_at_image(look) -> Callable[..., CheckResult]:
+    def look_at_image(**labels: str) -> CheckResult:
+        runtime = FakeRuntime()
+        runtime.image_labels = {f"touchstone.{name}": value for name, value in labels.items()}
+        return look("GPUs for trainer:1", runtime)
+
+    return look_at_image
+
+
+CUDA = {"backend": "cuda", "cuda": "12.8", "min_driver": "525.60.13"}
+
+
+def test_an_image_that_fits_the_driver_is_well(gpus: FakeGpus, look_at_image) -> None:
+    told = look_at_image(**CUDA)
+
+    assert (told.is_ok, told.is_warning, told.text) == (True, False, "cuda")
+
+
+def test_an_image_that_needs_a_newer_driver_is_a_failure(gpus: FakeGpus, look_at_image) -> None:
+    gpus.change(driver="470.57.02")
+
+    told = look_at_image(**CUDA)
+
+    assert not told.is_ok
+    assert told.text == (
+        "image trainer:1 is for CUDA 12.8 and needs driver 525.60.13 or newer, this server has "
+        "470.57.02: install a newer driver"
+    )
+
+
+def test_an_image_for_the_cpu_is_warned_of_where_there_are_gpus(
+    gpus: FakeGpus, look_at_image, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert look_at_image(backend="cpu").is_warning
+    assert "set touchstone's trainer_image_cuda" in look_at_image(backend="cpu").text
+    monkeypatch.setenv("PATH", "/nowhere")
+    assert not look_at_image(backend="cpu").is_warning
+
+
+def test_an_image_that_says_nothing_is_taken_as_given(gpus: FakeGpus, look_at_image) -> None:
+    told = look_at_image()
+
+    assert (told.is_ok, told.is_warning) == (True, False)

@@ -111,6 +111,7 @@ def test_it_has_no_gpu_and_cannot_be_adopted(stage: Stage) -> None:
 
     first = stage.launched[0]
     assert first.gpu_ids == ()
+    assert first.environment["TOUCHSTONE_CUDA"] == "none"
     assert "touchstone.start" not in first.labels
     assert first.labels["touchstone.env"] == "dev"
 

@@ -41,6 +41,7 @@ def test_defaults_are_those_of_the_manual(folder: Path) -> None:
     assert (settings.slots, settings.validation_slots) == (1, 1)
     assert settings.heartbeat_seconds == 15
     assert settings.keep_hours == 48
+    assert (settings.gpu, settings.gpu_shares) == ("auto", 1)
 
 
 @pytest.mark.parametrize(
@@ -106,6 +107,8 @@ def test_the_server_is_named_by_variable_then_file_then_host(folder: Path) -> No
         ("control_public_key_file = 'x'", "either control_public_key"),
         ("server = 'Not A Name'", "server"),
         ("gpu = 'some'", "gpu"),
+        ("gpu_shares = 0", "gpu_shares"),
+        ("gpu_shares = 65", "gpu_shares"),
         ("slots = ", "cannot read"),
     ],
 )

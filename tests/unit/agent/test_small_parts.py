@@ -1,4 +1,4 @@
-"""Logs, GPUs, and the errors of the queues and the engine."""
+"""Logs, and the errors of the queues and the engine."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ from botocore.exceptions import ClientError, EndpointConnectionError, ReadTimeou
 from docker.errors import APIError, DockerException, NotFound
 
 from touchstone_agent.adapters.docker import _translated
-from touchstone_agent.adapters.gpu import detect_gpus, parse_gpus
 from touchstone_agent.adapters.sqs import Queues
 from touchstone_agent.logs import JsonFormatter
 from touchstone_agent.protocol.errors import PermanentError, TransientError
@@ -42,25 +41,6 @@ def test_signed_parts_of_urls_are_left_out_even_of_tracebacks() -> None:
     assert "https://b.s3/k" in text
     assert not {"sesame", "AK", "tok"} & set(text.replace("=", " ").replace("&", " ").split())
     assert "sesame" not in text
-
-
-def test_broken_gpus_are_left_out() -> None:
-    text = (
-        "0, NVIDIA GeForce RTX 3090, 24576, GPU-a\n"
-        "1, NVIDIA GeForce RTX 3090, [Unknown Error], GPU-b\n"
-        "Unable to determine the device handle\n"
-    )
-
-    assert parse_gpus(text) == (
-        {"index": 0, "name": "NVIDIA GeForce RTX 3090", "memory_mib": 24576, "uuid": "GPU-a"},
-    )
-
-
-def test_a_machine_without_a_driver_has_no_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("PATH", "/nowhere")
-
-    assert detect_gpus("auto") == ()
-    assert detect_gpus("none") == ()
 
 
 def make_client_error(code: str) -> ClientError:

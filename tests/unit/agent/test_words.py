@@ -97,7 +97,9 @@ GOOD: dict[type[Wire], dict[str, Any]] = {
         "agent_version": "1",
         "cpus": 1,
         "memory_mib": 1,
-        "gpus": [{"index": 0, "name": "L4", "memory_mib": 1, "uuid": "u"}],
+        "gpus": [
+            {"index": 0, "name": "L4", "memory_mib": 1, "uuid": "u", "driver": "570", "shares": 2}
+        ],
         "running": [[REF, "running"]],
     },
     PhaseChanged: {"ref": REF, "phase": "lost", "at": NOW.isoformat(), "reason": "gone"},

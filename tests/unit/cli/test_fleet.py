@@ -253,6 +253,19 @@ def test_the_status_shows_servers_and_what_differs(run: Run, file: Path, pools: 
     assert out(run("fleet", "status", "--json"))["servers"][0]["server"] == "rio"
 
 
+def test_the_status_tells_what_gpus_there_are(run: Run, airflow: FakeAirflow, rio: None) -> None:
+    assert "driver" not in run("fleet", "status", columns=160).stdout
+    gpu = {"name": "RTX 3090", "memory_mib": 24 * 1024, "driver": "550.54.14", "shares": 2}
+    airflow.records.change_server(
+        "rio", lambda found: {"inventory": {**found["inventory"], "gpus": [gpu] * 2}}
+    )
+
+    shown = run("fleet", "status", columns=160).stdout
+
+    assert "rio: 2 RTX 3090, driver 550.54.14, each shared by 2 trainings" in shown
+    assert "CUDA 12 GiB" in shown
+
+
 def test_the_status_tells_what_goes_wrong(run: Run, airflow: FakeAirflow, rio: None) -> None:
     hold = {
         "refusal": "disk",

@@ -15,6 +15,7 @@ from touchstone.core.demand import (
     build_needs,
     build_resource,
     build_schedule_needs,
+    count_shares,
     find_avoided,
     find_detected,
     find_duration,
@@ -228,6 +229,16 @@ def test_a_server_offers_its_smallest_gpu_for_one_task_gets_any_of_them():
     has = offer(make_server()).capability
 
     assert (has.cuda, has.vram_gib, has.ram_gib) == (True, 8, 64)
+
+
+def test_a_task_that_shares_a_gpu_has_its_share_of_the_memory():
+    gpus = [{"name": "a", "memory_mib": 24576, "shares": 3}, {"name": "b", "memory_mib": 16384}]
+    server = make_server(inventory={"memory_mib": 1024, "gpus": gpus})
+
+    assert offer(server).capability.vram_gib == 8
+    assert count_shares(server) == 4
+    assert count_shares(make_server()) == 2
+    assert count_shares({"server": "rio"}) == 0
 
 
 def test_the_stricter_of_declared_and_detected_counts():

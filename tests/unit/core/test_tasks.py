@@ -128,3 +128,22 @@ def test_the_environment_names_the_attempt_and_holds_no_grant():
     assert start.environment["TOUCHSTONE_SEED"] == "3"
     assert start.environment["TOUCHSTONE_THREADS"] == "2"
     assert not any("http" in value for value in start.environment.values())
+
+
+def test_only_a_schedule_that_requires_cuda_makes_a_start_require_a_gpu():
+    plain, strict = make_trainings()[0], make_trainings(require_cuda=True)[0]
+
+    assert not build_start(plain, make_ref("i1"), GRANTS, gpus=1).requires_gpu
+    assert build_start(strict, make_ref("i1"), GRANTS, gpus=1).requires_gpu
+    # The agent says what it has handed over.
+    assert "TOUCHSTONE_CUDA" not in build_start(strict, make_ref("i1"), GRANTS).environment
+
+
+def test_a_pod_is_told_what_its_gpu_is_for():
+    def find(spec):
+        environment = build_pod_start(spec, make_ref("i1"), GRANTS).environment
+        return environment["TOUCHSTONE_CUDA"], environment.get("TOUCHSTONE_GPU_SHARE")
+
+    assert find(make_trainings()[0]) == ("preferred", "1")
+    assert find(make_trainings(require_cuda=True)[0]) == ("required", "1")
+    assert find(make_validation()) == ("none", None)

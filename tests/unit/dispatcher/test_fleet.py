@@ -220,6 +220,36 @@ def test_more_slots_than_gpus_are_refused_and_the_rest_is_done(keeper, pools, en
     assert records.find_server("rio").get("declared") is None
 
 
+def test_a_server_may_have_as_many_slots_as_its_gpus_have_shares(keeper, pools, enrol, records):
+    enrol("rio", gpus=1, slots=9)
+    share(records, 2)
+
+    assert apply(keeper).refused == ()
+    assert pools.slots()["rio"] == 2
+    report = apply(keeper, FILE.replace("slots = 2", "slots = 3", 1))
+    assert report.refused == ("servers.rio.slots: 3, but rio has 1 GPU with 2 shares: at most 2",)
+
+
+def test_a_server_whose_gpus_are_shared_begins_with_a_slot_for_each_share(
+    keeper, pools, enrol, records
+):
+    enrol(gpus=2, slots=9)
+    share(records, 2)
+
+    apply(keeper, "schema_version = 1\n[servers.rio]")
+
+    assert pools.slots()["rio"] == 4
+
+
+def share(records, shares):
+    """Let each GPU of a server be shared by so many trainings."""
+    gpu = {**GPU, "shares": shares, "driver": "550.54.14"}
+    records.change_server(
+        "rio",
+        lambda r: {"inventory": {**r["inventory"], "gpus": [gpu] * len(r["inventory"]["gpus"])}},
+    )
+
+
 def test_a_gpu_that_is_declared_not_to_be_used_is_no_limit(keeper, pools, enrol):
     enrol(gpus=1)
 
@@ -515,9 +545,19 @@ def test_the_status_tells_of_each_server_how_it_is(keeper, pools, rio, clock):
     assert (row["validation_slots"], row["validation_in_use"]) == (3, 0)
     assert row["capability"] == {"cuda": True, "vram_gib": 12, "ram_gib": 64}
     assert row["gpus"] == ["RTX 3090", "RTX 3090"]
+    assert (row["gpu_shares"], row["gpu_driver"]) == (1, None)
     assert row["differences"] == []
     assert status["waiting"] == 7
     assert status["placements"]["paused"] is False
+
+
+def test_the_status_tells_the_driver_and_the_shares_of_gpus(keeper, rio, records):
+    share(records, 3)
+
+    [row] = keeper.build_status()["servers"]
+
+    assert (row["gpu_shares"], row["gpu_driver"]) == (3, "550.54.14")
+    assert row["capability"]["vram_gib"] == 8
 
 
 def test_a_server_is_alive_as_long_as_the_settings_say(keeper, rio, clock, settings):

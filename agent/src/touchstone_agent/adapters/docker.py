@@ -44,10 +44,13 @@ TRAINER_USER = "TOUCHSTONE_TRAINER_USER"
 RUNNER_CAPABILITIES = ["SETUID", "SETGID", "KILL"]
 """What that takes: to become the trainer's user, and to signal it."""
 
+DEVICES = "NVIDIA_VISIBLE_DEVICES"
+"""By which the NVIDIA runtime hands devices over; it reads the image's own where it is not set."""
+
 ENGINE_TIMEOUT_SECONDS = 60
 LOG_TAIL_LINES = 200
 LOG_TAIL_BYTES = 64 * 1024
-_NO_GPU = ("could not select device driver", "nvidia-container-cli")
+_NO_GPU = ("could not select device driver", "nvidia-container-cli", "unresolvable CDI devices")
 """What the engine says when it cannot hand over a GPU, whatever was detected at the start."""
 
 log = Log("docker")
@@ -94,6 +97,12 @@ class DockerRuntime:
                 f"image {image} is not on this server; build or pull it there", Refusal.IMAGE
             )
         return found
+
+    def read_image_labels(self, image: str) -> Mapping[str, str]:
+        """Return the labels of an image that is on this machine."""
+        with _translated(f"image {image}"):
+            config = self._client().inspect_image(image)["Config"] or {}
+        return {str(name): str(value) for name, value in (config.get("Labels") or {}).items()}
 
     def find_shared_user(self, image: str | None = None) -> str | None:
         """Look whether this agent can let them be two users, and the image makes use of it."""
@@ -307,6 +316,8 @@ class DockerRuntime:
             "TOUCHSTONE_PROGRESS_FILE": f"{OUT}/progress.jsonl",
             "HOME": TMP,
             **({"TOUCHSTONE_CACHE": CACHE} if spec.cache else {}),
+            # Images for CUDA ask for all, and get them where NVIDIA's runtime is the default one.
+            DEVICES: ",".join(spec.gpu_ids) or "void",
         }
 
     def _build_host_config(self, spec: LaunchSpec) -> dict[str, Any]:
@@ -336,7 +347,7 @@ class DockerRuntime:
             # Never auto_remove: a container that ended while no agent ran must still be there.
             "auto_remove": False,
             "device_requests": [
-                DeviceRequest(device_ids=[str(gpu) for gpu in spec.gpu_ids], capabilities=[["gpu"]])
+                DeviceRequest(device_ids=list(spec.gpu_ids), capabilities=[["gpu"]])
             ]
             if spec.gpu_ids
             else None,

@@ -37,6 +37,7 @@ CREATE TABLE IF NOT EXISTS attempts (
     gpu_ids TEXT NOT NULL,
     console_cursor INTEGER NOT NULL, chunks TEXT NOT NULL, uploaded TEXT NOT NULL,
     failed TEXT NOT NULL, console_closed INTEGER NOT NULL,
+    gpu_shares INTEGER NOT NULL DEFAULT 1,
     PRIMARY KEY (task_key, fence));
 CREATE TABLE IF NOT EXISTS fences (
     task_key TEXT PRIMARY KEY, seen INTEGER NOT NULL, cancelled INTEGER NOT NULL,
@@ -47,11 +48,11 @@ CREATE TABLE IF NOT EXISTS outbox (
 
 _COLUMNS = (
     "task_key, fence, start, phase, phase_at, accepted_at, reason, details, cancel_reason, "
-    "end_as, gpu_ids, console_cursor, chunks, uploaded, failed, console_closed"
+    "end_as, gpu_ids, console_cursor, chunks, uploaded, failed, console_closed, gpu_shares"
 )
 
 # Only constants are put together here; all values are parameters.
-_WRITE = f"INSERT OR REPLACE INTO attempts ({_COLUMNS}) VALUES ({','.join('?' * 16)})"  # noqa: S608
+_WRITE = f"INSERT OR REPLACE INTO attempts ({_COLUMNS}) VALUES ({','.join('?' * 17)})"  # noqa: S608
 _READ = f"SELECT {_COLUMNS} FROM attempts ORDER BY accepted_at, fence"  # noqa: S608
 
 
@@ -93,6 +94,7 @@ class Journal:
         with self._transaction() as db:
             db.execute("INSERT OR IGNORE INTO meta VALUES ('schema', ?)", (str(SCHEMA_VERSION),))
             db.execute("INSERT OR IGNORE INTO meta VALUES ('instance', ?)", (uuid4().hex,))
+            _add_missing_column(db)
             meta = dict(db.execute("SELECT key, value FROM meta"))
         if int(meta["schema"]) != SCHEMA_VERSION:
             raise ConfigurationError(
@@ -209,6 +211,13 @@ class Journal:
             db.execute("DELETE FROM outbox")
 
 
+def _add_missing_column(db: sqlite3.Connection) -> None:
+    """Add what the version before did not know; that one writes on beside it, and reads on."""
+    known = {row[1] for row in db.execute("PRAGMA table_info(attempts)")}
+    if "gpu_shares" not in known:
+        db.execute("ALTER TABLE attempts ADD COLUMN gpu_shares INTEGER NOT NULL DEFAULT 1")
+
+
 def _raise_mark(
     db: sqlite3.Connection, task_key: str, now: datetime, *, seen: int = 0, cancelled: int = 0
 ) -> None:
@@ -247,12 +256,13 @@ def _to_row(a: Attempt) -> tuple[object, ...]:
         json.dumps(a.uploaded),
         json.dumps(dict(a.failed)),
         int(a.console_closed),
+        a.gpu_shares,
     )
 
 
 def _from_row(row: Iterable[object]) -> Attempt:
     _, _, start, phase, phase_at, accepted_at, reason, details, cancel_reason, *rest = row
-    end_as, gpu_ids, cursor, chunks, uploaded, failed, closed = rest
+    end_as, gpu_ids, cursor, chunks, uploaded, failed, closed, gpu_shares = rest
     return Attempt(
         start=Start.model_validate_json(str(start)),
         phase=AttemptPhase(str(phase)),
@@ -262,7 +272,9 @@ def _from_row(row: Iterable[object]) -> Attempt:
         details=json.loads(str(details)),
         cancel_reason=None if cancel_reason is None else str(cancel_reason),
         end_as=AttemptPhase(str(end_as)),
-        gpu_ids=tuple(json.loads(str(gpu_ids))),
+        # The version before wrote indexes, as numbers.
+        gpu_ids=tuple(map(str, json.loads(str(gpu_ids)))),
+        gpu_shares=int(str(gpu_shares)),
         console_cursor=int(str(cursor)),
         chunks=tuple(Chunk(offset=o, size=s, sha256=h) for o, s, h in json.loads(str(chunks))),
         uploaded=tuple(json.loads(str(uploaded))),

@@ -71,6 +71,10 @@ class ProcessRuntime:
         """Return what stands for the image: there is none here."""
         return f"process:{image}"
 
+    def read_image_labels(self, image: str) -> Mapping[str, str]:  # noqa: ARG002
+        """Return that nothing is known: there is no image here."""
+        return {}
+
     def find_shared_user(self, image: str | None = None) -> str | None:  # noqa: ARG002
         """Return that there is but one user."""
         return "plain processes are all this agent's user"
@@ -192,7 +196,9 @@ class ProcessRuntime:
             "TMPDIR": tmp,
             NAME_VARIABLE: spec.name,
             **({"TOUCHSTONE_CACHE": str(spec.cache)} if spec.cache else {}),
-            **({"CUDA_VISIBLE_DEVICES": ",".join(map(str, spec.gpu_ids))} if spec.gpu_ids else {}),
+            # Said also of none: else a process sees all there are.
+            "CUDA_VISIBLE_DEVICES": ",".join(spec.gpu_ids),
+            "NVIDIA_VISIBLE_DEVICES": ",".join(spec.gpu_ids) or "void",
         }
 
     def _kill_strays(self, name: str) -> None:

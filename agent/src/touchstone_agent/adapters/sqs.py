@@ -14,7 +14,8 @@ from touchstone_agent.settings import SqsSettings
 
 VISIBILITY_SECONDS = 5
 """Handling a message is a journal write and a delete. What a dead agent had received is hidden, and
-its whole group with it, until this has passed."""
+its whole group with it, until this has passed. A START that gets a GPU takes as long as the driver
+does; it comes again meanwhile, and changes nothing more."""
 
 _MISSING = frozenset({"AWS.SimpleQueueService.NonExistentQueue", "QueueDoesNotExist"})
 _STALE_RECEIPT = frozenset({"ReceiptHandleIsInvalid", "InvalidParameterValue"})

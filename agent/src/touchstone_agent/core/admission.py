@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import fnmatch
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
+from fractions import Fraction
+from types import MappingProxyType
 
 from touchstone_agent.core.attempts import Attempt
+from touchstone_agent.core.gpus import DetectedGpu
 from touchstone_agent.protocol.messages import (
     AttemptPhase,
     AttemptRef,
@@ -14,6 +17,8 @@ from touchstone_agent.protocol.messages import (
     SlotClass,
     Start,
 )
+
+ALL_USABLE: Mapping[str, str] = MappingProxyType({})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,7 +28,8 @@ class Capacity:
 
     :param slots: Training slots; 0 takes no trainings.
     :param validation_slots: Validation slots.
-    :param gpu_ids: GPUs it may hand over.
+    :param gpus: GPUs it may hand over.
+    :param gpu_shares: How many attempts may hold one GPU at a time.
     :param images_allowed: Patterns, one of which an image must match; ``None`` where attempts do
         not run in an image.
     """
@@ -31,7 +37,8 @@ class Capacity:
     slots: int
     validation_slots: int
     images_allowed: tuple[str, ...] | None
-    gpu_ids: tuple[int, ...] = ()
+    gpus: tuple[DetectedGpu, ...] = ()
+    gpu_shares: int = 1
 
     def of(self, slot_class: SlotClass) -> int:
         """Return the number of slots of a class."""
@@ -62,11 +69,11 @@ class Accept:
     Take it.
 
     :param supersedes: Older attempts of the task that must be gone before it may run.
-    :param gpu_ids: GPUs it gets.
+    :param gpu_ids: GPUs it gets, by UUID.
     """
 
     supersedes: tuple[AttemptRef, ...] = ()
-    gpu_ids: tuple[int, ...] = ()
+    gpu_ids: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,7 +100,12 @@ Decision = Accept | Repeat | Refuse
 
 
 def decide_start(
-    start: Start, *, attempts: Collection[Attempt], mark: FenceMark, capacity: Capacity
+    start: Start,
+    *,
+    attempts: Collection[Attempt],
+    mark: FenceMark,
+    capacity: Capacity,
+    unusable: Mapping[str, str] = ALL_USABLE,
 ) -> Decision:
     """
     Judge a START against everything the agent knows.
@@ -101,6 +113,7 @@ def decide_start(
     :param attempts: All attempts in the journal.
     :param mark: What is remembered of this task.
     :param capacity: What the server offers.
+    :param unusable: Why a GPU must not be handed over now, by its UUID.
     """
     ref = start.ref
     if any(known.ref == ref for known in attempts):
@@ -123,21 +136,38 @@ def decide_start(
         return _reject(
             Refusal.FULL, f"full: {taken} of {offered} {start.slot_class} slots are taken"
         )
-    has = len(capacity.gpu_ids)
-    if has < start.gpus:
-        return _reject(Refusal.GPU, f"gpu: {start.gpus} GPUs wanted, this server has {has}")
-    free = find_free_gpus(capacity.gpu_ids, others)
-    if len(free) < start.gpus:
-        return _reject(Refusal.FULL, f"full: {start.gpus} GPUs wanted, {len(free)} free")
+    wanted, has = max(start.gpus, int(start.requires_gpu)), len(capacity.gpus)
+    if has < wanted:
+        return _reject(Refusal.GPU, f"gpu: {wanted} GPUs wanted, this server has {has}")
+    free = find_free_gpus(capacity, others)
+    if len(free) < wanted:
+        return _reject(Refusal.FULL, f"full: {wanted} GPUs wanted, {len(free)} free")
+    usable = [gpu.uuid for gpu in free if gpu.uuid not in unusable]
+    if len(usable) < wanted:
+        reasons = [unusable[gpu.uuid] for gpu in free if gpu.uuid in unusable]
+        return _reject(Refusal.GPU, f"gpu: {reasons[0]}")
     return Accept(
-        supersedes=tuple(a.ref for a in older if not a.is_final), gpu_ids=free[: start.gpus]
+        supersedes=tuple(a.ref for a in older if not a.is_final), gpu_ids=tuple(usable[:wanted])
     )
 
 
-def find_free_gpus(gpu_ids: Iterable[int], attempts: Iterable[Attempt]) -> tuple[int, ...]:
-    """Return the GPUs that no attempt with a slot holds, lowest first."""
-    held = {gpu for a in attempts if a.holds_slot for gpu in a.gpu_ids}
-    return tuple(sorted(set(gpu_ids) - held))
+def find_free_gpus(capacity: Capacity, attempts: Iterable[Attempt]) -> tuple[DetectedGpu, ...]:
+    """
+    Return the GPUs of which a share is free, those first of which the least is held.
+
+    So two attempts never share one while another is free.
+
+    :param attempts: Attempts; those without a slot hold nothing.
+    """
+    holders = [a for a in attempts if a.holds_slot]
+    held = {
+        # What was accepted when fewer shared a GPU still holds as much of it.
+        gpu.uuid: sum(Fraction(1, a.gpu_shares) for a in holders if gpu.is_among(a.gpu_ids))
+        for gpu in capacity.gpus
+    }
+    share = Fraction(1, capacity.gpu_shares)
+    free = [gpu for gpu in capacity.gpus if held[gpu.uuid] + share <= 1]
+    return tuple(sorted(free, key=lambda gpu: held[gpu.uuid]))
 
 
 def _reject(refusal: Refusal, reason: str) -> Refuse:

@@ -52,7 +52,9 @@ class Attempt:
     :param details: Facts of the phase, as sent with it.
     :param cancel_reason: Set once it must end; survives a crash of the agent.
     :param end_as: What it then ends as: ``cancelled``, or ``lost`` when nobody had asked for it.
-    :param gpu_ids: GPUs it holds while it holds a slot.
+    :param gpu_ids: GPUs it holds while it holds a slot, by UUID; by index if the version before
+        accepted it.
+    :param gpu_shares: How many attempts share each of them, this one among them.
     :param console_cursor: Bytes of console that are safely uploaded.
     :param chunks: Console chunks decided on and not yet known to be uploaded, in order.
     :param uploaded: Output paths that are uploaded.
@@ -68,7 +70,8 @@ class Attempt:
     details: Mapping[str, Any] = field(default_factory=dict)
     cancel_reason: str | None = None
     end_as: AttemptPhase = AttemptPhase.CANCELLED
-    gpu_ids: tuple[int, ...] = ()
+    gpu_ids: tuple[str, ...] = ()
+    gpu_shares: int = 1
     console_cursor: int = 0
     chunks: tuple[Chunk, ...] = ()
     uploaded: tuple[str, ...] = ()

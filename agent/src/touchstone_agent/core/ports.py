@@ -67,7 +67,7 @@ class LaunchSpec:
     :param limits: What it may use.
     :param network: Whether it may use the network; then it runs no submitted code, and as one user
         without any right.
-    :param gpu_ids: GPUs to hand over.
+    :param gpu_ids: GPUs to hand over, by UUID (or index, see ``Attempt``); it must see no other.
     """
 
     ref: AttemptRef
@@ -80,7 +80,7 @@ class LaunchSpec:
     cache: Path | None = None
     limits: Limits = field(default_factory=Limits)
     network: bool = False
-    gpu_ids: tuple[int, ...] = ()
+    gpu_ids: tuple[str, ...] = ()
 
 
 class Runtime(Protocol):
@@ -100,6 +100,10 @@ class Runtime(Protocol):
 
     def resolve_image(self, image: str, *, is_cancelled: Callable[[], bool]) -> str:
         """Make sure an image is on this machine and return its digest."""
+        ...
+
+    def read_image_labels(self, image: str) -> Mapping[str, str]:
+        """Return the labels of an image that is on this machine; none where there are no images."""
         ...
 
     def find_shared_user(self, image: str | None = None) -> str | None:

@@ -9,7 +9,14 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    model_serializer,
+)
 
 from touchstone_agent.protocol.words import (
     MAX_FILE_BYTES,
@@ -199,16 +206,33 @@ class Gpu(Wire):
     memory_mib: int = Field(default=0, ge=0, le=2**31)
 
 
+MAX_GPU_SHARES = 64
+
+
 class ServerGpu(Gpu):
     """
-    A GPU of a server.
+    A GPU of a server, or a slice of one.
 
-    :param index: Its number there.
+    :param index: Its number there; a slice has that of its GPU.
     :param uuid: Its own id.
+    :param driver: Version of its driver; ``None`` from agents that do not tell it yet.
+    :param shares: How many attempts it is handed to at a time, each with as much of its memory.
     """
 
     index: int | None = Field(default=None, ge=0, le=1000)
     uuid: Phrase | None = None
+    driver: Phrase | None = None
+    shares: int = Field(default=1, ge=1, le=MAX_GPU_SHARES)
+
+    @model_serializer(mode="wrap")
+    def _write(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Write a GPU of which no more is known as the version did that knew no more."""
+        fields: dict[str, Any] = write(self)
+        if fields.get("driver") is None:
+            fields.pop("driver", None)
+        if fields.get("shares") == 1:
+            fields.pop("shares")
+        return fields
 
 
 class PodGpu(Gpu):

@@ -165,6 +165,8 @@ class Start(Wire):
     :param gpus: GPUs to hand over.
     :param prepare: What comes first; ``None`` for nothing. An agent that does not know it runs the
         attempt without the network and without what would have been prepared.
+    :param requires_gpu: Whether it must not compute on the CPU in place of a GPU. An agent that
+        does not know it hands a GPU over all the same.
     """
 
     kind: Literal["start"] = "start"
@@ -178,13 +180,16 @@ class Start(Wire):
     network: bool = False
     gpus: int = Field(default=0, ge=0)
     prepare: Preparation | None = None
+    requires_gpu: bool = False
 
     @model_serializer(mode="wrap")
     def _write(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Write a START without a preparation as the version did that knew none."""
+        """Write what a START does not ask for as the versions did that did not know of it."""
         fields: dict[str, Any] = write(self)
         if fields.get("prepare") is None:
             fields.pop("prepare", None)
+        if not fields.get("requires_gpu"):
+            fields.pop("requires_gpu", None)
         return fields
 
 
@@ -277,8 +282,9 @@ class Refusal(StrEnum):
     Why an agent does not take a START, for whoever places the next one.
 
     ``full``: no slot, or no GPU, is free now. ``disk``, ``image`` and ``gpu``: what this server
-    lacks for it. ``fence`` and ``name``: what is wrong with the START itself. ``drained``: this
-    server takes none of its kind.
+    lacks for it; of GPUs also one that is broken, or that a process of somebody else uses.
+    ``fence`` and ``name``: what is wrong with the START itself. ``drained``: this server takes none
+    of its kind.
     """
 
     FULL = "full"
@@ -385,7 +391,7 @@ class Inventory(Wire):
     :param agent_version: Version of the agent.
     :param cpus: CPUs detected.
     :param memory_mib: Memory detected, MiB.
-    :param gpus: GPUs detected.
+    :param gpus: GPUs detected, each slice of a split one for itself.
     :param running: Attempts that have not reached a final phase, with that phase.
     """
 
