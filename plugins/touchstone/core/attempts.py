@@ -21,7 +21,7 @@ from touchstone.core.conf import Platform
 from touchstone.core.holds import find_refusal
 from touchstone.core.outcomes import Outcome, judge_exit
 from touchstone.core.states import TASK_TERMINAL, TaskStatus, is_task_move
-from touchstone.core.tasks import TaskSpec
+from touchstone.core.tasks import TaskSpec, choose_image
 from touchstone_agent.protocol.facts import ExitFacts, PreparedFacts
 from touchstone_agent.protocol.messages import (
     FINAL_PHASES,
@@ -45,6 +45,8 @@ _PER_ATTEMPT: dict[str, Any] = {
     "metrics": {},
     "console_bytes": 0,
     "container": None,
+    "gpus": None,
+    "image": None,
     "image_digest": None,
     "intent_at": None,
     "last_event_at": None,
@@ -76,6 +78,9 @@ _KEPT = (
     "platform",
     "server",
     "container",
+    "gpus",
+    "image",
+    "image_digest",
     "phase",
     "exit_code",
     "outcome",
@@ -251,6 +256,7 @@ def claim_attempt(
     server: str,
     container_of: Any,
     now: datetime,
+    gpus: int = 0,
     placement: Mapping[str, Any] | None = None,
     platform: Platform = Platform.ON_PREM,
 ) -> Record:
@@ -261,6 +267,7 @@ def claim_attempt(
     :param server: The server it will go to.
     :param container_of: Function from the attempt's reference to its container's name.
     :param now: The time, UTC.
+    :param gpus: GPUs that the server hands over.
     :param placement: Why it goes there, and what was expected of its wait.
     :param platform: What that server is; RunPod is one, too, whose every attempt has its own pod.
     :return: Fields to set; the new fence outranks every older attempt.
@@ -272,6 +279,7 @@ def claim_attempt(
         attempt=attempt,
         fence=fence,
     )
+    is_pod = platform is Platform.RUNPOD
     return {
         **_PER_ATTEMPT,
         **_remember(record),
@@ -280,10 +288,30 @@ def claim_attempt(
         "fence": fence,
         "server": server,
         "platform": platform.value,
+        # What a pod is, and what it runs, its order says.
+        "gpus": None if is_pod else gpus,
+        "image": None if is_pod else _choose_image(record, gpus),
         "container": container_of(ref),
         "intent_at": now.isoformat(),
         "placement": dict(placement) if placement else None,
     }
+
+
+def _choose_image(record: Record, gpus: int) -> str:
+    config = record["config"]
+    return choose_image(str(config.get("image") or ""), config.get("image_cuda"), gpus=gpus)
+
+
+def count_gpus(attempt: Record) -> int:
+    """Return how many GPUs an attempt holds: its server's, or its pod's."""
+    pod = attempt.get("pod")
+    if pod:
+        return int(bool(pod.get("gpu")))
+    gpus = attempt.get("gpus")
+    if gpus is None:
+        # The version before wrote it down with the placement only.
+        gpus = (attempt.get("placement") or {}).get("gpus")
+    return int(gpus or 0)
 
 
 def build_attempt_spec(record: Record) -> TaskSpec:

@@ -70,6 +70,7 @@ def build_needs(record: Record) -> Needs:
         cloud=spec.pods.cloud,
         max_price=spec.pods.max_price,
         image=spec.image,
+        image_cuda=spec.image_cuda,
     )
 
 
@@ -220,6 +221,7 @@ def build_resource(
         running=running,
         validation_running=validation_running,
         silent_since=heard,
+        gpu_price_per_hour=declared.get("gpu_price_per_hour"),
     )
 
 

@@ -286,7 +286,8 @@ class EventHandler:
     def _note_willingness(self, server: str, event: PhaseChanged, record: Record) -> None:
         """Keep what a server refuses from being asked of it again, and let go what it takes."""
         now, kind = self._clock(), SlotClass(record["kind"])
-        image = str(record["config"].get("image") or "")
+        # The version before wrote down no image beside the task's own.
+        image = str(record.get("image") or record["config"].get("image") or "")
         refusal = find_refusal(event.details)
         if event.phase is AttemptPhase.REJECTED or (refusal and event.phase is AttemptPhase.LOST):
             self._with_holds.add(server)
@@ -302,7 +303,7 @@ class EventHandler:
                 ),
             )
         elif event.phase in _TAKEN and server in self._with_holds:
-            gpus = int((record.get("placement") or {}).get("gpus") or 0)
+            gpus = attempts.count_gpus(record)
             self._records.change_server(
                 server,
                 lambda found: release_server(

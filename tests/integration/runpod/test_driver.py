@@ -103,6 +103,31 @@ def test_the_cost_on_record_is_that_of_the_bill_to_the_cent(office: Office, worl
     assert Budgets(dynamodb, office.settings).list_open() == []
 
 
+@pytest.mark.parametrize(
+    ("pod_image", "ordered"), [(None, "trainer:1-cuda"), ("registry/pod:3", "registry/pod:3")]
+)
+def test_a_training_orders_the_image_for_a_gpu_and_a_host_that_can_run_it(
+    world: World, ministack: str, pod_image: str | None, ordered: str
+) -> None:
+    office = open_office(world, ministack, runpod={"image": pod_image, "min_cuda": "12.4"})
+    key = office.submit("until=never", image_cuda="trainer:1-cuda")
+
+    async def run() -> None:
+        async with office.work() as desk:
+            fence = await asyncio.to_thread(office.claim, key)
+            driver = PodDriver(desk, key, fence)
+            driving = asyncio.create_task(driver.run())
+            record = await wait_record(office, key, lambda found: (found["pod"] or {}).get("id"))
+            [pod] = [each for each in world.admin.list_pods() if each["id"] == record["pod"]["id"]]
+            assert (pod["image"], pod["min_cuda"]) == (ordered, "12.4")
+            assert record["image"] == ordered
+            driver.stop()
+            await driving
+
+    asyncio.run(run())
+    assert list_alive(world, office) == []
+
+
 @pytest.mark.parametrize("lead", [0, 0.02, 0.05, 0.1, 0.3])
 def test_two_that_drive_the_same_attempt_rent_one_pod(
     office: Office, world: World, lead: float
@@ -220,6 +245,7 @@ def test_a_validation_takes_the_next_cpu_when_the_cheapest_is_not_to_be_had(
     record = run_task(office, office.validate())
     assert (record["outcome"], record["pod"]["cpu"]) == ("succeeded", "cpu5c")
     assert record["pod"]["price_per_hour"] == "0.14"
+    assert record["image"] == "trainer:1"
 
 
 def test_a_validation_that_gets_no_cpu_is_nobodys_fault(world: World, ministack: str) -> None:

@@ -42,20 +42,22 @@ def make_spec(kind="training", **changes):
     return TaskSpec(**(fields | changes))
 
 
-def make_task(kind="training", *, attempt=1, **changes):
-    record = attempts.new_task(make_spec(kind), run_id="s-1", map_index=0, now=NOW)
+def make_task(kind="training", *, attempt=1, gpus=0, image_cuda=None, **changes):
+    spec = make_spec(kind, image_cuda=image_cuda)
+    record = attempts.new_task(spec, run_id="s-1", map_index=0, now=NOW)
     for number in range(1, attempt + 1):
-        record |= claim(record, number)
+        record |= claim(record, number, gpus=gpus)
     return record | changes
 
 
-def claim(record, attempt, max_tries=20):
+def claim(record, attempt, max_tries=20, gpus=0):
     return attempts.claim_attempt(
         record,
         attempt=attempt,
         server="local",
         container_of=lambda ref: ref.container_name("dev"),
         now=NOW,
+        gpus=gpus,
         placement={"server": "local", "try": attempt, "max_tries": max_tries},
     )
 
@@ -278,8 +280,8 @@ def test_what_is_uploaded_cannot_be_lost_any_more():
     assert task["status"] == TaskStatus.UPLOADING
 
 
-def attempt_until_it_stops(event, limit=10, kind="training"):
-    task, number = make_task(kind), 1
+def attempt_until_it_stops(event, limit=10, kind="training", gpus=0):
+    task, number = make_task(kind, gpus=gpus), 1
     while number < limit:
         task = tell(
             task, phase(event.phase.value, fence=number, reason=event.reason, **event.details)
@@ -287,7 +289,7 @@ def attempt_until_it_stops(event, limit=10, kind="training"):
         if find_end(task, fence=number) is not WaitEnd.RETRY:
             return number
         number += 1
-        task |= claim(task, number)
+        task |= claim(task, number, gpus=gpus)
     return number
 
 

@@ -79,6 +79,7 @@ def test_every_wish_of_the_schedule_is_asked_for():
             min_ram_gib=32,
             allowed_hosts=("rio", "lima"),
             job="nightly",
+            image_cuda="trainer-cuda",
         )
     )
 
@@ -89,6 +90,7 @@ def test_every_wish_of_the_schedule_is_asked_for():
     assert (needs.min_vram_gib, needs.min_ram_gib) == (24, 32)
     assert needs.allowed_hosts == {"rio", "lima"}
     assert needs.labels == {"feature_set", "user:ann", "nightly"}
+    assert (needs.image, needs.image_cuda) == ("trainer", "trainer-cuda")
 
 
 def test_a_task_asks_for_no_memory_unless_told_to():

@@ -1369,6 +1369,18 @@ def test_a_server_that_lacks_an_image_takes_others(world):
     assert "takes nothing of image big until 12:01 UTC" in wait_of(world, first).reason
 
 
+def test_a_server_that_lacks_the_image_for_its_gpus_takes_what_runs_in_the_other(world):
+    world.add_server("bad", vram_gib=24)
+    (first,) = world.submit("s-1", 5, image="plain", image_cuda="cuda")
+    bounce(world, first, {"bad": "image"}, 1)
+
+    validation = world.validate("s-2", image="plain")
+    world.settle()
+
+    assert world.pool(validation) == "bad_validation"
+    assert "takes nothing of image cuda until 12:01 UTC" in wait_of(world, first).reason
+
+
 def test_a_server_that_turns_out_to_lack_an_image_gets_no_more_of_it(world):
     """It had taken the task, and lost it a second later, and took the next one."""
     world.add_server("bad", slots=4, priority=9)

@@ -156,7 +156,9 @@ def fail_in_a_pod(records, task_id, number):
         created_at=NOW,
     )
     for decide in (
-        lambda r: note_order(r, CANDIDATE, fence=fence, life_seconds=3600, now=NOW),
+        lambda r: note_order(
+            r, CANDIDATE, image="i" * 250, fence=fence, life_seconds=3600, now=NOW
+        ),
         lambda r: note_pod(r, pod, fence=fence, now=NOW),
         lambda r: note_gone(r, fence=fence, seconds=60, usd=Decimal("0.01"), now=NOW),
         lambda r: close_attempt(
