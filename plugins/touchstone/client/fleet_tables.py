@@ -45,7 +45,8 @@ def build_fleet(status: Record) -> RenderableType:
     if runpod["slots"] is not None:
         slots = _format_slots(runpod["in_use"], runpod["slots"])
         table.add_row("runpod", _describe_account(runpod), slots)
-    remarks = [difference for row in status["servers"] for difference in row["differences"]]
+    rows = status["servers"]
+    remarks = [line for row in rows for line in (*row["differences"], *(row.get("warnings") or ()))]
     lines = [
         *_describe_placements(status),
         *_describe_holds(status),
@@ -53,6 +54,7 @@ def build_fleet(status: Record) -> RenderableType:
         *_describe_pods(runpod),
         *remarks,
         *status["differences"],
+        *(status.get("warnings") or ()),
     ]
     return Group(table, *(Text(f" {clean(line)}", overflow="fold") for line in lines))
 
@@ -63,7 +65,8 @@ def list_report(report: Record) -> list[str]:
     lines = [
         clean(f"{words[done]}: {item}") for words in _REPORT for item in report.get(words[0]) or ()
     ]
-    return lines or ["all is as the file says"]
+    notes = [clean(line) for line in report.get("warnings") or ()]
+    return [*(lines or ["all is as the file says"]), *notes]
 
 
 def build_jobs(jobs: Sequence[Record]) -> Table:

@@ -107,7 +107,11 @@ def test_a_file_is_checked_then_applied_then_all_is_as_it_says(
     applied = run("fleet", "apply", str(file))
     assert "pool created: rio" in applied.stdout
     assert pools.slots()["rio"] == 2
-    assert "all is as the file says" in run("fleet", "apply", str(file)).stdout
+    again = run("fleet", "apply", str(file)).stdout
+    assert "all is as the file says" in again
+    idle = "rio has a GPU and TOUCHSTONE_TRAINER_IMAGE_CUDA is not set"
+    assert all(idle in told for told in (checked.stdout, again))
+    assert idle in " ".join(run("fleet", "status").stdout.split())
     assert out(run("fleet", "apply", str(file), "--json"))["created"] == []
 
 
