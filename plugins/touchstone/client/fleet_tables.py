@@ -87,7 +87,9 @@ def _describe_state(row: Record) -> Text:
         return Text("never heard of", "red")
     if not row["is_alive"]:
         return Text(f"silent {_ago(age)}", "red")
-    return Text("refuses", "red") if row.get("holds") else Text("alive", "green")
+    # What one submitter's trainings have said keeps nobody else's away.
+    is_held = any(not hold.get("label") for hold in row.get("holds") or ())
+    return Text("refuses", "red") if is_held else Text("alive", "green")
 
 
 def _describe_account(runpod: Record) -> Text:

@@ -117,6 +117,9 @@ _MAX_REMEMBERED_REASON = 300
 OUT_OF_MEMORY = "oom"
 """Class of a failure for which only more memory helps."""
 
+NO_DEVICE = "device"
+"""Class of a failure for which another GPU helps: the trainer saw none where it was given one."""
+
 CLOCK_SKEW = timedelta(minutes=10)
 """How wrong a server's clock may be; a time beyond that is taken for the nearest that may be."""
 
@@ -516,6 +519,9 @@ def _apply_exit(
     if record["kind"] == SlotClass.VALIDATION and ending.failure_class == OUT_OF_MEMORY:
         # A training may fit a larger host; what validates has the same memory everywhere.
         ending = replace(ending, outcome=Outcome.FAILED_USER, is_retriable=False)
+    if ending.failure_class == NO_DEVICE and not count_gpus(record):
+        # It costs nobody anything, so it is believed only of what was given a GPU.
+        ending = replace(ending, outcome=Outcome.FAILED_USER, failure_class="unknown")
     facts |= {
         "outcome": ending.outcome.value,
         "failure_class": ending.failure_class,
@@ -635,6 +641,8 @@ class WaitEnd(StrEnum):
 MAX_USER_FAILURES = 3
 MAX_OUT_OF_MEMORY = 2
 """Attempts that may fail by the user's code, and for memory; other hosts' faults never count."""
+MAX_NO_DEVICE = 5
+"""Attempts that may see no GPU: submitted code could say so as well, and be tried for ever."""
 MAX_VALIDATIONS = 3
 """Attempts of a validation, whoever's faults; what no server and no pod took was no attempt."""
 
@@ -661,7 +669,10 @@ def may_retry(record: Record) -> bool:
         return had < MAX_VALIDATIONS
     by_user = sum(item.get("outcome") == Outcome.FAILED_USER for item in ended)
     by_memory = sum(item.get("failure_class") == OUT_OF_MEMORY for item in ended)
-    return bool(by_user < MAX_USER_FAILURES and by_memory < MAX_OUT_OF_MEMORY)
+    by_device = sum(item.get("failure_class") == NO_DEVICE for item in ended)
+    return bool(
+        by_user < MAX_USER_FAILURES and by_memory < MAX_OUT_OF_MEMORY and by_device < MAX_NO_DEVICE
+    )
 
 
 def find_end(record: Record, *, fence: int, run_id: str) -> WaitEnd | None:

@@ -214,8 +214,11 @@ def build_resource(
         block=next(
             (tell_hold(hold, now) for hold in holds if not hold.kind and not hold.image), None
         ),
-        kind_blocks=tuple((hold.kind, tell_hold(hold, now)) for hold in holds if hold.kind),
+        kind_blocks=tuple(
+            (hold.kind, tell_hold(hold, now)) for hold in holds if hold.kind and not hold.label
+        ),
         held_images=tuple((hold.image, tell_hold(hold, now)) for hold in holds if hold.image),
+        held_labels=tuple((hold.label, tell_hold(hold, now)) for hold in holds if hold.label),
         lingering=left,
         validation_lingering=validation_left,
         running=running,
@@ -230,6 +233,8 @@ def tell_hold(hold: ServerHold, now: datetime) -> str:
     what = f"no {hold.kind}s" if hold.kind else "nothing"
     if hold.image:
         what = f"nothing of image {hold.image}"
+    if hold.label:
+        what += f" of {hold.label.removeprefix('user:')}"
     return f"takes {what} until {tell_time(hold.until, now)}: {hold.reason}"
 
 

@@ -219,7 +219,12 @@ def build_row(
         "declared": declared,
         "drained": record.get("drained"),
         "holds": [
-            {"until": hold.until.isoformat(), "told": tell_hold(hold, now), "times": hold.times}
+            {
+                "until": hold.until.isoformat(),
+                "told": tell_hold(hold, now),
+                "times": hold.times,
+                "label": hold.label,
+            }
             for hold in list_holds(record)
             if hold.until > now
         ],

@@ -257,6 +257,25 @@ def test_the_status_shows_servers_and_what_differs(run: Run, file: Path, pools: 
     assert out(run("fleet", "status", "--json"))["servers"][0]["server"] == "rio"
 
 
+def test_a_server_that_one_submitters_trainings_keep_away_from_is_no_server_that_refuses(
+    run: Run, airflow: FakeAirflow, rio: None
+) -> None:
+    hold = {
+        "until": "2026-03-01T12:30:00+00:00",
+        "reason": "a training saw no GPU: \x1b[2Jha",
+        "kind": "training",
+        "label": "user:eve",
+    }
+    airflow.records.change_server("rio", lambda _: {"holds": {"blind/user:eve": hold}})
+
+    shown = run("fleet", "status", columns=160).stdout
+
+    assert "alive" in shown
+    assert "refuses" not in shown
+    assert "rio: takes no trainings of eve until 12:30 UTC: a training saw no GPU:" in shown
+    assert "\x1b" not in shown
+
+
 def test_the_status_tells_what_goes_wrong(run: Run, airflow: FakeAirflow, rio: None) -> None:
     hold = {
         "refusal": "disk",

@@ -449,3 +449,20 @@ def test_a_held_server_says_what_it_does_not_take_and_until_when(refusal, kind, 
     assert [image for image, _ in held.held_images] == (["trainer"] if refusal == "image" else [])
     assert not any(later.get_block(kind) for kind in SlotClass)
     assert later.held_images == ()
+
+
+def test_what_one_submitters_trainings_have_said_is_held_for_those_alone():
+    hold = {
+        "refusal": None,
+        "until": (NOW + timedelta(minutes=5)).isoformat(),
+        "reason": "a training saw no GPU: x",
+        "kind": "training",
+        "label": "user:ann",
+    }
+
+    held = offer(make_server(holds={"x": hold}))
+
+    assert held.get_block(SlotClass.TRAINING) is None
+    assert held.held_labels == (
+        ("user:ann", "takes no trainings of ann until 12:05 UTC: a training saw no GPU: x"),
+    )

@@ -9,7 +9,7 @@ import pytest
 from fakes.pools import FakePools
 from touchstone.core.actions import MAX_ACTIONS
 from touchstone.core.fleet import parse_fleet
-from touchstone.core.holds import HOLDS, hold_server
+from touchstone.core.holds import HOLDS, hold_blind, hold_server
 from touchstone.dispatcher.alarms import LETTERS
 from touchstone.dispatcher.control import CONTROL
 from touchstone.dispatcher.fleet import (
@@ -712,6 +712,23 @@ def test_a_server_that_refuses_is_shown_with_its_reason_until_it_is_asked_again(
 
     clock.advance(minutes=2)
     assert keeper.build_status()["servers"][0]["holds"] == []
+
+
+def test_a_server_that_one_submitters_trainings_have_told_of_is_shown_with_whose(
+    rio, keeper, records, clock
+):
+    records.change_server(
+        "rio", lambda found: hold_blind(found, label="user:ann", reason="too old", now=clock())
+    )
+
+    (row,) = keeper.build_status()["servers"]
+
+    assert [(hold["label"], hold["told"]) for hold in row["holds"]] == [
+        (
+            "user:ann",
+            "takes no trainings of ann until 12:01 UTC: a training saw no GPU: too old",
+        )
+    ]
 
 
 def test_an_admin_who_has_mended_a_server_gives_it_back_at_once(rio, keeper, records, clock, pools):
