@@ -232,6 +232,11 @@ def test_a_server_offers_its_smallest_gpu_for_one_task_gets_any_of_them():
     assert (has.cuda, has.vram_gib, has.ram_gib) == (True, 8, 64)
 
 
+def test_what_a_gpu_costs_is_what_the_file_says():
+    assert offer(make_server()).gpu_price_per_hour is None
+    assert offer(make_server(declared={"gpu_price_per_hour": 0.35})).gpu_price_per_hour == 0.35
+
+
 def test_the_stricter_of_declared_and_detected_counts():
     declared = {"cuda": True, "vram_gib": 24, "ram_gib": 32}
 

@@ -156,6 +156,7 @@ def test_records_learn_what_the_file_says_and_who_said_it(keeper, enrol, records
         "ram_gib": None,
         "allow": [],
         "deny": [],
+        "gpu_price_per_hour": None,
     }
     assert record["actions"] == [
         {"at": clock().isoformat(), "by": "chief", "action": "fleet apply"}
