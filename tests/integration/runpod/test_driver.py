@@ -22,6 +22,7 @@ from tests.integration.runpod.rented import (
 from fakes.renting import Clients, Office, train
 from touchstone.client.entering import build_enter_command
 from touchstone.core.attempts import RENTAL_CLASSES, WaitEnd, find_end, get_ref, request_cancel
+from touchstone.core.gpus import find_gpu_use
 from touchstone.core.names import build_attempt_prefix, build_output_key
 from touchstone.core.pod_attempts import compute_pod_cost
 from touchstone.core.tasks import PodWishes
@@ -101,6 +102,31 @@ def test_the_cost_on_record_is_that_of_the_bill_to_the_cent(office: Office, worl
         ("2-closed", True),
     ]
     assert Budgets(dynamodb, office.settings).list_open() == []
+
+
+def test_what_a_pods_gpu_was_good_for_follows_from_its_bill(office: Office) -> None:
+    record = run_task(office, office.submit("seconds=1", "gpu=40"))
+    use = find_gpu_use(record, datetime.now(UTC))
+    assert use is not None
+    pod = record["pod"]
+    assert use.held_hours == pytest.approx(pod["seconds"] / 3600)
+    assert (use.usd, use.utilisation_percent, use.is_open) == (Decimal(pod["usd"]), 40, False)
+    assert use.useful_hours == pytest.approx(use.held_hours * 0.4)
+    assert float(use.usd_per_useful_hour or 0) == pytest.approx(
+        float(pod["usd"]) / use.useful_hours
+    )
+
+
+def test_a_pod_whose_gpu_is_not_seen_costs_no_attempt_of_the_users(
+    office: Office, world: World
+) -> None:
+    record = run_task(office, office.submit("first-blind"), tries=2)
+    (blind,) = record["attempts"]
+    assert (blind["outcome"], blind["failure_class"]) == ("failed(infrastructure)", "device")
+    assert blind["reason"] == "no GPU: JAX sees none"
+    assert record["outcome"] == "succeeded"
+    assert blind["pod"]["id"] != record["pod"]["id"]
+    assert list_alive(world, office) == []
 
 
 @pytest.mark.parametrize(
