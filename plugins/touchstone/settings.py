@@ -24,6 +24,9 @@ PublicKey = Annotated[
 """One line as in ``authorized_keys``, without options."""
 
 
+CudaVersion = Annotated[str, StringConstraints(pattern=r"^\d{1,3}\.\d{1,3}$")]
+
+
 GitHost = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9.*?-]{1,253}(:[0-9*]{1,5})?$")]
 """A pattern for hosts, as a shell's."""
 
@@ -35,6 +38,7 @@ class RunPodSettings(BaseSettings):
     :param conn_id: Airflow connection of type ``runpod``; ``None`` for an installation that rents
         nothing.
     :param image: Image of pods, as RunPod can pull it; ``None`` for the task's own.
+    :param min_cuda: Lowest CUDA version of the host of a GPU, as ``12.4``; ``None`` for any.
     :param gpu_models: Models for who names none, best first (JSON list).
     :param max_price: Most USD per hour of any pod; ``None`` for no ceiling.
     :param vcpus: vCPUs of a CPU pod, in which validations run where no server takes any.
@@ -60,6 +64,7 @@ class RunPodSettings(BaseSettings):
 
     conn_id: str | None = None
     image: str | None = None
+    min_cuda: CudaVersion | None = None
     gpu_models: tuple[str, ...] = ("RTX 4090", "RTX 3090")
     max_price: Decimal | None = Field(default=None, gt=0)
     vcpus: int = Field(default=4, ge=2)
@@ -93,6 +98,7 @@ class Settings(BaseSettings):
     :param mlflow_public_url: Where people reach that server; ``None`` if as the connection says.
     :param mlflow_experiment: MLflow experiment of all trainings.
     :param trainer_image: Image of the trainer for submissions that name no other.
+    :param trainer_image_cuda: The same for where there is a GPU; empty for the same image.
     :param elnigma_git: Git URL of el-nigma, for runs that name a branch; ``None`` refuses those.
         Holds no credential.
     :param elnigma_conn_id: Airflow connection with the credentials for that repository; ``None``
@@ -147,6 +153,7 @@ class Settings(BaseSettings):
     mlflow_public_url: str | None = None
     mlflow_experiment: str = "touchstone_service"
     trainer_image: str = "touchstone-elnigma:local"
+    trainer_image_cuda: str = ""
     elnigma_git: str | None = None
     elnigma_conn_id: str | None = None
     git_hosts: tuple[GitHost, ...] = ()

@@ -153,12 +153,17 @@ class Office:
                 )
 
     def submit(
-        self, *say: str, submission_id: str | None = None, wishes: PodWishes | None = None
+        self,
+        *say: str,
+        submission_id: str | None = None,
+        wishes: PodWishes | None = None,
+        image_cuda: str | None = None,
     ) -> TaskKey:
         """
         Record a task that a schedule wants trained.
 
         :param say: What the trainer is told, see ``trainer.sh``.
+        :param image_cuda: The trainer's image for where there is a GPU.
         """
         validation = self._build_validation({"features.py": "\n"}, submission_id)
         spec = validation.model_copy(
@@ -166,6 +171,7 @@ class Office:
                 "task_id": "i5",
                 "kind": SlotClass.TRAINING,
                 "interval": 5,
+                "image_cuda": image_cuda,
                 "passthrough": say,
                 "platform": Platform.RUNPOD.value,
                 "pods": wishes or PodWishes(),

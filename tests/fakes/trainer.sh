@@ -4,11 +4,12 @@
 #   seconds=N   take so long            exit=CODE   end with that code and its class
 #   eat=MIB     need so much memory     first-exit=CODE   the same, in the first attempt only
 #   until=NAME  go on until there is a file of that name in OUT
+#   gpu=PERCENT have used so much of a GPU        first-blind   see none, in the first attempt only
 # A validation has no such arguments: what it comes to is in the module's file "exit".
 set -u
 command=$1
 shift
-out= module= interval= seconds=0 code=0 eat=0 first_only= until=
+out= module= interval= seconds=0 code=0 eat=0 first_only= until= gpu= blind=
 while [ $# -gt 0 ]; do
   case $1 in
   --out) out=$2 && shift ;;
@@ -17,6 +18,8 @@ while [ $# -gt 0 ]; do
   seconds=*) seconds=${1#*=} ;;
   eat=*) eat=${1#*=} ;;
   until=*) until=${1#*=} ;;
+  gpu=*) gpu=${1#*=} ;;
+  first-blind) blind=1 ;;
   exit=*) code=${1#*=} ;;
   first-exit=*) code=${1#*=} first_only=1 ;;
   esac
@@ -37,8 +40,12 @@ verdict() { # exit code, outcome, class, reason (JSON), files...
   for file in "$@"; do
     list="$list${list:+,}$(entry "$file")"
   done
-  printf '{"contract":1,"exit_code":%s,"outcome":"%s","class":"%s","reason":%s,"files":[%s]}' \
-    "$code" "$outcome" "$class" "$reason" "$list" >"$out/verdict.json.part"
+  usage=null
+  if [ -n "$gpu" ]; then
+    usage=$(printf '{"gpu":{"name":"a GPU","mean_utilisation_percent":%s}}' "$gpu")
+  fi
+  printf '{"contract":1,"exit_code":%s,"outcome":"%s","class":"%s","reason":%s,"usage":%s,"files":[%s]}' \
+    "$code" "$outcome" "$class" "$reason" "$usage" "$list" >"$out/verdict.json.part"
   mv "$out/verdict.json.part" "$out/verdict.json"
   exit "$code"
 }
@@ -54,6 +61,9 @@ if [ "$command" = validate ]; then
     verdict "$(cat "$module/exit")" failed submission '"submission: it is wrong"' console.log
   fi
   verdict 0 succeeded ok null console.log
+fi
+if [ -n "$blind" ] && [ "$attempt" = 1 ]; then
+  verdict 75 failed device '"no GPU: JAX sees none"' console.log
 fi
 if [ "$eat" != 0 ]; then
   # In a file of /tmp, which is memory of this container, up to half of what it may use.

@@ -46,7 +46,8 @@ def build_fleet(status: Record) -> RenderableType:
     if runpod["slots"] is not None:
         slots = _format_slots(runpod["in_use"], runpod["slots"])
         table.add_row("runpod", _describe_account(runpod), slots)
-    remarks = [difference for row in status["servers"] for difference in row["differences"]]
+    rows = status["servers"]
+    remarks = [line for row in rows for line in (*row["differences"], *(row.get("warnings") or ()))]
     lines = [
         *_describe_placements(status),
         *_describe_holds(status),
@@ -55,6 +56,7 @@ def build_fleet(status: Record) -> RenderableType:
         *_describe_pods(runpod),
         *remarks,
         *status["differences"],
+        *(status.get("warnings") or ()),
     ]
     return Group(table, *(Text(f" {clean(line)}", overflow="fold") for line in lines))
 
@@ -65,7 +67,8 @@ def list_report(report: Record) -> list[str]:
     lines = [
         clean(f"{words[done]}: {item}") for words in _REPORT for item in report.get(words[0]) or ()
     ]
-    return lines or ["all is as the file says"]
+    notes = [clean(line) for line in report.get("warnings") or ()]
+    return [*(lines or ["all is as the file says"]), *notes]
 
 
 def build_jobs(jobs: Sequence[Record]) -> Table:
@@ -86,7 +89,9 @@ def _describe_state(row: Record) -> Text:
         return Text("never heard of", "red")
     if not row["is_alive"]:
         return Text(f"silent {_ago(age)}", "red")
-    return Text("refuses", "red") if row.get("holds") else Text("alive", "green")
+    # What one submitter's trainings have said keeps nobody else's away.
+    is_held = any(not hold.get("label") for hold in row.get("holds") or ())
+    return Text("refuses", "red") if is_held else Text("alive", "green")
 
 
 def _describe_account(runpod: Record) -> Text:

@@ -13,6 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from touchstone.client.watch import Snapshot
+from touchstone.core.gpus import describe_device
 from touchstone.core.pod_attempts import describe_pod
 
 _STYLES = {
@@ -66,10 +67,13 @@ def build_tasks(tasks: Sequence[Record]) -> RenderableType:
         task["task_id"]: format_line(_get_wait(task) or task.get("reason")) for task in tasks
     }
     pods = {task["task_id"]: _format_pod(task) for task in tasks}
+    devices = {task["task_id"]: _format_device(task) for task in tasks}
+    gpus = {task["task_id"]: format_line((task.get("gpu") or {}).get("note")) for task in tasks}
     code = {
         task["task_id"]: _format_code((task.get("published") or {}).get("models")) for task in tasks
     }
-    return Group(table, *_build_remarks(reasons), *_build_remarks(pods), *_build_remarks(code))
+    remarks = (reasons, pods, devices, gpus, code)
+    return Group(table, *(line for each in remarks for line in _build_remarks(each)))
 
 
 def _format_deployment(task: Record) -> str:
@@ -87,6 +91,15 @@ def _format_pod(task: Record) -> str:
     words.append(f"${pod['price_per_hour']}/h")
     words.append(_format_cost(task.get("cost")))
     return ", ".join(word for word in words if word)
+
+
+def _format_device(task: Record) -> str:
+    """Return on what a task computed, if it says so, and in which image."""
+    words = [describe_device((task.get("published") or {}).get("device") or {})]
+    if image := task.get("image"):
+        digest = task.get("image_digest")
+        words.append(f"image {image} ({digest})" if digest else f"image {image}")
+    return format_line(", ".join(word for word in words if word))
 
 
 def _format_code(models: Sequence[Record] | None) -> str:

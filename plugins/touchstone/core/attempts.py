@@ -21,7 +21,7 @@ from touchstone.core.conf import Platform
 from touchstone.core.holds import find_refusal
 from touchstone.core.outcomes import Outcome, judge_exit
 from touchstone.core.states import TASK_TERMINAL, TaskStatus, is_task_move
-from touchstone.core.tasks import TaskSpec
+from touchstone.core.tasks import TaskSpec, choose_image
 from touchstone_agent.protocol.facts import ExitFacts, PreparedFacts
 from touchstone_agent.protocol.messages import (
     FINAL_PHASES,
@@ -45,6 +45,8 @@ _PER_ATTEMPT: dict[str, Any] = {
     "metrics": {},
     "console_bytes": 0,
     "container": None,
+    "gpus": None,
+    "image": None,
     "image_digest": None,
     "intent_at": None,
     "last_event_at": None,
@@ -76,6 +78,9 @@ _KEPT = (
     "platform",
     "server",
     "container",
+    "gpus",
+    "image",
+    "image_digest",
     "phase",
     "exit_code",
     "outcome",
@@ -111,6 +116,9 @@ _MAX_REMEMBERED_REASON = 300
 
 OUT_OF_MEMORY = "oom"
 """Class of a failure for which only more memory helps."""
+
+NO_DEVICE = "device"
+"""Class of a failure for which another GPU helps: the trainer saw none where it was given one."""
 
 CLOCK_SKEW = timedelta(minutes=10)
 """How wrong a server's clock may be; a time beyond that is taken for the nearest that may be."""
@@ -251,6 +259,7 @@ def claim_attempt(
     server: str,
     container_of: Any,
     now: datetime,
+    gpus: int = 0,
     placement: Mapping[str, Any] | None = None,
     platform: Platform = Platform.ON_PREM,
 ) -> Record:
@@ -261,6 +270,7 @@ def claim_attempt(
     :param server: The server it will go to.
     :param container_of: Function from the attempt's reference to its container's name.
     :param now: The time, UTC.
+    :param gpus: GPUs that the server hands over.
     :param placement: Why it goes there, and what was expected of its wait.
     :param platform: What that server is; RunPod is one, too, whose every attempt has its own pod.
     :return: Fields to set; the new fence outranks every older attempt.
@@ -272,6 +282,7 @@ def claim_attempt(
         attempt=attempt,
         fence=fence,
     )
+    is_pod = platform is Platform.RUNPOD
     return {
         **_PER_ATTEMPT,
         **_remember(record),
@@ -280,10 +291,30 @@ def claim_attempt(
         "fence": fence,
         "server": server,
         "platform": platform.value,
+        # What a pod is, and what it runs, its order says.
+        "gpus": None if is_pod else gpus,
+        "image": None if is_pod else _choose_image(record, gpus),
         "container": container_of(ref),
         "intent_at": now.isoformat(),
         "placement": dict(placement) if placement else None,
     }
+
+
+def _choose_image(record: Record, gpus: int) -> str:
+    config = record["config"]
+    return choose_image(str(config.get("image") or ""), config.get("image_cuda"), gpus=gpus)
+
+
+def count_gpus(attempt: Record) -> int:
+    """Return how many GPUs an attempt holds: its server's, or its pod's."""
+    pod = attempt.get("pod")
+    if pod:
+        return int(bool(pod.get("gpu")))
+    gpus = attempt.get("gpus")
+    if gpus is None:
+        # The version before wrote it down with the placement only.
+        gpus = (attempt.get("placement") or {}).get("gpus")
+    return int(gpus or 0)
 
 
 def build_attempt_spec(record: Record) -> TaskSpec:
@@ -488,6 +519,9 @@ def _apply_exit(
     if record["kind"] == SlotClass.VALIDATION and ending.failure_class == OUT_OF_MEMORY:
         # A training may fit a larger host; what validates has the same memory everywhere.
         ending = replace(ending, outcome=Outcome.FAILED_USER, is_retriable=False)
+    if ending.failure_class == NO_DEVICE and not count_gpus(record):
+        # It costs nobody anything, so it is believed only of what was given a GPU.
+        ending = replace(ending, outcome=Outcome.FAILED_USER, failure_class="unknown")
     facts |= {
         "outcome": ending.outcome.value,
         "failure_class": ending.failure_class,
@@ -607,6 +641,8 @@ class WaitEnd(StrEnum):
 MAX_USER_FAILURES = 3
 MAX_OUT_OF_MEMORY = 2
 """Attempts that may fail by the user's code, and for memory; other hosts' faults never count."""
+MAX_NO_DEVICE = 5
+"""Attempts that may see no GPU: submitted code could say so as well, and be tried for ever."""
 MAX_VALIDATIONS = 3
 """Attempts of a validation, whoever's faults; what no server and no pod took was no attempt."""
 
@@ -633,7 +669,10 @@ def may_retry(record: Record) -> bool:
         return had < MAX_VALIDATIONS
     by_user = sum(item.get("outcome") == Outcome.FAILED_USER for item in ended)
     by_memory = sum(item.get("failure_class") == OUT_OF_MEMORY for item in ended)
-    return bool(by_user < MAX_USER_FAILURES and by_memory < MAX_OUT_OF_MEMORY)
+    by_device = sum(item.get("failure_class") == NO_DEVICE for item in ended)
+    return bool(
+        by_user < MAX_USER_FAILURES and by_memory < MAX_OUT_OF_MEMORY and by_device < MAX_NO_DEVICE
+    )
 
 
 def find_end(record: Record, *, fence: int, run_id: str) -> WaitEnd | None:

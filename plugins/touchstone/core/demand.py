@@ -70,6 +70,7 @@ def build_needs(record: Record) -> Needs:
         cloud=spec.pods.cloud,
         max_price=spec.pods.max_price,
         image=spec.image,
+        image_cuda=spec.image_cuda,
     )
 
 
@@ -213,13 +214,17 @@ def build_resource(
         block=next(
             (tell_hold(hold, now) for hold in holds if not hold.kind and not hold.image), None
         ),
-        kind_blocks=tuple((hold.kind, tell_hold(hold, now)) for hold in holds if hold.kind),
+        kind_blocks=tuple(
+            (hold.kind, tell_hold(hold, now)) for hold in holds if hold.kind and not hold.label
+        ),
         held_images=tuple((hold.image, tell_hold(hold, now)) for hold in holds if hold.image),
+        held_labels=tuple((hold.label, tell_hold(hold, now)) for hold in holds if hold.label),
         lingering=left,
         validation_lingering=validation_left,
         running=running,
         validation_running=validation_running,
         silent_since=heard,
+        gpu_price_per_hour=declared.get("gpu_price_per_hour"),
     )
 
 
@@ -228,6 +233,8 @@ def tell_hold(hold: ServerHold, now: datetime) -> str:
     what = f"no {hold.kind}s" if hold.kind else "nothing"
     if hold.image:
         what = f"nothing of image {hold.image}"
+    if hold.label:
+        what += f" of {hold.label.removeprefix('user:')}"
     return f"takes {what} until {tell_time(hold.until, now)}: {hold.reason}"
 
 

@@ -11,6 +11,7 @@ from fnmatch import fnmatchcase
 from touchstone.core.conf import CloudChoice, Platform
 from touchstone.core.market import Market
 from touchstone.core.pods import Choice
+from touchstone.core.tasks import choose_image
 from touchstone_agent.protocol.messages import SlotClass
 
 BOTH_KINDS = frozenset(SlotClass)
@@ -78,6 +79,7 @@ class Needs:
     :param cloud: Whose machines pods may be on.
     :param max_price: Most that a pod may cost, USD per hour; ``None`` for no ceiling.
     :param image: Its container image; empty if that is no matter.
+    :param image_cuda: The one for where it is given a GPU; ``None`` if that is the same.
     """
 
     kind: SlotClass
@@ -92,6 +94,7 @@ class Needs:
     cloud: CloudChoice = CloudChoice.ANY
     max_price: Decimal | None = None
     image: str = ""
+    image_cuda: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -128,6 +131,7 @@ class Resource:
     :param block: Why nothing may go there at the moment, or ``None``.
     :param kind_blocks: Why nothing of one kind may go there at the moment, by kind.
     :param held_images: Container images that it does not take at the moment, and why.
+    :param held_labels: Labels of trainings that it does not take at the moment, and why.
     :param lingering: Slots for trainings held there by attempts that nobody waits for any more;
         they are not among those that are free.
     :param validation_lingering: The same of its slots for validations.
@@ -135,6 +139,8 @@ class Resource:
     :param validation_running: The validations that hold its slots.
     :param silent_since: When it was last heard of, if it is not alive.
     :param market: What it has to rent; ``None`` for what is not rented.
+    :param gpu_price_per_hour: What an hour of one of its GPUs costs its owner, USD; ``None`` if
+        nobody says.
     """
 
     name: str
@@ -152,12 +158,14 @@ class Resource:
     block: str | None = None
     kind_blocks: tuple[tuple[SlotClass, str], ...] = ()
     held_images: tuple[tuple[str, str], ...] = ()
+    held_labels: tuple[tuple[str, str], ...] = ()
     lingering: int = 0
     validation_lingering: int = 0
     running: tuple[Running, ...] = ()
     validation_running: tuple[Running, ...] = ()
     silent_since: dt.datetime | None = None
     market: Market | None = None
+    gpu_price_per_hour: float | None = None
 
     @property
     def is_shared(self) -> bool:
@@ -174,6 +182,11 @@ class Resource:
         """Return how many tasks of one kind may start there now, were it alive and not blocked."""
         free = self.validation_free if self._is_apart(kind) else self.free
         return max(0, min(free, self.get_slots(kind)))
+
+    def get_gpus(self, kind: SlotClass) -> int:
+        """Return how many GPUs a task of one kind is handed there; a pod has its own."""
+        is_given = kind is SlotClass.TRAINING and self.capability.cuda and not self.is_shared
+        return int(is_given)
 
     def get_running(self, kind: SlotClass) -> tuple[Running, ...]:
         """Return the tasks of one kind that hold slots."""
@@ -233,7 +246,10 @@ def find_unready(needs: Needs, resource: Resource) -> str | None:
 
     :return: What is out of stock, or refused there, or ``None``.
     """
-    held = next((why for image, why in resource.held_images if image == needs.image), None)
+    image = choose_image(needs.image, needs.image_cuda, gpus=resource.get_gpus(needs.kind))
+    held = next((why for other, why in resource.held_images if other == image), None)
+    if held is None and needs.kind is SlotClass.TRAINING:
+        held = next((why for label, why in resource.held_labels if label in needs.labels), None)
     if held is not None or resource.market is None:
         return held
     choice = _shop(needs, resource.market)

@@ -28,6 +28,7 @@ Slots = Annotated[int, Field(strict=True, ge=0, le=MAX_SLOTS)]
 Priority = Annotated[int, Field(strict=True, ge=-1000, le=1000)]
 Gib = Annotated[float, Field(strict=True, ge=0, le=65_536, allow_inf_nan=False)]
 Environment = Annotated[str, Field(strict=True, pattern=r"^[a-z][a-z0-9]{1,11}$")]
+Price = Annotated[float, Field(strict=True, ge=0, le=10_000, allow_inf_nan=False)]
 Weight = Annotated[float, Field(strict=True, gt=0, le=MAX_WEIGHT, allow_inf_nan=False)]
 
 
@@ -70,6 +71,8 @@ class Defaults(_Table):
     :param validation_slots: The same of validations, which have slots of their own.
     :param allow: Patterns of the labels that may run; empty for all.
     :param deny: Patterns of the labels that may not; outranks ``allow``.
+    :param gpu_price_per_hour: What an hour of one of its GPUs costs its owner, USD; ``None`` if
+        that is not to be told.
     :param env: The environment a server belongs to; ``None`` for whichever reads the file.
     """
 
@@ -78,6 +81,7 @@ class Defaults(_Table):
     validation_slots: Slots | None = None
     allow: Patterns = ()
     deny: Patterns = ()
+    gpu_price_per_hour: Price | None = None
     env: Environment | None = None
 
 
@@ -102,6 +106,7 @@ class ServerSpec(Defaults):
             **self.capabilities.model_dump(),
             "allow": list(self.allow),
             "deny": list(self.deny),
+            "gpu_price_per_hour": self.gpu_price_per_hour,
         }
 
 

@@ -1,5 +1,5 @@
 """
-What a server has refused, and until when it is not asked for the like again. Pure.
+What a server has refused, or shown to lack, and until when it is not asked for the like. Pure.
 
 One that refuses for what it lacks ends an attempt within a second, is free again at once, and so
 would take everybody's tries while others stand free. What is held is in the server's record, where
@@ -31,6 +31,8 @@ _LONG = Backoff(first_seconds=60, cap_seconds=1800, jitter=0)
 # Longer than a heartbeat, whose inventory tells what is really free.
 _SHORT = Backoff(first_seconds=20, cap_seconds=300, jitter=0)
 _MOST_HOLDS = 20
+_WITNESS = timedelta(hours=1)
+"""How long after its hold one submitter's word still bears out another's."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,6 +46,7 @@ class ServerHold:
     :param reason: The server's own words.
     :param kind: The kind of tasks that it holds for; ``None`` for both.
     :param image: The container image that it holds for; ``None`` for all.
+    :param label: The label of tasks that it holds for, as ``user:<name>``; ``None`` for all.
     :param times: How many times in a row.
     :param is_told: Whether the admins were written to.
     """
@@ -54,6 +57,7 @@ class ServerHold:
     reason: str
     kind: SlotClass | None = None
     image: str | None = None
+    label: str | None = None
     times: int = 1
     is_told: bool = False
 
@@ -76,6 +80,7 @@ def list_holds(server: Mapping[str, Any]) -> Iterator[ServerHold]:
                 reason=str(item["reason"]),
                 kind=SlotClass(item["kind"]) if item.get("kind") else None,
                 image=item.get("image"),
+                label=item.get("label"),
                 times=int(item.get("times") or 1),
                 is_told=bool(item.get("is_told")),
             )
@@ -104,23 +109,46 @@ def hold_server(
     if refusal in {Refusal.FENCE, Refusal.NAME}:
         return None  # another START may be well
     key, item = _build_hold(refusal, kind, image)
-    holds = dict(server.get(HOLDS) or {})
-    before = next((hold for hold in list_holds(server) if hold.key == key), None)
-    if before is not None and now < before.until:
-        return None
-    times = before.times + 1 if before else 1
-    pause = (_LONG if refusal in LACKS else _SHORT).after(times)
-    holds[key] = {
-        **item,
-        "refusal": refusal.value if refusal else None,
-        "until": (now + timedelta(seconds=pause)).isoformat(),
-        "reason": build_line(reason or "it gave no reason"),
-        "times": times,
-        "is_told": before.is_told if before else False,
-    }
-    for oldest in list(holds)[: max(0, len(holds) - _MOST_HOLDS)]:
-        del holds[oldest]
-    return {HOLDS: holds}
+    item |= {"refusal": refusal.value if refusal else None}
+    pauses = _LONG if refusal in LACKS else _SHORT
+    return _hold(server, key, item, reason=reason or "it gave no reason", pauses=pauses, now=now)
+
+
+def hold_blind(
+    server: Mapping[str, Any], *, label: str, reason: str | None, now: datetime
+) -> Record | None:
+    """
+    Return what a server's record becomes by a training that saw none of the GPU it was given.
+
+    That is said in the container, where submitted code can say it as well. So the word of one
+    submitter's trainings keeps only his own away; a second submitter's word within the hour makes
+    it the server's fault, and keeps all trainings away.
+
+    :param label: Whose training it was, as ``user:<name>``.
+    :param reason: What it said.
+    :return: Fields to set; ``None`` if it is held already.
+    """
+    others = {hold.label for hold in list_holds(server) if now - hold.until < _WITNESS}
+    others -= {None, label}
+    item = {"kind": SlotClass.TRAINING.value, "image": None, "label": label, "refusal": None}
+    words = f"a training saw no GPU: {reason or 'it gave no reason'}"
+    own = _hold(server, f"{_BLIND}/{label}", item, reason=words, pauses=_LONG, now=now)
+    if not others:
+        return own
+    # Nothing of what submitters wrote: everybody else reads it.
+    item |= {"label": None, "refusal": Refusal.GPU.value}
+    words = f"gpu: trainings of {len(others) + 1} submitters saw none"
+    everybodys = _hold({**server, **(own or {})}, _BLIND, item, reason=words, pauses=_LONG, now=now)
+    return everybodys or own
+
+
+def release_blind(server: Mapping[str, Any]) -> Record | None:
+    """
+    Return what a server's record becomes when a training has ended well that requires a GPU.
+
+    :return: Fields to set; ``None`` if nothing of the like was held.
+    """
+    return _drop(server, _list_blind(server))
 
 
 def release_server(
@@ -161,7 +189,7 @@ def release_renewed(
     """
     if server.get(HOLDS) and server.get("epoch") not in {None, epoch}:
         return {HOLDS: {}}
-    return _drop(server, {Refusal.GPU.value}) if gpus > old_gpus else None
+    return _drop(server, {Refusal.GPU.value, *_list_blind(server)}) if gpus > old_gpus else None
 
 
 def mark_told(server: Mapping[str, Any], keys: set[str]) -> Record | None:
@@ -173,6 +201,38 @@ def mark_told(server: Mapping[str, Any], keys: set[str]) -> Record | None:
 
 _FULL = Refusal.FULL
 _DRAINED = Refusal.DRAINED
+_BLIND = "blind"
+"""Key of a hold for a GPU that trainings do not see; with a label behind it, of that label's."""
+
+
+def _list_blind(server: Mapping[str, Any]) -> set[str]:
+    return {key for key in server.get(HOLDS) or {} if key.partition("/")[0] == _BLIND}
+
+
+def _hold(
+    server: Mapping[str, Any],
+    key: str,
+    item: Mapping[str, Any],
+    *,
+    reason: str,
+    pauses: Backoff,
+    now: datetime,
+) -> Record | None:
+    holds = dict(server.get(HOLDS) or {})
+    before = next((hold for hold in list_holds(server) if hold.key == key), None)
+    if before is not None and now < before.until:
+        return None
+    times = before.times + 1 if before else 1
+    holds[key] = {
+        **item,
+        "until": (now + timedelta(seconds=pauses.after(times))).isoformat(),
+        "reason": build_line(reason),
+        "times": times,
+        "is_told": before.is_told if before else False,
+    }
+    for oldest in list(holds)[: max(0, len(holds) - _MOST_HOLDS)]:
+        del holds[oldest]
+    return {HOLDS: holds}
 
 
 def _build_hold(refusal: Refusal | None, kind: SlotClass, image: str) -> tuple[str, Record]:

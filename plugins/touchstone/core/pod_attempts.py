@@ -93,18 +93,26 @@ def may_rent(record: Record, fence: int) -> bool:
 
 
 def note_order(
-    record: Record, candidate: Candidate, *, fence: int, life_seconds: int, now: datetime
+    record: Record,
+    candidate: Candidate,
+    *,
+    image: str,
+    fence: int,
+    life_seconds: int,
+    now: datetime,
 ) -> Record | None:
     """
     Write down what is about to be ordered, before it is.
 
     :param candidate: What will be asked for; of several tries within an attempt the last one.
+    :param image: The container image that it is to be.
     :param life_seconds: How long the pod may live at most; with the price the worst that it costs.
     :return: ``None`` if the attempt wants no pod any more, or has one: nothing may be ordered then.
     """
     if not may_rent(record, fence) or (record.get("pod") or {}).get("id"):
         return None
     return {
+        "image": image,
         "pod": {
             "name": record["container"],
             "id": None,
@@ -126,7 +134,7 @@ def note_order(
             "usd": None,
             "is_billed": False,
             "problem": None,
-        }
+        },
     }
 
 

@@ -43,6 +43,7 @@ MAX_PARAMS = 90
 """MLflow takes a hundred in one request, and ours are added."""
 
 MAX_FACTS = 50
+MAX_DEVICE_FACTS = 12
 MAX_VALUE = 1000
 RESULT_BYTES = 1024**2
 """Largest result.json that is read."""
@@ -57,11 +58,11 @@ class ResultRefused(PermanentError):
     """A result.json breaks the contract; the message says where."""
 
 
-def _check_scalar(value: object) -> str | int | float | bool | None:
+def _check_scalar(value: object, limit: int = MAX_VALUE) -> str | int | float | bool | None:
     if value is None or isinstance(value, bool):
         return value
     if isinstance(value, str):
-        return build_line(value, MAX_VALUE)
+        return build_line(value, limit)
     if not isinstance(value, int | float):
         raise ValueError("is neither a text nor a number")
     if not is_storable(value) or (abs(value) > MAX_INTEGER and isinstance(value, int)):
@@ -79,6 +80,7 @@ def _check_name(name: str) -> str:
 _Key = Annotated[str, AfterValidator(_check_name)]
 _Scalar = Annotated[Any, PlainValidator(_check_scalar)]
 _Note = Annotated[str, BeforeValidator(lambda v: build_line(v, 200) if isinstance(v, str) else v)]
+_Fact = Annotated[Any, PlainValidator(lambda v: _check_scalar(v, limit=200))]
 _Text = Annotated[str, BeforeValidator(lambda v: build_line(v, 100) if isinstance(v, str) else v)]
 
 
@@ -92,6 +94,7 @@ class _Kept(BaseModel):
     params: dict[_Key, _Scalar] | None = Field(default=None, max_length=MAX_PARAMS)
     versions: dict[_Key, _Text] | None = Field(default=None, max_length=MAX_FACTS)
     data: dict[_Key, _Scalar] | None = Field(default=None, max_length=MAX_FACTS)
+    device: dict[_Key, _Fact] | None = Field(default=None, max_length=MAX_DEVICE_FACTS)
     seed: int | None = Field(default=None, ge=-MAX_INTEGER, le=MAX_INTEGER)
     predictions_sha256: Sha256 | None = None
 
@@ -116,7 +119,7 @@ def check_result(result: Any, *, submission_id: str, task_id: str) -> Record:
     Check a parsed result.json.
 
     :return: What is kept of it, each field within its bounds: ``metrics``, ``metric_notes``,
-        ``params``, ``versions``, ``data``, ``seed``, ``prediction_interval`` and
+        ``params``, ``versions``, ``data``, ``device``, ``seed``, ``prediction_interval`` and
         ``predictions_sha256``.
     :raises ResultRefused: If it is not the result of this task, or lacks what is published; names
         the field.
@@ -197,6 +200,7 @@ def build_evaluations(
             "params": result.get("params") or {},
             "versions": result.get("versions") or {},
             "data": result.get("data") or {},
+            "device": result.get("device") or {},
             "seed": result.get("seed"),
             "predictions_sha256": result.get("predictions_sha256"),
             "model_key": model["key"],
@@ -223,6 +227,7 @@ def summarise_task(record: Record) -> Record:
         "metrics": published.get("metrics") or {},
         "metric_notes": published.get("metric_notes") or {},
         "models": models,
+        "device": published.get("device") or {},
         "may_carry_code": any(model.get("may_carry_code") for model in models),
         "mlflow_url": published.get("mlflow_url"),
     }
@@ -307,7 +312,11 @@ def split_results(fields: Record) -> tuple[Record, Record]:
     """
     document = {key: fields[key] for key in ("results", "chart_links")}
     results = [
-        {key: value for key, value in line.items() if key not in {"metric_notes", "models"}}
+        {
+            key: value
+            for key, value in line.items()
+            if key not in {"metric_notes", "models", "device"}
+        }
         | {"metrics": _pick_main(line["metrics"])}
         for line in fields["results"]
     ]

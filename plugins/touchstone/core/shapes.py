@@ -79,6 +79,8 @@ class Shapes:
         patterns = {pattern for item in self.all for pattern in (*item.allow, *item.deny)}
         self._globs = sorted(pattern for pattern in patterns if set(pattern) & set("*?["))
         self._words = patterns.difference(self._globs)
+        # Of whom one takes nothing now; a user's name is no pattern.
+        self._words |= {label for item in self.all for label, _ in item.held_labels}
         self._images = {image for item in self.all for image, _ in item.held_images}
         self._shapes: dict[tuple[_Reduced, frozenset[str], bool, bool, frozenset[str]], Shape] = {}
         # Callers mostly share one object among equal needs, and even hashing them would take longer
@@ -154,6 +156,7 @@ class Shapes:
                 *(needs.min_vram_gib, needs.min_ram_gib, needs.allowed_hosts),
                 *(needs.gpu_models, needs.cloud, needs.max_price),
                 needs.image if needs.image in self._images else "",
+                on_gpu if (on_gpu := needs.image_cuda or needs.image) in self._images else "",
                 matched,
             )
         return reduced

@@ -77,6 +77,8 @@ class TaskSpec(BaseModel):
     :param kind: Which slots it takes, and which of el-nigma's commands it runs.
     :param system: What the content is.
     :param image: Container image of the trainer.
+    :param image_cuda: The one for where a GPU is handed over; ``None`` where ``image`` is taken as
+        it is.
     :param content_sha256: Digest of the content archive.
     :param content_size: Its size in bytes.
     :param limits: What an attempt may use.
@@ -107,6 +109,7 @@ class TaskSpec(BaseModel):
     kind: SlotClass
     system: System
     image: str
+    image_cuda: str | None = None
     content_sha256: str
     content_size: int
     limits: Limits
@@ -154,7 +157,12 @@ def build_validation_spec(
 
 
 def build_training_specs(
-    validation: TaskSpec, schedule: Schedule, *, limits: Limits, elnigma: Checkout | None = None
+    validation: TaskSpec,
+    schedule: Schedule,
+    *,
+    limits: Limits,
+    image_cuda: str | None = None,
+    elnigma: Checkout | None = None,
 ) -> list[TaskSpec]:
     """
     Return one training per prediction interval, of the content that was validated.
@@ -162,6 +170,7 @@ def build_training_specs(
     :param validation: The submission's validation; names content, system and image.
     :param schedule: The engineer's decision.
     :param limits: What each attempt may use; the schedule may ask for less time.
+    :param image_cuda: Image for where a GPU is handed over; ``None`` for the validation's.
     :param elnigma: What the schedule's branch stood at, if it names one.
     """
     if schedule.max_hours is not None:
@@ -180,6 +189,7 @@ def build_training_specs(
                 "kind": SlotClass.TRAINING,
                 "interval": interval,
                 "limits": limits,
+                "image_cuda": image_cuda,
                 "config_file": schedule.config_file,
                 "overrides": schedule.overrides,
                 "passthrough": schedule.passthrough_argv,
@@ -199,6 +209,17 @@ def build_training_specs(
         )
         for interval in schedule.intervals
     ]
+
+
+def choose_image(image: str, image_cuda: str | None, *, gpus: int) -> str:
+    """
+    Return the container image that an attempt runs in, by what it is given.
+
+    :param image: The task's image.
+    :param image_cuda: Its image for where a GPU is handed over, if it has one.
+    :param gpus: GPUs that are handed over; a pod's own count as well.
+    """
+    return image_cuda if gpus and image_cuda else image
 
 
 def build_argv(spec: TaskSpec) -> tuple[str, ...]:
@@ -261,7 +282,7 @@ def build_start(
     return Start(
         ref=ref,
         slot_class=spec.kind,
-        image=spec.image,
+        image=choose_image(spec.image, spec.image_cuda, gpus=gpus),
         argv=build_argv(spec),
         environment=build_environment(spec, ref),
         inputs=tuple(

@@ -10,8 +10,17 @@ from typing import TYPE_CHECKING, Any
 from pydantic import ValidationError
 
 from touchstone.core import attempts
-from touchstone.core.holds import HOLDS, find_refusal, hold_server, release_renewed, release_server
+from touchstone.core.holds import (
+    HOLDS,
+    find_refusal,
+    hold_blind,
+    hold_server,
+    release_blind,
+    release_renewed,
+    release_server,
+)
 from touchstone.core.names import build_console_key, build_content_key, build_output_key
+from touchstone.core.outcomes import Outcome
 from touchstone.core.tasks import TaskSpec, list_archives
 from touchstone.dispatcher.running import mark_running
 from touchstone.dispatcher.troubles import Troubles
@@ -261,6 +270,8 @@ class EventHandler:
             if event.phase is AttemptPhase.RUNNING and record["kind"] == SlotClass.TRAINING:
                 mark_running(self._records, record["submission_id"])
             self._note_willingness(server, event, record)
+            if event.phase is AttemptPhase.EXITED and record["kind"] == SlotClass.TRAINING:
+                self._note_sight(server, record)
             if event.phase is AttemptPhase.EXITED or event.phase in FINAL_PHASES:
                 # What it teaches, and whom it wakes, must not bring the event back.
                 with self._troubles.guard("follow the end of", event.ref.task_key):
@@ -286,7 +297,8 @@ class EventHandler:
     def _note_willingness(self, server: str, event: PhaseChanged, record: Record) -> None:
         """Keep what a server refuses from being asked of it again, and let go what it takes."""
         now, kind = self._clock(), SlotClass(record["kind"])
-        image = str(record["config"].get("image") or "")
+        # The version before wrote down no image beside the task's own.
+        image = str(record.get("image") or record["config"].get("image") or "")
         refusal = find_refusal(event.details)
         if event.phase is AttemptPhase.REJECTED or (refusal and event.phase is AttemptPhase.LOST):
             self._with_holds.add(server)
@@ -302,13 +314,34 @@ class EventHandler:
                 ),
             )
         elif event.phase in _TAKEN and server in self._with_holds:
-            gpus = int((record.get("placement") or {}).get("gpus") or 0)
+            gpus = attempts.count_gpus(record)
             self._records.change_server(
                 server,
                 lambda found: release_server(
                     found, phase=event.phase, kind=kind, image=image, gpus=gpus
                 ),
             )
+
+    def _note_sight(self, server: str, record: Record) -> None:
+        """Keep trainings away from a GPU that they do not see, until one of them does."""
+        config = record["config"]
+        # Of another image it may be the image that is not for GPUs.
+        is_for_cuda = bool(config.get("image_cuda")) and record["image"] == config["image_cuda"]
+        if record.get("failure_class") == attempts.NO_DEVICE and is_for_cuda:
+            label = f"user:{config.get('submitted_by')}"
+            self._with_holds.add(server)
+            self._records.change_server(
+                server,
+                lambda found: hold_blind(
+                    found, label=label, reason=record.get("reason"), now=self._clock()
+                ),
+            )
+        elif (
+            record.get("outcome") == Outcome.SUCCEEDED
+            and config.get("require_cuda")
+            and server in self._with_holds
+        ):
+            self._records.change_server(server, release_blind)
 
     def _apply_phase(self, server: str, event: PhaseChanged) -> Record | None:
         now = self._clock()

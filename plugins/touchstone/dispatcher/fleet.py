@@ -30,8 +30,11 @@ from touchstone.dispatcher.fleet_status import (
     compare_system,
     count,
     count_held,
+    find_capability,
     find_refusal,
     get_pool_name,
+    list_rental_warnings,
+    list_warnings,
     show_pool,
     show_rental,
     tell_both,
@@ -93,6 +96,7 @@ class FleetReport:
     :param created: Pools that were missing.
     :param declared: Servers whose records did not say yet what the file says.
     :param differences: What is otherwise than the file has it, and stays so.
+    :param warnings: What lies idle by the installation's settings.
     :param refused: What of the file cannot be, each with its field; those servers are left alone.
     :param not_enrolled: Servers of the file that have no record: they get no pools yet.
     :param not_in_file: Enrolled servers that the file does not name.
@@ -103,6 +107,7 @@ class FleetReport:
     created: tuple[str, ...] = ()
     declared: tuple[str, ...] = ()
     differences: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
     refused: tuple[str, ...] = ()
     not_enrolled: tuple[str, ...] = ()
     not_in_file: tuple[str, ...] = ()
@@ -119,7 +124,7 @@ class FleetKeeper:
     :param records: The records of servers.
     :param pools: Airflow's pools.
     :param settings: The environment (servers of the file that belong to another are left alone),
-        and how long a server may be silent.
+        how long a server may be silent, and which images there are.
     :param clock: The time, UTC.
     :param troubles: Where servers are counted whose records make no sense.
     """
@@ -137,7 +142,7 @@ class FleetKeeper:
         self._records = records
         self._pools = pools
         self._env = settings.env
-        self._silence_seconds = settings.silence_seconds
+        self._settings = settings
         self._clock = clock
 
     # --- the file --------------------------------------------------------------------------
@@ -172,6 +177,7 @@ class FleetKeeper:
         wanted = dict(SYSTEM_POOLS)
         differences = list(compare_system(pools, is_missing_told=False))
         declared: list[str] = []
+        warnings: list[str] = []
         for name in (n for n in ours if n in enrolled):
             spec, record = ours[name], enrolled[name]
             with self._troubles.guard("compare with the fleet file", name) as guard:
@@ -188,6 +194,8 @@ class FleetKeeper:
                 differences += compare(name, said, record, pools, is_missing_told=False)
                 if record.get("declared") != said:
                     declared.append(name)
+                has = find_capability({**record, "declared": said})
+                warnings += list_warnings(name, find_kinds(record), has, self._settings)
             if guard.error is not None:
                 differences.append(tell_odd(name, guard.error))
         for name in sorted(set(fleet.servers) - set(ours)):
@@ -197,6 +205,8 @@ class FleetKeeper:
                     f"{name}: belongs to environment {fleet.servers[name].env}, but has slots "
                     f"here; `touchstone fleet drain {name}`"
                 )
+        if fleet.runpod.slots:
+            warnings += list_rental_warnings(self._settings)
         wanted[RUNPOD_POOL] = (fleet.runpod.slots, "Touchstone: pods at RunPod")
         runpod = pools.get(RUNPOD_POOL)
         if runpod is not None and runpod.slots != fleet.runpod.slots:
@@ -207,6 +217,7 @@ class FleetKeeper:
             created=tuple(missing),
             declared=tuple(declared),
             differences=tuple(differences),
+            warnings=tuple(warnings),
             refused=tuple(refusals.values()),
             not_enrolled=tuple(sorted(set(ours) - set(enrolled))),
             not_in_file=tuple(sorted(set(enrolled) - set(fleet.servers))),
@@ -342,7 +353,7 @@ class FleetKeeper:
         """Return the fleet as it is now: plain JSON values, a row per enrolled server."""
         pools, now = self._pools.read_pools(), self._clock()
         control = read_control(self._records)
-        waiting = pools.get(QUEUE_POOL)
+        waiting, runpod = pools.get(QUEUE_POOL), pools.get(RUNPOD_POOL)
         return {
             "env": self._env,
             "placements": {
@@ -357,15 +368,18 @@ class FleetKeeper:
                 self._build_row(record, pools, now) for record in self._records.list_servers()
             ],
             "dead_letters": self._records.find_note(LETTERS).get("queues") or {},
-            "runpod": show_pool(pools.get(RUNPOD_POOL))
+            "runpod": show_pool(runpod)
             | show_rental(self._records.find_note(RENTAL), self._records.find_note(REAPER)),
             "differences": list(compare_system(pools, is_missing_told=True)),
+            "warnings": (
+                list(list_rental_warnings(self._settings)) if runpod and runpod.slots else []
+            ),
         }
 
     def _build_row(self, record: Record, pools: Mapping[str, PoolFacts], now: datetime) -> Record:
         name = str(record["server"])
         with self._troubles.guard("show", name) as guard:
-            return build_row(record, pools, now, silence_seconds=self._silence_seconds)
+            return build_row(record, pools, now, self._settings)
         return build_odd_row(name, tell_odd(name, guard.error))
 
 

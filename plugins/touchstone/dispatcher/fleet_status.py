@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from datetime import datetime
 from typing import Any, Final, Protocol
 
-from touchstone.core.demand import count_shares, find_detected, find_shares, tell_hold
+from touchstone.core.demand import (
+    count_shares,
+    find_detected,
+    find_kinds,
+    find_shares,
+    tell_hold,
+)
 from touchstone.core.holds import list_holds
 from touchstone.core.placement import Capability, Declared, intersect
 from touchstone.core.pools import (
@@ -18,6 +24,8 @@ from touchstone.core.pools import (
 )
 from touchstone.core.times import read_time
 from touchstone.hooks.records import Record
+from touchstone.settings import Settings
+from touchstone_agent.protocol.messages import SlotClass
 from touchstone_agent.protocol.words import build_line
 
 SYSTEM_POOLS: Final = {
@@ -71,6 +79,33 @@ def find_capability(record: Mapping[str, Any]) -> Capability:
         else None,
         find_detected(record),
     )
+
+
+def list_warnings(
+    name: str, kinds: Collection[SlotClass], capability: Capability, settings: Settings
+) -> Iterator[str]:
+    """
+    Say what of a server lies idle by the installation's settings.
+
+    :param name: The server.
+    :param kinds: What it takes at all.
+    :param capability: What may be relied on of it.
+    :param settings: Which images there are.
+    """
+    if capability.cuda and SlotClass.TRAINING in kinds and not settings.trainer_image_cuda:
+        yield (
+            f"{name} has a GPU and TOUCHSTONE_TRAINER_IMAGE_CUDA is not set: "
+            "its trainings compute on the CPU"
+        )
+
+
+def list_rental_warnings(settings: Settings) -> Iterator[str]:
+    """Say the same of pods, which have a GPU each."""
+    if not (settings.runpod.image or settings.trainer_image_cuda):
+        yield (
+            "pods have a GPU and neither TOUCHSTONE_RUNPOD_IMAGE nor "
+            "TOUCHSTONE_TRAINER_IMAGE_CUDA is set: their trainings compute on the CPU"
+        )
 
 
 def compare(
@@ -140,7 +175,7 @@ def compare_system(pools: Mapping[str, PoolFacts], *, is_missing_told: bool) -> 
 
 
 def build_row(
-    record: Record, pools: Mapping[str, PoolFacts], now: datetime, *, silence_seconds: float
+    record: Record, pools: Mapping[str, PoolFacts], now: datetime, settings: Settings
 ) -> Record:
     """
     Return a server as the fleet's status shows it: plain JSON values.
@@ -148,7 +183,7 @@ def build_row(
     :param record: The server's record.
     :param pools: All pools.
     :param now: The time.
-    :param silence_seconds: Without a word for so long, it is not alive.
+    :param settings: How long it may be silent and be taken for alive, and which images there are.
     """
     name = str(record["server"])
     declared, inventory = record.get("declared"), record.get("inventory") or {}
@@ -160,7 +195,7 @@ def build_row(
     return {
         "server": name,
         "description": (declared or {}).get("description") or "",
-        "is_alive": age is not None and age <= silence_seconds,
+        "is_alive": age is not None and age <= settings.silence_seconds,
         "heartbeat_age_seconds": None if age is None else max(0.0, round(age, 1)),
         **show_pool(pools.get(name)),
         **{
@@ -178,11 +213,17 @@ def build_row(
         "declared": declared,
         "drained": record.get("drained"),
         "holds": [
-            {"until": hold.until.isoformat(), "told": tell_hold(hold, now), "times": hold.times}
+            {
+                "until": hold.until.isoformat(),
+                "told": tell_hold(hold, now),
+                "times": hold.times,
+                "label": hold.label,
+            }
             for hold in list_holds(record)
             if hold.until > now
         ],
         "differences": differences,
+        "warnings": list(list_warnings(name, find_kinds(record), capability, settings)),
     }
 
 
@@ -203,6 +244,7 @@ def build_odd_row(name: str, why: str) -> Record:
         "drained": None,
         "holds": [],
         "differences": [why],
+        "warnings": [],
     }
 
 

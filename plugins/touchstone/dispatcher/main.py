@@ -13,6 +13,7 @@ from types import FrameType
 from typing import Any
 
 from touchstone.core.admission import admit
+from touchstone.core.conf import Platform
 from touchstone.core.durations import ErrorLog, History
 from touchstone.dispatcher.acting import Chronicler
 from touchstone.dispatcher.alarms import Alarms
@@ -20,6 +21,7 @@ from touchstone.dispatcher.book import TaskBook
 from touchstone.dispatcher.control import read_control
 from touchstone.dispatcher.events import EventHandler
 from touchstone.dispatcher.fleet import FleetKeeper, find_fleet_file, load_fleet
+from touchstone.dispatcher.fleet_status import list_warnings
 from touchstone.dispatcher.health import serve_health
 from touchstone.dispatcher.hearing import EventLoop
 from touchstone.dispatcher.learning import FIELDS, Learner
@@ -209,7 +211,7 @@ class Dispatcher:
         except TouchstoneError as error:
             log.error("fleet file %s is not applied: %s", path, error)
             return
-        for line in (*report.refused, *report.differences):
+        for line in (*report.refused, *report.differences, *report.warnings):
             log.warning("fleet file %s: %s", path, line)
         log.info("fleet file %s is applied; pools created: %s", path, len(report.created))
 
@@ -234,6 +236,14 @@ class Dispatcher:
             "tick_seconds": round(self._tick_seconds, 4),
             "is_paused": self._placer.view.is_paused,
             "waiting": len(self._placer.view.waiting),
+            "warnings": [
+                line
+                for resource in self._placer.view.resources
+                if resource.platform is Platform.ON_PREM
+                for line in list_warnings(
+                    resource.name, resource.kinds, resource.capability, self._settings
+                )
+            ],
             "troubles": [trouble.model_dump(mode="json") for trouble in self._troubles.summarise()],
         }
 

@@ -384,14 +384,15 @@ class Placer:
     def _describe(
         self, instance: Instance, placement: Placement, resource: Resource, now: datetime
     ) -> dict[str, Any]:
-        is_on_prem = resource.platform is Platform.ON_PREM
-        needs_gpu = instance.task_id == TRAINING and resource.capability.cuda and is_on_prem
+        is_training = instance.task_id == TRAINING
+        kind = SlotClass.TRAINING if is_training else SlotClass.VALIDATION
         return {
             "server": resource.name,
             "platform": resource.platform.value,
             "is_on_deck": False,
             "was_on_deck": instance.is_on_deck,
-            "gpus": int(needs_gpu),
+            "gpus": resource.get_gpus(kind),
+            "gpu_price_per_hour": resource.gpu_price_per_hour,
             "reason": placement.reason,
             "at": now.isoformat(),
             "estimate": dict(self.estimates.get(placement.key) or {}) or None,

@@ -130,6 +130,7 @@ class Starter:
                 server=order.server,
                 container_of=lambda ref: ref.container_name(self._settings.env),
                 now=datetime.now(UTC),
+                gpus=order.gpus,
                 placement=order.placement,
                 platform=order.platform,
             )
@@ -160,6 +161,8 @@ class Starter:
     def _send(self, record: Record, order: StartOrder) -> None:
         spec = attempts.build_attempt_spec(record)
         grants = grant_archives(self._objects, self._settings, spec)
-        # Whoever claimed it chose the server; a second caller may have another one in mind.
-        start = build_start(spec, attempts.get_ref(record), grants, gpus=order.gpus)
+        # Whoever claimed it chose the server, and so what it is given; a second caller may have
+        # another one in mind.
+        gpus = order.gpus if record.get("gpus") is None else int(record["gpus"])
+        start = build_start(spec, attempts.get_ref(record), grants, gpus=gpus)
         self._agent.send(record["server"], start)

@@ -15,6 +15,7 @@ from airflow.sdk.exceptions import AirflowFailException
 from pydantic import TypeAdapter, ValidationError
 
 from touchstone.core.attempts import get_ref
+from touchstone.core.gpus import describe_device, find_gpu_use
 from touchstone.core.names import build_attempt_prefix, build_model_key, build_output_key
 from touchstone.core.outcomes import Outcome
 from touchstone.core.results import (
@@ -156,6 +157,7 @@ def publish_attempt(objects: ObjectStore, record: Record, ref: AttemptRef) -> Re
 
     settings = get_settings()
     files = read_files(record)
+    use = find_gpu_use(record, datetime.now(UTC))
     with tempfile.TemporaryDirectory(prefix="touchstone-collect-") as name:
         folder = Path(name)
         # First, and alone: what is wrong with it is told before gigabytes are fetched.
@@ -176,8 +178,9 @@ def publish_attempt(objects: ObjectStore, record: Record, ref: AttemptRef) -> Re
             attempt=f"{ref.attempt}-{ref.fence}",
             model_group_id=ref.submission_id,
             params=_as_params(result, record),
-            metrics={k: float(v) for k, v in result["metrics"].items() if v is not None},
-            tags={"server": str(record["server"]), "container": str(record["container"])},
+            metrics={k: float(v) for k, v in result["metrics"].items() if v is not None}
+            | (use.list_metrics() if use else {}),
+            tags=_build_tags(result, record),
             artifacts=folder,
         )
     now = datetime.now(UTC).isoformat()
@@ -186,6 +189,8 @@ def publish_attempt(objects: ObjectStore, record: Record, ref: AttemptRef) -> Re
         "metrics": result["metrics"],
         "metric_notes": result["metric_notes"] or {},
         "models": models,
+        "device": result["device"] or {},
+        "gpu": use.dump() if use else None,
         "mlflow_run_id": run.run_id,
         "mlflow_url": run.url,
         "charts": [
@@ -273,6 +278,15 @@ def _as_params(result: Mapping[str, Any], record: Record) -> dict[str, str]:
     }
     # MLflow refuses longer ones, and a truncated parameter is better than no run.
     return {key[:250]: value[:6000] for key, value in params.items()}
+
+
+def _build_tags(result: Mapping[str, Any], record: Record) -> dict[str, str]:
+    """Return where a training ran, in which image, and on what; of the device by its fields."""
+    device = result["device"] or {}
+    tags = {key: str(record[key]) for key in ("server", "container")}
+    tags |= {key: str(record[key]) for key in ("image", "image_digest") if record.get(key)}
+    tags |= {f"device.{name}": str(value) for name, value in device.items()}
+    return tags | ({"device": describe_device(device)} if device else {})
 
 
 def _fail(error: PermanentError) -> Record:

@@ -450,6 +450,7 @@ class PlanOperator(BaseOperator):
                 wall_seconds=settings.training_wall_seconds,
                 console_bytes=settings.console_bytes,
             ),
+            image_cuda=settings.trainer_image_cuda or None,
             elnigma=_find_checkout(submission, schedule),
         )
         check_submission_move(

@@ -32,7 +32,10 @@ def render_agent_config(
         "control_public_key_file": str(paths.control_public_key),
         "runtime": str(record.runtime),
         # What the control plane asks for, and nothing else.
-        "images_allowed": [environ.get("TOUCHSTONE_TRAINER_IMAGE") or DEFAULT_IMAGE],
+        "images_allowed": [
+            environ.get("TOUCHSTONE_TRAINER_IMAGE") or DEFAULT_IMAGE,
+            *filter(None, [environ.get("TOUCHSTONE_TRAINER_IMAGE_CUDA")]),
+        ],
         "slots": server.slots,
         "validation_slots": server.validation_slots,
         # Beside the dispatcher heartbeats cost nothing, and status follows them.

@@ -8,6 +8,7 @@ from datetime import datetime
 from decimal import Decimal
 from typing import Any
 
+from touchstone.core.gpus import find_gpu_use
 from touchstone.core.paging import Place
 from touchstone.core.pod_attempts import compute_pod_cost, list_pods, sum_earlier
 from touchstone.core.states import SubmissionStatus
@@ -107,6 +108,17 @@ def show_cost(tasks: Iterable[Record], now: datetime) -> dict[str, Any] | None:
     return {"usd": f"{usd:.4f}", "is_open": any(is_open for _, is_open in costs)}
 
 
+def show_gpu(task: Record, now: datetime) -> dict[str, Any] | None:
+    """
+    Return what a training has made of the GPU of its newest attempt.
+
+    :return: The fields of :class:`~touchstone.core.gpus.GpuUse`, what a useful hour has cost, and
+        ``note``: all of it in one line. ``None`` if it held no GPU.
+    """
+    use = find_gpu_use(task, now)
+    return use.dump() if use else None
+
+
 def show_results(record: Record, parts: Parts) -> dict[str, Any]:
     """Return what a submission came to, with all its figures."""
     part = record.get("results_part")
@@ -123,9 +135,12 @@ def show_results(record: Record, parts: Parts) -> dict[str, Any]:
     }
 
 
-def show_task(record: Record, parts: Parts) -> Record:
+def show_task(record: Record, parts: Parts, now: datetime) -> Record:
     """Return a task as it is shown, with all the figures of what it has published."""
-    return show_record(record) | {"published": read_published(record, parts)}
+    return show_record(record) | {
+        "published": read_published(record, parts),
+        "gpu": show_gpu(record, now),
+    }
 
 
 def _may_see(caller: Caller, record: Record) -> bool:

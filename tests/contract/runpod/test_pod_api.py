@@ -209,6 +209,16 @@ def test_nothing_free_is_no_capacity_and_an_unknown_model_a_refusal(
         api.create_pod(build_order(gpu="NVIDIA RTX 9999"))
 
 
+@pytest.mark.parametrize("backend", ["rest", "async"])
+def test_an_order_says_which_cuda_its_host_must_have_and_gets_none_without(
+    api: PodApi, admin: Admin
+) -> None:
+    api.create_pod(build_order(min_cuda="12.4"))
+    assert [pod["min_cuda"] for pod in admin.list_pods()] == ["12.4"]
+    with pytest.raises(CapacityExhausted):
+        api.create_pod(build_order("touchstone-test-b", min_cuda="13.0"))
+
+
 def test_an_empty_account_is_out_of_funds(api: PodApi, admin: Admin) -> None:
     admin.set_account(balance="0.10")
     with pytest.raises(OutOfFunds):

@@ -123,6 +123,7 @@ class CreateBody(Body):
             api="rest",
             gpu=self.gpu.id if self.gpu else None,
             gpu_count=self.gpu.count if self.gpu else 0,
+            min_cuda=self.gpu.minCudaVersion if self.gpu else None,
             cpu=self.cpu.id if self.cpu else None,
             vcpus=self.cpu.vcpuCount if self.cpu else 8 * (self.gpu.count if self.gpu else 1),
             clouds=(self.cloud,),

@@ -37,6 +37,7 @@ class Order:
     api: str
     gpu: str | None = None
     gpu_count: int = 1
+    min_cuda: str | None = None
     cpu: str | None = None
     vcpus: int = 2
     clouds: tuple[str, ...] = CLOUDS
@@ -53,6 +54,14 @@ class Order:
     registry: str | None = None
     has_public_ip: bool = True
     start_ssh: bool = False
+
+
+HOST_CUDA = "12.8"
+"""What the driver of every host can do."""
+
+
+def _split(version: str) -> tuple[int, ...]:
+    return tuple(map(int, version.split(".")))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -243,7 +252,8 @@ class Cloud:
             cpu=order.cpu,
             vcpus=order.vcpus,
             memory_gb=memory,
-            cuda_version="12.8" if order.gpu else None,
+            cuda_version=HOST_CUDA if order.gpu else None,
+            min_cuda=order.min_cuda,
             args=order.args,
             entrypoint=list(order.entrypoint),
             cmd=list(order.cmd),
@@ -272,6 +282,8 @@ class Cloud:
         model = GPUS.get(order.gpu or "")
         if model is None:
             raise Refused(400, f"gpu type {order.gpu!r} is unknown")
+        if order.min_cuda and _split(order.min_cuda) > _split(HOST_CUDA):
+            raise Refused(400, NO_CAPACITY)
         capacity = {(g, c, d): free for g, c, d, free in self.store.list_capacity()}
         for cloud in order.clouds:
             price = model.find_price(cloud)

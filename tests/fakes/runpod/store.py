@@ -52,6 +52,7 @@ class PodRow:
     vcpus: int = 0
     memory_gb: int = 16
     cuda_version: str | None = None
+    min_cuda: str | None = None
     args: str = ""
     entrypoint: list[str] = field(default_factory=list)
     cmd: list[str] = field(default_factory=list)

@@ -22,6 +22,7 @@ from tests.integration.runpod.rented import (
 from fakes.renting import Clients, Office, train
 from touchstone.client.entering import build_enter_command
 from touchstone.core.attempts import RENTAL_CLASSES, WaitEnd, find_end, get_ref, request_cancel
+from touchstone.core.gpus import find_gpu_use
 from touchstone.core.names import build_attempt_prefix, build_output_key
 from touchstone.core.pod_attempts import compute_pod_cost
 from touchstone.core.tasks import PodWishes
@@ -101,6 +102,56 @@ def test_the_cost_on_record_is_that_of_the_bill_to_the_cent(office: Office, worl
         ("2-closed", True),
     ]
     assert Budgets(dynamodb, office.settings).list_open() == []
+
+
+def test_what_a_pods_gpu_was_good_for_follows_from_its_bill(office: Office) -> None:
+    record = run_task(office, office.submit("seconds=1", "gpu=40"))
+    use = find_gpu_use(record, datetime.now(UTC))
+    assert use is not None
+    pod = record["pod"]
+    assert use.held_hours == pytest.approx(pod["seconds"] / 3600)
+    assert (use.usd, use.utilisation_percent, use.is_open) == (Decimal(pod["usd"]), 40, False)
+    assert use.useful_hours == pytest.approx(use.held_hours * 0.4)
+    assert float(use.usd_per_useful_hour or 0) == pytest.approx(
+        float(pod["usd"]) / use.useful_hours
+    )
+
+
+def test_a_pod_whose_gpu_is_not_seen_costs_no_attempt_of_the_users(
+    office: Office, world: World
+) -> None:
+    record = run_task(office, office.submit("first-blind"), tries=2)
+    (blind,) = record["attempts"]
+    assert (blind["outcome"], blind["failure_class"]) == ("failed(infrastructure)", "device")
+    assert blind["reason"] == "no GPU: JAX sees none"
+    assert record["outcome"] == "succeeded"
+    assert blind["pod"]["id"] != record["pod"]["id"]
+    assert list_alive(world, office) == []
+
+
+@pytest.mark.parametrize(
+    ("pod_image", "ordered"), [(None, "trainer:1-cuda"), ("registry/pod:3", "registry/pod:3")]
+)
+def test_a_training_orders_the_image_for_a_gpu_and_a_host_that_can_run_it(
+    world: World, ministack: str, pod_image: str | None, ordered: str
+) -> None:
+    office = open_office(world, ministack, runpod={"image": pod_image, "min_cuda": "12.4"})
+    key = office.submit("until=never", image_cuda="trainer:1-cuda")
+
+    async def run() -> None:
+        async with office.work() as desk:
+            fence = await asyncio.to_thread(office.claim, key)
+            driver = PodDriver(desk, key, fence)
+            driving = asyncio.create_task(driver.run())
+            record = await wait_record(office, key, lambda found: (found["pod"] or {}).get("id"))
+            [pod] = [each for each in world.admin.list_pods() if each["id"] == record["pod"]["id"]]
+            assert (pod["image"], pod["min_cuda"]) == (ordered, "12.4")
+            assert record["image"] == ordered
+            driver.stop()
+            await driving
+
+    asyncio.run(run())
+    assert list_alive(world, office) == []
 
 
 @pytest.mark.parametrize("lead", [0, 0.02, 0.05, 0.1, 0.3])
@@ -220,6 +271,7 @@ def test_a_validation_takes_the_next_cpu_when_the_cheapest_is_not_to_be_had(
     record = run_task(office, office.validate())
     assert (record["outcome"], record["pod"]["cpu"]) == ("succeeded", "cpu5c")
     assert record["pod"]["price_per_hour"] == "0.14"
+    assert record["image"] == "trainer:1"
 
 
 def test_a_validation_that_gets_no_cpu_is_nobodys_fault(world: World, ministack: str) -> None:

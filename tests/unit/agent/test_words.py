@@ -23,6 +23,7 @@ from touchstone_agent.protocol.envelope import (
 from touchstone_agent.protocol.facts import (
     ExitFacts,
     Gpu,
+    GpuUsage,
     PreparedFacts,
     ProgressLine,
     RunnerVerdict,
@@ -69,6 +70,17 @@ ODD: st.SearchStrategy[Any] = st.recursive(
 GOOD: dict[type[Wire], dict[str, Any]] = {
     UploadedFile: FILE,
     Gpu: {"name": "L4", "memory_mib": 24_000},
+    GpuUsage: {
+        "name": "L4",
+        "uuid": "GPU-1",
+        "driver": "550.54",
+        "mean_utilisation_percent": 3.5,
+        "peak_memory_mib": 1,
+        "memory_of": "trainer",
+        "memory_mib": 24_000,
+        "mean_power_watts": 70.5,
+        "energy_joules": 1,
+    },
     PreparedFacts: {"image": "trainer:1", "image_digest": "sha256:1"},
     ProgressLine: {"phase": "fit", "percent": 1, "eta_s": 2.5, "metrics": {"loss": 0.5}},
     RunnerVerdict: {

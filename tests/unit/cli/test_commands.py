@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable
+from datetime import timedelta
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -501,3 +502,48 @@ def test_a_validation_in_a_pod_is_shown_with_its_cpu(run: Run, airflow: FakeAirf
     assert "runpod CPU cpu3c, 4 vCPU" in shown
     assert "pod p1x2 (CPU cpu3c, 4 vCPU, SECURE, EU-RO-1), $0.12/h, $0.0021" in shown
     assert "None" not in shown
+
+
+def test_a_task_is_shown_with_its_device_its_image_and_what_it_made_of_the_gpu(
+    run: Run, airflow: FakeAirflow
+) -> None:
+    airflow.add_submission()
+    device = {"platform": "gpu", "name": "NVIDIA L4", "driver": "550.54"}
+    add_task(
+        airflow,
+        kind="training",
+        gpus=1,
+        image="trainer:cuda",
+        image_digest="sha256:12",
+        intent_at=(NOW - timedelta(hours=1)).isoformat(),
+        exited_at=NOW.isoformat(),
+        verdict={"usage": {"gpu": {"mean_utilisation_percent": 3.0}}},
+        published={"device": device},
+    )
+    shown = " ".join(run("show", "s-1").stdout.split())
+    assert "i5: on NVIDIA L4 (driver 550.54), image trainer:cuda (sha256:12)" in shown
+    assert "i5: used 3 % of its GPU in 1.00 h: a CPU slot would do" in shown
+    task = json.loads(run("show", "s-1", "--json").stdout)["tasks"][0]
+    assert (task["published"]["device"], task["gpu"]["useful_hours"]) == (device, 0.03)
+
+
+def test_two_results_of_other_classes_are_shown_as_what_they_are_and_not_compared(
+    run: Run, airflow: FakeAirflow
+) -> None:
+    airflow.add_submission()
+    add_task(airflow, published={"device": {"platform": "cpu", "determinism": "cpu avx2"}})
+    add_task(
+        airflow,
+        "i20",
+        published={"device": {"platform": "gpu", "name": "NVIDIA L4", "determinism": "L4"}},
+    )
+    shown = run("show", "s-1").stdout
+    assert "i5: on the CPU" in shown
+    assert "i20: on NVIDIA L4" in shown
+    assert not any(word in shown.lower() for word in ("equal", "same", "identical"))
+
+
+def test_a_device_cannot_control_the_terminal(run: Run, airflow: FakeAirflow) -> None:
+    airflow.add_submission()
+    add_task(airflow, published={"device": {"platform": "gpu", "name": "\x1b]0;owned\x07[/red]"}})
+    assert "\x1b" not in run("show", "s-1").stdout

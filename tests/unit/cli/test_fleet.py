@@ -107,7 +107,11 @@ def test_a_file_is_checked_then_applied_then_all_is_as_it_says(
     applied = run("fleet", "apply", str(file))
     assert "pool created: rio" in applied.stdout
     assert pools.slots()["rio"] == 2
-    assert "all is as the file says" in run("fleet", "apply", str(file)).stdout
+    again = run("fleet", "apply", str(file)).stdout
+    assert "all is as the file says" in again
+    idle = "rio has a GPU and TOUCHSTONE_TRAINER_IMAGE_CUDA is not set"
+    assert all(idle in told for told in (checked.stdout, again))
+    assert idle in " ".join(run("fleet", "status").stdout.split())
     assert out(run("fleet", "apply", str(file), "--json"))["created"] == []
 
 
@@ -264,6 +268,25 @@ def test_the_status_tells_what_gpus_there_are(run: Run, airflow: FakeAirflow, ri
 
     assert "rio: 2 RTX 3090, driver 550.54.14, each shared by 2 trainings" in shown
     assert "CUDA 12 GiB" in shown
+
+
+def test_a_server_that_one_submitters_trainings_keep_away_from_is_no_server_that_refuses(
+    run: Run, airflow: FakeAirflow, rio: None
+) -> None:
+    hold = {
+        "until": "2026-03-01T12:30:00+00:00",
+        "reason": "a training saw no GPU: \x1b[2Jha",
+        "kind": "training",
+        "label": "user:eve",
+    }
+    airflow.records.change_server("rio", lambda _: {"holds": {"blind/user:eve": hold}})
+
+    shown = run("fleet", "status", columns=160).stdout
+
+    assert "alive" in shown
+    assert "refuses" not in shown
+    assert "rio: takes no trainings of eve until 12:30 UTC: a training saw no GPU:" in shown
+    assert "\x1b" not in shown
 
 
 def test_the_status_tells_what_goes_wrong(run: Run, airflow: FakeAirflow, rio: None) -> None:

@@ -42,20 +42,22 @@ def make_spec(kind="training", **changes):
     return TaskSpec(**(fields | changes))
 
 
-def make_task(kind="training", *, attempt=1, **changes):
-    record = attempts.new_task(make_spec(kind), run_id="s-1", map_index=0, now=NOW)
+def make_task(kind="training", *, attempt=1, gpus=0, image_cuda=None, **changes):
+    spec = make_spec(kind, image_cuda=image_cuda)
+    record = attempts.new_task(spec, run_id="s-1", map_index=0, now=NOW)
     for number in range(1, attempt + 1):
-        record |= claim(record, number)
+        record |= claim(record, number, gpus=gpus)
     return record | changes
 
 
-def claim(record, attempt, max_tries=20):
+def claim(record, attempt, max_tries=20, gpus=0):
     return attempts.claim_attempt(
         record,
         attempt=attempt,
         server="local",
         container_of=lambda ref: ref.container_name("dev"),
         now=NOW,
+        gpus=gpus,
         placement={"server": "local", "try": attempt, "max_tries": max_tries},
     )
 
@@ -278,8 +280,8 @@ def test_what_is_uploaded_cannot_be_lost_any_more():
     assert task["status"] == TaskStatus.UPLOADING
 
 
-def attempt_until_it_stops(event, limit=10, kind="training"):
-    task, number = make_task(kind), 1
+def attempt_until_it_stops(event, limit=10, kind="training", gpus=0):
+    task, number = make_task(kind, gpus=gpus), 1
     while number < limit:
         task = tell(
             task, phase(event.phase.value, fence=number, reason=event.reason, **event.details)
@@ -287,7 +289,7 @@ def attempt_until_it_stops(event, limit=10, kind="training"):
         if find_end(task, fence=number) is not WaitEnd.RETRY:
             return number
         number += 1
-        task |= claim(task, number)
+        task |= claim(task, number, gpus=gpus)
     return number
 
 
@@ -574,3 +576,76 @@ def test_an_end_that_no_record_can_hold_is_a_cancel_where_one_was_wanted():
 def test_an_end_that_no_record_can_hold_changes_nothing_where_it_is_outranked_or_late():
     assert unfit(make_task(attempt=2), exited(0, {"x": 10**50})) is None
     assert unfit(tell(make_task(), exited()), exited(0, {"x": 10**50})) is None
+
+
+# --- what it runs in, and a GPU that it does not see --------------------------------------------
+
+UNSEEN = failed(75, "device", "no GPU: JAX sees none: the driver 470.1 is too old")
+
+
+@pytest.mark.parametrize(("gpus", "image"), [(0, "trainer"), (1, "trainer-cuda")])
+def test_the_image_that_an_attempt_runs_in_is_on_record_and_stays_with_it(gpus, image):
+    task = make_task(gpus=gpus, image_cuda="trainer-cuda")
+    task = tell(task, phase("preparing", image="made up", image_digest="sha256:1"), phase("lost"))
+    assert (task["image"], task["gpus"], task["image_digest"]) == (image, gpus, "sha256:1")
+
+    task |= claim(task, 2)
+
+    (first,) = task["attempts"]
+    assert (first["image"], first["gpus"], first["image_digest"]) == (image, gpus, "sha256:1")
+    assert (task["image"], task["image_digest"]) == ("trainer", None)
+
+
+@pytest.mark.parametrize(
+    ("attempt", "gpus"),
+    [
+        ({}, 0),
+        ({"gpus": 1}, 1),
+        ({"gpus": 0, "placement": {"gpus": 1}}, 0),
+        ({"placement": {"gpus": 1}}, 1),
+        ({"gpus": None, "placement": None}, 0),
+        ({"gpus": None, "pod": {"gpu": "NVIDIA L4"}}, 1),
+        ({"gpus": None, "pod": {"gpu": None, "cpu": "cpu3c"}}, 0),
+    ],
+    ids=["none", "given", "not given", "from before", "queued", "pod", "cpu pod"],
+)
+def test_how_many_gpus_an_attempt_holds_is_told_by_its_record(attempt, gpus):
+    assert attempts.count_gpus(attempt) == gpus
+
+
+def test_a_gpu_that_is_not_seen_is_no_fault_of_the_users():
+    task = tell(make_task(gpus=1), UNSEEN)
+
+    assert (task["outcome"], task["failure_class"]) == ("failed(infrastructure)", "device")
+    assert task["reason"] == "no GPU: JAX sees none: the driver 470.1 is too old"
+    assert find_end(task) is WaitEnd.RETRY
+
+
+def test_a_gpu_that_is_not_seen_is_not_looked_for_without_end():
+    """The word comes from the container: submitted code could train for ever at nobody's cost."""
+    assert attempt_until_it_stops(UNSEEN, gpus=1) == attempts.MAX_NO_DEVICE
+
+    task = make_task(attempt=attempts.MAX_NO_DEVICE, gpus=1)
+    task["attempts"] = [{**item, "failure_class": "device"} for item in task["attempts"]]
+    task = tell(task, phase("exited", fence=task["fence"], **UNSEEN.details))
+    assert find_end(task, fence=task["fence"]) is WaitEnd.FAIL
+    assert task["outcome"] == "failed(infrastructure)", "it is still nobody's fault"
+
+
+def test_the_users_own_failures_are_not_used_up_by_gpus_that_are_not_seen():
+    task = make_task(gpus=1)
+    for number in (1, 2):
+        task = tell(task, phase("exited", fence=number, **UNSEEN.details))
+        task |= claim(task, number + 1, gpus=1)
+    boom = failed(1, "unknown", "boom")
+    task = tell(task, phase("exited", fence=3, **boom.details))
+
+    assert find_end(task, fence=3) is WaitEnd.RETRY
+
+
+@pytest.mark.parametrize("kind", ["training", "validation"])
+def test_what_was_given_no_gpu_cannot_blame_one(kind):
+    task = tell(make_task(kind), UNSEEN)
+
+    assert (task["outcome"], task["failure_class"]) == ("failed(user)", "unknown")
+    assert attempt_until_it_stops(UNSEEN) == attempts.MAX_USER_FAILURES

@@ -80,6 +80,7 @@ def test_every_wish_of_the_schedule_is_asked_for():
             min_ram_gib=32,
             allowed_hosts=("rio", "lima"),
             job="nightly",
+            image_cuda="trainer-cuda",
         )
     )
 
@@ -90,6 +91,7 @@ def test_every_wish_of_the_schedule_is_asked_for():
     assert (needs.min_vram_gib, needs.min_ram_gib) == (24, 32)
     assert needs.allowed_hosts == {"rio", "lima"}
     assert needs.labels == {"feature_set", "user:ann", "nightly"}
+    assert (needs.image, needs.image_cuda) == ("trainer", "trainer-cuda")
 
 
 def test_a_task_asks_for_no_memory_unless_told_to():
@@ -239,6 +241,11 @@ def test_a_task_that_shares_a_gpu_has_its_share_of_the_memory():
     assert count_shares(server) == 4
     assert count_shares(make_server()) == 2
     assert count_shares({"server": "rio"}) == 0
+
+
+def test_what_a_gpu_costs_is_what_the_file_says():
+    assert offer(make_server()).gpu_price_per_hour is None
+    assert offer(make_server(declared={"gpu_price_per_hour": 0.35})).gpu_price_per_hour == 0.35
 
 
 def test_the_stricter_of_declared_and_detected_counts():
@@ -458,3 +465,20 @@ def test_a_held_server_says_what_it_does_not_take_and_until_when(refusal, kind, 
     assert [image for image, _ in held.held_images] == (["trainer"] if refusal == "image" else [])
     assert not any(later.get_block(kind) for kind in SlotClass)
     assert later.held_images == ()
+
+
+def test_what_one_submitters_trainings_have_said_is_held_for_those_alone():
+    hold = {
+        "refusal": None,
+        "until": (NOW + timedelta(minutes=5)).isoformat(),
+        "reason": "a training saw no GPU: x",
+        "kind": "training",
+        "label": "user:ann",
+    }
+
+    held = offer(make_server(holds={"x": hold}))
+
+    assert held.get_block(SlotClass.TRAINING) is None
+    assert held.held_labels == (
+        ("user:ann", "takes no trainings of ann until 12:05 UTC: a training saw no GPU: x"),
+    )

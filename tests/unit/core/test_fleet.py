@@ -20,6 +20,7 @@ schema_version = 1
 [defaults]
 priority = 5
 deny = ["smoke-*"]
+gpu_price_per_hour = 0.35
 
 [servers.rio-3090]
 description = "two RTX 3090"
@@ -66,6 +67,7 @@ def test_a_whole_file_is_understood():
         "ram_gib": 127.5,
         "allow": ["feature_set"],
         "deny": ["smoke-*"],
+        "gpu_price_per_hour": 0.35,
     }
     assert fleet.servers["rio-3090"].env == "prod"
     assert fleet.runpod.slots == 4
@@ -161,6 +163,7 @@ def test_names_of_touchstones_own_are_refused(name):
         ("slot = 1", "servers.rio.slot: unknown key; did you mean slots?"),
         ("capabilities = { gpu = true }", "servers.rio.capabilities.gpu: unknown key"),
         ("capabilities = { cuda = 1 }", "servers.rio.capabilities.cuda: 1 is neither true"),
+        ("gpu_price_per_hour = -0.1", "servers.rio.gpu_price_per_hour: -0.1"),
         ("capabilities = { vram_gib = -1 }", "servers.rio.capabilities.vram_gib: -1"),
         ("capabilities = { vram_gib = nan }", "capabilities.vram_gib: nan is not a finite"),
         ("capabilities = { ram_gib = inf }", "capabilities.ram_gib: inf is not a finite"),

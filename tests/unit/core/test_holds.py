@@ -9,9 +9,11 @@ import pytest
 from touchstone.core.holds import (
     HOLDS,
     find_refusal,
+    hold_blind,
     hold_server,
     list_holds,
     mark_told,
+    release_blind,
     release_renewed,
     release_server,
 )
@@ -158,3 +160,80 @@ def test_a_server_keeps_few_holds_whatever_images_there_are():
         server |= refuse(server, Refusal.IMAGE, image=f"image-{number}")
 
     assert len(list(list_holds(server))) == 20
+
+
+# --- a GPU that trainings do not see ------------------------------------------------------------
+
+
+def see_nothing(server, user, *, at=NOW):
+    found = hold_blind(server, label=f"user:{user}", reason="the driver is too old", now=at)
+    return {**server, **(found or {})}
+
+
+def held(server, at=NOW):
+    """Return for whom trainings are held; ``None`` is everybody."""
+    return {hold.label for hold in list_holds(server) if hold.until > at}
+
+
+def test_one_submitters_word_keeps_only_that_submitters_trainings_away():
+    """It is written in the container: else submitted code could put a server out of service."""
+    server, at = {}, NOW
+    for _ in range(50):
+        server = see_nothing(server, "ann", at=at)
+        at = the(server).until
+
+    hold = the(server)
+    assert (hold.label, hold.kind, hold.refusal) == ("user:ann", SlotClass.TRAINING, None)
+    assert hold.reason == "a training saw no GPU: the driver is too old"
+    assert (at - NOW) > timedelta(hours=20), "less and less often"
+
+
+def test_a_second_submitters_word_makes_it_the_servers_fault():
+    server = see_nothing(see_nothing({}, "ann"), "bob", at=NOW + timedelta(minutes=5))
+
+    everybodys = next(hold for hold in list_holds(server) if hold.label is None)
+    assert (everybodys.refusal, everybodys.kind) == (Refusal.GPU, SlotClass.TRAINING)
+    assert everybodys.reason == "gpu: trainings of 2 submitters saw none"
+
+
+def test_a_word_of_long_ago_bears_out_nobodys():
+    server = see_nothing(see_nothing({}, "ann"), "bob", at=NOW + timedelta(hours=2))
+
+    assert held(server, NOW + timedelta(hours=2)) == {"user:bob"}
+
+
+def test_several_trainings_that_see_nothing_at_once_are_one_reason():
+    server = see_nothing({}, "ann")
+
+    again = hold_blind(server, label="user:ann", reason="x", now=NOW + timedelta(seconds=1))
+
+    assert again is None
+
+
+def test_a_training_that_sees_its_gpu_lifts_all_of_it_and_nothing_else():
+    server = see_nothing(see_nothing(refuse({}, Refusal.DISK), "ann"), "bob")
+    assert held(server) == {None, "user:ann", "user:bob"}
+
+    server |= release_blind(server)
+
+    assert the(server).refusal is Refusal.DISK
+    assert release_blind(server) is None
+
+
+def test_a_gpu_more_or_another_agent_lifts_it_too():
+    server = {"epoch": "one", **see_nothing({}, "ann")}
+
+    assert release_renewed(server, epoch="one", gpus=1, old_gpus=1) is None
+    assert release_renewed(server, epoch="one", gpus=2, old_gpus=1) == {HOLDS: {}}
+    assert release_renewed(server, epoch="two", gpus=1, old_gpus=1) == {HOLDS: {}}
+
+
+def test_a_training_that_only_begins_lifts_nothing():
+    """It is given its GPU, and sees nothing of it."""
+    server = see_nothing(see_nothing({}, "ann"), "bob")
+
+    for phase in (AttemptPhase.ACCEPTED, AttemptPhase.RUNNING):
+        found = release_server(
+            server, phase=phase, kind=SlotClass.TRAINING, image="trainer", gpus=1
+        )
+        assert found is None

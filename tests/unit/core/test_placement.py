@@ -804,6 +804,61 @@ def test_an_image_that_a_server_lacks_keeps_other_images_from_nothing():
     assert place(both, held, make_server("rio2")) == {"i1": "rio2", "i2": "rio1"}
 
 
+@pytest.mark.parametrize(("lacks", "goes_to"), [("cuda", "cpu1"), ("plain", "gpu1")])
+def test_the_image_that_a_server_lacks_is_the_one_that_a_training_would_run_in_there(
+    lacks, goes_to
+):
+    held_images = ((lacks, "absent"),)
+    servers = (
+        make_server("cpu1", held_images=held_images),
+        make_server("gpu1", capability=GPU, held_images=held_images),
+    )
+
+    assert place(make_waiting(needs=needs(image="plain", image_cuda="cuda")), *servers) == {
+        "i1": goes_to
+    }
+
+
+def test_a_task_with_one_image_takes_it_wherever_it_goes():
+    held = make_server(capability=GPU, held_images=(("plain", "absent"),))
+    mine, theirs = needs(image="plain"), needs(image="plain", image_cuda="cuda")
+    waiting = [make_waiting("i1", needs=mine), make_waiting("i2", needs=theirs)]
+
+    assert place(waiting, held) == {"i2": "rio1"}
+    assert (
+        place(make_waiting(needs=replace(VALIDATION, image="plain", image_cuda="cuda")), held) == {}
+    )
+
+
+def test_a_server_that_takes_no_trainings_of_one_submitter_takes_everybody_elses():
+    told = "takes no trainings of ada until 15:00 UTC: a training saw no GPU"
+    held = make_server(slots=3, free=3, held_labels=(("user:ada", told),))
+    hers, his = (needs(labels=frozenset({f"user:{name}"})) for name in ("ada", "bob"))
+    waiting = [
+        make_waiting("i1", needs=hers),
+        make_waiting("i2", needs=his, submitter="bob"),
+        make_waiting("validation", needs=replace(hers, kind=SlotClass.VALIDATION)),
+    ]
+
+    assert place(waiting, held) == {"i2": "rio1", "validation": "rio1"}
+    assert explain(waiting[0], held) == f"nothing is ready: rio1: {told}"
+    assert place(waiting[:1], held, make_server("rio2")) == {"i1": "rio2"}
+
+
+@pytest.mark.parametrize(
+    ("kind", "resource", "gpus"),
+    [
+        (SlotClass.TRAINING, make_server(capability=GPU), 1),
+        (SlotClass.VALIDATION, make_server(capability=GPU), 0),
+        (SlotClass.TRAINING, make_server(), 0),
+        (SlotClass.TRAINING, make_runpod(), 0),
+    ],
+    ids=["gpu", "validation", "cpu", "pod"],
+)
+def test_a_training_is_handed_a_gpu_where_there_is_one(kind, resource, gpus):
+    assert resource.get_gpus(kind) == gpus
+
+
 def test_a_server_that_takes_nothing_of_one_kind_takes_the_other():
     held = make_server(kind_blocks=((SlotClass.TRAINING, "takes no trainings until 15:00 UTC: x"),))
 

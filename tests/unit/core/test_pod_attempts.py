@@ -70,7 +70,7 @@ def claim(record, attempt):
 
 
 def order(record, fence=1):
-    noted = note_order(record, CANDIDATE, fence=fence, life_seconds=3600, now=NOW)
+    noted = note_order(record, CANDIDATE, image="pod:1", fence=fence, life_seconds=3600, now=NOW)
     return record | (noted or {})
 
 
@@ -126,13 +126,13 @@ def test_nothing_is_ordered_for_what_nobody_wants_any_more(change):
     record = make_task() | change
 
     assert not may_rent(record, 1)
-    assert note_order(record, CANDIDATE, fence=1, life_seconds=1, now=NOW) is None
+    assert note_order(record, CANDIDATE, image="i", fence=1, life_seconds=1, now=NOW) is None
 
 
 def test_nothing_is_ordered_where_another_driver_was_faster_and_no_refusal_ends_its_pod():
     record = rent(make_task())
 
-    assert note_order(record, CANDIDATE, fence=1, life_seconds=1, now=NOW) is None
+    assert note_order(record, CANDIDATE, image="i", fence=1, life_seconds=1, now=NOW) is None
     refused = Problem("capacity", "no pod to be had")
     assert note_refusal(record, refused, fence=1, now=NOW) is None
 
@@ -277,7 +277,7 @@ CPU = Candidate(
 
 def rent_cpu():
     record = make_task(kind="validation")
-    record |= note_order(record, CPU, fence=1, life_seconds=3600, now=NOW)
+    record |= note_order(record, CPU, image="pod:1", fence=1, life_seconds=3600, now=NOW)
     pod = make_pod(gpu=None, gpu_count=0, price_per_hour=Decimal("0.12"))
     return record | note_pod(record, pod, fence=1, now=NOW)
 

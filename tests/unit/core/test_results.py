@@ -16,6 +16,7 @@ from touchstone.core.results import (
     check_result,
     judge_submission,
     read_result,
+    split_results,
 )
 from touchstone.hooks.records import _to_item
 from touchstone_agent.protocol.messages import AttemptRef
@@ -35,6 +36,7 @@ RESULT = {
     "params": {"training.epochs": 15, "model.l2": 0.5, "model.structure": "mlp", "x": None},
     "versions": {"keras": "3.15"},
     "data": {"name": "sp500", "sha256": "0" * 64, "rows": 5031, "first": "1999-01-04"},
+    "device": {"platform": "gpu", "name": "NVIDIA L4", "driver": "550.54", "determinism": "L4"},
     "seed": 7,
     "predictions_sha256": "3" * 64,
     "scale": {"mean": 0.1, "std": 1.0},
@@ -129,6 +131,11 @@ def test_a_file_that_is_no_result_is_refused(text, message):
         (make_result(versions={f"v{n}": "1" for n in range(51)}), "versions: "),
         (make_result(data={"sha256": ["x"]}), "data.sha256: "),
         (make_result(data="x"), "data: "),
+        (make_result(device={f"d{n}": "1" for n in range(13)}), "device: "),
+        (make_result(device={"name": {"a": 1}}), "device.name: "),
+        (make_result(device={"name": 1e200}), "device.name: "),
+        (make_result(device={"a\nb": 1}), "device.*is no name"),
+        (make_result(device=["NVIDIA L4"]), "device: "),
         (make_result(metric_notes={"auc_long": 5}), "metric_notes.auc_long: "),
         (make_result(metric_notes={f"m{n}": "n" for n in range(201)}), "metric_notes: "),
         (
@@ -163,6 +170,7 @@ def test_each_model_of_a_pair_has_its_row():
     assert [row["model_sha256"] for row in rows] == ["long", "short"]
     assert [row["may_carry_code"] for row in rows] == [False, True]
     assert all(row["metrics"] == RESULT["metrics"] for row in rows)
+    assert all(row["device"] == RESULT["device"] for row in rows)
 
 
 def test_texts_are_made_one_line_and_cut():
@@ -171,6 +179,16 @@ def test_texts_are_made_one_line_and_cut():
     assert kept["params"]["a"].startswith("x y z")
     assert len(kept["params"]["a"]) == 1000
     assert kept["versions"] == {"keras": "3 1"}
+    kept = check(make_result(device={"name": "N\x1b[2J\n" + "V" * 1000}))
+    assert kept["device"]["name"].isprintable()
+    assert len(kept["device"]["name"]) == 200
+
+
+def test_a_result_of_a_trainer_that_tells_no_device_is_taken_as_ever():
+    result = make_result()
+    del result["device"]
+
+    assert check(result)["device"] is None
 
 
 ODD = st.recursive(
@@ -239,3 +257,13 @@ def test_a_task_that_failed_before_the_wish_to_cancel_is_a_failure():
 
 def test_a_schedule_without_tasks_is_an_error():
     assert judge_submission([])["status"] == "error"
+
+
+def test_the_device_is_told_with_the_results_and_stands_beside_the_record():
+    task = make_task(5)
+    task["published"]["device"] = RESULT["device"]
+
+    kept, document = split_results(judge_submission([task, make_task(20)]))
+
+    assert [line["device"] for line in document["results"]] == [RESULT["device"], {}]
+    assert all("device" not in line for line in kept["results"])

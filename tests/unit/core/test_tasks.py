@@ -10,6 +10,7 @@ import pytest
 from touchstone.core.conf import Schedule, System
 from touchstone.core.tasks import (
     Checkout,
+    TaskSpec,
     build_argv,
     build_environment,
     build_pod_start,
@@ -38,11 +39,12 @@ def make_validation(system=System.FEATURE_SET):
     )
 
 
-def make_trainings(system=System.FEATURE_SET, *, commit=None, **schedule):
+def make_trainings(system=System.FEATURE_SET, *, commit=None, image_cuda=None, **schedule):
     return build_training_specs(
         make_validation(system),
         Schedule(**({"intervals": "1,5"} | schedule)),
         limits=Limits(cpus=2),
+        image_cuda=image_cuda,
         elnigma=commit and Checkout(commit=commit, sha256="d" * 64, size=7),
     )
 
@@ -147,3 +149,39 @@ def test_a_pod_is_told_what_its_gpu_is_for():
     assert find(make_trainings()[0]) == ("preferred", "1")
     assert find(make_trainings(require_cuda=True)[0]) == ("required", "1")
     assert find(make_validation()) == ("none", None)
+
+
+# --- the image that fits what an attempt is given -----------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("image_cuda", "gpus", "image"),
+    [
+        ("trainer:1-cuda", 0, "trainer:1"),
+        ("trainer:1-cuda", 1, "trainer:1-cuda"),
+        (None, 0, "trainer:1"),
+        (None, 1, "trainer:1"),
+    ],
+    ids=["cpu server", "gpu server", "own image, cpu server", "own image, gpu server"],
+)
+def test_a_training_gets_the_image_for_cuda_where_it_is_given_a_gpu_and_has_one(
+    image_cuda, gpus, image
+):
+    spec = make_trainings(image_cuda=image_cuda)[0]
+
+    assert build_start(spec, make_ref("i1"), GRANTS, gpus=gpus).image == image
+
+
+def test_a_validation_has_one_image():
+    start = build_start(make_validation(), make_ref("validation"), GRANTS)
+
+    assert make_validation().image_cuda is None
+    assert start.image == "trainer:1"
+
+
+def test_a_task_from_before_there_were_two_images_runs_in_its_one():
+    document = make_trainings()[0].model_dump(mode="json")
+    del document["image_cuda"]
+    spec = TaskSpec.model_validate(document)
+
+    assert build_start(spec, make_ref("i1"), GRANTS, gpus=1).image == "trainer:1"

@@ -9,7 +9,7 @@ import pytest
 from fakes.pools import FakePools
 from touchstone.core.actions import MAX_ACTIONS
 from touchstone.core.fleet import parse_fleet
-from touchstone.core.holds import HOLDS, hold_server
+from touchstone.core.holds import HOLDS, hold_blind, hold_server
 from touchstone.dispatcher.alarms import LETTERS
 from touchstone.dispatcher.control import CONTROL
 from touchstone.dispatcher.fleet import (
@@ -20,7 +20,7 @@ from touchstone.dispatcher.fleet import (
     read_control,
     set_paused,
 )
-from touchstone.settings import Settings
+from touchstone.settings import RunPodSettings, Settings
 from touchstone_agent.protocol.errors import ConfigurationError
 from touchstone_agent.protocol.messages import Refusal, SlotClass
 
@@ -156,6 +156,7 @@ def test_records_learn_what_the_file_says_and_who_said_it(keeper, enrol, records
         "ram_gib": None,
         "allow": [],
         "deny": [],
+        "gpu_price_per_hour": None,
     }
     assert record["actions"] == [
         {"at": clock().isoformat(), "by": "chief", "action": "fleet apply"}
@@ -663,6 +664,66 @@ def test_the_fleet_file_is_the_settings_or_the_checkouts(tmp_path):
     assert find_fleet_file(Settings()).name == "fleet.toml"
 
 
+# --- GPUs that lie idle -------------------------------------------------------------------------
+
+IDLE = "{} has a GPU and TOUCHSTONE_TRAINER_IMAGE_CUDA is not set: its trainings compute on the CPU"
+
+
+@pytest.fixture
+def make_keeper(records, pools, clock):
+    def make(**settings):
+        made = Settings(env="dev", **settings)
+        return FleetKeeper(records=records, pools=pools, settings=made, clock=clock)
+
+    return make
+
+
+def test_a_server_whose_gpu_no_image_uses_is_told_of_in_one_line(make_keeper, enrol):
+    keeper = make_keeper()
+    enrol("rio")
+    enrol("cpu", gpus=0)
+    enrol("validator", inventory={"slots": 0, "gpus": [GPU]})
+    enrol("spared", declared={"cuda": False, "slots": None, "validation_slots": None})
+    text = (
+        FILE + "[servers.cpu]\n[servers.validator]\n[servers.spared.capabilities]\ncuda = false\n"
+    )
+
+    report = keeper.check_fleet(parse_fleet(text))
+    rows = {row["server"]: row["warnings"] for row in keeper.build_status()["servers"]}
+
+    assert report.warnings == (IDLE.format("rio"),)
+    assert rows == {"cpu": [], "rio": [IDLE.format("rio")], "spared": [], "validator": []}
+
+
+def test_with_an_image_for_cuda_nothing_is_told(make_keeper, enrol):
+    keeper = make_keeper(trainer_image_cuda="trainer:cuda")
+    enrol("rio")
+
+    assert keeper.check_fleet(parse_fleet(FILE)).warnings == ()
+    assert [row["warnings"] for row in keeper.build_status()["servers"]] == [[]]
+
+
+@pytest.mark.parametrize(
+    ("changes", "is_told"),
+    [
+        ({}, True),
+        ({"trainer_image_cuda": "trainer:cuda"}, False),
+        ({"runpod": RunPodSettings(image="registry/pod:1")}, False),
+    ],
+)
+def test_pods_whose_gpu_no_image_uses_are_told_of_where_any_may_be_rented(
+    make_keeper, pools, changes, is_told
+):
+    keeper = make_keeper(**changes)
+    assert keeper.build_status()["warnings"] == []
+    apply(keeper, "schema_version = 1\n[runpod]\nslots = 2")
+
+    told = keeper.build_status()["warnings"]
+
+    assert len(told) == is_told
+    assert all(line.endswith("their trainings compute on the CPU") for line in told)
+
+
 # --- servers that refuse ------------------------------------------------------------------------
 
 
@@ -692,6 +753,23 @@ def test_a_server_that_refuses_is_shown_with_its_reason_until_it_is_asked_again(
 
     clock.advance(minutes=2)
     assert keeper.build_status()["servers"][0]["holds"] == []
+
+
+def test_a_server_that_one_submitters_trainings_have_told_of_is_shown_with_whose(
+    rio, keeper, records, clock
+):
+    records.change_server(
+        "rio", lambda found: hold_blind(found, label="user:ann", reason="too old", now=clock())
+    )
+
+    (row,) = keeper.build_status()["servers"]
+
+    assert [(hold["label"], hold["told"]) for hold in row["holds"]] == [
+        (
+            "user:ann",
+            "takes no trainings of ann until 12:01 UTC: a training saw no GPU: too old",
+        )
+    ]
 
 
 def test_an_admin_who_has_mended_a_server_gives_it_back_at_once(rio, keeper, records, clock, pools):

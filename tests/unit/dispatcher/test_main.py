@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import threading
+from dataclasses import replace
 
 import pytest
 
 from fakes.agents import FakeAgentHook
 from fakes.stores import FakeObjectStore, FakeRecordStore
+from touchstone.core.conf import Platform
+from touchstone.core.eligibility import Capability, Resource
 from touchstone.dispatcher import main
 from touchstone.dispatcher.main import Dispatcher
 from touchstone_agent.protocol.errors import TransientError
@@ -101,6 +104,25 @@ def test_a_fleet_file_that_cannot_be_applied_keeps_nobody_from_working(dispatche
 
     assert [item["item"] for item in dispatcher.report_health()[1]["troubles"]] == [
         "the fleet file"
+    ]
+
+
+def test_health_tells_of_gpus_that_no_image_uses(dispatcher, monkeypatch):
+    gpu, cpu = Capability(cuda=True, vram_gib=24), Capability()
+    resources = (
+        Resource(name="rio", capability=gpu),
+        Resource(name="cpu", capability=cpu),
+        Resource(name="runpod", capability=gpu, platform=Platform.RUNPOD),
+    )
+    monkeypatch.setattr(
+        dispatcher._placer, "view", replace(dispatcher._placer.view, resources=resources)
+    )
+
+    _, facts = dispatcher.report_health()
+
+    assert facts["warnings"] == [
+        "rio has a GPU and TOUCHSTONE_TRAINER_IMAGE_CUDA is not set: "
+        "its trainings compute on the CPU"
     ]
 
 

@@ -1369,6 +1369,18 @@ def test_a_server_that_lacks_an_image_takes_others(world):
     assert "takes nothing of image big until 12:01 UTC" in wait_of(world, first).reason
 
 
+def test_a_server_that_lacks_the_image_for_its_gpus_takes_what_runs_in_the_other(world):
+    world.add_server("bad", vram_gib=24)
+    (first,) = world.submit("s-1", 5, image="plain", image_cuda="cuda")
+    bounce(world, first, {"bad": "image"}, 1)
+
+    validation = world.validate("s-2", image="plain")
+    world.settle()
+
+    assert world.pool(validation) == "bad_validation"
+    assert "takes nothing of image cuda until 12:01 UTC" in wait_of(world, first).reason
+
+
 def test_a_server_that_turns_out_to_lack_an_image_gets_no_more_of_it(world):
     """It had taken the task, and lost it a second later, and took the next one."""
     world.add_server("bad", slots=4, priority=9)
@@ -1427,6 +1439,166 @@ def test_a_pool_that_is_larger_than_its_agent_refuses_nothing(world):
     assert sorted(pools(world, keys)).count("rio") == 1
     (server,) = (item for item in world.dispatcher.view.resources if item.name == "rio")
     assert (server.slots, server.free) == (1, 0)
+
+
+# --- GPUs and the images for them ---------------------------------------------------------------
+
+CUDA = {"require_cuda": True, "image": "plain", "image_cuda": "cuda"}
+BLIND = {"outcome": "failed", "class": "device", "reason": "no GPU: JAX sees none"}
+
+
+def list_images(world):
+    """Return what was started where, and in which image."""
+    starts = [command for _, command, _ in world.agent.sent if isinstance(command, Start)]
+    servers = [server for server, _ in world.starts()]
+    return {server: start.image for server, start in zip(servers, starts, strict=True)}
+
+
+def see_no_gpu(world, key):
+    """Let a training end because its trainer sees no GPU."""
+    world.report(key, AttemptPhase.RUNNING)
+    world.report(key, AttemptPhase.EXITED, exit_code=75, verdict=BLIND, files=[])
+    world.trigger(key)
+    world.tick()
+
+
+def test_each_training_runs_in_the_image_that_fits_what_it_is_given(world):
+    world.add_server("gpu", vram_gib=24)
+    world.add_server("cpu")
+    keys = world.submit("s-1", 1, 5, image="plain", image_cuda="cuda")
+    world.settle()
+
+    assert list_images(world) == {"gpu": "cuda", "cpu": "plain"}
+    assert {world.pool(key): world.record(key)["image"] for key in keys} == list_images(world)
+
+
+def test_a_training_with_an_image_of_its_own_has_it_everywhere(world):
+    world.add_server("gpu", vram_gib=24)
+    world.add_server("cpu")
+    world.submit("s-1", 1, 5, image="mine")
+    world.settle()
+
+    assert list_images(world) == {"gpu": "mine", "cpu": "mine"}
+
+
+def test_a_validation_on_a_server_with_a_gpu_has_the_plain_image(world):
+    world.add_server("gpu", vram_gib=24)
+    world.validate("s-1", image="plain", image_cuda="cuda")
+    world.settle()
+
+    assert list_images(world) == {"gpu": "plain"}
+
+
+@pytest.mark.parametrize(
+    "forge",
+    [
+        lambda note: {**note, "gpus": 1},
+        lambda note: {**note, "image": "evil:1"},
+        lambda _: {"server": "cpu", "try": 1, "gpus": 1, "image": "evil:1", "image_cuda": "evil:1"},
+    ],
+    ids=["a gpu", "an image", "made up"],
+)
+def test_no_image_is_taken_from_where_airflows_users_may_write(world, forge):
+    world.add_server("cpu")
+    (key,) = world.submit("s-1", 5, image="plain", image_cuda="cuda")
+    world.tick()
+    world.airflow.change(key, placement=forge(world.note(key)))
+
+    world.settle()
+
+    assert list_images(world) == {"cpu": "plain"}
+    assert (world.record(key)["image"], world.record(key)["gpus"]) == ("plain", 0)
+
+
+def test_what_a_gpu_costs_is_kept_with_the_placement(world):
+    world.add_server("gpu", vram_gib=24, gpu_price_per_hour=0.35)
+    (key,) = world.submit("s-1", 5)
+    world.settle()
+
+    assert world.record(key)["placement"]["gpu_price_per_hour"] == 0.35
+
+
+def test_a_gpu_that_a_training_does_not_see_eats_no_other_of_its_submitter(world):
+    """A server whose driver is broken is free again within seconds, and took task after task."""
+    world.add_server("bad", slots=4, vram_gib=24, priority=9)
+    world.add_server("good", slots=9, vram_gib=24)
+    (first,) = world.submit("s-1", 5, **CUDA)
+    world.settle()
+    assert world.pool(first) == "bad"
+
+    see_no_gpu(world, first)
+    assert world.record(first)["outcome"] == "failed(infrastructure)"
+    world.advance(10)
+    world.airflow.retry(first)
+    others = world.submit("s-2", 1, 5, 20, **CUDA)
+    validation = world.validate("s-3")
+    world.settle()
+
+    assert pools(world, [first, *others]) == ["good"] * 4
+    assert world.pool(validation) == "bad_validation"
+
+
+def test_one_submitters_word_puts_a_server_out_of_nobody_elses_service(world):
+    """Submitted code can say that it sees no GPU, as often as it likes."""
+    world.add_server("rio", slots=4, vram_gib=24, priority=9)
+    world.add_server("lima", slots=9, vram_gib=24)
+    for number in range(3):
+        (key,) = world.submit(f"evil-{number}", 5, submitted_by="eve", **CUDA)
+        world.settle()
+        if world.pool(key) == "rio":
+            see_no_gpu(world, key)
+
+    (honest,) = world.submit("s-1", 5, submitted_by="ann")
+    world.settle()
+
+    assert world.pool(honest) == "rio"
+
+
+def test_a_gpu_that_two_submitters_do_not_see_is_left_alone_by_all_until_one_sees_it(world):
+    world.add_server("bad", slots=4, vram_gib=24, priority=9)
+    world.add_server("good", slots=9, vram_gib=24)
+    for name in ("ann", "bob"):
+        (key,) = world.submit(f"of-{name}", 5, submitted_by=name, **CUDA)
+        world.settle()
+        assert world.pool(key) == "bad"
+        see_no_gpu(world, key)
+
+    (third,) = world.submit("s-3", 5, submitted_by="cem", **CUDA)
+    world.settle()
+    assert world.pool(third) == "good"
+
+    world.advance(120)
+    (fourth,) = world.submit("s-4", 5, submitted_by="cem", **CUDA)
+    world.settle()
+    assert world.pool(fourth) == "bad", "it is tried again after a while"
+    world.exit(fourth)
+    assert world.records.find_server("bad")["holds"] == {}
+
+
+def test_a_training_that_went_on_without_a_gpu_says_nothing_of_it(world):
+    """One that only prefers CUDA ends well on the CPU of a server whose driver is broken."""
+    world.add_server("bad", slots=4, vram_gib=24)
+    (blind,) = world.submit("s-1", 5, submitted_by="ann", **CUDA)
+    world.settle()
+    see_no_gpu(world, blind)
+    (other,) = world.submit("s-2", 5, submitted_by="bob")
+    world.settle()
+
+    world.exit(other)
+
+    assert world.records.find_server("bad")["holds"]
+
+
+def test_an_image_that_is_not_for_gpus_says_nothing_of_a_server(world):
+    """Without TOUCHSTONE_TRAINER_IMAGE_CUDA no training sees a GPU anywhere."""
+    world.add_server("rio", slots=4, vram_gib=24)
+    (key,) = world.submit("s-1", 5, require_cuda=True)
+    world.settle()
+
+    see_no_gpu(world, key)
+
+    assert world.record(key)["failure_class"] == "device"
+    assert not world.records.find_server("rio").get("holds")
 
 
 # --- a server that comes back -------------------------------------------------------------------

@@ -226,3 +226,54 @@ def test_an_attempt_after_one_that_ran_out_of_memory_gets_twice_as_much(
     starter.start(order(attempt=2))
 
     assert [command.limits.memory_mib for _, command, _ in agent.sent] == [1024, 2048]
+
+
+# --- the image ----------------------------------------------------------------------------------
+
+TWO_IMAGES = SPEC.model_copy(update={"image_cuda": "trainer:1-cuda"})
+
+
+@pytest.mark.parametrize(("gpus", "image"), [(0, "trainer:1"), (1, "trainer:1-cuda")])
+def test_a_start_names_the_image_that_is_on_record_for_what_it_is_given(
+    records, starter, agent, gpus, image
+):
+    prepare(records, TWO_IMAGES)
+
+    record = starter.start(order(gpus=gpus))
+
+    ((_, command, _),) = agent.sent
+    assert (command.image, command.gpus) == (image, gpus)
+    assert (record["image"], record["gpus"]) == (image, gpus)
+
+
+def test_no_placement_says_which_image_it_is(records, starter, agent):
+    prepare(records, TWO_IMAGES)
+    note = {"server": "rio", "gpus": 1, "image": "evil:1", "image_cuda": "evil:1"}
+
+    record = starter.start(order(gpus=1, placement=note))
+
+    assert agent.sent[0][1].image == record["image"] == "trainer:1-cuda"
+
+
+def test_what_it_is_given_is_decided_once(records, starter, agent):
+    """A second caller may have another server in mind, whose GPU the first one has not."""
+    prepare(records, TWO_IMAGES)
+    starter.start(order(server="cpu", gpus=0))
+
+    starter.start(order(server="gpu", gpus=1))
+
+    assert [(server, start.gpus, start.image) for server, start, _ in agent.sent] == [
+        ("cpu", 0, "trainer:1"),
+        ("cpu", 0, "trainer:1"),
+    ]
+
+
+def test_an_attempt_that_the_version_before_has_claimed_is_started_as_it_was_placed(
+    records, starter, agent, task
+):
+    starter.start(order(gpus=1))
+    records.change_task("s-1", "i5", lambda _: {"gpus": None, "image": None})
+
+    starter.start(order(gpus=1))
+
+    assert [(start.gpus, start.image) for _, start, _ in agent.sent] == [(1, "trainer:1")] * 2

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -251,3 +251,76 @@ def test_files_of_a_record_from_before_are_read_as_they_are(leave, tmp_path: Pat
     record["files"] = [dict(file) | {"etag": "x"} for file in record["files"]]
 
     assert publish_attempt(store, record, REF)["models"]
+
+
+# --- the device, and what the GPU was good for --------------------------------------------------
+
+DEVICE = {"platform": "gpu", "name": "NVIDIA L4", "driver": "550.54", "determinism": "L4 550.54"}
+
+
+def hold_gpu(book, utilisation, **placement):
+    """Let the attempt have held a GPU for an hour."""
+    facts = {
+        "gpus": 1,
+        "image": "trainer:cuda",
+        "image_digest": "sha256:12",
+        "placement": {"gpus": 1, **placement},
+        "intent_at": NOW.isoformat(),
+        "exited_at": (NOW + timedelta(hours=1)).isoformat(),
+        "verdict": {"usage": {"gpu": {"mean_utilisation_percent": utilisation}}},
+    }
+    book.change_task("s-1", "i5", lambda _: facts)
+
+
+def test_the_device_is_named_wherever_results_are(leave, book):
+    leave(RESULT | {"device": DEVICE})
+    hold_gpu(book, 40, gpu_price_per_hour=0.5)
+
+    task = collect(book)
+
+    assert task["published"]["device"] == DEVICE
+    assert {json.dumps(row["device"]) for row in book.list_evaluations("s-1")} == {
+        json.dumps(DEVICE)
+    }
+    (run,) = FakeMlflow.published
+    assert run["tags"] == {
+        "server": "local",
+        "container": "touchstone-dev-s-1-i5-1-1",
+        "image": "trainer:cuda",
+        "image_digest": "sha256:12",
+        "device": "on NVIDIA L4 (driver 550.54)",
+        **{f"device.{name}": value for name, value in DEVICE.items()},
+    }
+
+
+def test_what_a_useful_hour_has_cost_is_published_with_the_results(leave, book):
+    leave()
+    hold_gpu(book, 40, gpu_price_per_hour=0.5)
+
+    published = collect(book)["published"]
+
+    assert (published["gpu"]["held_hours"], published["gpu"]["useful_hours"]) == (1, 0.4)
+    assert (published["gpu"]["usd"], published["gpu"]["usd_per_useful_hour"]) == (
+        "0.5000",
+        "1.2500",
+    )
+    (run,) = FakeMlflow.published
+    assert run["metrics"] == {
+        "net_sharpe": 0.5,
+        "touchstone.gpu.held_hours": 1.0,
+        "touchstone.gpu.utilisation_percent": 40.0,
+        "touchstone.gpu.useful_hours": 0.4,
+        "touchstone.gpu.usd": 0.5,
+        "touchstone.gpu.usd_per_useful_hour": 1.25,
+    }
+
+
+def test_a_training_on_a_cpu_by_a_trainer_that_tells_no_device_is_published_as_ever(leave, book):
+    leave()
+
+    published = collect(book)["published"]
+
+    assert (published["device"], published["gpu"]) == ({}, None)
+    (run,) = FakeMlflow.published
+    assert run["metrics"] == {"net_sharpe": 0.5}
+    assert not any("device" in name for name in run["tags"])

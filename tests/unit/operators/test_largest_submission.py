@@ -32,6 +32,7 @@ from touchstone_agent.protocol.messages import AttemptPhase, PhaseChanged
 
 NOW = datetime(2026, 11, 29, 12, 0, tzinfo=UTC)
 GOOD = {"outcome": "succeeded", "class": "ok", "exit_code": 0}
+GPU = {"name": "n" * 200, "uuid": "u" * 200, "mean_utilisation_percent": 33.3}
 LONG_RUN_ID = "r" * 250
 CANDIDATE = Candidate(
     gpu="NVIDIA GeForce RTX 4090",
@@ -156,7 +157,9 @@ def fail_in_a_pod(records, task_id, number):
         created_at=NOW,
     )
     for decide in (
-        lambda r: note_order(r, CANDIDATE, fence=fence, life_seconds=3600, now=NOW),
+        lambda r: note_order(
+            r, CANDIDATE, image="i" * 250, fence=fence, life_seconds=3600, now=NOW
+        ),
         lambda r: note_pod(r, pod, fence=fence, now=NOW),
         lambda r: note_gone(r, fence=fence, seconds=60, usd=Decimal("0.01"), now=NOW),
         lambda r: close_attempt(
@@ -185,6 +188,7 @@ def build_result(task_id, files):
         "params": {f"param.{number}": "v" * 200 for number in range(90)},
         "versions": {f"package-{number}": "1.2.3" for number in range(50)},
         "data": {"name": "d" * 200, "rows": 5031},
+        "device": {f"{'f' * 196}{number:04}": "\u65e5" * 200 for number in range(12)},
         "seed": 2**31 - 1,
         "files": [item for item in files if item["path"].endswith(".h5")],
     }
@@ -207,7 +211,11 @@ def finish(records, objects, task_id, *, charts=0):
     for path, body in bodies.items():
         objects.put_new(SETTINGS.content_bucket, build_output_key(ref, path), body)
     parts = Parts(objects, SETTINGS.content_bucket)
-    verdict = GOOD | {"files": listed, "usage": {"wall_seconds": 1.5}, "x" * 5000: "y" * 50_000}
+    verdict = GOOD | {
+        "files": listed,
+        "usage": {"wall_seconds": 1.5, "gpu": GPU},
+        "x" * 5000: "y" * 50_000,
+    }
     for phase in (AttemptPhase.EXITED, AttemptPhase.UPLOADED):
         details = {"exit_code": 0, "verdict": verdict, "files": listed}
         event = PhaseChanged(ref=ref, phase=phase, at=NOW, details=details)

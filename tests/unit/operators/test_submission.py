@@ -134,6 +134,32 @@ def test_a_plan_leaves_intervals_in_the_xcom_and_everything_else_on_record(recor
     assert tasks["i5"]["config"]["image"] == Settings().trainer_image
 
 
+@pytest.mark.parametrize(("setting", "image_cuda"), [("", None), ("mine:cuda", "mine:cuda")])
+def test_a_plan_takes_the_images_from_the_settings_and_a_validation_has_one(
+    records, monkeypatch, setting, image_cuda
+):
+    settings = Settings(env="dev", trainer_image="mine:1", trainer_image_cuda=setting)
+    monkeypatch.setattr(steps, "get_settings", lambda: settings)
+    conf = SOURCE | SCHEDULE
+    register("mine", **conf)
+    end(records, "mine", "validation")
+    accept("mine", **conf)
+    plan("mine", **conf)
+
+    images = {
+        task["task_id"]: (task["config"]["image"], task["config"]["image_cuda"])
+        for task in records.list_tasks("mine")
+    }
+    trained = ("mine:1", image_cuda)
+    assert images == {"validation": ("mine:1", None), "i1": trained, "i5": trained}
+
+
+@pytest.mark.parametrize("field", ["image", "image_cuda", "trainer_image_cuda", "gpus"])
+def test_no_run_says_in_which_image_it_trains(records, accepted, field):
+    with pytest.raises(AirflowFailException, match=f"{field}: unknown field"):
+        register("again", submission_id=accepted, **SCHEDULE, **{field: "evil:1"})
+
+
 def test_what_the_form_triggers_for_an_accepted_submission_is_a_run_of_it(records, accepted):
     """Its run id is Airflow's own, and says nothing of the submission."""
     run_id, conf = "manual__2026-11-22T12:00:00", {"submission_id": "mine", **SCHEDULE}

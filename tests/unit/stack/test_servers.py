@@ -39,15 +39,23 @@ def test_the_agent_of_a_stack_that_only_validates_takes_no_trainings(paths, reco
 
 
 @pytest.mark.parametrize(
-    ("environ", "image"),
-    [({}, "touchstone-elnigma:local"), ({"TOUCHSTONE_TRAINER_IMAGE": "mine:1"}, "mine:1")],
+    ("environ", "images"),
+    [
+        ({}, '"touchstone-elnigma:local"'),
+        ({"TOUCHSTONE_TRAINER_IMAGE": "mine:1"}, '"mine:1"'),
+        (
+            {"TOUCHSTONE_TRAINER_IMAGE": "mine:1", "TOUCHSTONE_TRAINER_IMAGE_CUDA": "mine:cuda"},
+            '"mine:1", "mine:cuda"',
+        ),
+        ({"TOUCHSTONE_TRAINER_IMAGE_CUDA": ""}, '"touchstone-elnigma:local"'),
+    ],
 )
 def test_the_agent_of_a_stack_runs_the_stacks_own_trainer_only(
-    paths, record, environ, image
+    paths, record, environ, images
 ) -> None:
     [server] = decide()
     config = render_agent_config(paths, record, server, environ)
-    assert f'\nimages_allowed = ["{image}"]\n' in config
+    assert f"\nimages_allowed = [{images}]\n" in config
 
 
 def test_several_servers_may_have_no_training_slots_each() -> None:

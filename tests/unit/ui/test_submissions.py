@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -107,6 +108,31 @@ def test_a_submission_comes_with_its_tasks_in_order(
     assert body["submission"]["status"] == "running"
     assert [task["task_id"] for task in body["tasks"]] == ["validation", "i5", "i20"]
     assert "version" not in body["submission"]
+
+
+def test_a_training_tells_what_it_made_of_its_gpu(
+    engineer: TestClient,
+    make_submission: Callable[..., str],
+    make_task: Callable[..., None],
+) -> None:
+    make_submission()
+    make_task(task_id="i1", kind="training", gpus=0)
+    make_task(
+        task_id="i5",
+        kind="training",
+        gpus=1,
+        intent_at=(NOW - timedelta(hours=1)).isoformat(),
+        exited_at=NOW.isoformat(),
+        verdict={"usage": {"gpu": {"mean_utilisation_percent": 3.0}}},
+        placement={"gpu_price_per_hour": 0.3},
+    )
+    cpu, gpu = (task["gpu"] for task in engineer.get(f"{API}/s-1").json()["tasks"])
+    assert cpu is None
+    assert gpu["usd_per_useful_hour"] == "10.0000"
+    assert gpu["note"] == (
+        "used 3 % of its GPU in 1.00 h, $10.00 per useful hour: a CPU slot would do"
+    )
+    assert engineer.get(f"{API}/s-1/tasks/i5").json()["gpu"] == gpu
 
 
 def test_a_task_that_is_not_there_is_a_404(

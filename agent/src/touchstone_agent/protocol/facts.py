@@ -87,9 +87,14 @@ class GpuUsage(Wire):
     """What a training used of its GPUs; all fields as in the contract."""
 
     name: Phrase | None = None
+    uuid: Phrase | None = None
+    driver: Phrase | None = None
     mean_utilisation_percent: Figure | None = None
     peak_memory_mib: Figure | None = None
+    memory_of: Phrase | None = None
     memory_mib: Figure | None = None
+    mean_power_watts: Figure | None = None
+    energy_joules: Figure | None = None
 
 
 class Usage(Wire):

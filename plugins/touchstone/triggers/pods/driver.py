@@ -25,7 +25,7 @@ from touchstone.core.pod_attempts import (
 )
 from touchstone.core.pods import Candidate, Choice, Pod, PodOrder
 from touchstone.core.states import TaskStatus
-from touchstone.core.tasks import TaskSpec
+from touchstone.core.tasks import TaskSpec, choose_image
 from touchstone.hooks.money import OverBudget, ReservationSettled
 from touchstone.hooks.pods.desk import PodDesk, TaskKey
 from touchstone.hooks.pods.ending import give_back, terminate
@@ -253,7 +253,12 @@ class PodDriver:
         noted = await self._desk.change(
             self._key,
             lambda found: note_order(
-                found, candidate, fence=self._fence, life_seconds=life, now=self._desk.now()
+                found,
+                candidate,
+                image=self._choose_image(spec, candidate),
+                fence=self._fence,
+                life_seconds=life,
+                now=self._desk.now(),
             ),
         )
         known = find_pod(noted, self._fence) or {}
@@ -340,6 +345,10 @@ class PodDriver:
     def _find_life(self, spec: TaskSpec) -> int:
         return spec.limits.wall_seconds + UPLOAD_SECONDS
 
+    def _choose_image(self, spec: TaskSpec, candidate: Candidate) -> str:
+        own = choose_image(spec.image, spec.image_cuda, gpus=int(candidate.gpu is not None))
+        return self._desk.settings.runpod.image or own
+
     def _build_order(self, record: Record, spec: TaskSpec, candidate: Candidate) -> PodOrder:
         wanted, name = self._desk.settings.runpod, str(record["container"])
         own = derive_key(self._desk.secret, name).public
@@ -354,7 +363,7 @@ class PodDriver:
         }
         return PodOrder(
             name=name,
-            image=wanted.image or spec.image,
+            image=self._choose_image(spec, candidate),
             gpu=candidate.gpu,
             cpu=candidate.cpu,
             vcpus=candidate.vcpus,
@@ -365,6 +374,7 @@ class PodDriver:
             entrypoint=(POD_PROGRAM,),
             cmd=("serve",),
             registry_id=wanted.registry_id,
+            min_cuda=wanted.min_cuda if candidate.gpu is not None else None,
         )
 
 

@@ -25,6 +25,7 @@ from touchstone.ui.queries import (
     get_visible_submission,
     list_visible_submissions,
     show_cost,
+    show_gpu,
     show_record,
     show_results,
     show_task,
@@ -89,7 +90,10 @@ def get_submission(
     """Return a submission with its tasks, and where those that wait stand in the queue."""
     record = get_visible_submission(records, caller, submission_id)
     found = records.list_tasks(submission_id)
-    tasks = [show_record(task) | {"cost": show_cost([task], clock())} for task in found]
+    tasks = [
+        show_record(task) | {"cost": show_cost([task], clock()), "gpu": show_gpu(task, clock())}
+        for task in found
+    ]
     return {
         "submission": show_record(record)
         | {"queue_position": _find_position(record, queue), "cost": show_cost(found, clock())},
@@ -113,11 +117,16 @@ def get_results(
 
 @router.get("/{submission_id}/tasks/{task_id}")
 def get_task(
-    caller: CallerDep, records: RecordsDep, parts: PartsDep, submission_id: str, task_id: str
+    caller: CallerDep,
+    records: RecordsDep,
+    parts: PartsDep,
+    clock: ClockDep,
+    submission_id: str,
+    task_id: str,
 ) -> dict[str, Any]:
     """Return a task with its earlier attempts, and all that it has published."""
     get_visible_submission(records, caller, submission_id)
-    return show_task(records.get_task(submission_id, task_id), parts)
+    return show_task(records.get_task(submission_id, task_id), parts, clock())
 
 
 @router.post(
