@@ -15,7 +15,10 @@ import pytest
 from system.installation import EXAMPLES
 from waiting import wait_for
 
-GOOD = ["momentum", "mean_reversion", "volatility", "wide_mlp"]
+GOOD = [
+    *("momentum", "mean_reversion", "volatility"),
+    *("wide_mlp", "lstm", "tcn", "transformer"),
+]
 BROKEN = sorted(path.parent.name for path in EXAMPLES.glob("broken/*/expected.toml"))
 RAISES = "raises_in_training"
 

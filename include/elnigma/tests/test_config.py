@@ -46,6 +46,8 @@ def test_flags_may_be_written_with_dashes() -> None:
         ("split.test_from=2014-13-01", ["split.test_from", "YYYY-MM-DD"]),
         ("split.test_from=2010-01-01", ["split.validation_from must be before"]),
         ("training.epochs", ["key=value"]),
+        ("training.precision=float64", ["training.precision", "float32, mixed_bfloat16"]),
+        ("model.window=513", ["model.window", "from 0 to 512"]),
     ],
 )
 def test_a_bad_override_is_refused_by_name(override: str, parts: list[str]) -> None:

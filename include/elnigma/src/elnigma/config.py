@@ -16,6 +16,8 @@ from elnigma.errors import ConfigError
 CONFIG_FOLDER = Path(__file__).parent / "configs"
 # Free-form table for the parameters of submitted model structures, handed to build_model().
 FREE_PREFIX = "model.params."
+# Two years of trading days.
+MAX_WINDOW = 512
 
 Value = bool | int | float | str
 Config = dict[str, Any]
@@ -98,6 +100,14 @@ SCHEMA: tuple[Param, ...] = (
     ),
     Param(key="model.l2", default=1e-4, minimum=0, maximum=10, flag=True, help="L2 penalty"),
     Param(
+        key="model.window",
+        default=0,
+        minimum=0,
+        maximum=MAX_WINDOW,
+        flag=True,
+        help="rows that the model sees, up to and with its own; 0 for what the structure says",
+    ),
+    Param(
         key="training.epochs", default=15, minimum=1, maximum=10_000, flag=True, help="most epochs"
     ),
     Param(
@@ -122,6 +132,12 @@ SCHEMA: tuple[Param, ...] = (
         minimum=0,
         flag=True,
         help="step size of Adam",
+    ),
+    Param(
+        key="training.precision",
+        default="float32",
+        choices=("float32", "mixed_bfloat16", "mixed_float16"),
+        help="what layers compute in; mixed ones keep their weights in float32",
     ),
     Param(
         key="training.seed",

@@ -70,15 +70,35 @@ def load_entry_point(system: System, reference: str) -> Callable[..., Any]:
     :raises ConfigError: If ``reference`` is neither.
     :raises SubmissionError: If the module cannot be imported or lacks the entry point.
     """
+    return get_entry_point(system, load_module(system, reference))
+
+
+def load_module(system: System, reference: str) -> ModuleType:
+    """
+    Import a module.
+
+    :param system: What kind of module it is.
+    :param reference: A folder holding the system's file, that file, or a dotted module name.
+    :raises ConfigError: If ``reference`` is neither.
+    :raises SubmissionError: If the module cannot be imported.
+    """
     path = Path(reference)
     if path.exists():
         # A relative import path would lead elsewhere once the working directory changes.
-        path = path.resolve()
-        module = _import_file(system, path)
-    elif _DOTTED_NAME.fullmatch(reference):
-        module = _import_name(reference)
-    else:
-        raise ConfigError(f"{reference!r} is neither a folder nor a dotted module name")
+        return _import_file(system, path.resolve())
+    if _DOTTED_NAME.fullmatch(reference):
+        return _import_name(reference)
+    raise ConfigError(f"{reference!r} is neither a folder nor a dotted module name")
+
+
+def get_entry_point(system: System, module: ModuleType) -> Callable[..., Any]:
+    """
+    Return the entry point of a module that was imported.
+
+    :param system: What kind of module it is.
+    :param module: The module.
+    :raises SubmissionError: If the module lacks it.
+    """
     entry_point = getattr(module, system.entry_point, None)
     if not callable(entry_point):
         what = "no function" if entry_point is None else f"a {type(entry_point).__name__}"

@@ -5,22 +5,25 @@ from __future__ import annotations
 import logging
 import math
 import os
+import reprlib
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
 
-from elnigma.config import FREE_PREFIX, Config
+from elnigma.config import FREE_PREFIX, MAX_WINDOW, Config
 from elnigma.errors import DivergedError, OutOfMemoryError, SubmissionError
 from elnigma.loading import (
     MODEL_STRUCTURE,
     describe_error,
     explained,
+    get_entry_point,
     hidden_modules,
-    load_entry_point,
+    load_module,
 )
 from elnigma.storage import storing, storing_by
 
@@ -32,6 +35,7 @@ with hidden_modules("sklearn", "matplotlib"):
     import keras
 
     from elnigma.losses import check_loss
+    from elnigma.windows import WindowBatches, Windows, hold
 
 _LOSSES = frozenset({"loss", "val_loss"})
 
@@ -39,7 +43,9 @@ _LOSSES = frozenset({"loss", "val_loss"})
 _Functional = type(keras.Model(inputs=(_input := keras.Input((1,))), outputs=_input))
 
 EpochListener = Callable[[int, int, dict[str, float]], None]
-Rows = tuple[np.ndarray, np.ndarray]
+Inputs = np.ndarray | Windows
+"""What a model is given: rows of features, or windows of them."""
+Rows = tuple[Inputs, np.ndarray]
 
 
 def set_seed(seed: int) -> None:
@@ -59,8 +65,31 @@ class Structure:
 
     def __init__(self, reference: str, config: Config) -> None:
         self._folder = Path(reference) if Path(reference).is_dir() else None
-        self._config = config
-        self._build = load_entry_point(MODEL_STRUCTURE, reference)
+        module = load_module(MODEL_STRUCTURE, reference)
+        self._build = get_entry_point(MODEL_STRUCTURE, module)
+        with self._explained():
+            self._window = config["model.window"] or _read_window(module)
+        self._config = {**config, "model.window": self._window}
+
+    @property
+    def window(self) -> int:
+        """Rows that a model sees for each prediction, up to and with the row's own."""
+        return self._window
+
+    def hold(self, features: np.ndarray) -> Callable[[np.ndarray], Inputs]:
+        """
+        Hold features for fitting and predicting, and return what chooses rows of them.
+
+        Of windows the features are held once, however many choices there are.
+
+        :param features: A row per row of data.
+        :return: Takes row numbers and returns what :meth:`fit` and :meth:`predict` take. As many
+            rows as a window has must end with each of them.
+        """
+        if self._window == 1:
+            return lambda rows: features[rows]
+        held = hold(features)
+        return lambda rows: Windows(features=held, rows=rows, size=self._window)
 
     def build(self, n_features: int) -> keras.Model:
         """
@@ -69,7 +98,8 @@ class Structure:
         :param n_features: Columns of the features.
         :raises SubmissionError: If it cannot be a model of one probability.
         """
-        with self._explained():
+        shape = (n_features,) if self._window == 1 else (self._window, n_features)
+        with self._explained(), self._precision():
             model = self._build(n_features, model_params(self._config))
         if not isinstance(model, keras.Sequential | _Functional):
             raise SubmissionError(_explain_type(model))
@@ -80,12 +110,12 @@ class Structure:
                     "carry safely; write a keras.layers.Layer and register it with "
                     "keras.saving.register_keras_serializable()"
                 )
-        with self._explained():
+        with self._explained(), self._precision():
             if not model.built:
-                model.build((None, n_features))
+                model.build((None, *shape))
             shapes = model.output_shape, model.input_shape
-        if shapes != ((None, 1), (None, n_features)):
-            raise SubmissionError(_explain_shapes(model, n_features))
+        if shapes != ((None, 1), (None, *shape)):
+            raise SubmissionError(_explain_shapes(model, shape))
         if not model.compiled:
             optimizer = keras.optimizers.Adam(self._config["training.learning_rate"])
             model.compile(optimizer=optimizer, loss="binary_crossentropy")
@@ -105,7 +135,7 @@ class Structure:
         Fit with early stopping and return the number of epochs.
 
         :param model: Compiled.
-        :param train: Features and outcomes.
+        :param train: Rows or windows of features, as :meth:`hold` gives them, and outcomes.
         :param validation: The same for the rows that stop the training.
         :param tell: Called after each epoch: its number, how many there may be, the losses.
         :raises DivergedError: If a loss is not a finite number.
@@ -118,24 +148,29 @@ class Structure:
             )
         with self._explained():
             history = model.fit(
-                *_as_column(train),
-                validation_data=_as_column(validation),
+                **self._feed(train, validation),
                 epochs=self._config["training.epochs"],
-                batch_size=self._config["training.batch_size"],
                 callbacks=callbacks,
                 verbose=0,
             )
         return len(history.epoch)
 
-    def predict(self, model: keras.Model, features: np.ndarray) -> np.ndarray:
+    def predict(self, model: keras.Model, features: Inputs) -> np.ndarray:
         """
         Return one probability a row.
 
+        :param model: Built, or loaded.
+        :param features: Rows or windows of features, as :meth:`hold` gives them.
         :raises DivergedError: If one is not a finite number.
         :raises SubmissionError: If one is not between 0 and 1.
         """
         with self._explained():
-            output = model.predict(features, batch_size=1024, verbose=0)
+            if isinstance(features, Windows):
+                # As in training: what fits into the memory there does here.
+                batches = WindowBatches(features, self._config["training.batch_size"])
+                output = model.predict(batches, verbose=0)
+            else:
+                output = model.predict(features, batch_size=1024, verbose=0)
         scores = np.asarray(output, dtype="float64")
         if scores.shape != (len(features), 1):
             raise SubmissionError(
@@ -180,6 +215,35 @@ class Structure:
                     "of your own with @keras.saving.register_keras_serializable()"
                 ) from error
 
+    def _feed(self, train: Rows, validation: Rows) -> dict[str, Any]:
+        """Return the arguments by which Keras gets the data."""
+        batch_size, seed = self._config["training.batch_size"], self._config["training.seed"]
+        (features, outcome), (later, later_outcome) = train, validation
+        if isinstance(features, Windows) and isinstance(later, Windows):
+            return {
+                "x": WindowBatches(features, batch_size, outcome=outcome, seed=seed),
+                "validation_data": WindowBatches(later, batch_size, outcome=later_outcome),
+                # The windows are shuffled already; Keras would shuffle whole batches.
+                "shuffle": False,
+            }
+        # Another shape than that of the predictions broadcasts to a square.
+        return {
+            "x": features,
+            "y": outcome.reshape(-1, 1),
+            "validation_data": (later, later_outcome.reshape(-1, 1)),
+            "batch_size": batch_size,
+        }
+
+    @contextmanager
+    def _precision(self) -> Iterator[None]:
+        """Let what is built inside compute as configured; what is built later does as before."""
+        before = keras.config.dtype_policy()
+        keras.config.set_dtype_policy(self._config["training.precision"])
+        try:
+            yield
+        finally:
+            keras.config.set_dtype_policy(before)
+
     @contextmanager
     def _explained(self) -> Iterator[None]:
         try:
@@ -206,10 +270,15 @@ def model_params(config: Config) -> dict[str, Any]:
     return params | free
 
 
-def _as_column(rows: Rows) -> Rows:
-    """Give the outcomes the shape of the predictions: another one broadcasts to a square."""
-    features, outcome = rows
-    return features, outcome.reshape(-1, 1)
+def _read_window(module: ModuleType) -> int:
+    """Return what a structure says of the rows it wants to see."""
+    window = getattr(module, "WINDOW", 1)
+    if type(window) is not int or not 1 <= window <= MAX_WINDOW:
+        raise SubmissionError(
+            f"wrong window: WINDOW is {reprlib.repr(window)} in {MODEL_STRUCTURE.file_name}; give "
+            f"it a whole number of rows from 1 to {MAX_WINDOW}"
+        )
+    return window
 
 
 def _explain_type(model: object) -> str:
@@ -224,10 +293,15 @@ def _explain_type(model: object) -> str:
     return f"wrong type: build_model returned {name}; return a keras.Sequential or keras.Model"
 
 
-def _explain_shapes(model: keras.Model, n_features: int) -> str:
-    found, wanted = model.input_shape, (None, n_features)
+def _explain_shapes(model: keras.Model, shape: tuple[int, ...]) -> str:
+    found, wanted = model.input_shape, (None, *shape)
     if found != wanted:
-        return f"wrong shape: the model's input is {found}; take {wanted}, n_features wide"
+        problem = f"wrong shape: the model's input is {found}; take {wanted}"
+        if len(shape) > 1:
+            return f"{problem}, params['window'] rows, n_features wide"
+        if isinstance(found, tuple) and len(found) > len(wanted):
+            return f"{problem}, n_features wide, or name the rows of a window as WINDOW"
+        return f"{problem}, n_features wide"
     found = model.output_shape
     return f"wrong shape: the model's output is {found}; end with keras.layers.Dense(1, 'sigmoid')"
 

@@ -29,16 +29,19 @@ class Split:
     test: np.ndarray
 
 
-def build_split(target: pd.Series, usable: np.ndarray, horizon: int, config: Config) -> Split:
+def build_split(
+    target: pd.Series, usable: np.ndarray, horizon: int, config: Config, window: int = 1
+) -> Split:
     """
     Split rows by day; the last ``horizon`` rows before each border are left out.
 
     Their target reaches over the border: fitting them would read the next part's prices.
 
     :param target: Return over the next ``horizon`` rows; NaN where it is not known yet.
-    :param usable: Whether a row's features are all there.
+    :param usable: Whether a row's features are all there, those of its window included.
     :param horizon: Rows that a target looks ahead.
     :param config: Holds the borders.
+    :param window: Rows of a window, to be named where there are too few.
     :raises ConfigError: If a part has too few rows.
     """
     days = target.index
@@ -54,6 +57,12 @@ def build_split(target: pd.Series, usable: np.ndarray, horizon: int, config: Con
         validation=rows[(rows >= validation_from) & (rows < test_from - horizon)],
         test=rows[(rows >= test_from) & (rows < end)],
     )
+    advice = "name a later last day"
+    if window > 1:
+        advice = (
+            f"a row counts when the {window - 1} rows before it are there as well: lower "
+            f"model.window, which is {window}, or {advice}"
+        )
     for name, part, least in (
         ("training", split.train, MIN_TRAIN_ROWS),
         ("validation", split.validation, MIN_ROWS),
@@ -63,6 +72,6 @@ def build_split(target: pd.Series, usable: np.ndarray, horizon: int, config: Con
             raise ConfigError(
                 f"split: {len(part)} {name} rows, at least {least} are needed; data end on "
                 f"{days[-1].date()}, split.validation_from is {config['split.validation_from']}, "
-                f"split.test_from is {config['split.test_from']}; name a later last day"
+                f"split.test_from is {config['split.test_from']}; {advice}"
             )
     return split

@@ -8,7 +8,7 @@ import platform
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -26,6 +26,9 @@ from elnigma.progress import Progress
 from elnigma.split import Split, build_split
 from elnigma.task import CONTRACT, Task, read_task
 from elnigma.threads import limit_threads
+
+if TYPE_CHECKING:
+    from elnigma.networks import Structure
 
 MAX_INTERVAL = 250
 SIDES = ("long", "short")
@@ -54,6 +57,23 @@ class TrainRequest:
     out: Path
     overrides: tuple[str, ...]
     passthrough: tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Table:
+    """
+    Features and targets, as they were computed.
+
+    :param features: A row per row of data; NaN in the warm-up.
+    :param warm_up: Leading rows in which a feature is missing.
+    :param target: Return over the horizon.
+    :param next_returns: Return to the next close.
+    """
+
+    features: np.ndarray
+    warm_up: int
+    target: pd.Series
+    next_returns: np.ndarray
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,9 +112,16 @@ def train(request: TrainRequest) -> None:
         progress.tell("loading data", 1)
         data = load_market_data(request.data_until)
         progress.tell("computing features", 2)
-        prepared = prepare(data.frame, request.prediction_interval, config)
+        table = compute_table(data.frame, request.prediction_interval, config)
         progress.tell("loading libraries", 8)
-        scores, epochs = _train_models(prepared, config, request.out, progress)
+        # Keras and its backend take seconds to load: after everything that can be refused without.
+        from elnigma import networks
+
+        structure = networks.Structure(config["model.structure"], config)
+        config["model.window"] = structure.window
+        write_json(request.out / "effective_config.json", nest(config))
+        prepared = prepare(table, request.prediction_interval, config)
+        scores, epochs = _train_models(prepared, structure, config, request.out, progress)
         progress.tell("scoring", 85)
         scored = _score(prepared, scores, request.prediction_interval, config, request.out)
         progress.tell("drawing", 92)
@@ -127,13 +154,14 @@ def train(request: TrainRequest) -> None:
         progress.tell("done", 100, {k: v for k, v in scored.metrics.items() if v is not None})
 
 
-def prepare(frame: pd.DataFrame, horizon: int, config: Config) -> Prepared:
+def compute_table(frame: pd.DataFrame, horizon: int, config: Config) -> Table:
     """
-    Make features, targets and the split.
+    Compute features and targets.
 
     :param frame: Market data.
     :param horizon: Rows that a target looks ahead.
     :param config: The effective configuration.
+    :raises ConfigError: If the rows are too few, whatever the model.
     :raises SubmissionError: If the feature set fails or returns something it must not.
     """
     reference = config["features.module"]
@@ -145,9 +173,29 @@ def prepare(frame: pd.DataFrame, horizon: int, config: Config) -> Prepared:
     function = load_entry_point(FEATURE_SET, reference)
     features = check_frame(compute_features(function, frame, folder), frame)
     warm_up = find_warm_up(features)
-    usable = np.arange(len(frame)) >= warm_up
-    split = build_split(target, usable, horizon, config)
-    numbers = features.to_numpy()
+    build_split(target, np.arange(len(frame)) >= warm_up, horizon, config)
+    return Table(
+        features=features.to_numpy(),
+        warm_up=warm_up,
+        target=target,
+        next_returns=(close.shift(-1) / close - 1).to_numpy(),
+    )
+
+
+def prepare(table: Table, horizon: int, config: Config) -> Prepared:
+    """
+    Split the rows, and standardise the features by those of the training.
+
+    A row whose window reaches into the warm-up is in no part.
+
+    :param table: Features and targets.
+    :param horizon: Rows that a target looks ahead.
+    :param config: The effective configuration, with the window that the model gets.
+    :raises ConfigError: If the window leaves too few rows.
+    """
+    numbers, window = table.features, config["model.window"]
+    usable = np.arange(len(numbers)) >= table.warm_up + window - 1
+    split = build_split(table.target, usable, horizon, config, window)
     mean = numbers[split.train].mean(axis=0)
     std = numbers[split.train].std(axis=0)
     # A column that never moves in training carries nothing; dividing by zero would.
@@ -155,8 +203,8 @@ def prepare(frame: pd.DataFrame, horizon: int, config: Config) -> Prepared:
     return Prepared(
         # Far outliers of later years would saturate a model fitted on calmer ones.
         features=np.clip(standardised, -8, 8).astype("float32"),
-        target=target,
-        next_returns=(close.shift(-1) / close - 1).to_numpy(),
+        target=table.target,
+        next_returns=table.next_returns,
         threshold=config["backtest.cost_bps"] / 1e4,
         split=split,
     )
@@ -190,13 +238,12 @@ def _resolve_config(request: TrainRequest, task: Task) -> Config:
 
 
 def _train_models(
-    prepared: Prepared, config: Config, out: Path, progress: Progress
+    prepared: Prepared, structure: Structure, config: Config, out: Path, progress: Progress
 ) -> tuple[dict[str, np.ndarray], dict[str, int]]:
-    # Keras and its backend take seconds to load: after everything that can be refused without.
     from elnigma import networks
 
-    structure = networks.Structure(config["model.structure"], config)
     split, target = prepared.split, prepared.target.to_numpy()
+    choose = structure.hold(prepared.features)
     outcomes = {
         "long": (target > prepared.threshold).astype("float32"),
         "short": (target < -prepared.threshold).astype("float32"),
@@ -214,12 +261,12 @@ def _train_models(
         outcome = outcomes[side]
         epochs[side] = structure.fit(
             model,
-            (prepared.features[split.train], outcome[split.train]),
-            (prepared.features[split.validation], outcome[split.validation]),
+            (choose(split.train), outcome[split.train]),
+            (choose(split.validation), outcome[split.validation]),
             tell,
         )
         rows = np.concatenate([split.validation, split.test])
-        scores[side] = structure.predict(model, prepared.features[rows])
+        scores[side] = structure.predict(model, choose(rows))
         structure.save(model, out / "models" / f"{side}.h5")
     return scores, epochs
 

@@ -22,5 +22,6 @@ def build_model(n_features: int, params: dict[str, Any]) -> keras.Model:
         )
         if params["dropout"]:
             layers.append(keras.layers.Dropout(params["dropout"]))
-    layers.append(keras.layers.Dense(1, activation="sigmoid"))
+    # A probability needs more digits than layers of mixed precision give it.
+    layers.append(keras.layers.Dense(1, activation="sigmoid", dtype="float32"))
     return keras.Sequential(layers)

@@ -21,7 +21,7 @@ from elnigma.validation.afresh import check_surroundings, compute_afresh
 if TYPE_CHECKING:
     import keras
 
-    from elnigma.networks import Rows, Structure
+    from elnigma.networks import Inputs, Rows, Structure
 
 WIDTH = 16
 # Built as well: a structure that fits one width only fails when features come or go.
@@ -74,16 +74,21 @@ def compute_model(reference: str, seed: int) -> Reply:
     guard.install()
     config = {key: param.default for key, param in BY_KEY.items()}
     config |= {"training.epochs": EPOCHS, "training.batch_size": BATCH_SIZE}
-    rows = _make_rows(seed)
     with guard.on():
         structure = networks.Structure(reference, config)
         networks.set_seed(seed)
         other = structure.build(OTHER_WIDTH)
         model = structure.build(WIDTH)
         loss = structure.check_loss(model)
-        _check_learning(structure, model, rows)
-        predictions = structure.predict(model, rows[0])
-        _check_round_trip(structure, model, rows[0], predictions)
+        features, outcome = _make_rows(seed, structure.window)
+        choose = structure.hold(features)
+        rows = np.arange(len(features) - ROWS, len(features))
+        train, validation = (
+            (choose(part), outcome[part]) for part in (rows[: ROWS // 2], rows[ROWS // 2 :])
+        )
+        _check_learning(structure, model, train, validation)
+        predictions = structure.predict(model, choose(rows))
+        _check_round_trip(structure, model, choose(rows), predictions)
     facts = {
         "parameters": {
             str(WIDTH): int(model.count_params()),
@@ -92,21 +97,23 @@ def compute_model(reference: str, seed: int) -> Reply:
         "fitted_epochs": EPOCHS,
         "h5_round_trip": True,
         "loss": loss,
+        "window": structure.window,
     }
     return Reply(facts=facts, array=predictions)
 
 
-def _make_rows(seed: int) -> Rows:
+def _make_rows(seed: int, window: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return features and outcomes, of which the last ``ROWS`` have a whole window."""
     rng = np.random.default_rng(seed)
-    features = rng.standard_normal((ROWS, WIDTH)).astype("float32")
-    return features, (features[:, 0] + rng.standard_normal(ROWS) > 0).astype("float32")
+    count = ROWS + window - 1
+    features = rng.standard_normal((count, WIDTH)).astype("float32")
+    return features, (features[:, 0] + rng.standard_normal(count) > 0).astype("float32")
 
 
-def _check_learning(structure: Structure, model: keras.Model, rows: Rows) -> None:
-    features, outcome = rows
-    half = ROWS // 2
+def _check_learning(
+    structure: Structure, model: keras.Model, train: Rows, validation: Rows
+) -> None:
     before = [weight.copy() for weight in model.get_weights()]
-    train, validation = (features[:half], outcome[:half]), (features[half:], outcome[half:])
     structure.fit(model, train, validation, lambda *_: None)
     after = model.get_weights()
     if all(np.array_equal(old, new) for old, new in zip(before, after, strict=True)):
@@ -117,7 +124,7 @@ def _check_learning(structure: Structure, model: keras.Model, rows: Rows) -> Non
 
 
 def _check_round_trip(
-    structure: Structure, model: keras.Model, features: np.ndarray, predictions: np.ndarray
+    structure: Structure, model: keras.Model, features: Inputs, predictions: np.ndarray
 ) -> None:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "model.h5"
