@@ -14,7 +14,8 @@ from typing import Any
 import numpy as np
 
 from elnigma.config import FREE_PREFIX, Config
-from elnigma.errors import DivergedError, OutOfMemoryError, SubmissionError
+from elnigma.device import ELSEWHERE, find_loss
+from elnigma.errors import DeviceError, DivergedError, OutOfMemoryError, SubmissionError
 from elnigma.loading import (
     MODEL_STRUCTURE,
     describe_error,
@@ -188,6 +189,8 @@ class Structure:
         except SubmissionError as error:
             if "RESOURCE_EXHAUSTED" in str(error):
                 raise OutOfMemoryError(f"out of memory: {error}") from error
+            if loss := find_loss(error.__cause__):
+                raise DeviceError(f"the GPU is lost: {loss}; {ELSEWHERE}") from error
             raise
 
 
