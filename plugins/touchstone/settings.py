@@ -93,6 +93,7 @@ class Settings(BaseSettings):
     :param mlflow_public_url: Where people reach that server; ``None`` if as the connection says.
     :param mlflow_experiment: MLflow experiment of all trainings.
     :param trainer_image: Image of the trainer for submissions that name no other.
+    :param trainer_image_cuda: The same for where there is a GPU; empty for the same image.
     :param elnigma_git: Git URL of el-nigma, for runs that name a branch; ``None`` refuses those.
         Holds no credential.
     :param elnigma_conn_id: Airflow connection with the credentials for that repository; ``None``
@@ -147,6 +148,7 @@ class Settings(BaseSettings):
     mlflow_public_url: str | None = None
     mlflow_experiment: str = "touchstone_service"
     trainer_image: str = "touchstone-elnigma:local"
+    trainer_image_cuda: str = ""
     elnigma_git: str | None = None
     elnigma_conn_id: str | None = None
     git_hosts: tuple[GitHost, ...] = ()

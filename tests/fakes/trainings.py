@@ -1,0 +1,69 @@
+"""A training in a container of an image, started without an agent."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import docker
+
+ARGUMENTS = ("train", "--config", "fast.toml", "--prediction-interval", "5", "--out", "/out")
+NOBODY = 65534
+
+
+@dataclass(frozen=True)
+class Training:
+    """What a training has left."""
+
+    exit_code: int
+    out: Path
+
+    @property
+    def verdict(self) -> dict[str, Any]:
+        document: dict[str, Any] = json.loads((self.out / "verdict.json").read_text())
+        return document
+
+    @property
+    def result(self) -> dict[str, Any]:
+        document: dict[str, Any] = json.loads((self.out / "result.json").read_text())
+        return document
+
+    @property
+    def phases(self) -> list[str]:
+        lines = (self.out / "progress.jsonl").read_text().splitlines()
+        return [json.loads(line)["phase"] for line in lines]
+
+
+def train(engine: docker.DockerClient, image: str, out: Path, **variables: str) -> Training:
+    """
+    Run a short training in a container that has no GPU and no network.
+
+    :param engine: The container engine.
+    :param image: A trainer image.
+    :param out: Output folder; made here.
+    :param variables: Given to the runner, as TOUCHSTONE_ and their name.
+    """
+    out.mkdir()
+    out.chmod(0o777)
+    user = NOBODY if os.getuid() == 0 else os.getuid()
+    container = engine.containers.run(
+        image,
+        list(ARGUMENTS),
+        detach=True,
+        user=f"{user}:{user}",
+        network_mode="none",
+        read_only=True,
+        tmpfs={"/tmp": "rw,exec"},
+        cap_drop=["ALL"],
+        environment={f"TOUCHSTONE_{name}": value for name, value in variables.items()},
+        volumes={str(out): {"bind": "/out", "mode": "rw"}},
+    )
+    try:
+        exit_code = int(container.wait(timeout=1200)["StatusCode"])
+        (out.parent / f"{out.name}.log").write_bytes(container.logs())
+        return Training(exit_code, out)
+    finally:
+        container.remove(force=True, v=True)
