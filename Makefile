@@ -77,7 +77,7 @@ test-runpod-real: setup ## One pod at the real RunPod, for $$0.50 at most (RUNPO
 image-cuda: setup ## Build the trainer images for GPUs: touchstone-elnigma:cuda and :pod-cuda (3 GB of wheels)
 	$(BIN)/python scripts/build_images.py cuda pod-cuda
 
-test-cuda-image: setup ## That image, built and started without a GPU (an engine, 20 GB of disk, half an hour)
+test-cuda-image: setup ## That image, built and started without a GPU (an engine, 20 GB of disk)
 	$(PYTEST) tests/cuda_image $(ARGS)
 
 test-compose: setup ## The team deployment: built, up, one training, down (docker-compose and an engine)

@@ -45,6 +45,16 @@ def test_without_a_gpu_it_ends_where_one_is_required(
     assert "computing features" not in training.phases
 
 
+def test_with_a_device_that_is_none_the_library_says_what_it_misses(
+    engine: docker.DockerClient, tmp_path: Path
+) -> None:
+    device = "/dev/null:/dev/nvidiactl"
+    training = train(engine, IMAGE, tmp_path / "out", devices=[device], CUDA="required")
+    assert (training.exit_code, training.verdict["class"]) == (75, "device")
+    assert "sees none: jaxlib/cuda" in training.verdict["reason"]
+    assert "operation cuInit(0) failed" in training.verdict["reason"]
+
+
 def test_where_one_is_preferred_it_trains_on_the_cpu_to_the_same_bits(
     engine: docker.DockerClient, tmp_path: Path
 ) -> None:

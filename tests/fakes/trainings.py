@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -37,13 +38,21 @@ class Training:
         return [json.loads(line)["phase"] for line in lines]
 
 
-def train(engine: docker.DockerClient, image: str, out: Path, **variables: str) -> Training:
+def train(
+    engine: docker.DockerClient,
+    image: str,
+    out: Path,
+    *,
+    devices: Sequence[str] = (),
+    **variables: str,
+) -> Training:
     """
-    Run a short training in a container that has no GPU and no network.
+    Run a short training in a container without a network.
 
     :param engine: The container engine.
     :param image: A trainer image.
     :param out: Output folder; made here.
+    :param devices: Devices of the host that it gets, ``HERE:THERE``.
     :param variables: Given to the runner, as TOUCHSTONE_ and their name.
     """
     out.mkdir()
@@ -58,6 +67,7 @@ def train(engine: docker.DockerClient, image: str, out: Path, **variables: str) 
         read_only=True,
         tmpfs={"/tmp": "rw,exec"},
         cap_drop=["ALL"],
+        devices=list(devices),
         environment={f"TOUCHSTONE_{name}": value for name, value in variables.items()},
         volumes={str(out): {"bind": "/out", "mode": "rw"}},
     )

@@ -109,6 +109,7 @@ def test_a_training_on_the_cpu_gives_the_same_bits_whatever_was_wanted(
     )
     assert [fact.get("note") for fact in facts] == [None, None, note]
     assert preferred.console.splitlines().count(note) == 1
+    assert "no GPU seen: training on the CPU" in _read_phases(preferred)
     assert not any("GPU" in phase for phase in _read_phases(silent) + _read_phases(none))
     assert "GPU" not in silent.console + none.console
 
@@ -198,7 +199,7 @@ def test_a_gpu_is_told_with_all_that_its_bits_depend_on(
     limit_threads(1)
     prepare_device(Cuda.REQUIRED, 1.0)
     found = find_device(Cuda.REQUIRED, threads=1)
-    assert found.is_gpu
+    assert found.headline == "using NVIDIA L4"
     assert found.describe() == {
         "platform": "gpu",
         "name": "NVIDIA L4",
@@ -309,6 +310,24 @@ def test_the_cause_is_looked_at_before_the_library_is_quoted(
     preferred = find_device(Cuda.PREFERRED, threads=1)
     assert preferred.note == f"no GPU: JAX sees none: {reason}; training on the CPU"
     assert find_device(Cuda.NONE, threads=1).note is None
+
+
+def test_an_error_that_the_library_only_logs_is_quoted(
+    machine: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As JAX does where it cannot load CUDA's own libraries."""
+    (machine / "nvidiactl").touch()
+
+    def see() -> list[Seen]:
+        try:
+            raise RuntimeError("operation cuInit(0) failed: Unknown CUDA error 303")
+        except RuntimeError:
+            logging.getLogger("jax._src.xla_bridge").exception("Exception when calling %s", "it")
+        return [CPU]
+
+    _set(monkeypatch, see)
+    with pytest.raises(DeviceError, match=r"sees none: operation cuInit\(0\) failed: Unknown CUDA"):
+        find_device(Cuda.REQUIRED, threads=1)
 
 
 def test_a_question_that_fails_fails_nothing_but_what_required_an_answer(

@@ -113,6 +113,11 @@ class Device:
         """Return whether it is a GPU."""
         return self.platform == "gpu"
 
+    @property
+    def headline(self) -> str:
+        """Return what it means for the training, in a few words."""
+        return f"using {self.name}" if self.is_gpu else "no GPU seen: training on the CPU"
+
     def describe(self) -> dict[str, str]:
         """Return what is known of it, one short line each."""
         return {name: _shorten(value) for name, value in vars(self).items() if value is not None}
@@ -338,7 +343,9 @@ class _Ear(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         """Keep one; Python calls this."""
-        self.lines.append(record.getMessage())
+        error = record.exc_info[1] if record.exc_info else None
+        # Of an error that is logged, the error says more than what is said of it.
+        self.lines.append(record.getMessage() if error is None else f"{error}")
 
 
 @contextmanager

@@ -97,7 +97,7 @@ def train(request: TrainRequest) -> None:
         data = load_market_data(request.data_until)
         progress.tell("computing features", 2)
         prepared = prepare(data.frame, request.prediction_interval, config)
-        progress.tell("loading libraries", 8)
+        progress.tell("loading libraries" if device is None else device.headline, 8)
         scores, found = _train_models(prepared, config, request.out, progress)
         progress.tell("scoring", 85)
         scored = _score(prepared, scores, request.prediction_interval, config, request.out)
@@ -198,9 +198,7 @@ def _look_for_gpu(task: Task, progress: Progress) -> Device:
     """Load the backend before anything else, since without a GPU the rest may be in vain."""
     progress.tell("looking for a GPU", 0.5)
     device = find_device(task.cuda, task.threads)
-    said = f"using {device.name}" if device.is_gpu else "no GPU seen: training on the CPU"
-    print(device.note or said)
-    progress.tell(said, 0.8)
+    print(device.note or device.headline)
     return device
 
 
