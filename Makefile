@@ -16,9 +16,10 @@ EXPORT_MINISTACK = $(EXPORT) --only-group emulator
 EXPORT_POD = $(EXPORT) --only-group pod
 EXPORT_TRAINER = "$$(scripts/find-uv.sh)" export --quiet --frozen --project include/elnigma --no-dev \
   --no-emit-project --no-annotate --no-header
+EXPORT_TRAINER_CUDA = $(EXPORT_TRAINER) --extra cuda
 
 .PHONY: requirements refusals help setup demo up down status test test-fast test-integration test-system test-placement test-placement-full test-campaigns \
-        test-security test-trainer test-compose test-runpod-real \
+        test-security test-trainer test-compose test-runpod-real image-cuda test-cuda-image \
         lint format types check bench docs clean
 
 help: ## This list
@@ -73,6 +74,12 @@ test-trainer: ## The trainer's own tests, in its own environment
 test-runpod-real: setup ## One pod at the real RunPod, for $$0.50 at most (RUNPOD_API_KEY, TOUCHSTONE_RUNPOD_IMAGE)
 	$(PYTEST) -s tests/real $(ARGS)
 
+image-cuda: setup ## Build the trainer images for GPUs: touchstone-elnigma:cuda and :pod-cuda (3 GB of wheels)
+	$(BIN)/python scripts/build_images.py cuda pod-cuda
+
+test-cuda-image: setup ## That image, built and started without a GPU (an engine, 20 GB of disk)
+	$(PYTEST) tests/cuda_image $(ARGS)
+
 test-compose: setup ## The team deployment: built, up, one training, down (docker-compose and an engine)
 	$(PYTEST) tests/compose $(ARGS)
 
@@ -83,7 +90,8 @@ lint: ## Style, formatting, and which package may import which
 	@$(EXPORT_CONTROL) | diff - requirements.txt > /dev/null && \
 	  $(EXPORT_MINISTACK) | diff - deploy/ministack/requirements.txt > /dev/null && \
 	  $(EXPORT_POD) | diff - agent/requirements-pod.txt > /dev/null && \
-	  $(EXPORT_TRAINER) | diff - include/elnigma/requirements.txt > /dev/null || \
+	  $(EXPORT_TRAINER) | diff - include/elnigma/requirements.txt > /dev/null && \
+	  $(EXPORT_TRAINER_CUDA) | diff - include/elnigma/requirements-cuda.txt > /dev/null || \
 	  { echo "requirements.txt is not that of uv.lock: run make requirements"; exit 1; }
 
 requirements: ## Export what the images install from the lock file
@@ -91,6 +99,7 @@ requirements: ## Export what the images install from the lock file
 	$(EXPORT_MINISTACK) > deploy/ministack/requirements.txt
 	$(EXPORT_POD) > agent/requirements-pod.txt
 	$(EXPORT_TRAINER) > include/elnigma/requirements.txt
+	$(EXPORT_TRAINER_CUDA) > include/elnigma/requirements-cuda.txt
 
 format: ## Format, and fix what can be fixed
 	$(BIN)/ruff check --fix $(wildcard $(CODE))

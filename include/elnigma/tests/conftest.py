@@ -6,7 +6,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -49,7 +49,12 @@ def build_environment(out: Path, **variables: str) -> dict[str, str]:
 def run_attempt(tmp_path: Path) -> Callable[..., Run]:
     """Run the runner with arguments for the trainer, and return what it left."""
 
-    def run(*arguments: str, name: str = "out", **variables: str) -> Run:
+    def run(
+        *arguments: str,
+        name: str = "out",
+        environment: Mapping[str, str] | None = None,
+        **variables: str,
+    ) -> Run:
         out = tmp_path / name
         out.mkdir()
         finished = subprocess.run(
@@ -63,7 +68,7 @@ def run_attempt(tmp_path: Path) -> Callable[..., Run]:
                 str(out),
                 *arguments[1:],
             ],
-            env=build_environment(out, **variables),
+            env=build_environment(out, **variables) | dict(environment or {}),
             check=False,
         )
         verdict = json.loads((out / "verdict.json").read_text())
@@ -76,11 +81,21 @@ def run_attempt(tmp_path: Path) -> Callable[..., Run]:
 def run_script(tmp_path: Path, run_attempt: Callable[..., Run]) -> Callable[..., Run]:
     """Run the runner with a Python script in the trainer's place."""
 
-    def run(source: str, *arguments: str, **variables: str) -> Run:
+    def run(
+        source: str,
+        *arguments: str,
+        environment: Mapping[str, str] | None = None,
+        **variables: str,
+    ) -> Run:
         script = tmp_path / "trainer"
         script.write_text(f"#!{sys.executable} -P\n{source}\n")
         script.chmod(0o755)
-        return run_attempt(*(arguments or ("validate",)), TRAINER=str(script), **variables)
+        return run_attempt(
+            *(arguments or ("validate",)),
+            environment=environment,
+            TRAINER=str(script),
+            **variables,
+        )
 
     return run
 

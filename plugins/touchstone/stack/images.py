@@ -23,11 +23,14 @@ _SOURCES = (
     "include/elnigma/CONTRACT.md",
     "include/elnigma/pyproject.toml",
     "include/elnigma/requirements.txt",
+    "include/elnigma/requirements-cuda.txt",
     "include/elnigma/src",
     # The program inside a rented pod.
     "agent/requirements-pod.txt",
     "agent/src",
 )
+LOCAL_TARGET = "cpu"
+"""What a machine builds for itself."""
 _SOURCES_LABEL = "touchstone.sources"
 _BASE_IMAGE = "debian:bookworm-slim"
 _INSIDE_CA_BUNDLE = "/etc/ssl/certs/ca-certificates.crt"
@@ -136,11 +139,26 @@ def _ensure_image(client: DockerClient, report: Report) -> None:
         report("image", f"{name} is that of this checkout")
         return
     report("image", f"building {name}; the first time takes some minutes")
-    _build(client, name, {_SOURCES_LABEL: wanted})
+    _build(client, name, LOCAL_TARGET, {_SOURCES_LABEL: wanted})
     report("image", f"{name} built")
 
 
-def _build(client: DockerClient, name: str, labels: Mapping[str, str]) -> None:
+def build_image(target: str, name: str) -> None:
+    """
+    Build an image of the trainer from this checkout.
+
+    :param target: Of the Dockerfile: ``cpu``, ``cuda``, ``pod-cpu`` or ``pod-cuda``.
+    :param name: With tag.
+    :raises ConfigurationError: If no container engine answers.
+    :raises ImageFailed: If it cannot be built.
+    """
+    client = _find_engine()
+    if client is None:
+        raise ConfigurationError("no container engine answers (DOCKER_HOST): start one")
+    _build(client, name, target, {_SOURCES_LABEL: hash_sources(REPOSITORY)})
+
+
+def _build(client: DockerClient, name: str, target: str, labels: Mapping[str, str]) -> None:
     from docker.errors import DockerException
 
     client.api.timeout = _BUILD_SECONDS
@@ -150,6 +168,7 @@ def _build(client: DockerClient, name: str, labels: Mapping[str, str]) -> None:
         for item in client.api.build(
             path=str(REPOSITORY),
             dockerfile=DOCKERFILE,
+            target=target,
             tag=name,
             labels=dict(labels),
             buildargs=build_arguments(os.environ),

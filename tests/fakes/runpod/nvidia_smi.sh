@@ -44,6 +44,7 @@ while [ "$index" -lt "$COUNT" ]; do
       memory.free) value=$(with_unit "$MEMORY" MiB) ;;
       memory.used) value=$(with_unit 0 MiB) ;;
       utilization.gpu | utilization.memory) value=$(with_unit 0 %) ;;
+      power.draw) value=$(with_unit 60.00 W) ;;
       temperature.gpu) value=40 ;;
       compute_cap) value=8.6 ;;
       *) echo "Field \"$field\" is not a valid field to query." >&2; exit 2 ;;

@@ -57,6 +57,13 @@ class StorageError(ElnigmaError):
     error_class = "temporary"
 
 
+class DeviceError(ElnigmaError):
+    """The GPU that was asked for is not there, or is there no more; another machine may do."""
+
+    exit_code = 75
+    error_class = "device"
+
+
 class OutOfMemoryError(ElnigmaError):
     """An allocation failed; a larger slot may do."""
 

@@ -38,6 +38,7 @@ _BY_CLASS: dict[str, type[ElnigmaError]] = {
         errors.DataError,
         errors.OutOfMemoryError,
         errors.StorageError,
+        errors.DeviceError,
     )
 }
 

@@ -16,7 +16,8 @@ from typing import Any
 import numpy as np
 
 from elnigma.config import FREE_PREFIX, MAX_WINDOW, Config
-from elnigma.errors import DivergedError, OutOfMemoryError, SubmissionError
+from elnigma.device import ELSEWHERE, find_loss
+from elnigma.errors import DeviceError, DivergedError, OutOfMemoryError, SubmissionError
 from elnigma.loading import (
     MODEL_STRUCTURE,
     describe_error,
@@ -252,6 +253,8 @@ class Structure:
         except SubmissionError as error:
             if "RESOURCE_EXHAUSTED" in str(error):
                 raise OutOfMemoryError(f"out of memory: {error}") from error
+            if loss := find_loss(error.__cause__):
+                raise DeviceError(f"the GPU is lost: {loss}; {ELSEWHERE}") from error
             raise
 
 

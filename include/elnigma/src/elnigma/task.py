@@ -5,11 +5,20 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
+from enum import StrEnum
 from pathlib import Path
 
 from elnigma.errors import ConfigError
 
 CONTRACT = 1
+
+
+class Cuda(StrEnum):
+    """How much a GPU is wanted."""
+
+    REQUIRED = "required"
+    PREFERRED = "preferred"
+    NONE = "none"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,6 +31,8 @@ class Task:
     :param model_group_id: Shared by all models of a submission's schedule.
     :param seed: Seeds everything random; ``None`` leaves it to the configuration.
     :param threads: CPU threads of the numeric libraries.
+    :param cuda: How much a GPU is wanted; ``None`` takes what is there, and says nothing of it.
+    :param gpu_share: Share of one GPU's memory, above 0 and up to 1.
     :param progress_file: Where progress lines go; ``None`` for nowhere.
     """
 
@@ -30,7 +41,14 @@ class Task:
     model_group_id: str
     seed: int | None
     threads: int
+    cuda: Cuda | None
+    gpu_share: float
     progress_file: Path | None
+
+    @property
+    def wants_gpu(self) -> bool:
+        """Return whether it matters if there is a GPU."""
+        return self.cuda in (Cuda.REQUIRED, Cuda.PREFERRED)
 
 
 def read_task(environment: Mapping[str, str] = os.environ) -> Task:
@@ -52,8 +70,29 @@ def read_task(environment: Mapping[str, str] = os.environ) -> Task:
         model_group_id=environment.get("TOUCHSTONE_MODEL_GROUP_ID", ""),
         seed=_read_number("TOUCHSTONE_SEED", seed) if seed else None,
         threads=_read_number("TOUCHSTONE_THREADS", environment.get("TOUCHSTONE_THREADS") or "1"),
+        cuda=_read_cuda(environment.get("TOUCHSTONE_CUDA")),
+        gpu_share=_read_share(environment.get("TOUCHSTONE_GPU_SHARE")),
         progress_file=Path(progress_file) if progress_file else None,
     )
+
+
+def _read_cuda(text: str | None) -> Cuda | None:
+    if not text:
+        return None
+    try:
+        return Cuda(text)
+    except ValueError as error:
+        raise ConfigError(f"TOUCHSTONE_CUDA must be {', '.join(Cuda)}, not {text!r}") from error
+
+
+def _read_share(text: str | None) -> float:
+    try:
+        share = float(text or 1)
+    except ValueError:
+        share = 0.0
+    if not 0 < share <= 1:
+        raise ConfigError(f"TOUCHSTONE_GPU_SHARE must be above 0 and at most 1, not {text!r}")
+    return share
 
 
 def _read_number(name: str, text: str) -> int:

@@ -17,6 +17,7 @@ from elnigma import __version__
 from elnigma.backtest import Backtest, Scale, fit_scale, run_backtest
 from elnigma.config import Config, build_config, check_day, nest, with_seed
 from elnigma.data import DATA_NAME, MarketData, load_market_data
+from elnigma.device import Device, find_device
 from elnigma.errors import ConfigError
 from elnigma.feature_frame import check_frame, compute_features, find_warm_up
 from elnigma.loading import FEATURE_SET, load_entry_point
@@ -25,13 +26,14 @@ from elnigma.outputs import describe_files, split_metrics, utc_now, write_json
 from elnigma.progress import Progress
 from elnigma.split import Split, build_split
 from elnigma.task import CONTRACT, Task, read_task
-from elnigma.threads import limit_threads
+from elnigma.threads import limit_threads, prepare_device
 
 if TYPE_CHECKING:
     from elnigma.networks import Structure
 
 MAX_INTERVAL = 250
 SIDES = ("long", "short")
+CUDA_PACKAGES = ("jax-cuda12-plugin", "nvidia-cublas-cu12", "nvidia-cudnn-cu12")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,17 +105,19 @@ def train(request: TrainRequest) -> None:
     """
     task = read_task()
     limit_threads(task.threads)
+    prepare_device(task.cuda, task.gpu_share)
     started_at = utc_now()
     config = _resolve_config(request, task)
     (request.out / "charts").mkdir(parents=True, exist_ok=True)
     write_json(request.out / "effective_config.json", nest(config))
     progress = Progress(task.progress_file)
     with progress.heartbeat():
+        device = _look_for_gpu(task, progress) if task.wants_gpu else None
         progress.tell("loading data", 1)
         data = load_market_data(request.data_until)
         progress.tell("computing features", 2)
         table = compute_table(data.frame, request.prediction_interval, config)
-        progress.tell("loading libraries", 8)
+        progress.tell("loading libraries" if device is None else device.headline, 8)
         # Keras and its backend take seconds to load: after everything that can be refused without.
         from elnigma import networks
 
@@ -121,7 +125,7 @@ def train(request: TrainRequest) -> None:
         config["model.window"] = structure.window
         write_json(request.out / "effective_config.json", nest(config))
         prepared = prepare(table, request.prediction_interval, config)
-        scores, epochs = _train_models(prepared, structure, config, request.out, progress)
+        scores, found = _train_models(prepared, structure, config, request.out, progress)
         progress.tell("scoring", 85)
         scored = _score(prepared, scores, request.prediction_interval, config, request.out)
         progress.tell("drawing", 92)
@@ -140,9 +144,10 @@ def train(request: TrainRequest) -> None:
                 "prediction_interval": request.prediction_interval,
                 "metrics": scored.metrics,
                 "metric_notes": scored.notes,
-                "params": {**config, **{f"epochs_{side}": epochs[side] for side in SIDES}},
+                "params": {**config, **found},
                 "scale": {"mean": scored.scale.mean, "std": scored.scale.std},
                 "versions": find_versions(),
+                "device": (device or find_device(task.cuda, task.threads)).describe(),
                 "data": _describe_data(data),
                 "seed": config["training.seed"],
                 "predictions_sha256": scored.predictions_sha256,
@@ -237,9 +242,18 @@ def _resolve_config(request: TrainRequest, task: Task) -> Config:
     return with_seed(config, task.seed)
 
 
+def _look_for_gpu(task: Task, progress: Progress) -> Device:
+    """Load the backend before anything else, since without a GPU the rest may be in vain."""
+    progress.tell("looking for a GPU", 0.5)
+    device = find_device(task.cuda, task.threads)
+    print(device.note or device.headline)
+    return device
+
+
 def _train_models(
     prepared: Prepared, structure: Structure, config: Config, out: Path, progress: Progress
 ) -> tuple[dict[str, np.ndarray], dict[str, int]]:
+    """Return the scores by side, and what only a model tells: its epochs and parameters."""
     from elnigma import networks
 
     split, target = prepared.split, prepared.target.to_numpy()
@@ -249,7 +263,7 @@ def _train_models(
         "short": (target < -prepared.threshold).astype("float32"),
     }
     scores: dict[str, np.ndarray] = {}
-    epochs: dict[str, int] = {}
+    found: dict[str, int] = {}
     for number, side in enumerate(SIDES):
         networks.set_seed(config["training.seed"] + number)
         model = structure.build(prepared.features.shape[1])
@@ -259,7 +273,8 @@ def _train_models(
             progress.tell(f"training {SIDES[number]} model, epoch {epoch}", 15 + 65 * done, losses)
 
         outcome = outcomes[side]
-        epochs[side] = structure.fit(
+        found[f"parameters_{side}"] = int(model.count_params())
+        found[f"epochs_{side}"] = structure.fit(
             model,
             (choose(split.train), outcome[split.train]),
             (choose(split.validation), outcome[split.validation]),
@@ -268,7 +283,7 @@ def _train_models(
         rows = np.concatenate([split.validation, split.test])
         scores[side] = structure.predict(model, choose(rows))
         structure.save(model, out / "models" / f"{side}.h5")
-    return scores, epochs
+    return scores, found
 
 
 def _score(
@@ -346,7 +361,7 @@ def _describe_data(data: MarketData) -> dict[str, Any]:
 def find_versions() -> dict[str, str]:
     """Return the versions that a result depends on."""
     versions = {"elnigma": __version__, "python": platform.python_version()}
-    for name in ("jax", "jaxlib", "keras", "numpy", "pandas"):
+    for name in ("jax", "jaxlib", "keras", "numpy", "pandas", *CUDA_PACKAGES):
         try:
             versions[name] = version(name)
         except PackageNotFoundError:

@@ -99,7 +99,9 @@ class Attempt:
         self._console = Console(out / outputs.CONSOLE, self._settings.console_bytes)
         become_subreaper()
         self._family = Family(self._user)
-        self._gpu = GpuMeter()
+        self._gpu = GpuMeter(os.environ)
+        self._result: dict[str, Any] = {}
+        self._waste: str | None = None
         source = self._work / outputs.PROGRESS
         self._progress = ProgressRelay(source, self._settings.progress_file, self._user)
         self._supervisor = Supervisor(
@@ -113,8 +115,11 @@ class Attempt:
         try:
             decision = self._run_trainer()
             self._progress.relay(final=True)
-            if decision.reason:
-                self._console.say(decision.reason)
+            if decision.exit_code == 0:
+                self._waste = self._gpu.find_waste(outputs.find_parameters(self._result))
+            for line in (self._waste, decision.reason):
+                if line:
+                    self._console.say(line)
         finally:
             self._family.kill()
             outputs.release(self._settings.out)
@@ -167,7 +172,7 @@ class Attempt:
         with self._user.acting():
             try:
                 command = self._argv[0] if self._argv else ""
-                outputs.check_result(
+                self._result = outputs.check_result(
                     settings.out, command, settings.submission_id, settings.task_id
                 )
             except outputs.ResultError as error:
@@ -180,6 +185,7 @@ class Attempt:
             result_problem=problem,
             last_line="".join(self._console.last_lines()),
             disk_fault=disk_fault,
+            gpu_fault=self._gpu.fault,
         )
 
     def _build_environment(self) -> dict[str, str]:
@@ -202,6 +208,10 @@ class Attempt:
             "PYTHONDONTWRITEBYTECODE": "1",
         }
 
+    def _describe_gpu(self) -> dict[str, Any] | None:
+        summary = self._gpu.summary()
+        return summary and {**summary, "note": self._waste}
+
     def _leave_verdict(self, decision: Decision) -> None:
         settings = self._settings
         self._family.include_largest()
@@ -214,7 +224,7 @@ class Attempt:
             "wall_seconds": round(time.monotonic() - self._started, 3),
             "cpu_seconds": round(cpu_seconds, 3),
             "peak_memory_bytes": self._family.peak_memory_bytes,
-            "gpu": self._gpu.summary(),
+            "gpu": self._describe_gpu(),
         }
         console = {
             "lines": self._console.lines,

@@ -22,6 +22,7 @@ VERDICT = "verdict.json"
 PROGRESS = "progress.jsonl"
 RESERVE = ".reserve"
 MODELS = ("models/long.h5", "models/short.h5")
+PARAMETERS = ("parameters_long", "parameters_short")
 
 MAX_FILES = 10_000
 MAX_DEPTH = 16
@@ -191,6 +192,14 @@ def check_result(out: Path, command: str, submission_id: str, task_id: str) -> d
     elif command == "train":
         _check_training(result, out)
     return result
+
+
+def find_parameters(result: dict[str, Any]) -> int | None:
+    """Return how many parameters the larger model of a training has, if its result tells."""
+    params = result.get("params")
+    counts = [params.get(name) for name in PARAMETERS] if isinstance(params, dict) else []
+    known = [count for count in counts if type(count) is int and 0 <= count < 2**63]
+    return max(known, default=None)
 
 
 def _check_training(result: dict[str, Any], out: Path) -> None:

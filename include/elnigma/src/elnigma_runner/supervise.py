@@ -95,6 +95,7 @@ class Supervisor:
             os.close(writer)
         self._main_pid = process.pid
         stop = self._wait(process.pid)
+        self._gpu.finish()
         if self.aborted:
             stop = Stop.ABORT
         self._finish(stop)
@@ -144,7 +145,10 @@ class Supervisor:
             return self.find_output_stop()
         if self._gpu.is_present and now - self._gpu_at >= _GPU_SECONDS:
             self._gpu_at = now
-            self._gpu.sample()
+            self._gpu.sample([member.pid for member in self._family.find_members()])
+            if self._gpu.fault is not None:
+                # What waits for it would wait until its time is over.
+                return Stop.GPU
         return None
 
     def find_output_stop(self) -> Stop | None:

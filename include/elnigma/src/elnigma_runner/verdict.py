@@ -31,6 +31,7 @@ class Stop(StrEnum):
     OUTPUT = "output"
     FILES = "files"
     DEPTH = "depth"
+    GPU = "gpu"
     ABORT = "abort"
 
 
@@ -80,6 +81,8 @@ _CLASSES = {
 _SUBMISSION_CLASSES = frozenset({"submission", "contract", "limit"})
 # These cost the submitter nothing and are tried again: a bare exit code is no proof.
 _NEEDS_PROOF = frozenset({10, 75, 137, 143})
+# Refinement of 75: what another machine may have.
+_DEVICE = "device"
 _FALLBACKS = {
     2: "config: the trainer refused its arguments or configuration",
     3: "submission: the module failed",
@@ -95,6 +98,7 @@ def decide(
     result_problem: str | None,
     last_line: str,
     disk_fault: str | None = None,
+    gpu_fault: str | None = None,
 ) -> Decision:
     """
     Decide what an ending means.
@@ -105,7 +109,19 @@ def decide(
     :param result_problem: What is wrong with ``result.json``; ``None`` if nothing is.
     :param last_line: Last line of the console, where nothing better is known.
     :param disk_fault: Why nothing can be written in the output folder, if it is so.
+    :param gpu_fault: What the driver says of a GPU that was lost meanwhile, if one was.
     """
+    has_failed = ending.stop is None and ending.exit_code != 0
+    if gpu_fault is not None and (has_failed or ending.stop is Stop.GPU):
+        # Whatever the trainer took it for.
+        return Decision(
+            exit_code=75,
+            error_class=_DEVICE,
+            reason=one_line(
+                f"the GPU is lost: {gpu_fault}; nothing is wrong with the submission, it is tried "
+                "elsewhere"
+            ),
+        )
     if ending.stop is not None:
         return _decide_stop(ending.stop, settings)
     if ending.oom_killed and ending.exit_code != 0:
@@ -152,6 +168,8 @@ def _out_of_memory(limit: int | None) -> Decision:
 def _decide_failure(exit_code: int, error: Mapping[str, str] | None, last_line: str) -> Decision:
     error_class = _CLASSES.get(exit_code)
     claimed = error["class"] if error else None
+    if exit_code == 75 and claimed == _DEVICE:
+        error_class = claimed
     if exit_code in _NEEDS_PROOF and claimed != error_class:
         error_class = None
     if exit_code == 3 and claimed in _SUBMISSION_CLASSES:

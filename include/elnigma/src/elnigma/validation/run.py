@@ -7,7 +7,7 @@ from pathlib import Path
 from elnigma.outputs import utc_now, write_json
 from elnigma.progress import Progress
 from elnigma.task import CONTRACT, read_task
-from elnigma.threads import limit_threads
+from elnigma.threads import limit_threads, prepare_device
 
 
 def validate(system: str, module: str, out: Path) -> None:
@@ -21,6 +21,7 @@ def validate(system: str, module: str, out: Path) -> None:
     """
     task = read_task()
     limit_threads(task.threads)
+    prepare_device(task.cuda, task.gpu_share)
     started_at = utc_now()
     progress = Progress(task.progress_file)
     seed = task.seed or 0
