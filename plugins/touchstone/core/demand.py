@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -224,6 +224,7 @@ def build_resource(
         running=running,
         validation_running=validation_running,
         silent_since=heard,
+        gpu_shares=max(map(find_shares, _list_gpus(server)), default=1),
         gpu_price_per_hour=declared.get("gpu_price_per_hour"),
     )
 
@@ -277,7 +278,11 @@ def find_detected(server: Mapping[str, Any]) -> Capability | None:
 
 def count_shares(server: Mapping[str, Any]) -> int:
     """Return how many trainings a server's GPUs are enough for; 0 without GPUs."""
-    return sum(map(find_shares, (server.get("inventory") or {}).get("gpus") or ()))
+    return sum(map(find_shares, _list_gpus(server)))
+
+
+def _list_gpus(server: Mapping[str, Any]) -> Sequence[Mapping[str, Any]]:
+    return (server.get("inventory") or {}).get("gpus") or ()
 
 
 def find_shares(gpu: Mapping[str, Any]) -> int:

@@ -139,6 +139,7 @@ class Resource:
     :param validation_running: The validations that hold its slots.
     :param silent_since: When it was last heard of, if it is not alive.
     :param market: What it has to rent; ``None`` for what is not rented.
+    :param gpu_shares: How many trainings share one of its GPUs.
     :param gpu_price_per_hour: What an hour of one of its GPUs costs its owner, USD; ``None`` if
         nobody says.
     """
@@ -165,6 +166,7 @@ class Resource:
     validation_running: tuple[Running, ...] = ()
     silent_since: dt.datetime | None = None
     market: Market | None = None
+    gpu_shares: int = 1
     gpu_price_per_hour: float | None = None
 
     @property

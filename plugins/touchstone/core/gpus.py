@@ -26,18 +26,20 @@ class GpuUse:
     What an attempt made of its GPU.
 
     :param held_hours: How long the GPU was nobody else's: from START to the container's exit, or
-        for as long as its pod is billed.
+        for as long as its pod is billed; of a shared GPU, its share of that.
     :param utilisation_percent: Mean share of the time in which it computed, by the runner's word;
         ``None`` if that is not known.
     :param usd: What the time costs: of a pod by its meter, of a server by the price that its owner
         declares; ``None`` if that is not known.
     :param is_open: Whether it is held still.
+    :param waste: Why it computed so little, by the runner's word; ``None`` if it says nothing.
     """
 
     held_hours: float
     utilisation_percent: float | None
     usd: Decimal | None
     is_open: bool
+    waste: str | None = None
 
     @property
     def useful_hours(self) -> float | None:
@@ -100,14 +102,22 @@ def find_gpu_use(record: Record, now: datetime) -> GpuUse | None:
     seconds, is_open = _find_held(record, pod, now)
     if seconds is None:
         return None
-    hours = gpus * seconds / _SECONDS_PER_HOUR
+    placement = record.get("placement") or {}
+    shares = 1 if pod else int(placement.get("gpu_shares") or 1)
+    hours = gpus * seconds / _SECONDS_PER_HOUR / shares
     if pod:
         usd: Decimal | None = compute_pod_cost(pod, now)[0]
     else:
-        price = (record.get("placement") or {}).get("gpu_price_per_hour")
+        price = placement.get("gpu_price_per_hour")
         usd = None if price is None else Decimal(str(price)) * Decimal(str(hours))
+    usage = (record.get("verdict") or {}).get("usage") or {}
+    told = usage.get("gpu") or {}
     return GpuUse(
-        held_hours=hours, utilisation_percent=_find_utilisation(record), usd=usd, is_open=is_open
+        held_hours=hours,
+        utilisation_percent=_find_utilisation(told),
+        usd=usd,
+        is_open=is_open,
+        waste=told.get("note"),
     )
 
 
@@ -123,7 +133,7 @@ def describe_use(use: GpuUse) -> str:
         return f"{told} so far"
     if use.usd_per_useful_hour is not None:
         told += f", ${use.usd_per_useful_hour:.2f} per useful hour"
-    return f"{told}: a CPU slot would do" if use.is_little else told
+    return f"{told}: {use.waste or 'a CPU slot would do'}" if use.is_little else told
 
 
 def describe_device(device: Mapping[str, Any]) -> str:
@@ -158,8 +168,7 @@ def _find_held(record: Record, pod: Record | None, now: datetime) -> tuple[float
     return max(0.0, (until - read_time(begun)).total_seconds()), ended is None
 
 
-def _find_utilisation(record: Record) -> float | None:
-    usage = (record.get("verdict") or {}).get("usage") or {}
-    percent = (usage.get("gpu") or {}).get("mean_utilisation_percent")
+def _find_utilisation(told: Mapping[str, Any]) -> float | None:
+    percent = told.get("mean_utilisation_percent")
     # The runner's word, of whatever driver: more than all of it makes no sense.
     return None if percent is None else min(100.0, max(0.0, float(percent)))

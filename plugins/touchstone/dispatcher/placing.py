@@ -392,6 +392,7 @@ class Placer:
             "is_on_deck": False,
             "was_on_deck": instance.is_on_deck,
             "gpus": resource.get_gpus(kind),
+            "gpu_shares": resource.gpu_shares,
             "gpu_price_per_hour": resource.gpu_price_per_hour,
             "reason": placement.reason,
             "at": now.isoformat(),

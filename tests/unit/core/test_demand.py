@@ -238,6 +238,7 @@ def test_a_task_that_shares_a_gpu_has_its_share_of_the_memory():
     server = make_server(inventory={"memory_mib": 1024, "gpus": gpus})
 
     assert offer(server).capability.vram_gib == 8
+    assert offer(server).gpu_shares == 3
     assert count_shares(server) == 4
     assert count_shares(make_server()) == 2
     assert count_shares({"server": "rio"}) == 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
+from decimal import Decimal
 
 import pytest
 from hypothesis import given
@@ -66,6 +67,22 @@ def test_of_a_server_without_a_price_the_hours_are_told_and_no_cost():
         "touchstone.gpu.utilisation_percent": 50.0,
         "touchstone.gpu.useful_hours": 1.0,
     }
+
+
+def test_why_so_little_of_it_was_used_is_told_in_the_runners_words():
+    gpu = {"mean_utilisation_percent": 3, "note": "the model has 4,000 parameters"}
+
+    use = find_gpu_use(make_record(verdict={"usage": {"gpu": gpu}}), NOW)
+
+    assert describe_use(use).endswith(": the model has 4,000 parameters")
+
+
+def test_who_shares_a_gpu_pays_for_a_share_of_it():
+    shared = {"gpus": 1, "gpu_shares": 2, "gpu_price_per_hour": 0.4}
+
+    use = find_gpu_use(make_record(25, placement=shared), NOW)
+
+    assert (use.held_hours, use.usd) == (1.0, Decimal("0.4"))
 
 
 def test_a_pod_is_paid_until_it_is_gone_by_its_meter():

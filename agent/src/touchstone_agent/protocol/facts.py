@@ -95,6 +95,7 @@ class GpuUsage(Wire):
     memory_mib: Figure | None = None
     mean_power_watts: Figure | None = None
     energy_joules: Figure | None = None
+    note: Phrase | None = None
 
 
 class Usage(Wire):
