@@ -205,6 +205,25 @@ def test_a_gpu_that_cannot_be_used_now_is_passed_over_for_another() -> None:
     assert decision == Accept(gpu_ids=("GPU-1",))
 
 
+def test_while_an_attempt_holds_the_gpu_that_can_be_used_its_server_is_full_and_not_broken() -> (
+    None
+):
+    """It took nothing for up to half an hour, and that GPU was idle beside tasks that waited."""
+    decision = decide_start(
+        make_start(make_ref("i2"), gpus=1),
+        attempts=[hold("i1", "GPU-1")],
+        mark=NEVER_SEEN,
+        capacity=offer(2),
+        unusable={"GPU-0": "another process uses GPU 0 (pid 4711, 12000 MiB)"},
+    )
+
+    assert decision == Refuse(
+        phase=AttemptPhase.REJECTED,
+        reason="full: another process uses GPU 0 (pid 4711, 12000 MiB)",
+        refusal=Refusal.FULL,
+    )
+
+
 def test_a_start_is_refused_with_the_reason_when_no_free_gpu_can_be_used() -> None:
     decision = decide_start(
         make_start(make_ref("i2"), gpus=1),

@@ -145,7 +145,10 @@ def decide_start(
     usable = [gpu.uuid for gpu in free if gpu.uuid not in unusable]
     if len(usable) < wanted:
         reasons = [unusable[gpu.uuid] for gpu in free if gpu.uuid in unusable]
-        return _reject(Refusal.GPU, f"gpu: {reasons[0]}")
+        # One that only an attempt holds is free when that ends: nothing is to be mended first.
+        waits = sum(gpu.uuid not in unusable for gpu in capacity.gpus) >= wanted
+        refusal = Refusal.FULL if waits else Refusal.GPU
+        return _reject(refusal, f"{refusal}: {reasons[0]}")
     return Accept(
         supersedes=tuple(a.ref for a in older if not a.is_final), gpu_ids=tuple(usable[:wanted])
     )
