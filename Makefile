@@ -46,7 +46,7 @@ test-fast: ## Unit and contract tests: no sockets, no containers
 test: setup test-fast ## All tests; what cannot run here is listed as skipped
 	@# Two at once wait more than they work, and share nothing; a third would only slow them down.
 	$(MAKE) --jobs=2 --output-sync=target \
-	  test-security test-integration test-system test-placement test-trainer
+	  test-security test-trainer test-integration test-system test-placement
 	@echo "NOT RUN: the test with a pod at the real RunPod, which costs money (make test-runpod-real)"
 
 test-integration: ## Agents, engine and queues, for real

@@ -23,7 +23,7 @@ SETTINGS = {
     "TOUCHSTONE_RUNPOD_REAP_SECONDS": "15",
     "TOUCHSTONE_RUNPOD_REAP_GRACE_SECONDS": "5",
     # So that what stops its watcher and sleeps is seen to be ended in a test's time.
-    "TOUCHSTONE_VALIDATION_WALL_SECONDS": "240",
+    "TOUCHSTONE_VALIDATION_WALL_SECONDS": "180",
     # A server that says nothing that can be read is one that says nothing.
     "TOUCHSTONE_LEASE_SECONDS": "40",
     "TOUCHSTONE_SILENCE_SECONDS": "30",

@@ -149,9 +149,9 @@ def test_a_gpu_that_somebody_else_uses_is_handed_to_nobody_until_he_is_gone(
 
     assert read_devices(start())["CUDA_VISIBLE_DEVICES"] == "GPU-1"
     told = plane.wait_phase(start(), AttemptPhase.REJECTED)
-    assert told.details == {"refusal": "gpu"}
+    assert told.details == {"refusal": "full"}
     assert told.reason is not None
-    assert told.reason.startswith(f"gpu: another process uses GPU 0 (pid {stranger}, 12000 MiB)")
+    assert told.reason.startswith(f"full: another process uses GPU 0 (pid {stranger}, 12000 MiB)")
     gpus.change(processes=[])
     assert read_devices(start())["CUDA_VISIBLE_DEVICES"] == "GPU-0"
 
