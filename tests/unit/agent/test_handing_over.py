@@ -301,18 +301,23 @@ def test_a_gpu_on_which_somebody_else_computes_is_passed_over(
     assert look_at_attempts(world) == {"i1": ("GPU-1",)}
 
 
+@pytest.mark.parametrize("is_held", [True, False], ids=["one is held", "all are used"])
 def test_where_somebody_else_uses_the_last_free_gpu_a_start_is_refused_and_says_who(
-    world: AgentWorld, gpus: FakeGpus, stranger: int
+    world: AgentWorld, gpus: FakeGpus, stranger: int, is_held: bool
 ) -> None:
-    order(world, "i1")
+    if is_held:
+        order(world, "i1")
+    else:
+        gpus.use(0, stranger, memory_mib=12000)
     gpus.use(1, stranger, memory_mib=12000)
 
     told = order(world, "i2")
 
-    assert (told.phase, told.details) == (P.REJECTED, {"refusal": "gpu"})
+    refusal, gpu = ("full", 1) if is_held else ("gpu", 0)
+    assert (told.phase, told.details) == (P.REJECTED, {"refusal": refusal})
     assert told.reason == (
-        f"gpu: another process uses GPU 1 (pid {stranger}, 12000 MiB); end it, or leave this GPU "
-        "out of the agent's setting gpu"
+        f"{refusal}: another process uses GPU {gpu} (pid {stranger}, 12000 MiB); end it, or leave "
+        "this GPU out of the agent's setting gpu"
     )
 
 
@@ -375,9 +380,9 @@ def test_a_gpu_that_was_lost_since_the_agent_began_is_passed_over(
     told = order(world, "i2")
 
     assert look_at_attempts(world) == {"i1": ("GPU-1",)}
-    assert told.details == {"refusal": "gpu"}
+    assert told.details == {"refusal": "full"}
     assert told.reason is not None
-    assert told.reason.startswith("gpu: GPU 0 does not answer any more: Unable to determine")
+    assert told.reason.startswith("full: GPU 0 does not answer any more: Unable to determine")
 
 
 def test_a_slice_that_was_taken_away_is_not_handed_over(
