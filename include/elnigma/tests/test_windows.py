@@ -356,12 +356,17 @@ def test_a_structure_that_raises_leaves_the_precision_as_it_was(tmp_path: Path) 
 # --- by the command ---------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("reference", REFERENCES)
+@pytest.mark.parametrize(
+    ("reference", "configured", "window"),
+    [("lstm", 0, 32), ("tcn", 8, 8), ("transformer", 8, 8)],
+)
 def test_a_reference_structure_trains_to_the_same_bits_in_two_processes(
-    run_attempt: Callable[..., Run], reference: str
+    run_attempt: Callable[..., Run], reference: str, configured: int, window: int
 ) -> None:
+    """Where none is configured, the structure's own window stands in what is kept of the run."""
     overrides = (
-        *("model.window=8", "model.units=8", "model.layers=1", "backtest.n_resamples=100"),
+        *(f"model.window={configured}", "model.units=8", "model.layers=1"),
+        "backtest.n_resamples=100",
         # One batch of everything: each size of a batch is compiled anew.
         *("training.epochs=2", "training.batch_size=4096"),
     )
@@ -377,28 +382,13 @@ def test_a_reference_structure_trains_to_the_same_bits_in_two_processes(
     assert [run.verdict["reason"] for run in runs] == [None, None]
     first, second = (run.result for run in runs)
     assert first["predictions_sha256"] == second["predictions_sha256"]
-    assert first["params"]["model.window"] == 8
+    assert first["params"]["model.window"] == window
+    config = json.loads((runs[0].out / "effective_config.json").read_text())
+    assert config["model"]["window"] == window
     assert first["metrics"]["n_test_rows"] == 1253  # as without windows: earlier days are there
     frame = pd.read_csv(runs[0].out / "predictions.csv")
     assert frame["time"].iloc[0] == "2014-01-02T00:00:00+00:00"
     assert frame[["score_long", "score_short"]].to_numpy().std() > 0
-
-
-def test_the_window_of_the_structure_stands_in_the_effective_configuration(
-    run_attempt: Callable[..., Run], tmp_path: Path
-) -> None:
-    folder = tmp_path / "content"
-    folder.mkdir()
-    reference = write_structure(folder, window="WINDOW = 6", shape='(params["window"], n_features)')
-    run = run_attempt(
-        *("train", "--config", "fast.toml", "--prediction-interval", "5"),
-        *("--model-structure", reference, "--", "--epochs", "1"),
-    )
-    assert run.verdict["reason"] is None
-    assert run.result["params"]["model.window"] == 6
-    config = json.loads((run.out / "effective_config.json").read_text())
-    assert config["model"]["window"] == 6
-    assert config["training"]["precision"] == "float32"
 
 
 # --- what it costs ----------------------------------------------------------------------------
