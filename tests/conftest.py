@@ -19,7 +19,7 @@ settings.load_profile("touchstone")
 ALL_CAMPAIGNS = os.environ.get("TOUCHSTONE_CAMPAIGNS") == "full"
 """Set by ``make test-campaigns``; otherwise a sample of each long campaign is run."""
 
-SAMPLE = 4
+SAMPLE = 8
 SEED = os.environ.get("TOUCHSTONE_CAMPAIGN_SEED", "1")
 
 

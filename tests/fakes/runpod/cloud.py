@@ -646,13 +646,15 @@ class Cloud:
 
     async def _lose_host(self, pod: PodRow, stale_seconds: float) -> None:
         """The machine dies at once; the API notices later."""
+        # Counted from here: whoever sees it dead may push the clock before its end is complete.
+        noticed_at = self.clock.now() + stale_seconds
         pod.is_host_dead = True
         self.store.save_pod(pod)
         if relay := self._relays.get(pod.id):
             relay.target = None
             relay.drop_connections()
         await self._runtime.kill(pod)
-        await self.clock.sleep(stale_seconds)
+        await self.clock.sleep_until(noticed_at)
         if not pod.is_gone:
             self.stop(pod)
             self._log(pod, "system", "host is gone")
