@@ -28,7 +28,8 @@ def _system(folder: Path) -> str:
 def _run(run_attempt: Callable[..., Run], folder: Path, phase: str, **variables: str) -> Run:
     variables = {"WALL_SECONDS": WALL_SECONDS, "MEMORY_MIB": MEMORY_MIB, **variables}
     if phase == "train":
-        arguments = ["train", "--config", "fast.toml", "--feature-set", str(folder)]
+        option = "--" + _system(folder).replace("_", "-")
+        arguments = ["train", "--config", "fast.toml", option, str(folder)]
         arguments += ["--prediction-interval", "5"]
     else:
         arguments = ["validate", "--system", _system(folder), "--module", str(folder)]

@@ -8,7 +8,7 @@ import os
 import resource
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -18,6 +18,8 @@ from elnigma.errors import StorageError, SubmissionError
 from elnigma.loading import explained
 from elnigma.storage import find_problem, storing, storing_by
 from elnigma_runner import outputs
+from elnigma_runner.cli import _blame
+from elnigma_runner.progress import ProgressRelay
 from elnigma_runner.settings import read_settings
 from elnigma_runner.verdict import Ending, decide
 
@@ -100,6 +102,22 @@ def test_what_the_trainer_said_outweighs_the_disk(tmp_path: Path) -> None:
     assert (decision.exit_code, decision.reason) == (3, "wrong shape")
 
 
+def test_a_full_disk_under_the_runners_progress_ends_nothing(tmp_path: Path) -> None:
+    user = read_settings(tmp_path, {}).user
+    relay = ProgressRelay(tmp_path / "source", Path("/dev/full"), user)
+    relay.write({"t": 0.0, "phase": "training", "percent": 1.0})
+
+
+@pytest.mark.parametrize(
+    ("error", "exit_code"),
+    [(OSError(errno.ENOSPC, "No space left on device"), 75), (OSError(errno.EPERM, "no"), 1)],
+)
+def test_a_fault_of_the_machine_under_the_runner_is_the_machines(
+    error: OSError, exit_code: int
+) -> None:
+    assert _blame(error).exit_code == exit_code
+
+
 def test_room_for_the_verdict_is_kept_and_given_back(run_script: RunScript) -> None:
     run = run_script(
         GOOD_VALIDATION
@@ -175,3 +193,58 @@ def test_the_last_line_is_what_a_terminal_would_show(
 def test_the_runners_words_stand_on_a_line_of_their_own(run_script: RunScript) -> None:
     run = run_script('import sys; sys.stdout.write("half a line"); sys.exit(3)')
     assert "half a line\n[runner] half a line\n" in run.console
+
+
+@pytest.mark.parametrize("is_of_submission", [False, True])
+def test_a_file_that_a_line_of_the_submission_opens_is_its_own_affair(
+    tmp_path: Path, is_of_submission: bool
+) -> None:
+    """As with too many open files: whose they are, the lines tell that were at work."""
+    file = (tmp_path if is_of_submission else tmp_path.parent) / "work.py"
+    code = compile("raise OSError(24, 'Too many open files')", str(file), "exec")
+    kind = SubmissionError if is_of_submission else StorageError
+
+    with pytest.raises(kind, match=r"OSError.*Too many open files"), explained(tmp_path):
+        exec(code)  # it has another file's name
+
+
+def test_why_it_ends_is_written_where_no_more_files_can_be_opened(tmp_path: Path) -> None:
+    script = """
+import os, sys
+from elnigma import cli
+
+def take_all(parsed):
+    while True:
+        os.open(os.devnull, os.O_RDONLY)
+
+cli._run = take_all
+sys.exit(cli.main(sys.argv[1:]))
+"""
+    arguments = ["train", "--prediction-interval", "5", "--out", str(tmp_path)]
+
+    done = subprocess.run([sys.executable, "-c", script, *arguments], check=False)
+
+    assert done.returncode == StorageError.exit_code
+    assert json.loads((tmp_path / "error.json").read_text())["class"] == "temporary"
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A disk of one MiB."""
+    if os.geteuid() != 0:
+        pytest.skip("NOT ROOT: no disk can be mounted, and a nearly full one was NOT tested")
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=1m", "touchstone-test", str(folder)]
+    subprocess.run(mount, check=True)
+    yield folder
+    subprocess.run(["umount", str(folder)], check=True)
+
+
+def test_a_disk_without_room_for_an_explanation_has_a_fault(small_disk: Path) -> None:
+    """A page that somebody else has just given back does not make it a disk that can be used."""
+    assert outputs.find_fault(small_disk) is None
+    (small_disk / "filler").write_bytes(bytes(1024**2 - 16 * 1024))
+
+    assert outputs.find_fault(small_disk) == "No space left on device"
+    assert {path.name for path in small_disk.iterdir()} == {"filler"}

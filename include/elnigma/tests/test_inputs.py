@@ -23,10 +23,10 @@ NAMES = sorted(path.parent.name for path in INPUTS.glob("*/expected.toml"))
 JUDGE = Path(__file__).parent / "judge.py"
 WORKERS = 2
 IMPERATIVES = (
-    "add", "build", "call", "clip", "compute", "define", "drop", "end", "fill", "give", "go",
-    "import", "keep", "leave", "let", "lower", "mend", "name", "put", "raise", "register",
-    "rename", "return", "run", "save", "see", "seed", "shorten", "submit", "take", "turn", "use",
-    "write",
+    "add", "build", "call", "clip", "compute", "define", "divide", "drop", "end", "fill",
+    "give", "go", "import", "keep", "leave", "let", "lower", "mend", "name", "put", "raise",
+    "register", "rename", "return", "run", "save", "see", "seed", "shorten", "submit",
+    "subtract", "take", "turn", "use", "write",
 )  # fmt: skip
 
 

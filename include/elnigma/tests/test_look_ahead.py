@@ -56,7 +56,7 @@ LEAKY: dict[str, tuple[Feature, str]] = {
         ),
         "whole sample",
     ),
-    "nasdaq-tomorrow": (lambda d: d["nasdaq_close"].shift(-1).ffill(), "1 rows of the future"),
+    "nasdaq-tomorrow": (lambda d: d["nasdaq_close"].shift(-1).ffill(), "1 row of the future"),
     "weekly": (
         lambda d: d["close"].resample("W").last().reindex(d.index, method="bfill").ffill(),
         "filled from later ones",

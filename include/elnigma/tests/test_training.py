@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from datetime import datetime
 from pathlib import Path
 
 import pandas as pd
@@ -49,8 +50,22 @@ def _check_outputs(run: Run) -> None:
     predictions = run.out / "predictions.csv"
     assert hashlib.sha256(predictions.read_bytes()).hexdigest() == result["predictions_sha256"]
     frame = pd.read_csv(predictions)
-    assert list(frame.columns) == ["time", "target", "score_long", "score_short"]
-    assert frame["time"].iloc[0] == "2014-01-02T00:00:00+00:00"
+    assert list(frame.columns) == ["time", "part", "score_long", "score_short"]
+    assert frame["time"].is_monotonic_increasing
+    assert set(frame["part"]) == {"validation", "test"}
+    for part, rows in frame.groupby("part"):
+        told = result["split"][part]
+        found = {"first": rows["time"].iloc[0], "last": rows["time"].iloc[-1], "rows": len(rows)}
+        assert found == told
+    assert result["split"]["test"]["first"] == "2014-01-02T00:00:00+00:00"
+    assert result["split"]["train"]["last"] == "2010-12-23T00:00:00+00:00"  # Less five days.
+    assert result["contract"] == 2
+    assert result["features"]["look_ahead"] == {
+        "cuts": 16, "blocks": 95, "block_months": 1, "worlds": 16, "aimed_cuts": 8, "leaks": 0,
+        "fresh_processes": 2,
+    }  # fmt: skip
+    assert result["models"]["reproduced_rows"] == len(frame)
+    assert result["models"]["largest_difference"] <= 1e-6
     assert frame[["score_long", "score_short"]].to_numpy().std() > 0
     returns = pd.read_csv(run.out / "returns.csv")
     equity = (1 + returns["net"]).prod() - 1
@@ -64,6 +79,12 @@ def _check_outputs(run: Run) -> None:
     assert config["training"]["seed"] == 7
     listed = {file["path"] for file in run.verdict["files"]}
     assert {file["path"] for file in result["files"]} < listed
+    first_step = datetime.fromisoformat(result["timings"]["first_step_at"])
+    began, ended = (
+        datetime.fromisoformat(run.verdict[f"{name}_at"]) for name in ("started", "ended")
+    )
+    assert began < first_step < ended
+    assert 0 < result["timings"]["step_seconds"] < (ended - first_step).total_seconds()
 
 
 def test_another_seed_gives_other_predictions_and_arguments_reach_the_config(
@@ -110,9 +131,9 @@ def test_wrong_arguments_exit_2_with_the_reason(
 
 
 def test_another_contract_is_refused(run_attempt: RunAttempt) -> None:
-    run = run_attempt("train", "--prediction-interval", "5", CONTRACT="2")
+    run = run_attempt("train", "--prediction-interval", "5", CONTRACT="3")
     assert (run.exit_code, run.verdict["class"]) == (2, "config")
-    assert "contract '2' is not spoken here" in run.verdict["reason"]
+    assert "contract '3' is not spoken here; this trainer speaks 1 and 2" in run.verdict["reason"]
 
 
 def test_describe_answers_at_once_and_names_every_metric() -> None:
@@ -121,7 +142,8 @@ def test_describe_answers_at_once_and_names_every_metric() -> None:
         check=True, capture_output=True,
     ).stdout  # fmt: skip
     described = json.loads(text)
-    assert described["contract"] == 1
+    assert described["contract"] == 2
+    assert described["contracts"] == [1, 2]
     assert set(described["metrics"]) == set(METRICS)
     assert described["hyper"]["epochs"]["type"] == "integer"
     assert described["hyper"]["epochs"]["key"] == "training.epochs"

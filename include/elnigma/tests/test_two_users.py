@@ -8,6 +8,7 @@ import shutil
 import stat
 import subprocess
 import sys
+import tarfile
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -239,3 +240,23 @@ def test_only_root_can_start_another_user(tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.setattr(os, "geteuid", lambda: 1000)
     with pytest.raises(SettingsError, match="a runner that is root"):
         read_settings(tmp_path, {"TOUCHSTONE_TRAINER_USER": "65534"})
+
+
+def test_what_is_compiled_is_read_as_the_trainer_and_left_as_the_runner(
+    run_split: Split, out: Path
+) -> None:
+    name = f"jit_step-{'0' * 64}-cache"
+    secret = out.parent / "secret"
+    secret.write_text("secret")
+    secret.chmod(0o600)
+    run = run_split(
+        GOOD_VALIDATION + "folder = pathlib.Path(os.environ['JAX_COMPILATION_CACHE_DIR'])\n"
+        f"(folder / '{name}').write_bytes(b'code')\n"
+        f"(folder / '{name.replace('step', 'more')}').symlink_to({str(secret)!r})",
+        COMPILED_BYTES=str(1024**2),
+    )
+    assert run.verdict["reason"] is None
+    facts = (out / "compiled.tar").stat()
+    assert (facts.st_uid, facts.st_nlink) == (0, 1)
+    with tarfile.open(out / "compiled.tar") as archive:
+        assert archive.getnames() == [name]

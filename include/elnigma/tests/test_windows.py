@@ -17,8 +17,10 @@ from conftest import Run
 from elnigma.config import BY_KEY, build_config
 from elnigma.data import load_market_data
 from elnigma.errors import ConfigError, SubmissionError
+from elnigma.feature_frame import check_frame, find_warm_up
+from elnigma.features.reference import build_features
 from elnigma.threads import limit_threads
-from elnigma.train import compute_table, prepare
+from elnigma.train import Table, prepare
 
 # Before Keras is imported: it looks for its backend then.
 limit_threads(1)
@@ -243,11 +245,25 @@ def market() -> pd.DataFrame:
     return load_market_data().frame
 
 
+def build_table(market: pd.DataFrame, horizon: int) -> Table:
+    """The reference features, which this process computes itself: its backend outlives no fork."""
+    features = check_frame(build_features(market), market)
+    close = market["close"]
+    return Table(
+        features=features.to_numpy(),
+        warm_up=find_warm_up(features),
+        target=close.shift(-horizon) / close - 1,
+        next_returns=(close.shift(-1) / close - 1).to_numpy(),
+        columns=features.shape[1],
+        checks={},
+    )
+
+
 def test_the_first_row_is_the_first_whose_window_is_behind_the_warm_up(
     market: pd.DataFrame,
 ) -> None:
     config = build_config("default.toml", [], [])
-    table = compute_table(market, 5, config)
+    table = build_table(market, 5)
     whole = prepare(table, 5, {**config, "model.window": 1})
     prepared = prepare(table, 5, {**config, "model.window": 32})
 
@@ -267,7 +283,7 @@ def test_the_first_row_is_the_first_whose_window_is_behind_the_warm_up(
 
 def test_a_window_too_large_for_the_data_is_named(market: pd.DataFrame) -> None:
     config = build_config("default.toml", [], ["split.validation_from=2001-06-01"])
-    table = compute_table(market, 5, config)
+    table = build_table(market, 5)
     prepare(table, 5, {**config, "model.window": 2})
     with pytest.raises(
         ConfigError,

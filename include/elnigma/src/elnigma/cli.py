@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import signal
@@ -22,9 +23,14 @@ from elnigma.errors import (
 )
 from elnigma.loading import SYSTEMS
 from elnigma.outputs import write_json
+from elnigma.shelter import end_descendants, hide_process
 from elnigma.surroundings import HASH_SEED
 
 MAX_TRACEBACK_CHARACTERS = 20_000
+_SPARE_FILES = 2
+
+_spare: list[int] = []
+"""Open for nothing, so that why the trainer ends can be told where no more can be opened."""
 
 
 class _Parser(argparse.ArgumentParser):
@@ -74,6 +80,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     signal.signal(signal.SIGTERM, _abort)
     # A submission folder may be read-only, and bytecode beside it helps nobody.
     sys.dont_write_bytecode = True
+    while len(_spare) < _SPARE_FILES:
+        _spare.append(os.open(os.devnull, os.O_RDONLY))
     try:
         parsed = _parse(argv)
         _run(parsed)
@@ -98,13 +106,31 @@ def run() -> NoReturn:
         # training gives other numbers.
         os.environ["PYTHONHASHSEED"] = HASH_SEED
         os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])  # noqa: S606 # no shell wanted
+    hide_process()
+    if sys.argv[1:2] in (["validate"], ["train"]):
+        _prepare()
     code = main()
+    # Of those the runner would say that they were left behind.
+    end_descendants()
     if code == Aborted.exit_code:
         # Interrupted in the middle of a step, the numeric backend crashes when it is torn down.
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)
     sys.exit(code)
+
+
+def _prepare() -> None:
+    """Begin what all processes of submitted features come of, before anything is known here."""
+    from elnigma.task import read_task
+    from elnigma.threads import limit_threads
+
+    # What is wrong with the task is said when it begins.
+    with contextlib.suppress(ConfigError):
+        limit_threads(read_task().threads)
+        from elnigma.validation.feature_child import prepare_pool
+
+        prepare_pool()
 
 
 def _parse(argv: list[str]) -> argparse.Namespace:
@@ -160,6 +186,8 @@ def _fail(argv: list[str], error: Any, message: str) -> int:
     if inner is None and error.__cause__ is not None:
         print(text, file=sys.stderr)
     out = _find_out(argv)
+    while _spare:
+        os.close(_spare.pop())
     if out is not None:
         document = {
             "class": error.error_class,

@@ -8,7 +8,7 @@ from elnigma import __version__
 from elnigma.config import CONFIG_FOLDER, FLAGS, describe_schema
 from elnigma.loading import SYSTEMS
 from elnigma.metric_names import METRICS
-from elnigma.task import CONTRACT
+from elnigma.task import CONTRACT, CONTRACTS
 
 
 def describe() -> dict[str, Any]:
@@ -16,6 +16,7 @@ def describe() -> dict[str, Any]:
     schema = describe_schema()
     return {
         "contract": CONTRACT,
+        "contracts": list(CONTRACTS),
         "trainer": "elnigma",
         "version": __version__,
         "systems": {

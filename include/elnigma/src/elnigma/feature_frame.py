@@ -4,22 +4,32 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from decimal import Decimal
+from functools import partial
 from numbers import Real
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from elnigma.errors import SubmissionError
-from elnigma.loading import explained
+from elnigma.loading import FEATURE_SET, explained
 
 FeatureFunction = Callable[[pd.DataFrame], pd.DataFrame]
 
 MAX_COLUMNS = 512
+MAX_NAME_CHARACTERS = 200
+# From here on a float64 leaves out every second whole number.
+MAX_WHOLE = 2**53
 # Two years and a bit: enough for a one-year window of a one-year window's change.
 MAX_WARM_UP_ROWS = 600
+# What a module may raise it to: as much again is left to train on.
+MAX_DECLARED_WARM_UP_ROWS = 2000
+BLOCK_MONTHS = (1, 2, 3, 4, 6, 12)
 MAX_SHOWN_CHARACTERS = 60
+# Python refuses to write down what has some thousand digits.
+_MOST_SHOWN = 10**50
 _KEEP_INDEX = "return one row for each row of data, with data.index as it is"
 
 
@@ -32,8 +42,23 @@ def compute_features(function: FeatureFunction, data: pd.DataFrame, folder: Path
     :param folder: The submission's folder, to name the failing line.
     :raises SubmissionError: If it raises.
     """
-    with explained(folder):
+    with explained(folder, partial(_advise_on_data, data)):
         return function(data.copy())
+
+
+def _advise_on_data(data: pd.DataFrame, error: BaseException) -> str | None:
+    """Name what there is, where somebody looked for what the data do not have."""
+    frame = error.__traceback__
+    while frame is not None and frame.tb_next is not None:
+        frame = frame.tb_next
+    module = str(frame.tb_frame.f_globals.get("__name__", "")) if frame is not None else ""
+    is_looked_for = isinstance(error, KeyError) and module.partition(".")[0] == "pandas"
+    if isinstance(error, AttributeError) and isinstance(error.obj, pd.DataFrame):
+        is_looked_for = str(error.name).lower() in data.columns
+    if not is_looked_for:
+        return None
+    days = f"{format_time(data, 0)} to {format_time(data, -1)}" if len(data) else "none"
+    return f"take what the data have: the columns {', '.join(data.columns)}, the days {days}"
 
 
 def check_frame(features: Any, data: pd.DataFrame) -> pd.DataFrame:
@@ -57,16 +82,28 @@ def check_frame(features: Any, data: pd.DataFrame) -> pd.DataFrame:
             f"return 1 to {MAX_COLUMNS}"
         )
     names = [str(column) for column in features.columns]
+    for at, name in enumerate(names):
+        if not name or not name.isprintable() or len(name) > MAX_NAME_CHARACTERS:
+            raise SubmissionError(
+                f"wrong columns: column {at + 1} is called {show(name)}, which has {len(name)} "
+                f"characters; name it by 1 to {MAX_NAME_CHARACTERS} printable ones"
+            )
     if len(set(names)) != len(names):
         twice = next(name for name in names if names.count(name) > 1)
         raise SubmissionError(
             f"wrong columns: {show(twice)} stands there {names.count(twice)} times; "
             "give each column a name of its own"
         )
-    numbers = pd.DataFrame(
-        {name: _to_numbers(name, features.iloc[:, at]) for at, name in enumerate(names)},
-        index=features.index,
-    )
+    if (features.dtypes == np.float64).all():
+        # One by one, many columns take longer than many features take to compute. Laid out as the
+        # columns one by one would be: in what order numbers are added up depends on it.
+        values = np.array(features.to_numpy(), order="F")
+        numbers = pd.DataFrame(values, index=features.index, columns=names, copy=False)
+    else:
+        numbers = pd.DataFrame(
+            {name: _to_numbers(name, features.iloc[:, at]) for at, name in enumerate(names)},
+            index=features.index,
+        )
     values = numbers.to_numpy()
     infinite = np.isinf(values)
     if infinite.any():
@@ -152,7 +189,11 @@ def _to_numbers(name: str, column: pd.Series) -> np.ndarray:
     kind = getattr(dtype, "kind", "O")
     if kind in "biuf" and pd.api.types.is_numeric_dtype(dtype):
         # Nullable columns have a missing value of their own.
-        return column.astype("float64").to_numpy(dtype="float64", na_value=np.nan)
+        values = column.astype("float64").to_numpy(dtype="float64", na_value=np.nan)
+        large = (np.abs(values) >= MAX_WHOLE) & (kind in "iu")
+        for row in map(int, np.flatnonzero(large)):
+            _check_whole(name, column, int(column.iloc[row]), row)
+        return values
     if pd.api.types.is_object_dtype(dtype):
         values = np.full(len(column), np.nan)
         for row, value in enumerate(column):
@@ -160,11 +201,27 @@ def _to_numbers(name: str, column: pd.Series) -> np.ndarray:
                 continue
             if not isinstance(value, Real | Decimal | np.bool_):
                 raise _wrong_dtype(name, column, value, row)
+            if isinstance(value, int):
+                _check_whole(name, column, value, row)
             values[row] = float(value)
         return values
     offends = column.map(np.imag) != 0 if kind == "c" else column.notna()
     row = int(np.argmax(offends.to_numpy())) if len(column) else 0
     raise _wrong_dtype(name, column, column.iloc[row] if len(column) else None, row)
+
+
+def _check_whole(name: str, column: pd.Series, value: int, row: int) -> None:
+    """Refuse a whole number that a float would change."""
+    try:
+        is_kept = int(float(value)) == value
+    except OverflowError:
+        is_kept = False
+    if not is_kept:
+        raise SubmissionError(
+            f"wrong value: column {show(name)} is {show(value)} at "
+            f"{format_time(column.to_frame(), row)}, which a float64 cannot hold; subtract its "
+            "first value, or divide it"
+        )
 
 
 def _wrong_dtype(name: str, column: pd.Series, value: Any, row: int) -> SubmissionError:
@@ -182,10 +239,45 @@ def _wrong_dtype(name: str, column: pd.Series, value: Any, row: int) -> Submissi
     )
 
 
-def find_warm_up(features: pd.DataFrame) -> int:
+def read_warm_up_bound(module: ModuleType) -> int:
+    """
+    Return how many leading rows may be NaN: the usual bound, or what the module raises it to.
+
+    :param module: The submitted module.
+    :raises SubmissionError: If what it declares is no number of rows, or too many.
+    """
+    declared = getattr(module, "WARM_UP", 0)
+    if type(declared) is not int or not 0 <= declared <= MAX_DECLARED_WARM_UP_ROWS:
+        raise SubmissionError(
+            f"wrong warm-up: WARM_UP is {show(declared)} in {FEATURE_SET.file_name}; give it a "
+            f"whole number of rows from 0 to {MAX_DECLARED_WARM_UP_ROWS}"
+        )
+    return max(declared, MAX_WARM_UP_ROWS)
+
+
+def read_block_months(module: ModuleType) -> int:
+    """
+    Return how many months a block has, at whose end the data are cut.
+
+    :param module: The submitted module; a slow one may declare longer blocks.
+    :raises SubmissionError: If what it declares divides no year.
+    """
+    declared = getattr(module, "BLOCK_MONTHS", 1)
+    if type(declared) is not int or declared not in BLOCK_MONTHS:
+        *most, last = map(str, BLOCK_MONTHS)
+        raise SubmissionError(
+            f"wrong blocks: BLOCK_MONTHS is {show(declared)} in {FEATURE_SET.file_name}; give it "
+            f"{', '.join(most)} or {last}"
+        )
+    return declared
+
+
+def find_warm_up(features: pd.DataFrame, bound: int = MAX_WARM_UP_ROWS) -> int:
     """
     Return how many leading rows hold NaN in some column.
 
+    :param features: As :func:`check_frame` returns them.
+    :param bound: How many there may be; see :func:`read_warm_up_bound`.
     :raises SubmissionError: If NaN stands anywhere else, or the warm-up leaves too little.
     """
     missing = features.isna().to_numpy()
@@ -207,11 +299,13 @@ def find_warm_up(features: pd.DataFrame) -> int:
             )
         starts.append(start)
     warm_up = max(starts)
-    if warm_up > MAX_WARM_UP_ROWS:
+    if warm_up > bound:
         slowest = features.columns[int(np.argmax(starts))]
+        can_declare = warm_up <= MAX_DECLARED_WARM_UP_ROWS
+        declare = f", or declare WARM_UP = {warm_up}" if can_declare else ""
         raise SubmissionError(
             f"NaN values: column {show(slowest)} needs {warm_up} rows to warm up; "
-            f"shorten its window to {MAX_WARM_UP_ROWS} rows or fewer"
+            f"shorten its window to {bound} rows or fewer{declare}"
         )
     return warm_up
 
@@ -225,6 +319,8 @@ def show(value: Any) -> str:
     """Return a value as one bounded piece of a message."""
     if isinstance(value, np.generic):
         value = value.item()
+    if isinstance(value, int) and abs(value) >= _MOST_SHOWN:
+        return f"a whole number of {value.bit_length()} bits"
     text = repr(str(value) if isinstance(value, pd.Timestamp | pd.Timedelta) else value)
     return text if len(text) <= MAX_SHOWN_CHARACTERS else f"{text[: MAX_SHOWN_CHARACTERS - 1]}…"
 

@@ -8,6 +8,7 @@ reasons in the verdict. The wall is the container (no network, read-only root, n
 from __future__ import annotations
 
 import os
+import re
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -35,6 +36,15 @@ _PATH_EVENTS = frozenset(
 _SIGNAL_EVENTS = frozenset({"os.kill", "os.killpg", "signal.pthread_kill"})
 
 
+# Of the package that holds the market data: they are given to a module cut at a time.
+_PRICE_SUFFIX = ".csv.gz"
+_PRICE_FOLDER = re.compile(r"/arch/data/(sp500|nasdaq)/")
+# What the runner and the trainer keep, and what the kernel tells of others: a process that looks
+# there wants to know what it is computed for.
+_PROCESS = re.compile(r"/proc/(\d+)(/|$)")
+_RECORDS = ("/progress.jsonl", "/console.log")
+_ADVICE = "compute from what the function is given"
+
 NOT_ALLOWED = "not allowed in a validation"
 """In each of its messages, also where a library puts them into its own."""
 
@@ -54,6 +64,7 @@ class Guard:
         self._writable = tuple(os.path.realpath(path) for path in writable)
         self._active = False
         self._network_attempt: str | None = None
+        self._data_attempt: str | None = None
 
     def install(self) -> None:
         """Add the audit hook; it stays for the life of the process and acts inside :meth:`on`."""
@@ -64,18 +75,22 @@ class Guard:
         """
         Refuse what is not allowed, for as long as the block runs.
 
-        :raises SubmissionError: After the block, if it tried to reach the network and hid it:
-            such a module could work differently where there is a network.
+        :raises SubmissionError: After the block, if it tried to reach the network, or to read
+            market data, and hid it: such a module could work differently where it can.
         """
         self._active = True
         try:
             yield
+        except Exception as error:
+            # The trainer's own loader would blame the machine.
+            if self._data_attempt is not None and not isinstance(error, SubmissionError):
+                raise SubmissionError(f"{self._data_attempt}; {_ADVICE}") from error
+            raise
         finally:
             self._active = False
-        if self._network_attempt is not None:
-            raise SubmissionError(
-                f"{self._network_attempt}; compute from what the function is given"
-            )
+        hidden = self._network_attempt or self._data_attempt
+        if hidden is not None:
+            raise SubmissionError(f"{hidden}; {_ADVICE}")
 
     def _audit(self, event: str, arguments: tuple[Any, ...]) -> None:
         if not self._active:
@@ -94,6 +109,22 @@ class Guard:
     def _check_open(self, path: Any, _mode: Any, flags: Any) -> None:
         if isinstance(flags, int) and flags & _WRITE_FLAGS:
             self._check_path(path)
+        elif isinstance(path, str | bytes | os.PathLike):
+            self._check_reading(os.fsdecode(path))
+
+    def _check_reading(self, path: str) -> None:
+        # Whatever is opened comes by here: the whole path is looked up for few of them.
+        if path.endswith(_RECORDS):
+            raise GuardError(f"reading the trainer's records is {NOT_ALLOWED}: {path}")
+        if "proc" in path and (match := _PROCESS.match(os.path.realpath(path))):
+            if int(match[1]) != os.getpid():
+                raise GuardError(f"looking into other processes is {NOT_ALLOWED}: {path}")
+            return
+        if not path.endswith(_PRICE_SUFFIX) or not _PRICE_FOLDER.search(os.path.realpath(path)):
+            return
+        name = Path(path).name
+        self._data_attempt = f"reading market data is {NOT_ALLOWED} (tried {name})"
+        raise GuardError(self._data_attempt)
 
     def _check_path(self, path: Any) -> None:
         if isinstance(path, int):  # a descriptor that is open already

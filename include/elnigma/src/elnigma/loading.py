@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import codecs
+import errno
 import importlib
 import importlib.util
 import os
@@ -12,12 +13,13 @@ import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from difflib import get_close_matches
 from itertools import islice
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from elnigma.errors import ConfigError, ElnigmaError, SubmissionError
+from elnigma.errors import Aborted, ConfigError, ElnigmaError, StorageError, SubmissionError
 from elnigma.guard import NOT_ALLOWED, GuardError
 
 LFS_POINTER = b"version https://git-lfs.github.com/spec/"
@@ -25,6 +27,16 @@ _TERMINAL = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\
 _MAX_LOOK_DEPTH = 4
 _MAX_LOOK_ENTRIES = 1000
 _MAX_LOOK_BYTES = 1024**2
+_ALIKE = 0.75
+"""How much two names of files are alike where one is misspelt, as ``features.py.txt`` is."""
+_BROKEN_POOLS = frozenset({"BrokenProcessPool", "TerminatedWorkerError"})
+_FAULTS = frozenset(
+    {errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS, errno.EMFILE, errno.ENFILE}
+)
+_ZONELESS = ("tz-naive", "offset-naive", "datetime64[us, UTC] and", "datetime64[ns, UTC] and")
+_IMPORT = re.compile(r"\s*(?:from|import)\s+([\w.]+)")
+
+Advise = Callable[[BaseException], str | None]
 
 _DOTTED_NAME = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*")
 
@@ -143,27 +155,34 @@ def _import_name(name: str) -> ModuleType:
 
 
 @contextmanager
-def explained(folder: Path | None) -> Iterator[None]:
+def explained(folder: Path | None, advise: Advise = lambda _: None) -> Iterator[None]:
     """
     Turn whatever submitted code raises into a :class:`SubmissionError` of one line.
 
     :param folder: Folder of the submission; the line named is the innermost one below it.
         ``None`` names the innermost line of all.
+    :param advise: Says what can be done about an exception, where the caller knows more.
     :raises SubmissionError: With the exception's type, place and message.
+    :raises StorageError: If this machine has a fault, and no line of the submission was at work.
     """
     try:
         yield
-    except (ElnigmaError, MemoryError):
+    except (Aborted, ElnigmaError, MemoryError):
         raise
-    except SystemExit as error:
+    except (SystemExit, KeyboardInterrupt) as error:
         place = _find_place(error, folder)
         raise SubmissionError(
-            f"the module ended the process itself{place}: SystemExit({error.code}); "
-            "raise an exception instead"
+            f"the module ended the process itself{place}: {error!r:.80}; raise an exception instead"
         ) from error
-    except Exception as error:  # whatever a stranger's code raises
+    except BaseException as error:  # whatever a stranger's code raises
+        if _is_of_machine(error, folder):
+            raise StorageError(
+                f"temporary: this machine has a fault: {describe_error(error)}; nothing is wrong "
+                "with the submission, it is tried elsewhere"
+            ) from error
         said = describe_error(error, _find_place(error, folder))
-        raise SubmissionError(f"{said}; {_advise(error, folder)}") from error
+        advice = advise(error) or _advise(error, folder)
+        raise SubmissionError(f"{said}; {advice}") from error
 
 
 @contextmanager
@@ -194,6 +213,14 @@ def _explain_missing(system: System, folder: Path) -> str:
     for other in SYSTEMS.values():
         if other.file_name in names:
             return f"{missing}, {other.file_name} is; submit it with --system {other.name}"
+    if (folder / Path(wanted).stem / "__init__.py").is_file():
+        package = f"{Path(wanted).stem}/__init__.py"
+        return f"{missing}, {package} is; put its code into {wanted}"
+    alike = get_close_matches(wanted, names, n=1, cutoff=_ALIKE)
+    if alike and alike[0].endswith(".ipynb"):
+        return f"{missing}, {alike[0]} is; save the notebook as a program, {wanted}"
+    if alike:
+        return f"{missing}, {alike[0]} is; rename it to {wanted}"
     for depth in range(1, _MAX_LOOK_DEPTH + 1):
         found = sorted(folder.glob("/".join(["*"] * depth + [wanted])))
         if found:
@@ -209,19 +236,57 @@ def _list(folder: Path) -> list[os.DirEntry[str]]:
 
 def _advise(error: BaseException, folder: Path | None) -> str:
     """Say what the author of a module can do about an exception."""
-    if isinstance(error, GuardError) or NOT_ALLOWED in str(error):
+    said = _say(error)
+    if isinstance(error, GuardError) or NOT_ALLOWED in said:
         return "compute from what the function is given"
-    if isinstance(error, ModuleNotFoundError) and folder is not None:
-        if (folder / "requirements.txt").is_file():
-            return (
-                "use what the trainer has: requirements.txt is not installed, bring the code itself"
-            )
-        return "use what the trainer has, or put the module's file into the folder"
+    if type(error).__name__ in _BROKEN_POOLS:
+        return "compute in one process, for example with n_jobs=1"
+    for system in SYSTEMS.values():
+        if isinstance(error, TypeError) and said.startswith(f"{system.entry_point}() "):
+            return f"define {system.signature}"
+    if isinstance(error, TypeError) and any(word in said for word in _ZONELESS):
+        return "give each time of your own its zone, as pandas.Timestamp('2005-01-03', tz='UTC')"
+    if folder is not None:
+        if isinstance(error, SyntaxError):
+            return _advise_on_syntax(error, folder)
+        if isinstance(error, ImportError | AttributeError):
+            return _advise_on_name(error, folder) or "see the traceback in the log"
+        if isinstance(error, FileNotFoundError) and isinstance(error.filename, str):
+            name = Path(error.filename).name
+            here = "put it into the folder, and " if not (folder / name).is_file() else ""
+            return f"{here}name it by pathlib.Path(__file__).parent / {name[:80]!r}"
+    return "see the traceback in the log"
+
+
+def _advise_on_name(error: ImportError | AttributeError, folder: Path) -> str | None:
+    """Say what to do about a module that is not there, or is another one than was meant."""
     if isinstance(error, ImportError) and "relative import" in str(error):
         return "import the file beside it by its plain name: import helpers"
-    if isinstance(error, SyntaxError) and folder is not None:
-        return _advise_on_syntax(error, folder)
-    return "see the traceback in the log"
+    module = error.name if isinstance(error, ImportError) else getattr(error.obj, "__name__", None)
+    if not isinstance(module, str):
+        return None
+    file = Path(*module.split(".")).with_suffix(".py")
+    if not isinstance(error, ModuleNotFoundError):
+        is_another = isinstance(error, ImportError) or isinstance(error.obj, ModuleType)
+        if is_another and len(file.parts) == 1 and (folder / file).is_file():
+            return f"rename {file}: Python has a module of that name, which goes first"
+        return None
+    # As of a package that the folder is at home.
+    for name in (file.name, _find_imported(error)):
+        if name is not None and (folder / name).is_file():
+            return f"import the file beside it by its plain name: import {Path(name).stem}"
+    if (folder / "requirements.txt").is_file():
+        return "use what the trainer has: requirements.txt is not installed, bring the code itself"
+    return "use what the trainer has, or put the module's file into the folder"
+
+
+def _find_imported(error: BaseException) -> str | None:
+    """Return the file of the last name that a line with a failed import asks for."""
+    for frame in reversed(traceback.extract_tb(error.__traceback__)):
+        match = _IMPORT.match(frame.line or "")
+        if match:
+            return f"{match[1].rpartition('.')[2]}.py"
+    return None
 
 
 def _advise_on_syntax(error: SyntaxError, folder: Path) -> str:
@@ -236,6 +301,8 @@ def _advise_on_syntax(error: SyntaxError, folder: Path) -> str:
             return f"the first is at {at}: save it as text in UTF-8"
     if "(unicode error)" in str(error.msg):
         return "save it in UTF-8, or name its encoding in the first line"
+    if (error.text or "").lstrip().startswith(("%", "!")):
+        return "leave out what only a notebook can run, as lines with % and !"
     return "mend the line"
 
 
@@ -251,6 +318,16 @@ def _read_head(file: Path) -> bytes:
             return stream.read(_MAX_LOOK_BYTES)
     except OSError:
         return b""
+
+
+def _is_of_machine(error: BaseException, folder: Path | None) -> bool:
+    """Tell whether a file of the trainer's own or of its libraries could not be had."""
+    if not isinstance(error, OSError) or error.errno not in _FAULTS:
+        return False
+    frames = traceback.extract_tb(error.__traceback__)
+    return folder is None or not any(
+        folder.resolve() in Path(frame.filename).resolve().parents for frame in frames
+    )
 
 
 def _find_place(error: BaseException, folder: Path | None) -> str:
@@ -274,8 +351,16 @@ def describe_error(error: BaseException, where: str = "") -> str:
     :param error: The exception.
     :param where: What to say between its type and its message.
     """
-    message = error.msg if isinstance(error, SyntaxError) else str(error)
+    message = error.msg if isinstance(error, SyntaxError) else _say(error)
     # What drives a terminal says nothing; after a carriage return the line is written anew.
     plain = _TERMINAL.sub("", message).strip()
     first_line = plain.split("\n")[0].rpartition("\r")[2].strip()
+    first_line = "".join(letter if letter.isprintable() else " " for letter in first_line)
     return f"{type(error).__name__}{where}" + (f": {first_line}" if first_line else "")
+
+
+def _say(error: BaseException) -> str:
+    try:
+        return str(error)
+    except Exception:  # a stranger's __str__
+        return "its message cannot be read"

@@ -5,10 +5,16 @@ from __future__ import annotations
 import logging
 import math
 import os
+import re
 import reprlib
+import time
+import traceback
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from difflib import get_close_matches
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -43,6 +49,9 @@ _LOSSES = frozenset({"loss", "val_loss"})
 # What keras.Model(inputs, outputs) makes; Keras has no public name for it.
 _Functional = type(keras.Model(inputs=(_input := keras.Input((1,))), outputs=_input))
 
+_UNKNOWN_NAME = re.compile(r"Could not interpret (loss|metric|optimizer) identifier: (\w+)")
+_KINDS = {"loss": keras.losses, "metric": keras.metrics, "optimizer": keras.optimizers}
+
 EpochListener = Callable[[int, int, dict[str, float]], None]
 Inputs = np.ndarray | Windows
 """What a model is given: rows of features, or windows of them."""
@@ -52,6 +61,19 @@ Rows = tuple[Inputs, np.ndarray]
 def set_seed(seed: int) -> None:
     """Seed Python, NumPy and Keras."""
     keras.utils.set_random_seed(seed)
+
+
+@dataclass(kw_only=True)
+class StepTimes:
+    """
+    When training steps were done.
+
+    :param first_at: When the first one was, UTC; ``None`` if none was.
+    :param seconds: How long all took together, but for the first of each fit, which is compiled.
+    """
+
+    first_at: datetime | None = None
+    seconds: float = 0.0
 
 
 class Structure:
@@ -102,7 +124,8 @@ class Structure:
         shape = (n_features,) if self._window == 1 else (self._window, n_features)
         with self._explained(), self._precision():
             model = self._build(n_features, model_params(self._config))
-        if not isinstance(model, keras.Sequential | _Functional):
+        # A subclass of either is refused as well: a file holds the name of its class, and no more.
+        if type(model) not in (keras.Sequential, _Functional):
             raise SubmissionError(_explain_type(model))
         for layer in model._flatten_layers(include_self=False):
             if isinstance(layer, keras.layers.Lambda):
@@ -131,7 +154,14 @@ class Structure:
         with self._explained():
             return check_loss(model)
 
-    def fit(self, model: keras.Model, train: Rows, validation: Rows, tell: EpochListener) -> int:
+    def fit(
+        self,
+        model: keras.Model,
+        train: Rows,
+        validation: Rows,
+        tell: EpochListener,
+        steps: StepTimes | None = None,
+    ) -> int:
         """
         Fit with early stopping and return the number of epochs.
 
@@ -139,9 +169,12 @@ class Structure:
         :param train: Rows or windows of features, as :meth:`hold` gives them, and outcomes.
         :param validation: The same for the rows that stop the training.
         :param tell: Called after each epoch: its number, how many there may be, the losses.
+        :param steps: Is told when steps are done.
         :raises DivergedError: If a loss is not a finite number.
         """
         callbacks: list[keras.callbacks.Callback] = [_Listener(tell)]
+        if steps is not None:
+            callbacks.append(_StepClock(steps))
         patience = self._config["training.patience"]
         if patience:
             callbacks.append(
@@ -248,7 +281,7 @@ class Structure:
     @contextmanager
     def _explained(self) -> Iterator[None]:
         try:
-            with explained(self._folder):
+            with explained(self._folder, _advise_on_model):
                 yield
         except SubmissionError as error:
             if "RESOURCE_EXHAUSTED" in str(error):
@@ -284,6 +317,27 @@ def _read_window(module: ModuleType) -> int:
     return window
 
 
+def _advise_on_model(error: BaseException) -> str | None:
+    """Say what the author of a model can do about an exception, where Keras does not."""
+    said = str(error) if isinstance(error, ValueError) else ""
+    if match := _UNKNOWN_NAME.search(said):
+        kind, name = match.groups()
+        names = {name.lower(): name for name in dir(_KINDS[kind]) if name[0].isalpha()}
+        like = get_close_matches(name.lower(), names, n=1)
+        example = f", for example {names[like[0]]!r}" if like else ""
+        return f"give it a name of {_KINDS[kind].__name__}{example}"
+    if "expected min_ndim=3" in said or "expected ndim=3" in said:
+        return "name the rows of a window as WINDOW in model.py, if the model is to see several"
+    if type(error).__name__ == "TracerArrayConversionError":
+        return "compute with keras.ops in place of NumPy and of what is made from it"
+    if isinstance(error, KeyError) and error.args:
+        frames = traceback.extract_tb(error.__traceback__)
+        if frames and "params[" in (frames[-1].line or ""):
+            key = reprlib.repr(error.args[0])
+            return f"give it a default: params.get({key}, ...), for it is set by whoever trains"
+    return None
+
+
 def _explain_type(model: object) -> str:
     if isinstance(model, keras.Model):
         return (
@@ -307,6 +361,38 @@ def _explain_shapes(model: keras.Model, shape: tuple[int, ...]) -> str:
         return f"{problem}, n_features wide"
     found = model.output_shape
     return f"wrong shape: the model's output is {found}; end with keras.layers.Dense(1, 'sigmoid')"
+
+
+class _StepClock(keras.callbacks.Callback):  # type: ignore[misc] # Keras ships no types
+    """Adds up the time of a fit's steps; Keras calls its methods."""
+
+    # Keras calls it beside the steps, with figures that have arrived: no step waits for it.
+    async_safe = True
+
+    def __init__(self, times: StepTimes) -> None:
+        super().__init__()
+        self._times = times
+        self._is_compiled = False
+        self._since: float | None = None
+
+    def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:  # noqa: ARG002
+        """Begin to count; not before the first step of all, which is compiled."""
+        if self._is_compiled:
+            self._since = time.monotonic()
+
+    def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:  # noqa: ARG002
+        """Note when the first is done."""
+        if self._times.first_at is None:
+            self._times.first_at = datetime.now(UTC)
+        if not self._is_compiled:
+            self._is_compiled, self._since = True, time.monotonic()
+
+    def on_test_begin(self, logs: dict[str, Any] | None = None) -> None:  # noqa: ARG002
+        """Count what there was since: the steps of this epoch are done."""
+        self._is_compiled = True
+        if self._since is not None:
+            self._times.seconds += time.monotonic() - self._since
+            self._since = None
 
 
 class _Listener(keras.callbacks.Callback):  # type: ignore[misc] # Keras ships no types

@@ -12,7 +12,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, MutableMapping, Sequence
 from dataclasses import dataclass, fields
 from datetime import timedelta
 from typing import Any
@@ -27,6 +27,14 @@ OTHER_LOCALE = "tr_TR.UTF-8"
 OTHER_ZONE = "LINT-14"
 """In the form that needs no table of zones: fourteen hours ahead."""
 OTHER_FOLDER = "/"
+TASK_PREFIX = "TOUCHSTONE_"
+# What differs between a validation and a training, or between two servers, and is none of a
+# feature set's business: devices, and where compiled code is kept.
+_STAGE_PREFIXES = (
+    TASK_PREFIX, "JAX_", "XLA_", "TF_", "CUDA_", "NVIDIA_", "MPLCONFIGDIR", "ELNIGMA_",
+)  # fmt: skip
+TRAINING_ENVIRONMENT = {"TOUCHSTONE_CONTRACT": "1", "TOUCHSTONE_TASK_ID": "i5"}
+TRAINING_ARGUMENTS = ["elnigma", "train", "--prediction-interval", "5", "--out", "/out"]
 _MOST_SEEDS = 40
 
 
@@ -35,6 +43,7 @@ class Surroundings:
     """
     Which of them are otherwise than in the process that the outcome is compared with.
 
+    :param task: Whether arguments and environment are those of a training.
     :param hash_seed: Of ``hash()`` and of the order of sets; ``None`` leaves it.
     :param clock: Whether the clock is moved by more than a year.
     :param locale: Whether locale and time zone are others.
@@ -42,15 +51,23 @@ class Surroundings:
     :param cpus: Whether there seems to be another number of CPUs.
     """
 
+    task: bool = False
     hash_seed: str | None = None
     clock: bool = False
     locale: bool = False
     folder: bool = False
     cpus: bool = False
 
+    @property
+    def needs_interpreter(self) -> bool:
+        """Return whether something of it is read when an interpreter starts."""
+        return self.hash_seed is not None or self.locale
+
     def build_environment(self) -> dict[str, str]:
-        """Return the environment of a process that begins in them."""
-        environment = dict(os.environ)
+        """Return the environment of a process that begins in them; of no task."""
+        environment = {
+            name: value for name, value in os.environ.items() if not name.startswith(TASK_PREFIX)
+        }
         if self.hash_seed is not None:
             environment["PYTHONHASHSEED"] = self.hash_seed
         if self.locale:
@@ -61,6 +78,10 @@ class Surroundings:
 
     def enter(self) -> None:
         """Change in this process, for the rest of its life, what needs no new one."""
+        hide_task()
+        if self.task:
+            os.environ |= TRAINING_ENVIRONMENT
+            sys.argv[:] = TRAINING_ARGUMENTS
         if self.clock:
             import time_machine
 
@@ -77,6 +98,24 @@ class Surroundings:
             os.sched_getaffinity = lambda _pid: set(range(count))
         if self.folder:
             os.chdir(OTHER_FOLDER)
+
+
+def hide_task() -> None:
+    """Take from this process what tells which task it works on."""
+    for name in [name for name in os.environ if name.startswith(TASK_PREFIX)]:
+        del os.environ[name]
+    sys.argv[:] = sys.argv[:1]
+
+
+def hide_stage(environment: MutableMapping[str, str]) -> None:
+    """
+    Make the environment of a process that computes features the same in every stage.
+
+    :param environment: Is changed.
+    """
+    for name in [name for name in environment if name.startswith(_STAGE_PREFIXES)]:
+        del environment[name]
+    environment["JAX_PLATFORMS"] = "cpu"
 
 
 DEPENDS_ON = {
@@ -105,6 +144,11 @@ DEPENDS_ON = {
         "with another number of CPUs",
         "write the number of parts down",
     ),
+    "task": (
+        "what it is computed for",
+        "when arguments and environment are those of a training",
+        "compute the same in a validation and in a training",
+    ),
 }
 """By field of :class:`Surroundings`: what it is, when a module was seen to, and the way out."""
 
@@ -121,6 +165,7 @@ def change_all(names: Sequence[str] = ()) -> Surroundings:
         locale=True,
         folder=True,
         cpus=True,
+        task=True,
     )
 
 
@@ -147,6 +192,9 @@ def _find_other_order(names: Sequence[str]) -> str:
             text=True,
             check=True,
             errors="surrogatepass",
+            # Of files that are to be inherited there are none; to close the others, this process
+            # would have to read what is closed to everybody.
+            close_fds=False,
         ).stdout
         if there != here:
             return str(seed)

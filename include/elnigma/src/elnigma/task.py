@@ -10,7 +10,10 @@ from pathlib import Path
 
 from elnigma.errors import ConfigError
 
-CONTRACT = 1
+CONTRACT = 2
+"""The version of what this trainer leaves."""
+CONTRACTS = (1, 2)
+"""The versions of what it may be given: they differ in what is left, and in nothing else."""
 
 
 class Cuda(StrEnum):
@@ -33,6 +36,7 @@ class Task:
     :param threads: CPU threads of the numeric libraries.
     :param cuda: How much a GPU is wanted; ``None`` takes what is there, and says nothing of it.
     :param gpu_share: Share of one GPU's memory, above 0 and up to 1.
+    :param memory_bytes: Memory of all processes together; ``None`` for no limit.
     :param progress_file: Where progress lines go; ``None`` for nowhere.
     """
 
@@ -43,6 +47,7 @@ class Task:
     threads: int
     cuda: Cuda | None
     gpu_share: float
+    memory_bytes: int | None
     progress_file: Path | None
 
     @property
@@ -58,12 +63,12 @@ def read_task(environment: Mapping[str, str] = os.environ) -> Task:
     :raises ConfigError: If one has an impossible value, or the contract is another version.
     """
     contract = environment.get("TOUCHSTONE_CONTRACT", str(CONTRACT))
-    if contract != str(CONTRACT):
-        raise ConfigError(
-            f"contract {contract!r} is not spoken here; this trainer speaks {CONTRACT}"
-        )
+    if contract not in map(str, CONTRACTS):
+        spoken = " and ".join(map(str, CONTRACTS))
+        raise ConfigError(f"contract {contract!r} is not spoken here; this trainer speaks {spoken}")
     progress_file = environment.get("TOUCHSTONE_PROGRESS_FILE")
     seed = environment.get("TOUCHSTONE_SEED")
+    memory_mib = environment.get("TOUCHSTONE_MEMORY_MIB")
     return Task(
         submission_id=environment.get("TOUCHSTONE_SUBMISSION_ID", ""),
         task_id=environment.get("TOUCHSTONE_TASK_ID", ""),
@@ -72,6 +77,7 @@ def read_task(environment: Mapping[str, str] = os.environ) -> Task:
         threads=_read_number("TOUCHSTONE_THREADS", environment.get("TOUCHSTONE_THREADS") or "1"),
         cuda=_read_cuda(environment.get("TOUCHSTONE_CUDA")),
         gpu_share=_read_share(environment.get("TOUCHSTONE_GPU_SHARE")),
+        memory_bytes=_read_mib("TOUCHSTONE_MEMORY_MIB", memory_mib) if memory_mib else None,
         progress_file=Path(progress_file) if progress_file else None,
     )
 
@@ -93,6 +99,16 @@ def _read_share(text: str | None) -> float:
     if not 0 < share <= 1:
         raise ConfigError(f"TOUCHSTONE_GPU_SHARE must be above 0 and at most 1, not {text!r}")
     return share
+
+
+def _read_mib(name: str, text: str) -> int:
+    try:
+        mib = float(text)
+    except ValueError:
+        mib = 0.0
+    if not 0 < mib < 1e15:
+        raise ConfigError(f"{name} must be a positive number, not {text!r}")
+    return int(mib * 1024**2)
 
 
 def _read_number(name: str, text: str) -> int:

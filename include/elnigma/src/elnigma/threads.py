@@ -10,6 +10,9 @@ from elnigma.task import Cuda
 DETERMINISTIC_XLA_FLAGS = "--xla_cpu_max_isa=AVX2 --xla_cpu_prefer_vector_width=256"
 # No operation that adds up in the order in which its parts get ready, and none chosen by a race.
 DETERMINISTIC_GPU_FLAGS = "--xla_gpu_deterministic_ops=true --xla_gpu_autotune_level=0"
+# Of 0 to 3. What is run a few times only is compiled for longer than it runs; without any of it,
+# large models would take longer than they are compiled for.
+FAST_COMPILATION_FLAGS = "--xla_backend_optimization_level=1"
 # JAX bounds its own pool. What CUDA and its libraries take beside it comes out of the same share.
 POOL_OF_SHARE = 0.9
 
@@ -43,6 +46,11 @@ def prepare_device(cuda: Cuda | None, share: float) -> None:
         if "XLA_CLIENT_MEM_FRACTION" not in os.environ:
             os.environ.setdefault("XLA_PYTHON_CLIENT_MEM_FRACTION", f"{POOL_OF_SHARE * share:.3f}")
         os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
+
+
+def compile_fast() -> None:
+    """Let whatever JAX, imported after this, compiles be ready soon rather than run fast."""
+    _add_flags(FAST_COMPILATION_FLAGS, unless="xla_backend_optimization_level")
 
 
 def _add_flags(flags: str, *, unless: str) -> None:

@@ -5,10 +5,12 @@ from __future__ import annotations
 import hashlib
 import os
 import platform
+import shutil
+import tempfile
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -17,22 +19,22 @@ from elnigma import __version__
 from elnigma.backtest import Backtest, Scale, fit_scale, run_backtest
 from elnigma.config import Config, build_config, check_day, nest, with_seed
 from elnigma.data import DATA_NAME, MarketData, load_market_data
-from elnigma.device import Device, find_device
 from elnigma.errors import ConfigError
-from elnigma.feature_frame import check_frame, compute_features, find_warm_up
-from elnigma.loading import FEATURE_SET, load_entry_point
+from elnigma.fitting import SIDES, Fitted, Learner, Prepared
 from elnigma.metrics import ScoredRows, compute_metrics
+from elnigma.model_child import ModelPool
 from elnigma.outputs import describe_files, split_metrics, utc_now, write_json
 from elnigma.progress import Progress
-from elnigma.split import Split, build_split
+from elnigma.shelter import end_descendants
+from elnigma.split import build_split
+from elnigma.storage import storing
 from elnigma.task import CONTRACT, Task, read_task
 from elnigma.threads import limit_threads, prepare_device
-
-if TYPE_CHECKING:
-    from elnigma.networks import Structure
+from elnigma.validation.feature_child import FeaturePool
+from elnigma.validation.feature_set import FeatureSetCheck, Spans, Teller
 
 MAX_INTERVAL = 250
-SIDES = ("long", "short")
+OUTPUTS = ("predictions.csv", "returns.csv", "effective_config.json", "result.json")
 CUDA_PACKAGES = ("jax-cuda12-plugin", "nvidia-cublas-cu12", "nvidia-cudnn-cu12")
 
 
@@ -64,42 +66,30 @@ class TrainRequest:
 @dataclass(frozen=True, kw_only=True)
 class Table:
     """
-    Features and targets, as they were computed.
+    Features that were checked, and targets.
 
-    :param features: A row per row of data; NaN in the warm-up.
+    :param features: A row per row of data; NaN in the warm-up, and behind the last judged row.
     :param warm_up: Leading rows in which a feature is missing.
     :param target: Return over the horizon.
     :param next_returns: Return to the next close.
+    :param columns: How many features there are.
+    :param checks: What was checked of them.
     """
 
     features: np.ndarray
     warm_up: int
     target: pd.Series
     next_returns: np.ndarray
-
-
-@dataclass(frozen=True, kw_only=True)
-class Prepared:
-    """
-    Numbers ready to be fitted.
-
-    :param features: Standardised by the training rows; a row per row of data.
-    :param target: Return over the horizon.
-    :param next_returns: Return to the next close.
-    :param threshold: What a move must exceed to count as one.
-    :param split: Rows of each part.
-    """
-
-    features: np.ndarray
-    target: pd.Series
-    next_returns: np.ndarray
-    threshold: float
-    split: Split
+    columns: int
+    checks: dict[str, Any]
 
 
 def train(request: TrainRequest) -> None:
     """
     Train, score and write everything the contract asks for, ``result.json`` last.
+
+    Submitted code is imported by children alone. None of them is there any more, nor anything that
+    it left behind, when the first output is written.
 
     :raises ElnigmaError: See :mod:`elnigma.errors`; each has its exit code.
     """
@@ -108,82 +98,131 @@ def train(request: TrainRequest) -> None:
     prepare_device(task.cuda, task.gpu_share)
     started_at = utc_now()
     config = _resolve_config(request, task)
-    (request.out / "charts").mkdir(parents=True, exist_ok=True)
-    write_json(request.out / "effective_config.json", nest(config))
     progress = Progress(task.progress_file)
-    with progress.heartbeat():
-        device = _look_for_gpu(task, progress) if task.wants_gpu else None
-        progress.tell("loading data", 1)
-        data = load_market_data(request.data_until)
-        progress.tell("computing features", 2)
-        table = compute_table(data.frame, request.prediction_interval, config)
-        progress.tell("loading libraries" if device is None else device.headline, 8)
-        # Keras and its backend take seconds to load: after everything that can be refused without.
-        from elnigma import networks
-
-        structure = networks.Structure(config["model.structure"], config)
-        config["model.window"] = structure.window
+    try:
+        with (
+            progress.heartbeat(),
+            tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder,
+        ):
+            _train(request, task, config, progress, started_at, Path(folder))
+    except BaseException:
+        end_descendants()
+        # Whoever looks why a training failed wants to see with what; before, it would tell
+        # submitted code that this is a training.
+        _make_way(request.out, "effective_config.json")
         write_json(request.out / "effective_config.json", nest(config))
-        prepared = prepare(table, request.prediction_interval, config)
-        scores, found = _train_models(prepared, structure, config, request.out, progress)
-        progress.tell("scoring", 85)
-        scored = _score(prepared, scores, request.prediction_interval, config, request.out)
-        progress.tell("drawing", 92)
-        from elnigma.charts import draw_charts
+        raise
 
-        charts = draw_charts(scored.frame, scored.rows, request.out)
-        files = [f"models/{side}.h5" for side in SIDES]
-        files += ["predictions.csv", "returns.csv", "effective_config.json", *charts]
-        write_json(
-            request.out / "result.json",
-            {
-                "contract": CONTRACT,
-                "submission_id": task.submission_id,
-                "task_id": task.task_id,
-                "model_group_id": task.model_group_id,
-                "prediction_interval": request.prediction_interval,
-                "metrics": scored.metrics,
-                "metric_notes": scored.notes,
-                "params": {**config, **found},
-                "scale": {"mean": scored.scale.mean, "std": scored.scale.std},
-                "versions": find_versions(),
-                "device": (device or find_device(task.cuda, task.threads)).describe(),
-                "data": _describe_data(data),
-                "seed": config["training.seed"],
-                "predictions_sha256": scored.predictions_sha256,
-                "files": describe_files(request.out, files),
-                "started_at": started_at,
-                "ended_at": utc_now(),
+
+def _train(
+    request: TrainRequest,
+    task: Task,
+    config: Config,
+    progress: Progress,
+    started_at: str,
+    folder: Path,
+) -> None:
+    horizon, out = request.prediction_interval, request.out
+    # Begun before this process has any data.
+    with ModelPool() as models, Learner(models, task) as learner:
+        with FeaturePool(config["features.module"]) as pool:
+            if task.wants_gpu:
+                # Before anything else, since without a GPU the rest may be in vain.
+                progress.tell("looking for a GPU", 0.5)
+                learner.begin()
+                print(learner.note or learner.headline)
+            elif task.threads > 1:
+                models.begin_loading()
+            progress.tell("loading data", 1)
+            data = load_market_data(request.data_until)
+            table = compute_table(data.frame, horizon, config, pool, _Share(progress))
+        progress.tell(learner.headline or "loading libraries", 14)
+        # Keras takes seconds to load: after everything that can be refused without.
+        learner.begin()
+        config["model.window"] = learner.load(config)
+        prepared = prepare(table, horizon, config)
+        fitted = learner.fit(prepared, config, progress, folder)
+    # What submitted code has left behind could change what is written from here on.
+    end_descendants()
+    progress.tell("scoring", 85)
+    for name in (*OUTPUTS, "models", "charts"):
+        _make_way(out, name)
+    write_json(out / "effective_config.json", nest(config))
+    for name in ("models", "charts"):
+        (out / name).mkdir()
+    for side in SIDES:
+        with storing(out / "models" / f"{side}.h5"):
+            shutil.copyfile(folder / f"{side}.h5", out / "models" / f"{side}.h5")
+    scored = _score(prepared, fitted.scores, horizon, config, out)
+    progress.tell("drawing", 92)
+    from elnigma.charts import draw_charts
+
+    charts = draw_charts(scored.frame, scored.rows, out)
+    files = [f"models/{side}.h5" for side in SIDES]
+    files += ["predictions.csv", "returns.csv", "effective_config.json", *charts]
+    write_json(
+        out / "result.json",
+        {
+            "contract": CONTRACT,
+            "submission_id": task.submission_id,
+            "task_id": task.task_id,
+            "model_group_id": task.model_group_id,
+            "prediction_interval": horizon,
+            "metrics": scored.metrics,
+            "metric_notes": scored.notes,
+            "params": {**config, **fitted.found},
+            "scale": {"mean": scored.scale.mean, "std": scored.scale.std},
+            "versions": find_versions(),
+            "device": learner.device,
+            "data": _describe_data(data),
+            "split": _describe_split(prepared),
+            "features": _describe_features(table),
+            "models": {
+                "reproduced_rows": len(prepared.predicted),
+                "largest_difference": fitted.difference,
             },
-        )
-        progress.tell("done", 100, {k: v for k, v in scored.metrics.items() if v is not None})
+            "seed": config["training.seed"],
+            "predictions_sha256": scored.predictions_sha256,
+            "files": describe_files(out, files),
+            "timings": _describe_steps(fitted),
+            "started_at": started_at,
+            "ended_at": utc_now(),
+        },
+    )
+    progress.tell("done", 100, {k: v for k, v in scored.metrics.items() if v is not None})
 
 
-def compute_table(frame: pd.DataFrame, horizon: int, config: Config) -> Table:
+def compute_table(
+    frame: pd.DataFrame, horizon: int, config: Config, pool: FeaturePool, progress: Teller
+) -> Table:
     """
-    Compute features and targets.
+    Compute features in children, check them, and compute targets.
 
     :param frame: Market data.
     :param horizon: Rows that a target looks ahead.
     :param config: The effective configuration.
+    :param pool: Children for the feature set, begun before there were any data.
+    :param progress: Told how far the checks are.
     :raises ConfigError: If the rows are too few, whatever the model.
-    :raises SubmissionError: If the feature set fails or returns something it must not.
+    :raises SubmissionError: If the feature set fails, or does not pass.
     """
-    reference = config["features.module"]
     close = frame["close"]
     target = close.shift(-horizon) / close - 1
     # Too few days are nobody's features' fault.
     build_split(target, np.ones(len(frame), dtype=bool), horizon, config)
-    folder = Path(reference) if Path(reference).is_dir() else None
-    function = load_entry_point(FEATURE_SET, reference)
-    features = check_frame(compute_features(function, frame, folder), frame)
-    warm_up = find_warm_up(features)
-    build_split(target, np.arange(len(frame)) >= warm_up, horizon, config)
+    spans = Spans.find(pd.DatetimeIndex(frame.index), config)
+    check = FeatureSetCheck(config["features.module"], seed=config["training.seed"])
+    found = check.check(pool, frame, spans, progress)
+    build_split(target, np.arange(len(frame)) >= found.warm_up, horizon, config)
+    features = np.full((len(frame), len(found.columns)), np.nan)
+    features[: len(found.values)] = found.values
     return Table(
-        features=features.to_numpy(),
-        warm_up=warm_up,
+        features=features,
+        warm_up=found.warm_up,
         target=target,
         next_returns=(close.shift(-1) / close - 1).to_numpy(),
+        columns=len(found.columns),
+        checks=found.checks,
     )
 
 
@@ -215,6 +254,17 @@ def prepare(table: Table, horizon: int, config: Config) -> Prepared:
     )
 
 
+class _Share:
+    """Tells of the checks of features as a part of a training."""
+
+    def __init__(self, progress: Progress) -> None:
+        self._progress = progress
+
+    def tell(self, _phase: str, percent: float) -> None:
+        """Tell how far they are."""
+        self._progress.tell("computing features", 2 + 11 * percent / 100)
+
+
 @dataclass(frozen=True, kw_only=True)
 class _Scored:
     rows: ScoredRows
@@ -242,48 +292,14 @@ def _resolve_config(request: TrainRequest, task: Task) -> Config:
     return with_seed(config, task.seed)
 
 
-def _look_for_gpu(task: Task, progress: Progress) -> Device:
-    """Load the backend before anything else, since without a GPU the rest may be in vain."""
-    progress.tell("looking for a GPU", 0.5)
-    device = find_device(task.cuda, task.threads)
-    print(device.note or device.headline)
-    return device
-
-
-def _train_models(
-    prepared: Prepared, structure: Structure, config: Config, out: Path, progress: Progress
-) -> tuple[dict[str, np.ndarray], dict[str, int]]:
-    """Return the scores by side, and what only a model tells: its epochs and parameters."""
-    from elnigma import networks
-
-    split, target = prepared.split, prepared.target.to_numpy()
-    choose = structure.hold(prepared.features)
-    outcomes = {
-        "long": (target > prepared.threshold).astype("float32"),
-        "short": (target < -prepared.threshold).astype("float32"),
-    }
-    scores: dict[str, np.ndarray] = {}
-    found: dict[str, int] = {}
-    for number, side in enumerate(SIDES):
-        networks.set_seed(config["training.seed"] + number)
-        model = structure.build(prepared.features.shape[1])
-
-        def tell(epoch: int, total: int, losses: dict[str, float], number: int = number) -> None:
-            done = (number + epoch / total) / len(SIDES)
-            progress.tell(f"training {SIDES[number]} model, epoch {epoch}", 15 + 65 * done, losses)
-
-        outcome = outcomes[side]
-        found[f"parameters_{side}"] = int(model.count_params())
-        found[f"epochs_{side}"] = structure.fit(
-            model,
-            (choose(split.train), outcome[split.train]),
-            (choose(split.validation), outcome[split.validation]),
-            tell,
-        )
-        rows = np.concatenate([split.validation, split.test])
-        scores[side] = structure.predict(model, choose(rows))
-        structure.save(model, out / "models" / f"{side}.h5")
-    return scores, found
+def _make_way(out: Path, name: str) -> None:
+    """Remove what stands under the name of an output; submitted code may have put it there."""
+    path = out / name
+    with storing(path):
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
 
 
 def _score(
@@ -306,7 +322,7 @@ def _score(
         horizon,
         config["backtest.cost_bps"] / 1e4,
     )
-    frame = _write_tables(prepared.target.index[test], rows, backtest, out)
+    frame = _write_tables(prepared, scores, backtest, out)
     metrics, notes = split_metrics(
         compute_metrics(
             rows,
@@ -323,19 +339,22 @@ def _score(
     )
 
 
-def _write_tables(times: pd.Index, rows: ScoredRows, backtest: Backtest, out: Path) -> pd.DataFrame:
-    stamps = [time.isoformat() for time in times]
+def _write_tables(
+    prepared: Prepared, scores: dict[str, np.ndarray], backtest: Backtest, out: Path
+) -> pd.DataFrame:
+    index, split = prepared.target.index, prepared.split
     predictions = pd.DataFrame(
         {
-            "time": stamps,
-            "target": rows.target,
-            "score_long": rows.score_long,
-            "score_short": rows.score_short,
+            "time": [time.isoformat() for time in index[prepared.predicted]],
+            "part": ["validation"] * len(split.validation) + ["test"] * len(split.test),
+            "score_long": scores["long"],
+            "score_short": scores["short"],
         }
     )
+    times = index[split.test]
     returns = pd.DataFrame(
         {
-            "time": stamps,
+            "time": [time.isoformat() for time in times],
             "position": backtest.position,
             "gross": backtest.gross,
             "net": backtest.net,
@@ -345,6 +364,41 @@ def _write_tables(times: pd.Index, rows: ScoredRows, backtest: Backtest, out: Pa
     predictions.to_csv(out / "predictions.csv", index=False, lineterminator="\n")
     returns.to_csv(out / "returns.csv", index=False, lineterminator="\n")
     return returns.set_index(times)
+
+
+def _describe_steps(fitted: Fitted) -> dict[str, Any]:
+    first = fitted.first_step_at
+    return {
+        "first_step_at": None if first is None else first.isoformat(timespec="milliseconds"),
+        "step_seconds": round(fitted.step_seconds, 3),
+    }
+
+
+def _describe_split(prepared: Prepared) -> dict[str, dict[str, Any]]:
+    index, split = prepared.target.index, prepared.split
+    return {
+        name: {
+            "first": index[rows[0]].isoformat(),
+            "last": index[rows[-1]].isoformat(),
+            "rows": len(rows),
+        }
+        for name, rows in vars(split).items()
+    }
+
+
+def _describe_features(table: Table) -> dict[str, Any]:
+    prefix = "look_ahead_"
+    return {
+        "columns": table.columns,
+        "warm_up_rows": table.warm_up,
+        "cpu_seconds": table.checks["feature_cpu_seconds"],
+        "look_ahead": {
+            name.removeprefix(prefix): value
+            for name, value in table.checks.items()
+            if name.startswith(prefix)
+        }
+        | {"fresh_processes": table.checks["fresh_process_cuts"]},
+    }
 
 
 def _describe_data(data: MarketData) -> dict[str, Any]:

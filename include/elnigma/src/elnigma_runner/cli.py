@@ -20,6 +20,7 @@ from typing import Any
 
 from elnigma_runner import outputs
 from elnigma_runner.checkout import Checkout
+from elnigma_runner.compiled import CompiledCode
 from elnigma_runner.console import Console
 from elnigma_runner.gpu import GpuMeter
 from elnigma_runner.processes import Family, become_subreaper
@@ -50,12 +51,7 @@ def main() -> int:
         return Attempt(argv, out, started_at).run()
     except Exception as error:  # the supervisor of an attempt: whatever happens, a verdict is left
         traceback.print_exc()
-        is_config = isinstance(error, SettingsError)
-        decision = Decision(
-            exit_code=2 if is_config else 1,
-            error_class="config" if is_config else "unknown",
-            reason=one_line(f"{'config' if is_config else 'runner failed'}: {error}"),
-        )
+        decision = _blame(error)
         usage = {"wall_seconds": 0, "cpu_seconds": 0, "peak_memory_bytes": 0, "gpu": None}
         console = {"lines": 0, "bytes": 0, "kept_bytes": 0, "truncated": False}
         try:
@@ -68,6 +64,22 @@ def main() -> int:
             print(f"elnigma-run: temporary: no verdict can be written: {fault}", file=sys.stderr)
             return TEMPORARY if fault.errno in outputs.FAULTS else 1
         return decision.exit_code
+
+
+def _blame(error: Exception) -> Decision:
+    """Return what an error of the runner's own means."""
+    if isinstance(error, SettingsError):
+        return Decision(exit_code=2, error_class="config", reason=one_line(f"config: {error}"))
+    if isinstance(error, OSError) and error.errno in outputs.FAULTS:
+        return Decision(
+            exit_code=TEMPORARY,
+            error_class="temporary",
+            reason=one_line(
+                f"temporary: this machine has a fault: {error}; nothing is wrong with the "
+                "submission, it is tried elsewhere"
+            ),
+        )
+    return Decision(exit_code=1, error_class="unknown", reason=one_line(f"runner failed: {error}"))
 
 
 PREPARE = "prepare"
@@ -104,8 +116,9 @@ class Attempt:
         self._waste: str | None = None
         source = self._work / outputs.PROGRESS
         self._progress = ProgressRelay(source, self._settings.progress_file, self._user)
+        self._compiled = CompiledCode(self._settings, self._work, self._console.say)
         self._supervisor = Supervisor(
-            self._settings, self._console, self._family, self._gpu, self._progress.relay
+            self._settings, self._console, self._family, self._gpu, self._look
         )
         signal.signal(signal.SIGTERM, lambda *_: self._supervisor.abort())
         signal.signal(signal.SIGINT, lambda *_: self._supervisor.abort())
@@ -117,6 +130,7 @@ class Attempt:
             self._progress.relay(final=True)
             if decision.exit_code == 0:
                 self._waste = self._gpu.find_waste(outputs.find_parameters(self._result))
+                self._compiled.keep()
             for line in (self._waste, decision.reason):
                 if line:
                     self._console.say(line)
@@ -140,9 +154,8 @@ class Attempt:
                 return Decision(exit_code=0, error_class="ok", reason=None)
             if self._user.uid is None:
                 self._console.say(SHARED_USER)
-            ending = self._supervisor.run(
-                [*trainer.command, *self._argv], environment | trainer.environment, Path.cwd()
-            )
+            environment |= trainer.environment | self._compiled.prepare()
+            ending = self._supervisor.run([*trainer.command, *self._argv], environment, Path.cwd())
         except PrepareStopped as error:
             return self._decide(error.ending)
         except PrepareError as error:
@@ -153,6 +166,10 @@ class Attempt:
         if ending.stop is None and (stop := self._supervisor.find_output_stop()):
             ending = Ending(exit_code=ending.exit_code, stop=stop)
         return self._decide(ending)
+
+    def _look(self) -> None:
+        self._progress.relay()
+        self._compiled.look()
 
     def _prepare_trainer(self) -> Trainer:
         settings = self._settings

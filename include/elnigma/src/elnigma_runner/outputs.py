@@ -21,6 +21,9 @@ ERROR = "error.json"
 VERDICT = "verdict.json"
 PROGRESS = "progress.jsonl"
 RESERVE = ".reserve"
+COMPILED = "compiled.tar"
+CONTRACTS = (1, 2)
+"""Versions of a result.json."""
 MODELS = ("models/long.h5", "models/short.h5")
 PARAMETERS = ("parameters_long", "parameters_short")
 
@@ -31,7 +34,8 @@ _READ_BYTES = 1024**2
 # The runner's own; they do not count against the trainer.
 _OWN = frozenset({CONSOLE, VERDICT, PROGRESS, RESERVE})
 _RESERVE_BYTES = 1024**2
-_PROBE_BYTES = 4096
+_PROBE_BYTES = 256 * 1024
+"""More than any ``error.json`` takes: where that has no room, a trainer cannot say why it ended."""
 # What a disk says of itself. What somebody may not do is not among it: that can be arranged.
 FAULTS = frozenset(
     {errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS, errno.ENOENT, errno.ESTALE, errno.EMFILE}
@@ -59,7 +63,7 @@ class OutputSize:
 
 def clear_protocol_files(out: Path) -> None:
     """Remove what an earlier attempt in the same folder could be taken for."""
-    for name in (RESULT, ERROR, VERDICT, PROGRESS, CONSOLE, RESERVE):
+    for name in (RESULT, ERROR, VERDICT, PROGRESS, CONSOLE, RESERVE, COMPILED):
         make_way(out, name)
         (out / name).unlink(missing_ok=True)
 
@@ -91,7 +95,9 @@ def find_fault(out: Path) -> str | None:
     try:
         descriptor = os.open(probe, flags, 0o600)
         try:
-            os.write(descriptor, bytes(_PROBE_BYTES))
+            # All of it or nothing: a write would be content with what there is.
+            os.posix_fallocate(descriptor, 0, _PROBE_BYTES)
+            os.write(descriptor, bytes(4096))
             os.fsync(descriptor)
         finally:
             os.close(descriptor)
@@ -110,7 +116,8 @@ def release(out: Path) -> None:
 def make_way(out: Path, name: str) -> None:
     """Move a folder away that has a name of ours; it may hold what we cannot remove."""
     path = out / name
-    if path.is_dir() and not path.is_symlink():
+    # In this order: a link of another user may not be followed, not even to look.
+    if not path.is_symlink() and path.is_dir():
         path.rename(out / f"{name}.folder-{secrets.token_hex(4)}")
 
 
@@ -140,13 +147,14 @@ def list_files(out: Path, *, only: frozenset[str] | None = None) -> list[dict[st
     """
     Return path, SHA-256 and size of every regular file below ``out``, by path.
 
-    Links, devices and names that are not UTF-8 are left out; so are the verdict and the progress.
+    Links, devices and names that are not UTF-8 are left out; so are the verdict, the progress and
+    what was compiled.
 
     :param only: If given, the paths to restrict the list to.
     """
     files = []
     for path, facts in _walk(out):
-        if path in (VERDICT, PROGRESS, RESERVE) or not stat.S_ISREG(facts.st_mode):
+        if path in (VERDICT, PROGRESS, RESERVE, COMPILED) or not stat.S_ISREG(facts.st_mode):
             continue
         if only is not None and path not in only:
             continue
@@ -181,8 +189,9 @@ def check_result(out: Path, command: str, submission_id: str, task_id: str) -> d
     :raises ResultError: With what is wrong.
     """
     result = _read_json(out / RESULT)
-    if not isinstance(result, dict) or result.get("contract") != 1:
-        raise ResultError("result.json is not of contract 1")
+    if not isinstance(result, dict) or result.get("contract") not in CONTRACTS:
+        spoken = " or ".join(map(str, CONTRACTS))
+        raise ResultError(f"result.json is not of contract {spoken}")
     for name, expected in (("submission_id", submission_id), ("task_id", task_id)):
         if expected and result.get(name) != expected:
             raise ResultError(f"result.json names another {name}")

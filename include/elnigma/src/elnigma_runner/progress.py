@@ -6,6 +6,7 @@ import json
 import math
 import os
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -68,7 +69,9 @@ class ProgressRelay:
         except OSError:
             return  # progress is a courtesy; the attempt goes on without
         try:
-            self._written_bytes += os.write(descriptor, text)
+            # Nor may a full disk end the attempt here: what it means is decided at its end.
+            with suppress(OSError):
+                self._written_bytes += os.write(descriptor, text)
         finally:
             os.close(descriptor)
 

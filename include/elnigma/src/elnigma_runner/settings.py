@@ -46,6 +46,7 @@ class Settings:
     :param memory_bytes: Memory of all its processes; ``None`` for no limit.
     :param console_bytes: Bytes of console kept.
     :param output_bytes: Bytes of all output files together.
+    :param compiled_bytes: Bytes of compiled code that are kept for the next training; 0 for none.
     :param submission_id: As ``result.json`` must name it.
     :param task_id: Likewise.
     :param inputs: Input folder.
@@ -63,6 +64,7 @@ class Settings:
     memory_bytes: int | None
     console_bytes: int
     output_bytes: int
+    compiled_bytes: int
     submission_id: str
     task_id: str
     inputs: Path
@@ -110,6 +112,7 @@ def read_settings(out: Path, environment: Mapping[str, str]) -> Settings:
         memory_bytes=int(memory_mib * MIB) if memory_mib else None,
         console_bytes=int(_read(environment, "TOUCHSTONE_CONSOLE_BYTES", 8.0 * MIB) or 0),
         output_bytes=int(_read(environment, "TOUCHSTONE_OUTPUT_BYTES", 1024.0 * MIB) or 0),
+        compiled_bytes=int(_read(environment, "TOUCHSTONE_COMPILED_BYTES", None) or 0),
         submission_id=environment.get("TOUCHSTONE_SUBMISSION_ID", ""),
         task_id=environment.get("TOUCHSTONE_TASK_ID", ""),
         inputs=Path(environment.get("TOUCHSTONE_IN") or "/in"),

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
-from collections.abc import Callable
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from typing import Any, NoReturn
 
 from elnigma.errors import SubmissionError
-from elnigma.isolation import Child, Reply, reply_and_end
+from elnigma.isolation import Child, Reply, answer_and_end, reply_and_end
 from elnigma.loading import FEATURE_SET
+from elnigma.shelter import leave_parent
 from elnigma.surroundings import DEPENDS_ON, Surroundings, change_one_by_one
 
 Compute = Callable[[Surroundings], Reply]
@@ -31,9 +35,28 @@ def compute_afresh(system: str, surroundings: Surroundings, **arguments: Any) ->
     :param arguments: Of the system's own function; plain JSON.
     :raises SubmissionError: If the module fails there.
     """
-    request = {"system": system, "surroundings": asdict(surroundings), "arguments": arguments}
-    command = [sys.executable, "-P", "-m", __name__, json.dumps(request)]
+    command = build_command(system, surroundings, **arguments)
     return Child.start(command, surroundings.build_environment()).result()
+
+
+@contextmanager
+def begin_afresh(system: str, surroundings: Surroundings, **arguments: Any) -> Iterator[Child]:
+    """
+    Compute an outcome in a new process while this one does something else.
+
+    The process has a temporary folder of its own, for a module may be at work in another one as
+    well, and what it prints is dropped: the two would tear each other's lines apart.
+
+    :param system: ``feature_set`` or ``model_structure``.
+    :param surroundings: What is otherwise in that process.
+    :param arguments: Of the system's own function; plain JSON.
+    :return: The process, which is ended with the context.
+    """
+    command = build_command(system, surroundings, **arguments)
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
+        environment = surroundings.build_environment() | {"TMPDIR": folder}
+        with Child.start(command, environment, quiet=True) as child:
+            yield child
 
 
 def check_surroundings(compute: Compute, compare: Compare, all_changed: Surroundings) -> None:
@@ -51,9 +74,25 @@ def check_surroundings(compute: Compute, compare: Compare, all_changed: Surround
     for name, surroundings in change_one_by_one(all_changed):
         alone = _find_difference(compute, compare, surroundings)
         if alone is not None:
+            same = _find_difference(compute, compare, Surroundings())
+            if same is not None:
+                # It is another one each time, whatever is changed.
+                raise SubmissionError(f"{_NO_REASON}: {same}; {_NO_ADVICE}")
             what, when, advice = DEPENDS_ON[name]
             raise SubmissionError(f"depends on {what}: {when}, {alone}; {advice}")
     raise SubmissionError(f"{_NO_REASON}: {found}; {_NO_ADVICE}")
+
+
+def build_command(system: str, surroundings: Surroundings, **arguments: Any) -> list[str]:
+    """
+    Return the command of such a process, without the descriptors that it speaks through.
+
+    :param system: ``feature_set`` or ``model_structure``.
+    :param surroundings: What is otherwise in it.
+    :param arguments: Of the system's own function; plain JSON.
+    """
+    request = {"system": system, "surroundings": asdict(surroundings), "arguments": arguments}
+    return [sys.executable, "-P", "-m", __name__, json.dumps(request)]
 
 
 def _find_difference(compute: Compute, compare: Compare, surroundings: Surroundings) -> str | None:
@@ -65,21 +104,28 @@ def _find_difference(compute: Compute, compare: Compare, surroundings: Surroundi
 
 
 def main() -> NoReturn:
-    """Compute what the first argument asks for; reply through the descriptor of the second."""
+    """
+    Compute what the first argument asks for, and reply through the descriptor of the last.
+
+    Of a feature set, answer what is asked through the one before.
+    """
     request = json.loads(sys.argv[1])
+    *readers, writer = map(int, sys.argv[2:])
     surroundings = Surroundings(**request["surroundings"])
+    leave_parent(os.getppid())
+    if request["system"] == FEATURE_SET.name:
+        from elnigma.validation.feature_child import Answering
+
+        surroundings.enter()
+        answer_and_end(Answering(**request["arguments"]), readers[0], writer)
 
     def work() -> Reply:
         surroundings.enter()
-        if request["system"] == FEATURE_SET.name:
-            from elnigma.validation.feature_set import compute_before
-
-            return compute_before(**request["arguments"])
         from elnigma.validation.model_structure import compute_model
 
         return compute_model(**request["arguments"])
 
-    reply_and_end(work, int(sys.argv[2]))
+    reply_and_end(work, writer)
 
 
 if __name__ == "__main__":

@@ -8,20 +8,26 @@ in that many cuts, not that there is none.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
 
-from elnigma.feature_frame import format_time
+from elnigma.feature_frame import format_time, show
 
 N_CUTS = 16
+CUTS_A_SPAN = 8
+SCALE_TOLERANCE = 1e-6
+_USUAL_TIMES = 10
 ABSOLUTE_TOLERANCE = 1e-12
 RELATIVE_TOLERANCE = 1e-9
 # Leaves the first cut some rows that are past a usual warm-up.
 _FIRST_CUT_SHARE = 0.25
 _MIN_ROWS_AFTER_CUT = 5
+# Nobody fills half a year from behind.
+_MOST_FILLED = 126
 
 DROPPED = "are removed"
 REPLACED = "are replaced by others"
@@ -61,18 +67,55 @@ def choose_cuts(
     return sorted(int(cut) for cut in rng.choice(np.arange(first, last), n_cuts, replace=False))
 
 
+def choose_judged_cuts(spans: Sequence[tuple[int, int]], rng: np.random.Generator) -> list[int]:
+    """
+    Return distinct cuts, increasing: as many in each span, all past its first row.
+
+    :param spans: First row of each, and the row behind its last.
+    :param rng: Source of the choice.
+    """
+    cuts: list[int] = []
+    for first, end in spans:
+        rows = np.arange(first + _MIN_ROWS_AFTER_CUT, end - _MIN_ROWS_AFTER_CUT)
+        cuts += sorted(int(cut) for cut in rng.choice(rows, CUTS_A_SPAN, replace=False))
+    return cuts
+
+
+def find_block_ends(index: pd.DatetimeIndex, first: int, months: int) -> list[int]:
+    """
+    Return the row behind the last one of each block of calendar months, but for the last block.
+
+    :param index: Days of the data.
+    :param first: First row of the first block.
+    :param months: Of a block; divides a year.
+    """
+    block = (index.year * 12 + index.month - 1) // months
+    is_first = np.flatnonzero(np.diff(block.to_numpy())) + 1
+    return [int(row) for row in is_first if row > first]
+
+
 def replace_future(data: pd.DataFrame, cut: int, rng: np.random.Generator) -> pd.DataFrame:
     """
     Replace the rows from ``cut`` on by a reshuffled path that is valid market data.
-
-    Days change places: each keeps its prices relative to the close before it, so that highs stay
-    highs and volumes positive; only the order of what happens is another.
 
     :param data: Market data.
     :param cut: First row to replace.
     :param rng: Source of the order.
     """
-    order = rng.permutation(np.arange(cut, len(data)))
+    return rearrange(data, cut, rng.permutation(np.arange(cut, len(data))))
+
+
+def rearrange(data: pd.DataFrame, cut: int, order: np.ndarray) -> pd.DataFrame:
+    """
+    Replace the rows from ``cut`` on by a path of other days that is valid market data.
+
+    Each day keeps its prices relative to the close before it, so that highs stay highs and volumes
+    positive; only the order of what happens is another.
+
+    :param data: Market data.
+    :param cut: First row to replace.
+    :param order: The day that comes in each row from there on; none is the first of the data.
+    """
     columns: dict[str, np.ndarray] = {}
     for prefix in ("", "nasdaq_"):
         for close_name, names in (
@@ -91,8 +134,45 @@ def replace_future(data: pd.DataFrame, cut: int, rng: np.random.Generator) -> pd
     return pd.DataFrame(columns, index=data.index)[list(data.columns)]
 
 
+@dataclass(frozen=True, kw_only=True)
+class Scale:
+    """
+    What is a usual value of each column.
+
+    :param middle: The median.
+    :param spread: How far from it values are; their standard deviation, mostly.
+    """
+
+    middle: np.ndarray
+    spread: np.ndarray
+
+
+def find_scale(features: np.ndarray) -> Scale:
+    """
+    Return what is usual for each column.
+
+    A few outliers do not make it: what is small beside them is not small for the other rows.
+
+    :param features: A row per row of data; NaN is left out.
+    """
+    with warnings.catch_warnings(), np.errstate(all="ignore"):
+        warnings.simplefilter("ignore")  # a column without any value
+        middle = np.nanmedian(features, axis=0)
+        apart = np.abs(features - middle)
+        apart[apart == 0] = np.nan
+        spread = np.fmin(np.nanstd(features, axis=0), _USUAL_TIMES * np.nanmedian(apart, axis=0))
+    return Scale(middle=np.nan_to_num(middle), spread=np.nan_to_num(spread, nan=0.0, posinf=0.0))
+
+
 def compare_before(
-    full: np.ndarray, other: np.ndarray, columns: Sequence[str], cut: int, how: str
+    full: np.ndarray,
+    other: np.ndarray,
+    columns: Sequence[str],
+    cut: int,
+    how: str,
+    *,
+    scale: Scale | None = None,
+    first: int = 0,
 ) -> list[Leak]:
     """
     Return one leak per column that differs before the cut.
@@ -102,9 +182,17 @@ def compare_before(
     :param columns: Names of the columns of both.
     :param cut: First changed row.
     :param how: How they were changed.
+    :param scale: Of each column; see :func:`find_scale`. Differences that are small beside it are
+        what is lost of a number of limited length.
+    :param first: The row that both begin with.
     """
-    left, right = full[:cut], other[:cut]
+    left, right = full[: cut - first], other[: cut - first]
+    if np.array_equal(left, right, equal_nan=True):
+        return []
     tolerance = ABSOLUTE_TOLERANCE + RELATIVE_TOLERANCE * np.abs(left)
+    if scale is not None:
+        # What is far from the usual is rounded more coarsely.
+        tolerance += SCALE_TOLERANCE * (scale.spread + np.abs(left - scale.middle))
     with np.errstate(invalid="ignore"):
         same = np.abs(left - right) <= tolerance
     same |= np.isnan(left) & np.isnan(right)
@@ -115,8 +203,8 @@ def compare_before(
         leaks.append(
             Leak(
                 column=columns[position],
-                row=row,
-                depth=cut - int(rows[0]),
+                row=first + row,
+                depth=cut - first - int(rows[0]),
                 cut=cut,
                 how=how,
                 before=float(left[row, position]),
@@ -158,12 +246,22 @@ def explain(leaks: Sequence[Leak], data: pd.DataFrame, warm_up: int) -> str:
     column = max(by_column, key=lambda name: (len(by_column[name]), name))
     leak = by_column[column][0]
     others = f" (and {len(by_column) - 1} more columns)" if len(by_column) > 1 else ""
+    before, after = format_two(leak.before, leak.after)
     return (
-        f"look-ahead: column {column!r} at {format_time(data, leak.row)} changes from "
-        f"{leak.before:.6g} to {leak.after:.6g} when the rows from {format_time(data, leak.cut)} "
+        f"look-ahead: column {show(column)} at {format_time(data, leak.row)} changes from "
+        f"{before} to {after} when the rows from {format_time(data, leak.cut)} "
         f"on {leak.how}, likely cause: {_guess_cause(by_column[column], warm_up)}{others}; "
         "compute each row from the rows up to it"
     )
+
+
+def format_two(first: float, second: float) -> tuple[str, str]:
+    """Return two numbers that differ with as many digits as it takes to see it; six at least."""
+    for digits in (6, 9, 12, 17):
+        texts = f"{first:.{digits}g}", f"{second:.{digits}g}"
+        if texts[0] != texts[1]:
+            break
+    return texts
 
 
 def _guess_cause(leaks: Sequence[Leak], warm_up: int) -> str:
@@ -172,12 +270,12 @@ def _guess_cause(leaks: Sequence[Leak], warm_up: int) -> str:
     for leak in leaks:
         depths[leak.cut] = max(leak.depth, depths.get(leak.cut, 0))
     # A statistic of all rows reaches back as far as there are values, whatever the cut.
-    if all(depth >= (cut - warm_up) * 0.9 for cut, depth in depths.items()):
+    is_all = all(depth >= (cut - warm_up) * 0.9 for cut, depth in depths.items())
+    if is_all or max(depths.values()) > _MOST_FILLED:
         return "a statistic of the whole sample (mean, standard deviation, rank, filter)"
     deepest, shallowest = max(depths.values()), min(depths.values())
     if deepest == shallowest and len(depths) > 1:
-        return f"{deepest} rows of the future are read (a centred window, or a target)"
-    return (
-        f"up to {deepest} rows are filled from later ones "
-        "(backfill, or resampling to a longer period)"
-    )
+        rows = "1 row of the future is" if deepest == 1 else f"{deepest} rows of the future are"
+        return f"{rows} read (a centred window, or a target)"
+    rows = "1 row is" if deepest == 1 else f"up to {deepest} rows are"
+    return f"{rows} filled from later ones (backfill, or resampling to a longer period)"

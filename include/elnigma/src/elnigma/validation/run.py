@@ -34,7 +34,9 @@ def validate(system: str, module: str, out: Path) -> None:
         else:
             from elnigma.validation.model_structure import check_model_structure
 
-            checks = check_model_structure(module, progress, seed=seed)
+            checks = check_model_structure(
+                module, progress, seed=seed, memory_bytes=task.memory_bytes
+            )
     progress.tell("done", 100)
     write_json(
         out / "result.json",
