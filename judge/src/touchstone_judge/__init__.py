@@ -1,0 +1,1 @@
+"""The judge: recomputes the figures of trainings, and reaches verdicts."""
