@@ -12,6 +12,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import asdict
 from importlib import metadata
 from pathlib import Path
 from uuid import uuid4
@@ -43,8 +44,15 @@ def build_runtime(settings: AgentSettings) -> Runtime:
             attempts_dir=settings.attempts_dir,
         )
     from touchstone_agent.adapters.docker import DockerRuntime
+    from touchstone_agent.adapters.pulled import PulledImages
 
-    return DockerRuntime(settings.docker, env=settings.env, server=settings.server)
+    return DockerRuntime(
+        settings.docker,
+        env=settings.env,
+        server=settings.server,
+        min_free_bytes=settings.min_free_mib * 1024**2,
+        pulled=PulledImages(settings.images_file, most_bytes=settings.docker.images_mib * 1024**2),
+    )
 
 
 @contextmanager
@@ -79,15 +87,17 @@ def is_running(settings: AgentSettings) -> bool:
 
 
 def run(settings: AgentSettings) -> int:
-    """Run the daemon until it is told to stop."""
+    """Run the daemon until a signal stops it."""
+    from touchstone_agent.adapters.compiled import CompiledCache, read_boot
     from touchstone_agent.adapters.prepared import PreparedCache
     from touchstone_agent.adapters.sqs import Queues
     from touchstone_agent.adapters.transfer import Transfer
+    from touchstone_agent.context import AgentContext
     from touchstone_agent.daemon import Agent
-    from touchstone_agent.grants import GrantDesk
+    from touchstone_agent.grants import GrantRequester
+    from touchstone_agent.logins import LoginRequester
     from touchstone_agent.machine import measure_machine
     from touchstone_agent.outbox import Outbox
-    from touchstone_agent.workshop import Workshop
 
     _save_memory()
     # Containers run as another user; the state folder itself keeps all others out.
@@ -98,6 +108,7 @@ def run(settings: AgentSettings) -> int:
         signal.signal(number, lambda *_: stopping.set())
     with hold_state_dir(settings):
         clock, epoch = SystemClock(), uuid4().hex
+        machine = measure_machine(detect_gpus(settings.gpu))
         queues = Queues(settings.sqs)
         journal = Journal(settings.journal_file)
         outbox = Outbox(
@@ -110,9 +121,10 @@ def run(settings: AgentSettings) -> int:
             clock=clock,
             epoch=epoch,
         )
-        shop = Workshop(
+        context = AgentContext(
             runtime=build_runtime(settings),
-            desk=GrantDesk(outbox, clock),
+            grant_requester=GrantRequester(outbox, clock),
+            logins=LoginRequester(outbox, clock, server=settings.server),
             transfer=Transfer(),
             outbox=outbox,
             clock=clock,
@@ -121,6 +133,13 @@ def run(settings: AgentSettings) -> int:
             instance=journal.instance,
             prepared=PreparedCache(
                 settings.prepared_dir, most_bytes=settings.prepared_mib * 1024**2
+            ),
+            compiled=CompiledCache(
+                settings.compiled_dir,
+                most_bytes=settings.compilation_cache_mib * 1024**2,
+                free_bytes=settings.min_free_mib * 1024**2,
+                devices=machine.describe_gpus,
+                boot=read_boot(),
             ),
             flush_seconds=settings.log_flush_seconds,
             stopping=stopping,
@@ -131,8 +150,8 @@ def run(settings: AgentSettings) -> int:
             queues=queues,
             journal=journal,
             outbox=outbox,
-            shop=shop,
-            machine=measure_machine(detect_gpus(settings.gpu)),
+            context=context,
+            machine=machine,
             epoch=epoch,
         )
         log.info(
@@ -158,14 +177,21 @@ def _save_memory() -> None:
         ctypes.CDLL(None).mallopt(M_ARENA_MAX, 2)
 
 
-def check(settings: AgentSettings) -> int:
-    """Print one line for each thing the agent needs."""
+def doctor(settings: AgentSettings, *, as_json: bool = False, is_enrolled: bool = True) -> int:
+    """
+    Print one line for each thing the agent needs.
+
+    :return: 0 if the agent can work here, 1 if not.
+    """
     from touchstone_agent.preflight import run_checks
 
-    results = run_checks(settings, build_runtime)
-    for result in results:
-        word = "FAIL" if not result.is_ok else "WARN" if result.is_warning else "ok  "
-        print(f"{word} {result.name}: {result.text}")
+    results = run_checks(settings, build_runtime, is_enrolled=is_enrolled)
+    if as_json:
+        print(json.dumps([asdict(result) for result in results], indent=2))
+    else:
+        for result in results:
+            word = "FAIL" if not result.is_ok else "WARN" if result.is_warning else "ok  "
+            print(f"{word} {result.name}: {result.text}")
     return 0 if all(result.is_ok for result in results) else 1
 
 
@@ -227,6 +253,7 @@ def purge(settings: AgentSettings) -> int:
             print(f"removed {name}")
         for folder in settings.attempts_dir.iterdir():
             remove_tree(folder)
+        remove_tree(settings.compiled_dir)
         journal = Journal(settings.journal_file)
         journal.clear()
         journal.close()
@@ -240,19 +267,32 @@ def main(argv: Sequence[str] | None = None) -> int:
     commands = parser.add_subparsers(dest="command", required=True)
     for name, text in (
         ("run", "run the daemon"),
-        ("check", "look whether everything it needs is there"),
+        ("doctor", "look whether everything it needs is there"),
         ("status", "tell what the journal knows; the daemon need not run"),
         ("purge", "remove every attempt of this environment and server; the daemon must not run"),
     ):
-        command = commands.add_parser(name, help=text, description=text)
+        # The word before was check.
+        aliases = ["check"] if name == "doctor" else []
+        command = commands.add_parser(name, help=text, description=text, aliases=aliases)
         command.add_argument("--config", type=Path, required=True, help="settings file (TOML)")
-        if name == "status":
+        if name in {"status", "doctor"}:
             command.add_argument("--json", action="store_true", help="print JSON")
+        if name == "doctor":
+            command.add_argument(
+                "--machine",
+                action="store_true",
+                help="only the machine itself, without the keys, queues and images of enrolment",
+            )
     arguments = parser.parse_args(argv)
     logs.configure(os.environ.get("TOUCHSTONE_AGENT_LOG_LEVEL", "INFO"))
+
+    def examine(settings: AgentSettings) -> int:
+        return doctor(settings, as_json=arguments.json, is_enrolled=not arguments.machine)
+
     actions: dict[str, Callable[[AgentSettings], int]] = {
         "run": run,
-        "check": check,
+        "doctor": examine,
+        "check": examine,
         "status": lambda settings: status(settings, as_json=arguments.json),
         "purge": purge,
     }

@@ -1,4 +1,4 @@
-"""What the trainer contract wants of whoever starts a runner."""
+"""What the trainer contract demands of the program that starts a runner."""
 
 from __future__ import annotations
 
@@ -29,10 +29,15 @@ def build_gpu_variables(*, requires_gpu: bool, gpus: int, shares: int = 1) -> di
     :param gpus: GPUs that are handed over.
     :param shares: How many attempts share each of them.
     """
-    wish = "required" if requires_gpu else "preferred" if gpus else "none"
+    cuda = "required" if requires_gpu else "preferred" if gpus else "none"
     # Rounded down: all shares together are no more than there is.
     share = f"{_PARTS // shares / _PARTS:g}"
-    return {"TOUCHSTONE_CUDA": wish, **({"TOUCHSTONE_GPU_SHARE": share} if gpus else {})}
+    return {"TOUCHSTONE_CUDA": cuda, **({"TOUCHSTONE_GPU_SHARE": share} if gpus else {})}
+
+
+def build_compiled_variables(most_bytes: int) -> dict[str, str]:
+    """Return the environment variables that tell a runner how much compiled code is kept."""
+    return {"TOUCHSTONE_COMPILED_BYTES": str(most_bytes)} if most_bytes else {}
 
 
 def fill_arguments(argv: Iterable[str], *, inputs: str, out: str) -> list[str]:

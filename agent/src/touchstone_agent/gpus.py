@@ -1,4 +1,4 @@
-"""Which GPUs can be handed over now: those that answer, and on which nobody else computes."""
+"""Which GPUs can be handed over now: those that answer, and on which no other process computes."""
 
 from __future__ import annotations
 

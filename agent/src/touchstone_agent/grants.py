@@ -28,7 +28,7 @@ _Key = tuple[AttemptRef, GrantPurpose, str]
 
 
 class AskingEnded(TouchstoneError):
-    """Nobody needs the grants any more."""
+    """The attempt needs the presigned requests no more."""
 
 
 @dataclass(kw_only=True)
@@ -44,7 +44,7 @@ class Answer:
     refused: dict[str, str] = field(default_factory=dict)
 
 
-class GrantDesk:
+class GrantRequester:
     """
     Matches answers to those who asked; safe to use from several threads.
 
@@ -98,9 +98,9 @@ class GrantDesk:
 
     def receive(self, message: Grants) -> bool:
         """
-        Hand an answer to whoever asked.
+        Hand an answer to the waiting callers.
 
-        :return: ``False`` if nobody is waiting for any part of it.
+        :return: ``False`` if no caller waits for any part of it.
         """
         wanted = False
         with self._changed:

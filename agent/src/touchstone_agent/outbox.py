@@ -24,6 +24,7 @@ PHASE_TTL = timedelta(days=14)
 
 NEWS_TTL = timedelta(minutes=5)
 MAX_NEWS = 1000
+"""What only tells of a moment: it is kept in memory, and the oldest goes first."""
 
 log = Log("outbox")
 

@@ -7,11 +7,15 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 
+from touchstone_agent import host_checks
+from touchstone_agent.adapters.compiled import measure_compiled
 from touchstone_agent.adapters.gpu import look_at_gpus, select_gpus
-from touchstone_agent.adapters.sqs import Queues
+from touchstone_agent.adapters.sqs import Queues, find_endpoint
 from touchstone_agent.core.gpus import EXCLUSIVE, DetectedGpu, GpuLook
-from touchstone_agent.core.ports import Runtime
+from touchstone_agent.core.ports import EngineFacts, Runtime
 from touchstone_agent.gpus import Holder, judge_gpus
+from touchstone_agent.host_checks import Warned
+from touchstone_agent.images import list_named
 from touchstone_agent.protocol.errors import PermanentError, TouchstoneError, TransientError
 from touchstone_agent.protocol.images import (
     find_driver_problem,
@@ -41,39 +45,73 @@ class CheckResult:
     is_warning: bool = False
 
 
-class Warned(str):
-    """Found, and not as it should be."""
-
-
 def run_checks(
-    settings: AgentSettings, build_runtime: Callable[[AgentSettings], Runtime]
+    settings: AgentSettings,
+    build_runtime: Callable[[AgentSettings], Runtime],
+    *,
+    is_enrolled: bool = True,
 ) -> tuple[CheckResult, ...]:
     """
-    Look at queues, keys, engine, images, disk and GPUs.
+    Look at everything the agent needs, one after the other; what fails keeps none from its turn.
 
     :param settings: The settings.
     :param build_runtime: Builds the runtime they name.
+    :param is_enrolled: Whether this server has its keys, queues and images yet.
     """
-    checks: list[tuple[str, Callable[[], str | Warned]]] = [
-        ("private key", lambda: _done(settings.read_private_key(), settings.private_key_file)),
-        ("control plane's key", lambda: _done(settings.read_control_keys(), "readable")),
-    ]
-    for queue in (settings.request_queue, settings.control_queue, settings.event_queue):
-        checks.append((f"queue {queue}", partial(_check_queue, settings, queue)))
-    checks.append(("engine", lambda: build_runtime(settings).check()))
-    checks.append(("users", partial(_check_users, settings, build_runtime, None)))
     # Asked once: a driver that hangs does so each time.
     look = GpuLook() if settings.gpu == "none" else look_at_gpus()
-    for image in settings.images_allowed:
-        if not set(image) & set("*?["):
-            checks.append((f"image {image}", partial(_check_image, settings, build_runtime, image)))
-            users = partial(_check_users, settings, build_runtime, image)
-            checks.append((f"users in {image}", users))
-            gpus = partial(_check_image_gpus, settings, build_runtime, image, look)
-            checks.append((f"GPUs for {image}", gpus))
-    checks.append(("disk", lambda: _check_disk(settings)))
-    checks.append(("GPUs", lambda: _check_gpus(settings, build_runtime, look)))
+    checks: list[tuple[str, Callable[[], str | Warned]]] = [
+        ("Python", host_checks.check_python),
+        ("memory", host_checks.check_memory),
+        ("disk", lambda: _check_disk(settings)),
+        (
+            "clock",
+            lambda: host_checks.judge_clock(host_checks.ask_origin(find_endpoint(settings.sqs))),
+        ),
+        ("way to the queues", lambda: _reach(find_endpoint(settings.sqs))),
+    ]
+    if settings.objects_url is not None:
+        checks.append(("way to the object store", partial(_reach, settings.objects_url)))
+    checks += [
+        ("engine", lambda: build_runtime(settings).check()),
+        *(
+            (name, partial(_judge_engine, settings, build_runtime, judge))
+            for name, judge in (
+                ("storage driver", host_checks.judge_storage),
+                ("live-restore", host_checks.judge_live_restore),
+                (
+                    "disk of the engine",
+                    lambda engine: host_checks.check_engine_disk(engine, settings.min_free_mib),
+                ),
+                (
+                    "GPU runtime",
+                    lambda engine: host_checks.judge_gpu_runtime(
+                        engine, has_gpus=bool(select_gpus(look.gpus, settings.gpu))
+                    ),
+                ),
+            )
+        ),
+        ("GPUs", lambda: _check_gpus(settings, build_runtime, look)),
+        ("users", partial(_check_users, settings, build_runtime, None)),
+    ]
+    if is_enrolled:
+        checks += _list_enrolled(settings, build_runtime, look)
     return tuple(_run(name, check) for name, check in checks)
+
+
+def _list_enrolled(
+    settings: AgentSettings, build_runtime: Callable[[AgentSettings], Runtime], look: GpuLook
+) -> Iterator[tuple[str, Callable[[], str | Warned]]]:
+    """Yield what is looked at of a server that belongs to a control plane."""
+    yield "private key", lambda: _done(settings.read_private_key(), settings.private_key_file)
+    yield "control plane's key", lambda: _done(settings.read_control_keys(), "readable")
+    for queue in (settings.request_queue, settings.control_queue, settings.event_queue):
+        yield f"queue {queue}", partial(_check_queue, settings, queue)
+    for image in list_named(settings.images_allowed):
+        yield f"image {image}", partial(_check_image, settings, build_runtime, image)
+        yield f"users in {image}", partial(_check_users, settings, build_runtime, image)
+        gpus = partial(_check_image_gpus, settings, build_runtime, image, look)
+        yield f"GPUs for {image}", gpus
 
 
 def _run(name: str, check: Callable[[], str | Warned]) -> CheckResult:
@@ -88,6 +126,23 @@ def _run(name: str, check: Callable[[], str | Warned]) -> CheckResult:
 
 def _done(_: object, text: object) -> str:
     return str(text)
+
+
+def _reach(url: str) -> str:
+    host_checks.ask_origin(url)
+    return f"{url} answers"
+
+
+def _judge_engine(
+    settings: AgentSettings,
+    build_runtime: Callable[[AgentSettings], Runtime],
+    judge: Callable[[EngineFacts], str | Warned],
+) -> str | Warned:
+    try:
+        engine = build_runtime(settings).read_engine()
+    except TouchstoneError:
+        return "not known without the engine"  # that it does not answer is said already
+    return "no engine" if engine is None else judge(engine)
 
 
 def _check_queue(settings: AgentSettings, queue: str) -> str:
@@ -122,8 +177,13 @@ def _check_disk(settings: AgentSettings) -> str:
         folder = folder.parent
     free = shutil.disk_usage(folder).free // 1024**2
     if free < settings.min_free_mib:
-        raise OSError(f"{free} MiB free in {folder}; {settings.min_free_mib} MiB wanted")
-    return f"{free} MiB free"
+        raise OSError(
+            f"{free} MiB free in {folder}; {settings.min_free_mib} MiB wanted: make room there"
+        )
+    compiled = measure_compiled(settings.compiled_dir) // 1024**2
+    return (
+        f"{free} MiB free; compiled code takes {compiled} of {settings.compilation_cache_mib} MiB"
+    )
 
 
 def _check_image_gpus(

@@ -14,8 +14,9 @@ from typing import Any
 
 from touchstone_agent.adapters.files import append_below, read_below, remove_tree
 from touchstone_agent.adapters.prepared import build_key
-from touchstone_agent.cell import AttemptCell
+from touchstone_agent.attempt_handle import AttemptHandle
 from touchstone_agent.console import CONSOLE
+from touchstone_agent.context import AgentContext, build_prepare_spec
 from touchstone_agent.core.limits import (
     WALL_SLACK_SECONDS,
     Allowance,
@@ -34,7 +35,6 @@ from touchstone_agent.protocol.facts import ExitFacts, RunnerVerdict
 from touchstone_agent.protocol.messages import Preparation
 from touchstone_agent.protocol.names import build_prepare_name
 from touchstone_agent.watch import LOOK_SECONDS, FolderWatch
-from touchstone_agent.workshop import Workshop, build_prepare_spec
 
 MOST_FILES = 1_000_000
 LONGEST_PAUSE_SECONDS = 30.0
@@ -47,27 +47,27 @@ class Preparer:
     """
     Has the prepared folder of one attempt ready.
 
-    :param cell: The attempt.
-    :param shop: What it works with.
+    :param handle: The attempt.
+    :param context: What it works with.
     :param stager: Fetches its inputs.
     :param is_ending: Whether the attempt is to end, or the agent to leave.
     """
 
     def __init__(
         self,
-        cell: AttemptCell,
-        shop: Workshop,
+        handle: AttemptHandle,
+        context: AgentContext,
         stager: InputStager,
         *,
         is_ending: Callable[[], bool],
     ) -> None:
-        self._cell = cell
-        self._shop = shop
+        self._handle = handle
+        self._context = context
         self._stager = stager
         self._is_ending = is_ending
-        self._name = build_prepare_name(cell.name)
-        self._folder = cell.folder.with_name(self._name)
-        self._limits = limit_preparation(cell.attempt.start.limits)
+        self._name = build_prepare_name(handle.name)
+        self._folder = handle.folder.with_name(self._name)
+        self._limits = limit_preparation(handle.attempt.start.limits)
 
     def prepare(self, wanted: Preparation) -> Mapping[str, Any] | None:
         """
@@ -78,7 +78,7 @@ class Preparer:
         :raises PermanentError: If it cannot be done on this server.
         :raises TransientError: If it cannot be done now; all of it is done again then.
         """
-        attempt = self._cell.attempt
+        attempt = self._handle.attempt
         digests = {item.path: item.sha256 for item in attempt.start.inputs}
         key = build_key(
             str(attempt.details.get("image_digest")),
@@ -86,11 +86,11 @@ class Preparer:
             [(path, digests.get(path, "")) for path in wanted.inputs],
         )
         while not self._is_ending():
-            if self._shop.prepared.claim(key, self._cell.folder) is not None:
+            if self._context.prepared.claim(key, self._handle.folder) is not None:
                 return None
-            with self._shop.prepared.building(key) as is_mine:
+            with self._context.prepared.building(key) as is_mine:
                 # Whoever was at it may have been done since the look before this.
-                if is_mine and self._shop.prepared.claim(key, self._cell.folder) is None:
+                if is_mine and self._context.prepared.claim(key, self._handle.folder) is None:
                     failure = self._build(wanted, key)
                     if failure is not None:
                         return failure
@@ -99,14 +99,19 @@ class Preparer:
         return None
 
     def _build(self, wanted: Preparation, key: str) -> Mapping[str, Any] | None:
-        log.info("prepare.begun", attempt=self._cell.name, key=key)
-        remove_preparation(self._cell, self._shop)
+        log.info("prepare.begun", attempt=self._handle.name, key=key)
+        remove_preparation(self._handle, self._context)
         self._stager.stage(self._folder, only=wanted.inputs)
-        cache = self._shop.prepared.begin(self._cell.name)
+        cache = self._context.prepared.begin(self._handle.name)
         spec = build_prepare_spec(
-            self._cell, self._shop, wanted, folder=self._folder, cache=cache, limits=self._limits
+            self._handle,
+            self._context,
+            wanted,
+            folder=self._folder,
+            cache=cache,
+            limits=self._limits,
         )
-        self._shop.runtime.launch(spec)
+        self._context.runtime.launch(spec)
         watches = self._build_watches(cache)
         excess, ended = self._follow(watches)
         if excess is None and ended is None:
@@ -114,19 +119,19 @@ class Preparer:
         failure = build_limit_facts(excess) if excess is not None else self._judge(ended)
         if failure is not None:
             self._keep_console()
-        self._shop.runtime.remove(self._name)
+        self._context.runtime.remove(self._name)
         if failure is None:
             watches[-1].find_excess(at_once=True)
-            self._shop.prepared.complete(self._cell.name, key, size=watches[-1].bytes)
-            log.info("prepare.done", attempt=self._cell.name, key=key, bytes=watches[-1].bytes)
+            self._context.prepared.complete(self._handle.name, key, size=watches[-1].bytes)
+            log.info("prepare.done", attempt=self._handle.name, key=key, bytes=watches[-1].bytes)
         else:
-            self._shop.prepared.discard(self._cell.name)
+            self._context.prepared.discard(self._handle.name)
         remove_tree(self._folder)
         return failure
 
     def _build_watches(self, cache: Path) -> tuple[FolderWatch, FolderWatch]:
-        most = self._shop.prepared.most_bytes
-        monotonic = self._shop.clock.monotonic
+        most = self._context.prepared.most_bytes
+        monotonic = self._context.clock.monotonic
         return (
             FolderWatch(self._folder / "out", build_allowance(self._limits), monotonic=monotonic),
             FolderWatch(
@@ -141,9 +146,9 @@ class Preparer:
         """Return what it was ended for, or what has seen its end; neither if the attempt ends."""
         woken = threading.Event()
         waiter = ExitWaiter(
-            self._shop.runtime, self._name, stopping=self._shop.stopping, on_end=woken.set
+            self._context.runtime, self._name, stopping=self._context.stopping, on_end=woken.set
         ).start()
-        clock = self._shop.clock
+        clock = self._context.clock
         ends = clock.monotonic() + self._limits.wall_seconds + WALL_SLACK_SECONDS
         while not waiter.has_ended:
             woken.wait(LOOK_SECONDS)
@@ -153,8 +158,8 @@ class Preparer:
             if excess is None and clock.monotonic() > ends:
                 excess = build_wall_reason(self._limits.wall_seconds)
             if excess is not None:
-                log.warning("prepare.over_limit", attempt=self._cell.name, reason=excess)
-                self._shop.runtime.kill(self._name)
+                log.warning("prepare.over_limit", attempt=self._handle.name, reason=excess)
+                self._context.runtime.kill(self._name)
                 return excess, None
         return None, waiter
 
@@ -185,22 +190,22 @@ class Preparer:
         try:
             text = read_below(self._folder / "out", CONSOLE, limit=limit)
         except (FileNotFoundError, PermanentError):
-            text = self._shop.runtime.read_output(self._name)
-        append_below(self._cell.folder / "out", CONSOLE, text)
+            text = self._context.runtime.read_output(self._name)
+        append_below(self._handle.folder / "out", CONSOLE, text)
 
     def _wait(self, seconds: float) -> None:
-        self._cell.woken.wait(seconds)
-        self._cell.woken.clear()
+        self._handle.woken.wait(seconds)
+        self._handle.woken.clear()
 
 
-def remove_preparation(cell: AttemptCell, shop: Workshop) -> None:
+def remove_preparation(handle: AttemptHandle, context: AgentContext) -> None:
     """
     Remove all that is left of an attempt's preparation; a complete entry is not of it any more.
 
     :raises TransientError: If the engine does not answer.
     """
-    name = build_prepare_name(cell.name)
-    shop.runtime.kill(name)
-    shop.runtime.remove(name)
-    remove_tree(cell.folder.with_name(name))
-    shop.prepared.discard(cell.name)
+    name = build_prepare_name(handle.name)
+    context.runtime.kill(name)
+    context.runtime.remove(name)
+    remove_tree(handle.folder.with_name(name))
+    context.prepared.discard(handle.name)

@@ -66,6 +66,8 @@ class DockerSettings(_Section):
     :param network: Docker network of the attempts that may use one.
     :param tmp_mib: Size of the in-memory ``/tmp`` of a container, MiB; counts as its memory.
     :param pull: Whether an image that is not on this machine is pulled.
+    :param images_mib: Most disk for images that the agent has pulled by content, MiB; the oldest go
+        first, and what is in use stays.
     """
 
     url: str = Field(
@@ -74,6 +76,7 @@ class DockerSettings(_Section):
     network: str = "bridge"
     tmp_mib: int = Field(default=256, ge=16)
     pull: bool = True
+    images_mib: int = Field(default=51_200, ge=0)
 
 
 class ProcessSettings(_Section):
@@ -90,7 +93,7 @@ class ProcessSettings(_Section):
 
 class AgentSettings(_Section):
     """
-    Everything an agent is told at its start.
+    An agent's settings.
 
     :param env: Environment, part of every name.
     :param server: Name of this server; default is the host's name, and the variable
@@ -104,14 +107,17 @@ class AgentSettings(_Section):
     :param validation_slots: Validation slots.
     :param heartbeat_seconds: Between two heartbeats.
     :param log_flush_seconds: Between two looks at a console.
-    :param keep_hours: How long an ended attempt is kept when nobody acknowledges it.
-    :param quarantine_seconds: How long an attempt that nobody expects may go on.
+    :param keep_hours: How long an ended attempt is kept without an acknowledgement.
+    :param quarantine_seconds: How long an attempt without a record may go on.
     :param sync_grace_seconds: How long an expected attempt may take to arrive before it is lost.
     :param min_free_mib: Free disk below which no START is taken, MiB.
     :param prepared_mib: Most disk for what was prepared for trainings, MiB; what is in use stays.
+    :param compilation_cache_mib: Most disk for what trainings have compiled, MiB; 0 keeps nothing.
     :param images_allowed: Patterns of images that may run here; there is no default, because
         whoever may name an image may run anything. Where nothing isolates, no image is run.
     :param gpu: ``auto`` detects NVIDIA GPUs, ``none`` hides them, a list names some by index.
+    :param objects_url: Where the object store is, for ``doctor`` to look whether it can be
+        reached; files themselves travel by presigned URL.
     :param gpu_shares: How many trainings share one GPU at a time, or one slice of a split GPU.
     """
 
@@ -134,7 +140,9 @@ class AgentSettings(_Section):
     sync_grace_seconds: float = Field(default=30, ge=0)
     min_free_mib: int = Field(default=1024, ge=0)
     prepared_mib: int = Field(default=20_480, ge=64)
+    compilation_cache_mib: int = Field(default=1024, ge=0)
     images_allowed: tuple[ImagePattern, ...] = ()
+    objects_url: Annotated[str, StringConstraints(pattern=r"^https?://\S{1,300}$")] | None = None
     gpu: Literal["auto", "none"] | tuple[int, ...] = "auto"
     gpu_shares: int = Field(default=1, ge=1, le=MAX_GPU_SHARES)
 
@@ -167,6 +175,11 @@ class AgentSettings(_Section):
         return self.process
 
     @property
+    def group(self) -> str:
+        """Return the message group of what this server says of itself."""
+        return f"server-{self.server}"
+
+    @property
     def request_queue(self) -> str:
         """Return the queue of STARTs."""
         return build_request_queue(self.server)
@@ -190,6 +203,16 @@ class AgentSettings(_Section):
     def prepared_dir(self) -> Path:
         """Return the folder of what was prepared for trainings."""
         return self.state_dir / "prepared"
+
+    @property
+    def compiled_dir(self) -> Path:
+        """Return the folder of what trainings have compiled."""
+        return self.state_dir / "compiled"
+
+    @property
+    def images_file(self) -> Path:
+        """Return where it is written down which images were pulled here."""
+        return self.state_dir / "images.json"
 
     @property
     def old_cache_dir(self) -> Path:

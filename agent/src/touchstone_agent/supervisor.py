@@ -5,19 +5,17 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterable
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from touchstone_agent.adapters.archives import UnsafeArchive
-from touchstone_agent.adapters.files import (
-    append_below,
-    remove_all_but,
-    remove_tree,
-    size_below,
-)
+from touchstone_agent.adapters.files import append_below, remove_all_but, remove_tree, size_below
 from touchstone_agent.adapters.transfer import TransferCancelled
-from touchstone_agent.cell import AttemptCell
+from touchstone_agent.attempt_handle import AttemptHandle
+from touchstone_agent.compiling import give_compiled, keep_compiled
 from touchstone_agent.console import CONSOLE, ConsoleUploader
+from touchstone_agent.context import AgentContext, build_spec
 from touchstone_agent.core.attempts import move
 from touchstone_agent.core.backoff import Backoff
 from touchstone_agent.core.limits import (
@@ -28,7 +26,7 @@ from touchstone_agent.core.limits import (
     build_wall_reason,
     limit_preparation,
 )
-from touchstone_agent.core.ports import Exit, HostLacks
+from touchstone_agent.core.ports import Exit, HostLacks, RegistryAway
 from touchstone_agent.evidence import ProgressReader, read_verdict
 from touchstone_agent.exits import ExitWaiter
 from touchstone_agent.grants import AskingEnded
@@ -38,18 +36,19 @@ from touchstone_agent.outputs import OutputUploader
 from touchstone_agent.preparing import Preparer, remove_preparation
 from touchstone_agent.protocol.errors import PermanentError, TransientError
 from touchstone_agent.protocol.facts import ExitFacts, RunnerVerdict
-from touchstone_agent.protocol.messages import (
-    AttemptPhase,
-)
+from touchstone_agent.protocol.messages import AttemptPhase, Progress, Refusal
 from touchstone_agent.watch import LOOK_SECONDS, FolderWatch
-from touchstone_agent.workshop import Workshop, build_spec
 
 STOP_GRACE_SECONDS = 5
+"""What a runner gets between SIGTERM and SIGKILL, to write its verdict."""
 PREPARE_BUDGET = timedelta(minutes=15)
 CANCELLED_CONSOLE_SECONDS = 60
 PROGRESS_SECONDS = 2.0
+PULL_BUDGET_SECONDS = 300.0
+"""How long a slot waits for a registry that does not answer, from its first failure on."""
 MAX_DEFECTS = 5
 EXIT_SUBMISSION = 3
+"""The exit code of the trainer for content that cannot be used; see include/elnigma/CONTRACT.md."""
 
 log = Log("supervisor")
 
@@ -58,22 +57,22 @@ class Supervisor:
     """
     Works on one attempt in a thread of its own.
 
-    :param cell: The attempt.
-    :param shop: What it works with.
+    :param handle: The attempt.
+    :param context: What it works with.
     :param find_blockers: Older attempts of the task that still hold a slot.
     :param on_done: Called when there is nothing left to do for the attempt here.
     """
 
     def __init__(
         self,
-        cell: AttemptCell,
-        shop: Workshop,
+        handle: AttemptHandle,
+        context: AgentContext,
         *,
-        find_blockers: Callable[[], Iterable[AttemptCell]],
-        on_done: Callable[[AttemptCell], None],
+        find_blockers: Callable[[], Iterable[AttemptHandle]],
+        on_done: Callable[[AttemptHandle], None],
     ) -> None:
-        self._cell = cell
-        self._shop = shop
+        self._handle = handle
+        self._context = context
         self._find_blockers = find_blockers
         self._on_done = on_done
         self._backoff = Backoff(first_seconds=1, cap_seconds=60)
@@ -81,19 +80,21 @@ class Supervisor:
         self._waiter: ExitWaiter | None = None
         self._excess: str | None = None
         self._lacks: dict[str, Any] = {}
+        self._pull_failed_at: float | None = None
+        self._pull_told_at = -PROGRESS_SECONDS
 
     def start(self) -> None:
         """Begin, in the background."""
-        self._cell.is_supervised = True
-        threading.Thread(target=self._run, name=self._cell.name, daemon=True).start()
+        self._handle.is_supervised = True
+        threading.Thread(target=self._run, name=self._handle.name, daemon=True).start()
 
     def _run(self) -> None:
         try:
             self.run()
         except BaseException:
             # Housekeeping begins anew with what is not at its end and has nobody.
-            log.exception("supervisor.ended", attempt=self._cell.name)
-            self._cell.is_supervised = False
+            log.exception("supervisor.ended", attempt=self._handle.name)
+            self._handle.is_supervised = False
 
     def run(self) -> None:
         """Take step after step until the attempt has ended or the agent leaves."""
@@ -114,7 +115,7 @@ class Supervisor:
             except Exception as error:
                 # The attempt's last line of defence: a defect must not leave it without an end.
                 defects += 1
-                log.exception("attempt.defect", attempt=self._cell.name)
+                log.exception("attempt.defect", attempt=self._handle.name)
                 if defects >= MAX_DEFECTS:
                     self._give_up(f"the agent failed on it: {type(error).__name__}")
                     return
@@ -122,12 +123,12 @@ class Supervisor:
             else:
                 failures = defects = 0
         self._finish_cancelled_console()
-        self._on_done(self._cell)
+        self._on_done(self._handle)
 
     # --- steps ------------------------------------------------------------------------------
 
     def _step(self) -> None:
-        attempt = self._cell.attempt
+        attempt = self._handle.attempt
         if attempt.holds_slot and attempt.cancel_reason is not None:
             self._end()
         elif attempt.phase is AttemptPhase.ACCEPTED:
@@ -145,53 +146,89 @@ class Supervisor:
                 if self._is_ending():
                     return
                 self._sleep(0.1)
-        image = self._cell.attempt.start.image
-        digest = self._shop.runtime.resolve_image(image, is_cancelled=self._is_ending)
+        image = self._handle.attempt.start.image
+        try:
+            digest = self._context.runtime.resolve_image(
+                image,
+                is_cancelled=self._is_ending,
+                find_login=partial(
+                    self._context.logins.ask, self._handle.ref, image, is_ended=self._is_ending
+                ),
+                tell=self._tell_pull,
+            )
+        except RegistryAway as error:
+            self._wait_for_registry(error)
+            raise
         if not self._is_ending():
             self._move(AttemptPhase.PREPARING, image=image, image_digest=digest)
 
+    def _wait_for_registry(self, error: RegistryAway) -> None:
+        """
+        Raise that this server lacks the image, once that has lasted too long for a slot to wait.
+
+        :raises HostLacks: If so: another server may have it.
+        """
+        now = self._context.clock.monotonic()
+        if self._pull_failed_at is None:
+            self._pull_failed_at = now
+        elif now - self._pull_failed_at > PULL_BUDGET_SECONDS and not self._is_ending():
+            raise HostLacks(str(error), Refusal.IMAGE) from error
+
+    def _tell_pull(self, percent: float, text: str) -> None:
+        """Tell how far a pull is, as a trainer tells how far it is."""
+        now = self._context.clock.monotonic()
+        if now < self._pull_told_at + PROGRESS_SECONDS:
+            return
+        self._pull_told_at = now
+        ref = self._handle.ref
+        news = Progress(ref=ref, at=self._context.clock.now(), phase=text, percent=percent)
+        self._context.outbox.tell(f"progress {ref.task_key} {ref.fence}", news, group=ref.task_key)
+
     def _launch(self) -> None:
-        runtime = self._shop.runtime
-        if not runtime.exists(self._cell.name):
-            stager = InputStager(self._cell, self._shop, is_ending=self._is_ending)
-            wanted = self._cell.attempt.start.prepare
+        runtime = self._context.runtime
+        if not runtime.exists(self._handle.name):
+            stager = InputStager(self._handle, self._context, is_ending=self._is_ending)
+            wanted = self._handle.attempt.start.prepare
             try:
                 if wanted is not None:
-                    preparer = Preparer(self._cell, self._shop, stager, is_ending=self._is_ending)
+                    preparer = Preparer(
+                        self._handle, self._context, stager, is_ending=self._is_ending
+                    )
                     failure = preparer.prepare(wanted)
                     if failure is not None:
                         self._move(AttemptPhase.EXITED, **failure)
                         return
                 # Whatever else there is comes when nothing has the network any more.
                 stager.stage()
+                give_compiled(self._handle, self._context)
             except UnsafeArchive as error:
                 self._refuse_content(str(error))
                 return
         if self._is_ending():
             return
-        runtime.launch(build_spec(self._cell, self._shop))
-        self._move(AttemptPhase.RUNNING, container=self._cell.name, runtime=runtime.name)
+        runtime.launch(build_spec(self._handle, self._context))
+        self._move(AttemptPhase.RUNNING, container=self._handle.name, runtime=runtime.name)
 
     def _watch(self) -> None:
         if self._console is None:
             self._console = self._start_console()
         if self._waiter is None:
             self._waiter = ExitWaiter(
-                self._shop.runtime,
-                self._cell.name,
-                stopping=self._shop.stopping,
-                on_end=self._cell.woken.set,
+                self._context.runtime,
+                self._handle.name,
+                stopping=self._context.stopping,
+                on_end=self._handle.woken.set,
             ).start()
-        clock = self._shop.clock
-        progress = ProgressReader(self._cell.ref, self._out)
+        clock = self._context.clock
+        progress = ProgressReader(self._handle.ref, self._out)
         watch = self._build_watch()
         # Known in time, so that it can be ended without the engine.
         self._find_main_pid()
         wall_ends = clock.monotonic() + self._count_wall_seconds_left()
         relay_at = clock.monotonic() + PROGRESS_SECONDS
         while not self._waiter.has_ended:
-            self._cell.woken.wait(LOOK_SECONDS)
-            self._cell.woken.clear()
+            self._handle.woken.wait(LOOK_SECONDS)
+            self._handle.woken.clear()
             if self._is_ending():
                 return
             self._check_output_folder()
@@ -201,7 +238,7 @@ class Supervisor:
                 self._kill_over_limit(excess)
                 return
             if clock.monotonic() > wall_ends:
-                wall_seconds = self._cell.attempt.start.limits.wall_seconds
+                wall_seconds = self._handle.attempt.start.limits.wall_seconds
                 self._end_over_limit(build_wall_reason(wall_seconds))
                 return
             if clock.monotonic() >= relay_at:
@@ -216,13 +253,15 @@ class Supervisor:
 
     def _deliver(self) -> None:
         """Everything after the exit: nothing here holds a slot."""
+        # First of all: the submission's next training may be about to start.
+        keep_compiled(self._handle, self._context)
         self._clean_up()
         if self._console is None:
             self._console = self._start_console()
         self._join_console(*self._console)
         if not self._is_gone():
-            OutputUploader(self._cell, self._shop, is_ended=self._is_gone).upload()
-            attempt = self._cell.attempt
+            OutputUploader(self._handle, self._context, is_ended=self._is_gone).upload()
+            attempt = self._handle.attempt
             # With the facts of the exit: this may be the first that the control plane hears of it.
             delivered = {
                 "uploaded": list(attempt.uploaded),
@@ -233,32 +272,32 @@ class Supervisor:
 
     def _end(self) -> None:
         """Stop it, look that it is gone, and only then say so."""
-        attempt = self._cell.attempt
+        attempt = self._handle.attempt
         is_over_limit = attempt.end_as is AttemptPhase.EXITED
         grace_seconds = 0 if is_over_limit else STOP_GRACE_SECONDS
-        self._shop.runtime.stop(self._cell.name, grace_seconds=grace_seconds)
+        self._context.runtime.stop(self._handle.name, grace_seconds=grace_seconds)
         if attempt.start.prepare is not None:
-            remove_preparation(self._cell, self._shop)
+            remove_preparation(self._handle, self._context)
         if is_over_limit:
             # Nobody will look at it, and others may need the disk.
             remove_all_but(self._out, CONSOLE)
             self._keep_runtime_output()
-        self._shop.runtime.remove(self._cell.name)
+        self._context.runtime.remove(self._handle.name)
         if is_over_limit:
             self._move(AttemptPhase.EXITED, **build_limit_facts(str(attempt.cancel_reason)))
             return
         if self._console is not None:
             self._console[0].complete()
-        self._cell.update(
+        self._handle.update(
             lambda a: move(
                 a,
                 attempt.end_as,
-                at=self._shop.clock.now(),
+                at=self._context.clock.now(),
                 reason=attempt.cancel_reason,
                 details=self._lacks,
             )
         )
-        remove_tree(self._cell.folder / "in")
+        remove_tree(self._handle.folder / "in")
 
     # --- preparing --------------------------------------------------------------------------
 
@@ -270,14 +309,14 @@ class Supervisor:
 
     def _start_console(self) -> tuple[ConsoleUploader, threading.Thread]:
         uploader = ConsoleUploader(
-            self._cell,
-            desk=self._shop.desk,
-            transfer=self._shop.transfer,
-            flush_seconds=self._shop.flush_seconds,
-            is_stopping=self._shop.stopping.is_set,
+            self._handle,
+            grant_requester=self._context.grant_requester,
+            transfer=self._context.transfer,
+            flush_seconds=self._context.flush_seconds,
+            is_stopping=self._context.stopping.is_set,
         )
         thread = threading.Thread(
-            target=uploader.run, name=f"{self._cell.name} console", daemon=True
+            target=uploader.run, name=f"{self._handle.name} console", daemon=True
         )
         thread.start()
         return uploader, thread
@@ -285,51 +324,51 @@ class Supervisor:
     def _build_watch(self) -> FolderWatch:
         return FolderWatch(
             self._out,
-            build_allowance(self._cell.attempt.start.limits),
-            monotonic=self._shop.clock.monotonic,
+            build_allowance(self._handle.attempt.start.limits),
+            monotonic=self._context.clock.monotonic,
             find_main_pid=self._find_main_pid,
         )
 
     def _find_main_pid(self) -> int | None:
         try:
-            return self._shop.runtime.find_main_pid(self._cell.name, self._out)
+            return self._context.runtime.find_main_pid(self._handle.name, self._out)
         except (TransientError, PermanentError):
             return None  # what has a name is looked at all the same
 
     def _kill_over_limit(self, reason: str) -> None:
         """End what fills the disk before anything is written there, which might take long."""
         self._excess = reason
-        self._shop.runtime.kill(self._cell.name)
+        self._context.runtime.kill(self._handle.name)
         self._end_over_limit(reason)
 
     def _end_over_limit(self, reason: str) -> None:
         """Decide how it has ended; its supervisor, this one or the next, does the rest."""
-        log.warning("attempt.over_limit", attempt=self._cell.name, reason=reason)
+        log.warning("attempt.over_limit", attempt=self._handle.name, reason=reason)
         self._excess = reason
         try:
-            self._cell.end(reason, as_phase=AttemptPhase.EXITED)
+            self._handle.end(reason, as_phase=AttemptPhase.EXITED)
         except TransientError:
             # The disk may be full of what it has written: then there is no journal without this.
-            self._shop.runtime.kill(self._cell.name)
+            self._context.runtime.kill(self._handle.name)
             remove_all_but(self._out, CONSOLE)
             raise
 
     def _count_wall_seconds_left(self) -> float:
-        attempt = self._cell.attempt
-        run = (self._shop.clock.now() - attempt.phase_at).total_seconds()
+        attempt = self._handle.attempt
+        run = (self._context.clock.now() - attempt.phase_at).total_seconds()
         left: float = attempt.start.limits.wall_seconds + WALL_SLACK_SECONDS - max(0.0, run)
         return left
 
     def _relay(self, reader: ProgressReader) -> None:
-        news = reader.find_news(self._shop.clock.now(), size_below(self._out, CONSOLE))
+        news = reader.find_news(self._context.clock.now(), size_below(self._out, CONSOLE))
         if news is not None:
-            ref = self._cell.ref
+            ref = self._handle.ref
             key = f"progress {ref.task_key} {ref.fence}"
-            self._shop.outbox.tell(key, news, group=ref.task_key)
+            self._context.outbox.tell(key, news, group=ref.task_key)
 
     def _record_exit(self, ended: Exit | None) -> None:
         self._check_output_folder()
-        limits = self._cell.attempt.start.limits
+        limits = self._handle.attempt.start.limits
         exit_code = None if ended is None else ended.exit_code
         found = read_verdict(
             self._out,
@@ -362,7 +401,7 @@ class Supervisor:
     def _keep_runtime_output(self) -> None:
         """Without a console, what the engine has is the only trace of what went wrong."""
         if size_below(self._out, CONSOLE) == 0:
-            text = self._shop.runtime.read_output(self._cell.name)
+            text = self._context.runtime.read_output(self._handle.name)
             if text:
                 append_below(self._out, CONSOLE, text)
 
@@ -370,12 +409,12 @@ class Supervisor:
 
     def _clean_up(self) -> None:
         try:
-            self._shop.runtime.remove(self._cell.name)
+            self._context.runtime.remove(self._handle.name)
         except (TransientError, PermanentError) as error:
             # Housekeeping tries again; the results need not wait for it.
-            log.warning("container.not_removed", attempt=self._cell.name, problem=str(error))
+            log.warning("container.not_removed", attempt=self._handle.name, problem=str(error))
         for name in ("in", "tmp", "cache"):
-            remove_tree(self._cell.folder / name)
+            remove_tree(self._handle.folder / name)
 
     def _join_console(self, uploader: ConsoleUploader, thread: threading.Thread) -> None:
         uploader.complete()
@@ -396,54 +435,56 @@ class Supervisor:
 
     @property
     def _out(self) -> Path:
-        return self._cell.folder / "out"
+        return self._handle.folder / "out"
 
     def _is_gone(self) -> bool:
-        return self._shop.stopping.is_set() or self._cell.dropped.is_set()
+        return self._context.stopping.is_set() or self._handle.dropped.is_set()
 
     def _is_ending(self) -> bool:
-        return self._is_gone() or self._cell.attempt.cancel_reason is not None
+        return self._is_gone() or self._handle.attempt.cancel_reason is not None
 
     def _is_done(self) -> bool:
-        return self._is_gone() or self._cell.attempt.is_final
+        return self._is_gone() or self._handle.attempt.is_final
 
     def _move(self, phase: AttemptPhase, *, reason: str | None = None, **details: Any) -> None:
-        at = self._shop.clock.now()
-        self._cell.update(lambda a: move(a, phase, at=at, reason=reason, details=details))
+        at = self._context.clock.now()
+        self._handle.update(lambda a: move(a, phase, at=at, reason=reason, details=details))
 
     def _lose(self, error: PermanentError, failures: int) -> None:
         """It cannot go on here: whatever there is of it is removed before that is said."""
-        attempt = self._cell.attempt
+        attempt = self._handle.attempt
         if not attempt.holds_slot or attempt.cancel_reason is not None:
             # Already ending, or past it: only what cannot be given up is left to do.
             self._delay(TransientError(str(error)), failures)
             return
-        log.warning("attempt.lost", attempt=self._cell.name, reason=str(error))
-        self._cell.end(str(error), as_phase=AttemptPhase.LOST)
+        log.warning("attempt.lost", attempt=self._handle.name, reason=str(error))
+        self._handle.end(str(error), as_phase=AttemptPhase.LOST)
 
     def _give_up(self, reason: str) -> None:
-        if self._cell.attempt.holds_slot:
+        if self._handle.attempt.holds_slot:
             self._move(AttemptPhase.LOST, reason=reason)
 
     def _delay(self, error: TransientError, failures: int) -> None:
-        attempt = self._cell.attempt
-        waited = self._shop.clock.now() - attempt.phase_at
+        attempt = self._handle.attempt
+        waited = self._context.clock.now() - attempt.phase_at
         starting = attempt.phase in (AttemptPhase.ACCEPTED, AttemptPhase.PREPARING)
         budget = PREPARE_BUDGET
         if attempt.start.prepare is not None:
             budget += timedelta(seconds=limit_preparation(attempt.start.limits).wall_seconds)
         if starting and attempt.cancel_reason is None and waited > budget:
-            self._cell.end(f"could not be started in {budget}: {error}", as_phase=AttemptPhase.LOST)
+            self._handle.end(
+                f"could not be started in {budget}: {error}", as_phase=AttemptPhase.LOST
+            )
             return
         wait = error.retry_after or self._backoff.after(failures)
         if attempt.cancel_reason is not None and attempt.holds_slot:
             wait = min(wait, 1.0)  # somebody waits for its end
         log.warning(
-            "attempt.delayed", attempt=self._cell.name, problem=str(error), retry_in_seconds=wait
+            "attempt.delayed", attempt=self._handle.name, problem=str(error), retry_in_seconds=wait
         )
         self._sleep(wait)
 
     def _sleep(self, seconds: float) -> None:
         """Sleep, unless something happens to the attempt or the agent."""
-        self._cell.woken.wait(seconds)
-        self._cell.woken.clear()
+        self._handle.woken.wait(seconds)
+        self._handle.woken.clear()

@@ -1,5 +1,5 @@
 """
-Archives that strangers made, read forward only.
+Untrusted archives, read forward only.
 
 ``tarfile`` goes where a header sends it: back, to an end beyond the end, into headers as long as
 they claim to be. Here one block is looked at after the other, each of them once; what a header
@@ -18,6 +18,9 @@ from typing import IO, Final
 
 from touchstone_agent.protocol.errors import PermanentError
 
+MAX_MEMBERS: Final = 10_000
+"""Files and folders of an archive: more is no module, and no branch of el-nigma. The control plane
+takes no more, so that an agent meets no more."""
 MAX_HEADER_BYTES: Final = 64 * 1024
 """Longest extended header: a long name, or what a file system notes beside a file."""
 MAX_HEADERS_BYTES: Final = 16 * 1024**2
@@ -98,7 +101,7 @@ class _Reader:
                 block = self._read_exactly(_BLOCK)
             self._members += 1
             if self._members > self._max_members:
-                raise UnsafeArchive(f"has more than {self._max_members} members")
+                raise UnsafeArchive(f"has more than {self._max_members} members; leave some out")
             yield from self._read_member(info, headers)
         self._read_rest()
 
@@ -106,19 +109,23 @@ class _Reader:
         try:
             return tarfile.TarInfo.frombuf(block, "utf-8", "surrogateescape")
         except (tarfile.HeaderError, ValueError) as error:
-            raise UnsafeArchive(f"not a readable .tar.gz: {error}") from error
+            raise UnsafeArchive(
+                f"not a readable .tar.gz: {error}; pack it with tar -czf"
+            ) from error
 
     def _read_exactly(self, size: int) -> bytes:
         data = self._read(size)
         if len(data) != size:
-            raise UnsafeArchive("not a readable .tar.gz: it is cut off")
+            raise UnsafeArchive("not a readable .tar.gz: it is cut off; send all of it")
         return data
 
     def _read(self, size: int) -> bytes:
         try:
             return self._stream.read(size)
         except (EOFError, OSError, zlib.error) as error:
-            raise UnsafeArchive(f"not a readable .tar.gz: {error}") from error
+            raise UnsafeArchive(
+                f"not a readable .tar.gz: {error}; pack it with tar -czf"
+            ) from error
 
     def _read_rest(self) -> None:
         """Read on to the end, where gzip's own checksum is; some tools fill up with zeros."""
@@ -126,7 +133,7 @@ class _Reader:
         while piece := self._read(min(left, _PIECE_BYTES) or 1):
             left -= len(piece)
             if left < 0:
-                raise UnsafeArchive("has something behind its end")
+                raise UnsafeArchive("has something behind its end; pack it anew with tar -czf")
 
     # --- extended headers ---------------------------------------------------------------------
 
@@ -168,7 +175,7 @@ class _Reader:
         if info.issym() or info.islnk():
             raise UnsafeArchive(f"{show_name(name)} is a link; pack the file itself")
         if not (is_folder or info.isreg()) or info.type == tarfile.GNUTYPE_SPARSE:
-            raise UnsafeArchive(f"{show_name(name)} is neither a file nor a folder")
+            raise UnsafeArchive(f"{show_name(name)} is neither a file nor a folder; leave it out")
         is_root = is_folder and not PurePosixPath(name).parts
         path = "." if is_root else check_name(name)
         if size < 0:
@@ -177,7 +184,9 @@ class _Reader:
         size = 0 if is_folder else size
         self._bytes += size
         if self._bytes > self._max_bytes:
-            raise UnsafeArchive(f"unpacks to more than {self._max_bytes} bytes")
+            raise UnsafeArchive(
+                f"unpacks to more than {self._max_bytes} bytes; leave large files out"
+            )
         pieces = self._read_pieces(size)
         yield Member(
             name=path,
@@ -216,13 +225,13 @@ def check_name(name: str) -> str:
     try:
         sizes = [len(part.encode()) for part in parts]
     except UnicodeEncodeError as error:
-        raise UnsafeArchive(f"{show_name(name)} is not a name in UTF-8") from error
+        raise UnsafeArchive(f"{show_name(name)} is not a name in UTF-8; rename it") from error
     if not name.isprintable():
-        raise UnsafeArchive(f"{show_name(name)} has characters that cannot be printed")
+        raise UnsafeArchive(f"{show_name(name)} has characters that cannot be printed; rename it")
     if len(parts) > MAX_DEPTH or max(sizes) > MAX_NAME_BYTES or sum(sizes) > MAX_PATH_BYTES:
         raise UnsafeArchive(
             f"{show_name(name)} is too long a path: at most {MAX_PATH_BYTES} bytes in {MAX_DEPTH} "
-            f"parts of {MAX_NAME_BYTES}"
+            f"parts of {MAX_NAME_BYTES}; shorten it"
         )
     return "/".join(parts)
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator, Mapping
+import time
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -17,20 +19,40 @@ _paramiko = sys.modules.get("paramiko", False)
 if _paramiko is False:
     sys.modules["paramiko"] = None  # type: ignore[assignment]
 import docker  # noqa: E402
-from docker.errors import APIError, DockerException, ImageNotFound, NotFound  # noqa: E402
+from docker.errors import (  # noqa: E402
+    APIError,
+    DockerException,
+    ImageNotFound,
+    NotFound,
+    StreamParseError,
+)
 from docker.types import DeviceRequest, LogConfig  # noqa: E402
 
 if _paramiko is False:
     del sys.modules["paramiko"]
 
 import requests  # noqa: E402
+import urllib3  # noqa: E402
 
+from touchstone_agent.adapters.pulled import PulledImages  # noqa: E402
 from touchstone_agent.adapters.usage import is_at_home  # noqa: E402
-from touchstone_agent.core.ports import Exit, HostLacks, LaunchSpec  # noqa: E402
+from touchstone_agent.core.ports import (  # noqa: E402
+    EngineFacts,
+    Exit,
+    HostLacks,
+    LaunchSpec,
+    RegistryAway,
+    show_nothing,
+    tell_nobody,
+)
+from touchstone_agent.core.pulls import PullProgress, classify_pull_problem  # noqa: E402
 from touchstone_agent.logs import Log  # noqa: E402
 from touchstone_agent.protocol.errors import PermanentError, TransientError  # noqa: E402
+from touchstone_agent.protocol.logins import RegistryLogin  # noqa: E402
 from touchstone_agent.protocol.messages import Refusal  # noqa: E402
 from touchstone_agent.protocol.names import build_prefix  # noqa: E402
+from touchstone_agent.protocol.references import find_pinned, name_by_content  # noqa: E402
+from touchstone_agent.protocol.words import build_line  # noqa: E402
 from touchstone_agent.settings import DockerSettings  # noqa: E402
 
 IN, OUT, CACHE = "/in", "/out", "/cache"
@@ -48,6 +70,8 @@ DEVICES = "NVIDIA_VISIBLE_DEVICES"
 """By which the NVIDIA runtime hands devices over; it reads the image's own where it is not set."""
 
 ENGINE_TIMEOUT_SECONDS = 60
+LOOK_SECONDS = 1.0
+"""Between two looks at the disk that an image is pulled to."""
 LOG_TAIL_LINES = 200
 LOG_TAIL_BYTES = 64 * 1024
 _NO_GPU = ("could not select device driver", "nvidia-container-cli", "unresolvable CDI devices")
@@ -63,12 +87,25 @@ class DockerRuntime:
     :param settings: How to reach the engine.
     :param env: Environment; containers of another one are not seen.
     :param server: This server; containers with another label are not seen.
+    :param min_free_bytes: Free disk below which a pull is given up.
+    :param pulled: The images that were pulled here; ``None`` to keep no count of them.
     """
 
     name = "docker"
 
-    def __init__(self, settings: DockerSettings, *, env: str, server: str) -> None:
+    def __init__(
+        self,
+        settings: DockerSettings,
+        *,
+        env: str,
+        server: str,
+        min_free_bytes: int = 0,
+        pulled: PulledImages | None = None,
+    ) -> None:
         self._settings = settings
+        self._min_free_bytes = min_free_bytes
+        self._pulled = pulled
+        self._images_dir: Path | None = None
         self._env = env
         self._server = server
         self._lock = threading.Lock()
@@ -85,23 +122,81 @@ class DockerRuntime:
         runtimes = ", ".join(sorted(facts.get("Runtimes") or {}))
         return f"Docker Engine {facts['ServerVersion']}, runtimes {runtimes}"
 
-    def resolve_image(self, image: str, *, is_cancelled: Callable[[], bool]) -> str:
+    def read_engine(self) -> EngineFacts | None:
+        """Return its storage driver, root folder, runtimes, and whether containers outlive it."""
+        with _translated("engine"):
+            facts = self._client().info()
+        return EngineFacts(
+            storage_driver=str(facts.get("Driver") or "")[:100],
+            root=Path(str(facts.get("DockerRootDir") or "/")),
+            has_live_restore=facts.get("LiveRestoreEnabled") is True,
+            runtimes=tuple(sorted(str(name)[:100] for name in facts.get("Runtimes") or ()))[:100],
+        )
+
+    def count_cpus(self) -> int:
+        """Return how many CPUs the engine can give to a container."""
+        with _translated("engine"):
+            return int(self._client().info()["NCPU"])
+
+    def resolve_image(
+        self,
+        image: str,
+        *,
+        is_cancelled: Callable[[], bool],
+        find_login: Callable[[], RegistryLogin | None] = show_nothing,
+        tell: Callable[[float, str], None] = tell_nobody,
+    ) -> str:
         """Return the digest of an image, pulled first if that is allowed and needed."""
         with _translated(f"image {image}"):
+            is_pinned = find_pinned(image) is not None
+            if self._pulled is not None and is_pinned:
+                # Before it is looked for: what is needed now is not removed meanwhile.
+                self._pulled.touch(name_by_content(image))
             found = self._find_image(image)
             if found is None and self._settings.pull:
-                self._pull(image, is_cancelled)
+                login = find_login() if is_pinned else None
+                self._pull(image, login, is_cancelled, tell)
                 found = self._find_image(image)
+                if found is not None and is_pinned and self._pulled is not None:
+                    self._pulled.add(name_by_content(image))
         if found is None:
             raise HostLacks(
                 f"image {image} is not on this server; build or pull it there", Refusal.IMAGE
             )
         return found
 
+    def sweep_images(self, in_use: Collection[str]) -> None:
+        """Remove the oldest images that were pulled here, where they take too much."""
+        if self._pulled is not None:
+            with _translated("images"):
+                self._pulled.sweep(
+                    in_use=set(map(name_by_content, in_use)),
+                    measure=self._measure_image,
+                    remove=self._remove_image,
+                )
+
+    def _measure_image(self, name: str) -> int | None:
+        try:
+            return int(self._client().inspect_image(name).get("Size") or 0)
+        except ImageNotFound:
+            return None
+
+    def _remove_image(self, name: str) -> bool:
+        try:
+            # Never by force: a container that has it may be anybody's.
+            self._client().remove_image(name)
+        except ImageNotFound:
+            return True
+        except APIError as error:
+            if error.status_code != 409:
+                raise
+            return False
+        return True
+
     def read_image_labels(self, image: str) -> Mapping[str, str]:
         """Return the labels of an image that is on this machine."""
         with _translated(f"image {image}"):
-            config = self._client().inspect_image(image)["Config"] or {}
+            config = self._client().inspect_image(name_by_content(image))["Config"] or {}
         return {str(name): str(value) for name, value in (config.get("Labels") or {}).items()}
 
     def find_shared_user(self, image: str | None = None) -> str | None:
@@ -255,29 +350,94 @@ class DockerRuntime:
         return state
 
     def _find_image(self, image: str) -> str | None:
+        name = name_by_content(image)
         try:
-            found = self._client().inspect_image(image)
+            found = self._client().inspect_image(name)
         except ImageNotFound:
             return None
         digests = found.get("RepoDigests") or ()
+        if "@" in name:
+            return name
         return str(digests[0] if digests else found["Id"])
 
     def _separates_users(self, image: str) -> bool:
-        config = self._client().inspect_image(image)["Config"] or {}
+        config = self._client().inspect_image(name_by_content(image))["Config"] or {}
         return RUNNER_USER in (config.get("Env") or ())
 
-    def _pull(self, image: str, is_cancelled: Callable[[], bool]) -> None:
-        has_tag = "@" in image or ":" in image.rsplit("/", 1)[-1]
+    def _pull(
+        self,
+        image: str,
+        login: RegistryLogin | None,
+        is_cancelled: Callable[[], bool],
+        tell: Callable[[float, str], None],
+    ) -> None:
+        name = name_by_content(image)
+        has_tag = "@" in name or ":" in name.rsplit("/", 1)[-1]
         log.info("image.pull", image=image)
-        # Without a tag the engine would pull every tag there is.
-        for line in self._client().pull(
-            image if has_tag else f"{image}:latest", stream=True, decode=True
-        ):
-            if is_cancelled():
-                raise TransientError(f"pull of {image} cancelled")
-            if "error" in line:
-                log.warning("image.pull_failed", image=image, problem=line["error"])
-                return
+        pull_progress, looked_at = PullProgress(), 0.0
+        # For this pull alone: the engine keeps no login, and neither does its client.
+        shown = {"username": login.login, "password": login.password} if login else None
+        try:
+            # Without a tag the engine would pull every tag there is.
+            lines = self._client().pull(
+                name if has_tag else f"{name}:latest", stream=True, decode=True, auth_config=shown
+            )
+            for line in lines:
+                if is_cancelled():
+                    raise TransientError(f"pull of {image} cancelled")
+                if "error" in line:
+                    self._tell_pull_problem(image, str(line["error"]))
+                    return
+                pull_progress.take(line)
+                if (now := time.monotonic()) >= looked_at + LOOK_SECONDS:
+                    looked_at = now
+                    self._check_space(image, pull_progress)
+                    tell(pull_progress.percent, pull_progress.text)
+        except APIError as error:
+            self._tell_pull_problem(image, _explain(error))
+        except (urllib3.exceptions.HTTPError, StreamParseError) as error:
+            # A stream that breaks off is none of the client's own errors.
+            raise RegistryAway(
+                f"image {image}: the engine stopped telling of its pull: {type(error).__name__}"
+            ) from error
+
+    def _tell_pull_problem(self, image: str, problem: str) -> None:
+        """
+        Raise what a failed pull means; of a name without content it only means that it is not here.
+
+        :raises HostLacks: If it will not be had on this server.
+        :raises RegistryAway: If its registry may answer later.
+        """
+        said = build_line(problem, 300)
+        log.warning("image.pull_failed", image=image, problem=said)
+        if not find_pinned(image):
+            return
+        meaning = classify_pull_problem(said)
+        if meaning is None:
+            raise RegistryAway(f"image {image} cannot be pulled now: {said}")
+        why, refusal = meaning
+        raise HostLacks(f"image {image}: {why}: {said}", refusal)
+
+    def _check_space(self, image: str, pull_progress: PullProgress) -> None:
+        """Stop before the disk is full, on which everything else lives as well."""
+        free = self._find_free_bytes()
+        wanted = pull_progress.missing_bytes + self._min_free_bytes
+        if free is not None and free < wanted:
+            raise HostLacks(
+                f"disk: {free // 1024**2} MiB free for images, {wanted // 1024**2} MiB wanted to "
+                f"pull {image}",
+                Refusal.DISK,
+            )
+
+    def _find_free_bytes(self) -> int | None:
+        """Return what is free where the engine keeps images; ``None`` if that is not here."""
+        if self._images_dir is None:
+            told = self._client().info().get("DockerRootDir")
+            self._images_dir = Path(str(told or "/nowhere"))
+        try:
+            return shutil.disk_usage(self._images_dir).free
+        except OSError:
+            return None
 
     def _create(self, spec: LaunchSpec) -> None:
         client = self._client()
@@ -293,7 +453,7 @@ class DockerRuntime:
                 if folder is not None:
                     os.chown(folder, uid, gid)
         client.create_container(
-            image=spec.image,
+            image=name_by_content(spec.image),
             name=spec.name,
             command=[a.replace("{in}", IN).replace("{out}", OUT) for a in spec.argv],
             user=f"{uid}:{gid}",

@@ -174,7 +174,8 @@ def remove_all_but(folder: Path, name: str) -> None:
     """Remove what is in a folder, but for one file."""
     with suppress(OSError):  # the folder itself is removed some time
         for path in folder.iterdir():
-            if path.is_dir() and not path.is_symlink():
+            # In this order: a link of another user may not be followed, not even to look.
+            if not path.is_symlink() and path.is_dir():
                 remove_tree(path)
             elif path.name != name:
                 path.unlink(missing_ok=True)

@@ -82,7 +82,7 @@ class PreparedCache:
                 os.utime(entry)
             return entry / _FILES
 
-    def find_claimed(self, attempt: Path) -> Path | None:
+    def find_assigned(self, attempt: Path) -> Path | None:
         """Return the folder of the entry that an attempt has claimed."""
         key = _read_hold(attempt)
         return None if key is None else self._root / key / _FILES

@@ -10,7 +10,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +18,10 @@ import psutil
 
 from touchstone_agent.adapters import process_shim
 from touchstone_agent.adapters.processes import kill_descendants
-from touchstone_agent.core.ports import Exit, LaunchSpec
+from touchstone_agent.core.ports import EngineFacts, Exit, LaunchSpec, show_nothing, tell_nobody
 from touchstone_agent.logs import Log
 from touchstone_agent.protocol.errors import PermanentError, TransientError
+from touchstone_agent.protocol.logins import RegistryLogin
 from touchstone_agent.protocol.names import build_prefix
 from touchstone_agent.settings import ProcessSettings
 
@@ -67,9 +68,23 @@ class ProcessRuntime:
             raise PermanentError(f"runner {program} cannot be executed")
         return f"processes without isolation: {' '.join(self._settings.command)}"
 
-    def resolve_image(self, image: str, *, is_cancelled: Callable[[], bool]) -> str:  # noqa: ARG002
+    def read_engine(self) -> EngineFacts | None:
+        """Return nothing: there is no engine."""
+        return None
+
+    def resolve_image(
+        self,
+        image: str,
+        *,
+        is_cancelled: Callable[[], bool],  # noqa: ARG002
+        find_login: Callable[[], RegistryLogin | None] = show_nothing,  # noqa: ARG002
+        tell: Callable[[float, str], None] = tell_nobody,  # noqa: ARG002
+    ) -> str:
         """Return what stands for the image: there is none here."""
         return f"process:{image}"
+
+    def sweep_images(self, in_use: Collection[str]) -> None:
+        """Remove nothing: there are no images here."""
 
     def read_image_labels(self, image: str) -> Mapping[str, str]:  # noqa: ARG002
         """Return that nothing is known: there is no image here."""

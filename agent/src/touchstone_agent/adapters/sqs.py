@@ -148,6 +148,26 @@ class Queues:
         return answer
 
 
+def find_endpoint(settings: SqsSettings) -> str:
+    """
+    Return the address that all queues are asked at; nobody's credentials are looked for.
+
+    :raises ConfigurationError: If AWS's libraries cannot make sense of the settings.
+    """
+    if settings.endpoint_url is not None:
+        return settings.endpoint_url
+    try:
+        client: Any = botocore.session.Session().create_client(
+            "sqs",
+            region_name=settings.region,
+            aws_access_key_id="none",
+            aws_secret_access_key="none",  # noqa: S106 (so that no credentials are looked for)
+        )
+    except (BotoCoreError, ValueError) as error:
+        raise ConfigurationError(f"sqs settings: {error}") from error
+    return str(client.meta.endpoint_url)
+
+
 def _code(error: Exception) -> str:
     return str(error.response["Error"]["Code"]) if isinstance(error, ClientError) else ""
 

@@ -17,7 +17,7 @@ from typing import IO, Any
 
 import urllib3
 
-from touchstone_agent.adapters.archives import Member, UnsafeArchive, read_members
+from touchstone_agent.adapters.archives import MAX_MEMBERS, Member, UnsafeArchive, read_members
 from touchstone_agent.adapters.files import BLOCK_BYTES, split_path
 from touchstone_agent.adapters.pools import HttpPools
 from touchstone_agent.core.backoff import Backoff
@@ -27,7 +27,6 @@ from touchstone_agent.protocol.messages import Grant
 TIMEOUT = urllib3.Timeout(connect=10, read=60)
 TRIES = 5
 BACKOFF = Backoff(first_seconds=0.5, cap_seconds=8)
-MAX_MEMBERS = 100_000
 MAX_ANSWER_BYTES = 64 * 1024
 """What a store says of an upload: nothing, or an error in a few lines."""
 

@@ -17,6 +17,7 @@ from touchstone_agent.protocol.messages import (
     SlotClass,
     Start,
 )
+from touchstone_agent.protocol.references import drop_digest
 
 ALL_USABLE: Mapping[str, str] = MappingProxyType({})
 
@@ -45,15 +46,24 @@ class Capacity:
         return self.slots if slot_class is SlotClass.TRAINING else self.validation_slots
 
     def allows(self, image: str) -> bool:
-        """Tell whether an image may run here."""
+        """
+        Tell whether an image may run here.
+
+        A pattern of a name and tag allows each content of that repository that is said to have
+        that tag; a digest allows only one content.
+        """
         patterns = self.images_allowed
-        return patterns is None or any(fnmatch.fnmatchcase(image, glob) for glob in patterns)
+        return patterns is None or any(
+            fnmatch.fnmatchcase(name, glob)
+            for glob in patterns
+            for name in (image, drop_digest(image))
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
 class FenceMark:
     """
-    What is remembered of a task after its attempts are forgotten.
+    The fences of a task, kept after its attempts are forgotten.
 
     :param seen: Highest fence that was ever accepted or reported as lost here; 0 = none.
     :param cancelled: Highest fence that was ever cancelled; 0 = none.
@@ -111,7 +121,7 @@ def decide_start(
     Judge a START against everything the agent knows.
 
     :param attempts: All attempts in the journal.
-    :param mark: What is remembered of this task.
+    :param mark: The kept fences of this task.
     :param capacity: What the server offers.
     :param unusable: Why a GPU must not be handed over now, by its UUID.
     """

@@ -1,4 +1,9 @@
-"""How long to wait before the next try; the one backoff of both sides."""
+"""
+How long to wait before the next try; the one backoff of both sides.
+
+Ours and not ``tenacity``: it only counts, so that threads, coroutines and loops that an event ends
+use it alike, and the program inside a pod brings nothing for it.
+"""
 
 from __future__ import annotations
 

@@ -212,12 +212,12 @@ def find_unusable(
         return {gpu.uuid: look.problem for gpu in known}
     there = {gpu.uuid for gpu in look.gpus}
     hidden = {uuid for gpu in known if gpu.uuid in unseen for uuid in (gpu.uuid, gpu.parent)}
-    strangers = [p for p in look.processes if p.pid not in own_pids and p.uuid not in hidden]
+    foreign = [p for p in look.processes if p.pid not in own_pids and p.uuid not in hidden]
     told = f": {look.broken[0]}" if look.broken else ""
     found = {}
     for gpu in known:
         # Some drivers tell only the GPU of a process and not the slice: it may be any of them.
-        at_work = [p for p in strangers if p.uuid in (gpu.uuid, gpu.parent)]
+        at_work = [p for p in foreign if p.uuid in (gpu.uuid, gpu.parent)]
         if gpu.uuid not in there:
             found[gpu.uuid] = f"GPU {gpu.index} does not answer any more{told}"
         elif at_work:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 from typing import Protocol
 
-from touchstone_agent.protocol.errors import PermanentError
+from touchstone_agent.protocol.errors import PermanentError, TransientError
+from touchstone_agent.protocol.logins import RegistryLogin
 from touchstone_agent.protocol.messages import AttemptRef, Limits, Refusal
 
 
@@ -23,6 +24,10 @@ class HostLacks(PermanentError):
     def __init__(self, message: str, refusal: Refusal) -> None:
         super().__init__(message)
         self.refusal = refusal
+
+
+class RegistryAway(TransientError):
+    """An image's registry does not answer this machine now."""
 
 
 class Clock(Protocol):
@@ -83,6 +88,32 @@ class LaunchSpec:
     gpu_ids: tuple[str, ...] = ()
 
 
+def show_nothing() -> RegistryLogin | None:
+    """Show a registry no login."""
+    return None
+
+
+def tell_nobody(_percent: float, _text: str) -> None:
+    """Keep for oneself how far a pull is."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class EngineFacts:
+    """
+    What a container engine says of itself.
+
+    :param storage_driver: How it keeps images and containers' file systems.
+    :param root: Where it keeps them.
+    :param has_live_restore: Whether containers go on while it is restarted.
+    :param runtimes: What it can start containers with.
+    """
+
+    storage_driver: str
+    root: Path
+    has_live_restore: bool
+    runtimes: tuple[str, ...]
+
+
 class Runtime(Protocol):
     """
     Where attempts run. Every method may be repeated; names identify, so nothing runs twice.
@@ -98,8 +129,33 @@ class Runtime(Protocol):
         """Return one line about the engine that shows it is usable."""
         ...
 
-    def resolve_image(self, image: str, *, is_cancelled: Callable[[], bool]) -> str:
-        """Make sure an image is on this machine and return its digest."""
+    def read_engine(self) -> EngineFacts | None:
+        """Return what the engine says of itself; ``None`` where there is none."""
+        ...
+
+    def resolve_image(
+        self,
+        image: str,
+        *,
+        is_cancelled: Callable[[], bool],
+        find_login: Callable[[], RegistryLogin | None] = show_nothing,
+        tell: Callable[[float, str], None] = tell_nobody,
+    ) -> str:
+        """
+        Make sure an image is on this machine and return its digest.
+
+        :param find_login: Returns what its registry is shown; asked once, for an image that is
+            named by content and is not here.
+        :param tell: Told how far a pull is: percent, and words for people.
+        """
+        ...
+
+    def sweep_images(self, in_use: Collection[str]) -> None:
+        """
+        Remove the oldest images that were pulled here, where all of them take too much.
+
+        :param in_use: Images that are needed whatever they take.
+        """
         ...
 
     def read_image_labels(self, image: str) -> Mapping[str, str]:

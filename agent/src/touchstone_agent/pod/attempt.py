@@ -44,7 +44,7 @@ def find_interruption(order: Record | None, record: Record | None, *, boot_id: s
 
 def mend_attempt(home: PodHome, *, boot_id: str) -> bool:
     """
-    Write down the end of an attempt that nobody looks after any more.
+    Write down the end of an attempt that has lost its runner.
 
     :return: Whether there is an attempt, and it has ended.
     """

@@ -40,7 +40,7 @@ class DeadMan:
         self._is_due = threading.Event()
 
     def look(self) -> None:
-        """Look whether the pod has to end, and see to it that somebody is there to do it."""
+        """Check whether the pod has to end, and start the process that ends it."""
         if self._reason is None:
             self._reason = self._find_reason()
             if self._reason is not None:

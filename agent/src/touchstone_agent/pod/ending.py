@@ -1,5 +1,5 @@
 """
-How a pod ends itself, with nobody's help.
+How a pod ends itself, without help.
 
 RunPod does not end pods by itself, and starts a container that ends again. So a pod must ask for
 its own end, by every way there is, until somebody kills it from outside.
@@ -139,7 +139,7 @@ def build_sender(api_key: str | None) -> Send:
     return send
 
 
-class PodEnder:
+class PodTerminator:
     """
     Asks for the pod's end until there is nobody left to ask.
 

@@ -24,14 +24,14 @@ def poll(home: PodHome, text: bytes) -> Record:
     :raises ConfigurationError: If it is not one.
     :raises TransientError: If the pod is not ready yet.
     """
-    wish = parse_poll(text)
+    order = parse_poll(text)
     uptime = read_uptime()
     try:
-        renew_lease(home, until=uptime + wish["lease_seconds"])
+        renew_lease(home, until=uptime + order["lease_seconds"])
     except FileNotFoundError as error:
         raise TransientError("the pod's container is still starting") from error
     state = build_state(
-        home, console_offset=wish["console_offset"], console_bytes=wish["console_bytes"]
+        home, console_offset=order["console_offset"], console_bytes=order["console_bytes"]
     )
     state["gpus"] = find_gpus(home, is_idle=state["phase"] == IDLE, uptime=uptime)
     return state

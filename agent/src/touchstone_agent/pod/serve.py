@@ -17,7 +17,7 @@ from touchstone_agent import logs
 from touchstone_agent.core.backoff import Backoff
 from touchstone_agent.pod.attempt import end_attempt, mend_attempt
 from touchstone_agent.pod.deadman import DeadMan
-from touchstone_agent.pod.ending import PodEnder, build_sender
+from touchstone_agent.pod.ending import PodTerminator, build_sender
 from touchstone_agent.pod.home import PodHome, read_json, write_json
 from touchstone_agent.pod.lease import find_lease, open_lease, read_kernel_boot, read_uptime
 from touchstone_agent.pod.life import Life, find_end, resume_life
@@ -64,7 +64,7 @@ class FirstProcess:
         now = read_uptime()
         self._lease_until = now + settings.lease_seconds
         self._life = Life(kernel_boot="", at=now, lived=0.0, noted_at=time.time())
-        self._ender = PodEnder(
+        self._terminator = PodTerminator(
             api_url=settings.api_url,
             pod_id=settings.pod_id,
             send=build_sender(settings.api_key),
@@ -150,7 +150,7 @@ class FirstProcess:
         with suppress(OSError):
             write_json(self._home.ending_file, {"reason": reason})
         self._end_attempt()
-        self._ender.run()
+        self._terminator.run()
 
     def _end_attempt(self) -> None:
         try:

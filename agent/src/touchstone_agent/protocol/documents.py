@@ -1,5 +1,5 @@
 """
-JSON that strangers wrote: read within bounds, or refused.
+Untrusted JSON: read within bounds, or refused.
 
 Standard library only: what a pod calls every few seconds imports this too.
 """

@@ -28,9 +28,9 @@ from touchstone_agent.protocol.words import (
     ExitCode,
     Figure,
     Figures,
+    ImageName,
     Line,
     Moment,
-    Name,
     Percent,
     Phrase,
     SafePath,
@@ -180,8 +180,8 @@ class PreparedFacts(Wire):
     :param image_digest: Its digest.
     """
 
-    image: Name | None = None
-    image_digest: Name | None = None
+    image: ImageName | None = None
+    image_digest: ImageName | None = None
 
 
 class ProgressLine(Wire):

@@ -2,8 +2,9 @@
 The bodies of all messages, version 1.
 
 Control plane to agent: :class:`Start` on the request queue; :class:`Cancel`, :class:`Grants`,
-:class:`Acknowledge` and :class:`Sync` on the control queue, so that a cancel never stands behind
-a start. Agent to control plane, on the event queue: everything else.
+:class:`Stage`, :class:`PullLogin`, :class:`Acknowledge` and :class:`Sync` on the control queue, so
+that a cancel never stands behind a start. Agent to control plane, on the event queue: everything
+else.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, SerializerFunctionWrapHandler, model_serializer
 
 from touchstone_agent.protocol.facts import ServerGpu, Wire
+from touchstone_agent.protocol.images import ServerImage
 from touchstone_agent.protocol.names import build_container_name
 from touchstone_agent.protocol.words import (
     AnyNumber,
@@ -21,6 +23,7 @@ from touchstone_agent.protocol.words import (
     Count,
     Figures,
     Identifier,
+    ImageName,
     Line,
     Moment,
     Name,
@@ -34,7 +37,11 @@ MAX_WANTS = 250
 
 MAX_WANTS = 1000
 MAX_RUNNING = 1000
+MAX_KEY = 100
+MAX_SEALED = 16 * 1024
+MAX_STAGED = 8
 MAX_GPUS = 64
+MAX_IMAGES = 16
 
 MAX_CHUNK_BYTES = 256 * 1024
 """No piece of a console that is stored at once is longer: whoever reads on from an offset need not
@@ -223,6 +230,37 @@ class Grants(Wire):
     refused: dict[str, str] = Field(default_factory=dict)
 
 
+class Stage(Wire):
+    """
+    Have these images: tasks that wait are going to need them.
+
+    Nobody waits for an answer. What is not allowed, or cannot be pulled now, is left.
+
+    :param images: Images, by content.
+    """
+
+    kind: Literal["stage"] = "stage"
+    images: tuple[ImageName, ...] = Field(max_length=MAX_STAGED)
+
+
+class PullLogin(Wire):
+    """
+    Answer to :class:`PullLoginWanted`.
+
+    :param ref: The attempt that asked; ``None`` for an image of :class:`Stage`.
+    :param public_key: As asked; it names the pull.
+    :param sealed: A :class:`~touchstone_agent.protocol.logins.RegistryLogin`, sealed to that key;
+        ``None`` for a registry that lets everybody pull.
+    :param problem: One line: why there is no answer now; ``None`` if there is one.
+    """
+
+    kind: Literal["pull_login"] = "pull_login"
+    ref: AttemptRef | None = None
+    public_key: str = Field(max_length=MAX_KEY)
+    sealed: str | None = Field(default=None, max_length=MAX_SEALED)
+    problem: Line | None = None
+
+
 class Acknowledge(Wire):
     """
     The attempt's end is on record; the agent may forget it and remove its files.
@@ -381,6 +419,21 @@ class GrantsWanted(Wire):
     wants: tuple[Want, ...] = Field(max_length=MAX_WANTS)
 
 
+class PullLoginWanted(Wire):
+    """
+    Ask who may pull an image; the answer is :class:`PullLogin`.
+
+    :param ref: The attempt that runs it; ``None`` for an image of :class:`Stage`.
+    :param image: The image, as in START or :class:`Stage`.
+    :param public_key: X25519, base64: the answer is sealed to it. Each pull has one of its own.
+    """
+
+    kind: Literal["pull_login_wanted"] = "pull_login_wanted"
+    ref: AttemptRef | None = None
+    image: ImageName
+    public_key: str = Field(max_length=MAX_KEY)
+
+
 class Inventory(Wire):
     """
     What a server is and runs.
@@ -391,8 +444,12 @@ class Inventory(Wire):
     :param agent_version: Version of the agent.
     :param cpus: CPUs detected.
     :param memory_mib: Memory detected, MiB.
+    :param disk_free_mib: Disk that is free for attempts now, MiB; ``None`` from agents that do not
+        tell it yet.
     :param gpus: GPUs detected, each slice of a split one for itself.
     :param running: Attempts that have not reached a final phase, with that phase.
+    :param images: What its engine knows of images that it may run, as far as its settings name any
+        without a pattern; none from agents that do not tell it yet.
     """
 
     slots: int = Field(ge=0, le=10_000)
@@ -401,8 +458,20 @@ class Inventory(Wire):
     agent_version: Name
     cpus: int = Field(ge=0, le=100_000)
     memory_mib: int = Field(ge=0, le=2**40)
+    disk_free_mib: int | None = Field(default=None, ge=0, le=2**50)
     gpus: tuple[ServerGpu, ...] = Field(default=(), max_length=MAX_GPUS)
     running: tuple[tuple[AttemptRef, AttemptPhase], ...] = Field(default=(), max_length=MAX_RUNNING)
+    images: tuple[ServerImage, ...] = Field(default=(), max_length=MAX_IMAGES)
+
+    @model_serializer(mode="wrap")
+    def _write(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Write one that knows of no image, or disk, as the versions did that told of none."""
+        fields: dict[str, Any] = write(self)
+        if fields.get("disk_free_mib") is None:
+            fields.pop("disk_free_mib", None)
+        if not fields.get("images"):
+            fields.pop("images", None)
+        return fields
 
 
 class Hello(Wire):
@@ -440,9 +509,11 @@ class Poison(Wire):
     message_id: Name
 
 
-Command = Annotated[Start | Cancel | Grants | Acknowledge | Sync, Field(discriminator="kind")]
+Command = Annotated[
+    Start | Stage | Cancel | Grants | PullLogin | Acknowledge | Sync, Field(discriminator="kind")
+]
 Event = Annotated[
-    PhaseChanged | Progress | GrantsWanted | Hello | Heartbeat | Poison,
+    PhaseChanged | Progress | GrantsWanted | PullLoginWanted | Hello | Heartbeat | Poison,
     Field(discriminator="kind"),
 ]
 

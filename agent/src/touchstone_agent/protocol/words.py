@@ -19,6 +19,7 @@ from touchstone_agent.protocol.errors import PermanentError
 
 MAX_PATH_BYTES = 512
 MAX_LINE = 500
+MAX_NAME = 200
 MAX_FILES = 500
 MAX_PATHS_BYTES = 32 * 1024
 """All paths of an attempt together: they stand in one record, beside much else."""
@@ -128,8 +129,11 @@ SafePath = Annotated[str, AfterValidator(check_path)]
 """A relative path that leads nowhere else."""
 
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
-Name = Annotated[str, Field(max_length=200)]
+Name = Annotated[str, Field(max_length=MAX_NAME)]
 """An identifier of somebody else's: a message's, a server's, a digest."""
+
+ImageName = Annotated[str, Field(max_length=700)]
+"""A container image: by name, by content, or both."""
 
 Identifier = Annotated[str, Field(min_length=1, max_length=100)]
 """The key of a record of ours; one that is none is unknown."""

@@ -17,7 +17,7 @@ from touchstone_agent.protocol.messages import AttemptPhase, AttemptRef
 log = Log("attempt")
 
 
-class AttemptCell:
+class AttemptHandle:
     """
     Holds an attempt while threads work on it: every change is journalled before it is seen.
 
@@ -25,7 +25,7 @@ class AttemptCell:
     :param name: Name of its container.
     :param folder: Its folder.
     :param journal: The journal.
-    :param outbox: Where its phases are told.
+    :param outbox: Takes its phases.
     :param clock: The clock.
     """
 
@@ -49,7 +49,7 @@ class AttemptCell:
         self.woken = threading.Event()
         """Set when its supervisor should look again."""
         self.dropped = threading.Event()
-        """Set when nobody wants anything of it any more: no file, no message."""
+        """Set when it is dropped: no file and no message is sent any more."""
         self.acknowledged = threading.Event()
         """Set when its end is on record: it is dropped as soon as its supervisor is done."""
         self.is_supervised = False
@@ -66,7 +66,7 @@ class AttemptCell:
 
     def update(self, change: Callable[[Attempt], Attempt]) -> Attempt:
         """
-        Change it; a change of phase is told to the control plane.
+        Change it; a change of phase goes to the control plane.
 
         :param change: Returns the changed attempt; may be called with a newer one than the caller
             has seen.

@@ -18,10 +18,10 @@ from touchstone_agent.protocol.messages import AttemptPhase, Start
 from touchstone_agent.protocol.names import PREPARE_SUFFIX
 from touchstone_agent.supervisor import STOP_GRACE_SECONDS
 
-log = Log("strangers")
+log = Log("orphans")
 
 
-class Strangers:
+class Orphans:
     """
     Adopts or ends what runs here in this agent's name without its knowledge.
 
