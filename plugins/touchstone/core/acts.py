@@ -13,11 +13,11 @@ import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
-from typing import Any, Final
+from typing import Final
 
 from pydantic import TypeAdapter, ValidationError
 
-DAG_IDS: Final = frozenset({"touchstone", "touchstone_housekeeping"})
+DAG_IDS: Final = frozenset({"touchstone", "touchstone_close_event", "touchstone_housekeeping"})
 RUNS_OF: Final = "touchstone"
 """The DAG whose runs are submissions'."""
 CHANGING: Final = frozenset({"POST", "PUT", "PATCH", "DELETE"})
@@ -33,7 +33,7 @@ _VERBS = {"POST": "made", "PUT": "changed", "PATCH": "changed", "DELETE": "delet
 _ODD = re.compile(r"[^\x20-\x7e]")
 _BOOL = TypeAdapter(bool)
 
-Given = Mapping[str, Any]
+Given = Mapping[str, object]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -260,7 +260,7 @@ def _list(value: object) -> Iterable[Given]:
     return [item for item in _list_all(value) if isinstance(item, Mapping)]
 
 
-def _list_all(value: object) -> list[Any]:
+def _list_all(value: object) -> list[object]:
     return value if isinstance(value, list) else []
 
 

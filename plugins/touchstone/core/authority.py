@@ -9,9 +9,10 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
 from touchstone.core.names import find_submission_of_run, is_submission_id
+from touchstone.core.records.submissions import Submission
 from touchstone.core.states import SubmissionStatus
 
 UNKNOWN_USER: Final = "unknown"
@@ -59,14 +60,12 @@ def find_claimed_submission(run_id: str, named: object) -> str | None:
     return named if isinstance(named, str) and is_submission_id(named) else None
 
 
-def may_spend(submission: Mapping[str, Any], user: str, admins: Collection[str]) -> bool:
+def may_spend(owner: str, user: str, admins: Collection[str]) -> bool:
     """Tell whether a user may spend machines on a submission: its owner may, and admins."""
-    return user == submission.get("submitted_by") or user in admins
+    return user in {owner, *admins}
 
 
-def find_objection(
-    submission: Mapping[str, Any] | None, run: Run, admins: Collection[str]
-) -> str | None:
+def find_objection(submission: Submission | None, run: Run, admins: Collection[str]) -> str | None:
     """
     Say why a run may not work on the submission that it asks for; ``None`` if it may.
 
@@ -76,17 +75,17 @@ def find_objection(
     """
     if (
         submission is None
-        or run.run_id not in (submission.get("run_ids") or ())
-        or not may_spend(submission, run.user, admins)
+        or run.run_id not in submission.run_ids
+        or not may_spend(submission.submitted_by, run.user, admins)
     ):
         # One answer for all three: nobody learns whose submissions there are.
         return f"run {run.run_id} is no run of a submission that {run.user} may work on"
-    if submission.get("status") == SubmissionStatus.RETRACTED:
-        return f"submission {submission['submission_id']} was retracted"
-    newest = submission["run_ids"][-1]
-    if newest != run.run_id:
+    if submission.status is SubmissionStatus.RETRACTED:
+        return f"submission {submission.submission_id} was retracted"
+    if submission.newest_run_id != run.run_id:
         return (
-            f"run {run.run_id} is not the newest of {submission['submission_id']}: {newest} is; "
+            f"run {run.run_id} is not the newest of {submission.submission_id}: "
+            f"{submission.newest_run_id} is; "
             "clear the task 'register' to take it up again, or schedule the submission anew"
         )
     return None

@@ -6,7 +6,7 @@ import difflib
 import re
 import tomllib
 from collections.abc import Iterable, Sequence
-from typing import Annotated, Any
+from typing import Annotated
 
 from pydantic import AfterValidator, StringConstraints, ValidationError
 
@@ -75,7 +75,7 @@ Pattern = Annotated[
 """A pattern for names, as a shell's: ``*`` and ``?``."""
 
 
-def read_toml(text: str, *, what: str, version: int) -> dict[str, Any]:
+def read_toml(text: str, *, what: str, version: int) -> dict[str, object]:
     """
     Read a TOML document and check its ``schema_version``.
 

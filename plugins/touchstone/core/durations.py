@@ -6,10 +6,10 @@ import math
 import statistics
 import threading
 from collections import deque
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
 
+from touchstone.core.tasks import TaskSpec
 from touchstone_agent.protocol.messages import SlotClass
 
 _NORMAL = statistics.NormalDist()
@@ -17,8 +17,11 @@ _Z90 = _NORMAL.inv_cdf(0.9)
 _LEAST_SPREAD = 1.05
 """A p90 is at least so many times the p50: no machine is as regular as three equal samples."""
 _CERTAIN = 1e-6
+"""A spread below this is none, and no probability comes nearer to 1: a normal has no end."""
 _ENOUGH = 20
+"""Errors of estimates from which their ninth decile says something."""
 _MOST_STRETCH = 4.0
+"""The most that later p90s are stretched by, however wrong the last ones were."""
 _MOST_KEYS = 5_000
 """Kinds of tasks that are told apart; those that nobody has trained for longest are forgotten."""
 
@@ -72,7 +75,7 @@ class Duration:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Like:
+class DurationKey:
     """
     What makes tasks alike.
 
@@ -88,27 +91,26 @@ class Like:
     interval: int | None = None
 
     @property
-    def wider(self) -> tuple[Like, ...]:
+    def wider(self) -> tuple[DurationKey, ...]:
         """Return this and ever wider ones; the interval matters least, the kind most."""
         kind, system, config_file = self.kind, self.system, self.config_file
         keys = (
             self,
-            Like(kind=kind, system=system, config_file=config_file),
-            Like(kind=kind, system=system),
-            Like(kind=kind),
+            DurationKey(kind=kind, system=system, config_file=config_file),
+            DurationKey(kind=kind, system=system),
+            DurationKey(kind=kind),
         )
         return tuple(dict.fromkeys(keys))
 
 
-def describe_task(record: Mapping[str, Any]) -> Like:
-    """Return what a task's past and future are compared by; of an unknown task, any training's."""
-    config = record.get("config") or {}
-    interval = config.get("interval")
-    return Like(
-        kind=SlotClass(record.get("kind") or SlotClass.TRAINING),
-        system=config.get("system"),
-        config_file=config.get("config_file"),
-        interval=None if interval is None else int(interval),
+def describe_task(spec: TaskSpec) -> DurationKey:
+    """Return what a task's past and future are compared by."""
+    is_training = spec.kind is SlotClass.TRAINING
+    return DurationKey(
+        kind=spec.kind,
+        system=spec.system.value,
+        config_file=spec.schedule.config_file if is_training else None,
+        interval=spec.interval,
     )
 
 
@@ -139,10 +141,10 @@ class History:
         self._enough = enough
         self._defaults = defaults
         self._lock = threading.Lock()
-        self._seconds: dict[Like, deque[float]] = {}
-        self._known: dict[Like, Duration] = {}
+        self._seconds: dict[DurationKey, deque[float]] = {}
+        self._known: dict[DurationKey, Duration] = {}
 
-    def add(self, key: Like, seconds: float) -> None:
+    def add(self, key: DurationKey, seconds: float) -> None:
         """Learn the duration of a task that ended well."""
         with self._lock:
             for wider in key.wider:
@@ -153,7 +155,7 @@ class History:
                 del self._seconds[next(iter(self._seconds))]
             self._known.clear()
 
-    def expect(self, key: Like) -> Duration:
+    def expect(self, key: DurationKey) -> Duration:
         """Return how long a task should take, from the narrowest key with enough samples."""
         known = self._known.get(key)
         if known is None:
@@ -163,7 +165,7 @@ class History:
                 known = self._known[key] = self._work_out(key)
         return known
 
-    def _work_out(self, key: Like) -> Duration:
+    def _work_out(self, key: DurationKey) -> Duration:
         widest: deque[float] | None = None
         for wider in key.wider:
             # Not the table itself: asking for what is not known must not make it grow.

@@ -5,12 +5,12 @@ from __future__ import annotations
 import datetime as dt
 from collections.abc import Sequence
 from dataclasses import dataclass
-from decimal import Decimal
 from fnmatch import fnmatchcase
 
-from touchstone.core.conf import CloudChoice, Platform
+from touchstone.core.images import NOTHING_KNOWN, Fit
 from touchstone.core.market import Market
-from touchstone.core.pods import Choice
+from touchstone.core.offers import OfferSelection
+from touchstone.core.schedule import Placement, Platform
 from touchstone.core.tasks import choose_image
 from touchstone_agent.protocol.messages import SlotClass
 
@@ -27,11 +27,13 @@ class Capability:
     :param cuda: Whether a container there can use CUDA.
     :param vram_gib: Memory of its smallest GPU, or of one share of it, GiB; one task gets one.
     :param ram_gib: Its memory, GiB.
+    :param free_disk_gib: Disk that is free there now, GiB; ``None`` if nobody says.
     """
 
     cuda: bool = False
     vram_gib: float = 0
     ram_gib: float = 0
+    free_disk_gib: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -59,7 +61,15 @@ def intersect(declared: Declared | Capability | None, detected: Capability | Non
     vram = found.vram_gib if said.vram_gib is None else min(said.vram_gib, found.vram_gib)
     ram = found.ram_gib if said.ram_gib is None else min(said.ram_gib, found.ram_gib)
     # Memory of a GPU that may not be used would let tasks in that ask for memory alone.
-    return Capability(cuda=cuda, vram_gib=vram if cuda else 0, ram_gib=ram)
+    return Capability(
+        cuda=cuda,
+        vram_gib=vram if cuda else 0,
+        ram_gib=ram,
+        free_disk_gib=found.free_disk_gib,
+    )
+
+
+ANYWHERE = Placement()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,31 +78,15 @@ class Needs:
     What a task asks of a machine; hashable, so that equal tasks share the work.
 
     :param kind: Which slots it takes.
-    :param platform: Where its engineer lets it run.
-    :param require_cuda: It cannot run without CUDA.
-    :param prefer_cuda: It waits a grace for CUDA, then runs without.
-    :param min_vram_gib: Memory of the GPU it needs; 0 for none.
-    :param min_ram_gib: Memory it needs; 0 for no matter.
-    :param allowed_hosts: Names of the only resources it may use; empty for any.
+    :param placement: What its engineer asks of the machine.
     :param labels: What servers' allow and deny patterns are matched with.
-    :param gpu_models: GPU models of pods it may run in, best first; empty for any.
-    :param cloud: Whose machines pods may be on.
-    :param max_price: Most that a pod may cost, USD per hour; ``None`` for no ceiling.
     :param image: Its container image; empty if that is no matter.
     :param image_cuda: The one for where it is given a GPU; ``None`` if that is the same.
     """
 
     kind: SlotClass
-    platform: Platform = Platform.ANY
-    require_cuda: bool = False
-    prefer_cuda: bool = False
-    min_vram_gib: float = 0
-    min_ram_gib: float = 0
-    allowed_hosts: frozenset[str] = frozenset()
+    placement: Placement = ANYWHERE
     labels: frozenset[str] = frozenset()
-    gpu_models: tuple[str, ...] = ()
-    cloud: CloudChoice = CloudChoice.ANY
-    max_price: Decimal | None = None
     image: str = ""
     image_cuda: str | None = None
 
@@ -140,6 +134,7 @@ class Resource:
     :param silent_since: When it was last heard of, if it is not alive.
     :param market: What it has to rent; ``None`` for what is not rented.
     :param gpu_shares: How many trainings share one of its GPUs.
+    :param fit: What its agent tells of drivers and images.
     :param gpu_price_per_hour: What an hour of one of its GPUs costs its owner, USD; ``None`` if
         nobody says.
     """
@@ -167,6 +162,7 @@ class Resource:
     silent_since: dt.datetime | None = None
     market: Market | None = None
     gpu_shares: int = 1
+    fit: Fit = NOTHING_KNOWN
     gpu_price_per_hour: float | None = None
 
     @property
@@ -217,28 +213,28 @@ def find_unfit(needs: Needs, resource: Resource) -> str | None:
 
     :return: The first constraint that it does not meet, or ``None`` when it fits.
     """
-    name, has = resource.name, resource.capability
-    if needs.platform is not Platform.ANY and needs.platform is not resource.platform:
-        return f"{name} is {resource.platform}, it must run {needs.platform}"
+    name, has, asked = resource.name, resource.capability, needs.placement
+    if asked.platform is not Platform.ANY and asked.platform is not resource.platform:
+        return f"{name} is {resource.platform}, it must run {asked.platform}"
     if needs.kind not in resource.kinds:
         return f"{name} takes no {needs.kind}s"
-    if needs.allowed_hosts and name not in needs.allowed_hosts:
-        return f"{name} is not one of its allowed hosts ({_tell(needs.allowed_hosts)})"
+    if asked.allowed_hosts and name not in asked.allowed_hosts:
+        return f"{name} is not one of its allowed hosts ({_join(asked.allowed_hosts)})"
     if resource.market is not None:
-        choice = _shop(needs, resource.market)
-        if not choice.candidates and not choice.may_wait:
-            return f"{name}: {choice.reason or 'its catalogue is empty'}"
-    if needs.require_cuda and not has.cuda:
+        selection = _select_offers(needs, resource.market)
+        if not selection.candidates and not selection.may_wait:
+            return f"{name}: {selection.reason or 'its catalogue is empty'}"
+    if asked.require_cuda and not has.cuda:
         return f"{name} has no CUDA"
-    if needs.min_vram_gib > 0 and has.vram_gib < needs.min_vram_gib * (1 - VRAM_TOLERANCE):
-        return f"{name} has {has.vram_gib:g} GiB VRAM, it needs {needs.min_vram_gib:g}"
-    if has.ram_gib < needs.min_ram_gib:
-        return f"{name} has {has.ram_gib:g} GiB RAM, it needs {needs.min_ram_gib:g}"
+    if asked.min_vram_gib > 0 and has.vram_gib < asked.min_vram_gib * (1 - VRAM_TOLERANCE):
+        return f"{name} has {has.vram_gib:g} GiB VRAM, it needs {asked.min_vram_gib:g}"
+    if has.ram_gib < asked.min_ram_gib:
+        return f"{name} has {has.ram_gib:g} GiB RAM, it needs {asked.min_ram_gib:g}"
     for pattern in resource.deny:
         if is_labelled(needs.labels, (pattern,)):
             return f"{name} denies {pattern}"
     if resource.allow and not is_labelled(needs.labels, resource.allow):
-        return f"{name} allows only {_tell(resource.allow)}"
+        return f"{name} allows only {_join(resource.allow)}"
     return None
 
 
@@ -248,25 +244,30 @@ def find_unready(needs: Needs, resource: Resource) -> str | None:
 
     :return: What is out of stock, or refused there, or ``None``.
     """
+    free, least = resource.capability.free_disk_gib, needs.placement.min_disk_gib
+    if free is not None and free < least:
+        # What ends there, or is swept, gives some back: that is no reason to refuse it for good.
+        return f"{resource.name} has {free:g} GiB of free disk, it needs {least:g}"
     image = choose_image(needs.image, needs.image_cuda, gpus=resource.get_gpus(needs.kind))
     held = next((why for other, why in resource.held_images if other == image), None)
     if held is None and needs.kind is SlotClass.TRAINING:
         held = next((why for label, why in resource.held_labels if label in needs.labels), None)
     if held is not None or resource.market is None:
         return held
-    choice = _shop(needs, resource.market)
-    return None if choice.candidates else choice.reason
+    selection = _select_offers(needs, resource.market)
+    return None if selection.candidates else selection.reason
 
 
-def _shop(needs: Needs, market: Market) -> Choice:
+def _select_offers(needs: Needs, market: Market) -> OfferSelection:
+    asked = needs.placement
     if needs.kind is SlotClass.VALIDATION:
-        return market.choose_cpu(max_price=needs.max_price)
+        return market.choose_cpu(max_price=asked.max_price)
     return market.choose(
-        gpu_models=needs.gpu_models,
-        cloud=needs.cloud,
-        max_price=needs.max_price,
+        gpu_models=asked.gpu_models,
+        cloud=asked.cloud,
+        max_price=asked.max_price,
         # Cards are sold by round numbers, and asked for by them.
-        min_memory_gb=needs.min_vram_gib,
+        min_memory_gb=asked.min_vram_gib,
     )
 
 
@@ -277,17 +278,19 @@ def is_labelled(labels: frozenset[str], patterns: Sequence[str]) -> bool:
 
 def describe_needs(needs: Needs) -> str:
     """Return what a task needs beyond a slot, such as ``needs CUDA, 24 GiB VRAM``, or nothing."""
-    parts = []
-    if needs.platform is not Platform.ANY:
-        parts.append("RunPod" if needs.platform is Platform.RUNPOD else "an on-prem server")
-    if needs.require_cuda:
+    parts, asked = [], needs.placement
+    if asked.platform is not Platform.ANY:
+        parts.append("RunPod" if asked.platform is Platform.RUNPOD else "an on-prem server")
+    if asked.require_cuda:
         parts.append("CUDA")
-    if needs.min_vram_gib > 0:
-        parts.append(f"{needs.min_vram_gib:g} GiB VRAM")
-    if needs.min_ram_gib > 0:
-        parts.append(f"{needs.min_ram_gib:g} GiB RAM")
-    if needs.allowed_hosts:
-        parts.append(" or ".join(sorted(needs.allowed_hosts)))
+    if asked.min_vram_gib > 0:
+        parts.append(f"{asked.min_vram_gib:g} GiB VRAM")
+    if asked.min_ram_gib > 0:
+        parts.append(f"{asked.min_ram_gib:g} GiB RAM")
+    if asked.min_disk_gib > 0:
+        parts.append(f"{asked.min_disk_gib:g} GiB of free disk")
+    if asked.allowed_hosts:
+        parts.append(" or ".join(sorted(asked.allowed_hosts)))
     return f"needs {', '.join(parts)}" if parts else ""
 
 
@@ -315,5 +318,5 @@ def find_impossible(needs: Needs, resources: Sequence[Resource]) -> str | None:
     return f"no resource can run it{f' ({what})' if what else ''}: {'; '.join(told[:3])}{more}"
 
 
-def _tell(words: Sequence[str] | frozenset[str]) -> str:
+def _join(words: Sequence[str]) -> str:
     return ", ".join(sorted(words))

@@ -17,8 +17,8 @@ from dataclasses import dataclass, replace
 from touchstone.core.durations import DEFAULTS, Duration
 from touchstone.core.eligibility import Needs, Resource, Running
 from touchstone.core.fairness import Key, Shares, Waiting, order_fairly
-from touchstone.core.placement import AVOID_GRACE, CUDA_GRACE, NOTHING
-from touchstone.core.shapes import Graces, Shape, Shapes
+from touchstone.core.placement import Snapshot
+from touchstone.core.placement_groups import PlacementGroup, PlacementGroups
 from touchstone_agent.protocol.messages import SlotClass
 
 
@@ -35,40 +35,29 @@ class Estimate:
     p90: dt.datetime
 
 
-def estimate(
-    waiting: Sequence[Waiting],
-    resources: Sequence[Resource],
-    *,
-    now: dt.datetime,
-    usage: Mapping[str, float] = NOTHING,
-    validation_usage: Mapping[str, float] = NOTHING,
-    weights: Mapping[str, float] = NOTHING,
-    cuda_grace: dt.timedelta = CUDA_GRACE,
-    avoid_grace: dt.timedelta = AVOID_GRACE,
-    is_paused: bool = False,
-    stretch: float = 1.0,
-) -> dict[Key, Estimate]:
+def estimate(seen: Snapshot, *, stretch: float = 1.0) -> dict[Key, Estimate]:
     """
-    Return when each waiting task will start; the arguments are those of :func:`plan`.
+    Return when each waiting task will start.
 
+    :param seen: What :func:`~touchstone.core.placement.plan` decided by.
     :param stretch: Multiplies every p90, see :attr:`ErrorLog.stretch`.
     :return: By task; one that no open resource could take is left out, as nobody knows when an
         admin gives slots back or a silent server returns.
     """
     found: dict[Key, Estimate] = {}
-    if is_paused:
+    if seen.is_paused:
         return found
-    graces = Graces(now=now, cuda=cuda_grace, avoid=avoid_grace)
-    for kind, used in ((SlotClass.VALIDATION, validation_usage), (SlotClass.TRAINING, usage)):
+    now = seen.now
+    for kind, used in seen.list_usages():
         ordered = order_fairly(
-            [task for task in waiting if task.needs.kind is kind], Shares(used, weights)
+            [task for task in seen.waiting if task.needs.kind is kind], Shares(used, seen.weights)
         )
-        shapes = Shapes(kind, resources, graces)
-        middle = _Forecast(kind, ordered, shapes, now, _MIDDLE).play()
+        groups = PlacementGroups(kind, seen.resources, seen.delays)
+        middle = _Forecast(kind, ordered, groups, now, _MIDDLE).play()
         crowd = order_fairly(
-            [*ordered, *_imagine_arrivals(ordered, used, now)], Shares(used, weights)
+            [*ordered, *_imagine_arrivals(ordered, used, now)], Shares(used, seen.weights)
         )
-        seconds = _Forecast(kind, crowd, shapes, now, _LATE).play()
+        seconds = _Forecast(kind, crowd, groups, now, _LATE).play()
         late = {task.key: start for task, start in zip(crowd, seconds, strict=True)}
         for task, p50 in zip(ordered, middle, strict=True):
             p90 = late[task.key]
@@ -134,7 +123,7 @@ class _Forecast:
         self,
         kind: SlotClass,
         ordered: Sequence[Waiting],
-        shapes: Shapes,
+        groups: PlacementGroups,
         now: dt.datetime,
         view: _View,
     ) -> None:
@@ -143,20 +132,20 @@ class _Forecast:
         self._starts: list[float | None] = [None] * len(ordered)
         self._free: Counter[str] = Counter()
         # What will happen: a slot falls free, or a task may go elsewhere as its grace is over.
-        self._events: list[tuple[float, int, str | Shape]] = []
+        self._events: list[tuple[float, int, str | PlacementGroup]] = []
         self._count = 0
-        self._queues: dict[Shape, list[int]] = {}
-        self._by_resource: dict[str, list[Shape]] = defaultdict(list)
-        self._joining: dict[int, tuple[int, Shape]] = {}
-        for resource in shapes.open:
+        self._queues: dict[PlacementGroup, list[int]] = {}
+        self._by_resource: dict[str, list[PlacementGroup]] = defaultdict(list)
+        self._joining: dict[int, tuple[int, PlacementGroup]] = {}
+        for resource in groups.open:
             self._free[resource.name] = resource.get_free(kind)
             for seconds in _find_ends(resource, kind, now, view, default):
                 self._plan_event(seconds, resource.name)
         for rank, task in enumerate(ordered):
-            self._join(shapes.get(task), rank)
-            for moment, shape in shapes.find_after_graces(task):
+            self._join(groups.get(task), rank)
+            for moment, group in groups.find_after_delays(task):
                 seconds = (moment - now).total_seconds()
-                self._joining[self._plan_event(seconds, shape)] = (rank, shape)
+                self._joining[self._plan_event(seconds, group)] = (rank, group)
 
     def play(self) -> list[float | None]:
         """Return the start of each task in seconds, ``None`` for those that never start."""
@@ -167,55 +156,55 @@ class _Forecast:
                 self._free[what] += 1
                 self._fill(seconds, [what])
             else:
-                rank, shape = self._joining[number]
+                rank, group = self._joining[number]
                 if self._starts[rank] is None:
-                    self._join(shape, rank)
-                    self._fill(seconds, [item.name for item in shape.usable])
+                    self._join(group, rank)
+                    self._fill(seconds, [item.name for item in group.usable])
         return self._starts
 
-    def _plan_event(self, seconds: float, what: str | Shape) -> int:
+    def _plan_event(self, seconds: float, what: str | PlacementGroup) -> int:
         self._count += 1
         heapq.heappush(self._events, (seconds, self._count, what))
         return self._count
 
-    def _join(self, shape: Shape, rank: int) -> None:
-        queue = self._queues.get(shape)
+    def _join(self, group: PlacementGroup, rank: int) -> None:
+        queue = self._queues.get(group)
         if queue is None:
-            queue = self._queues[shape] = []
-            for resource in shape.usable:
-                self._by_resource[resource.name].append(shape)
+            queue = self._queues[group] = []
+            for resource in group.usable:
+                self._by_resource[resource.name].append(group)
         heapq.heappush(queue, rank)
 
     def _fill(self, seconds: float, names: Iterable[str]) -> None:
         """Start what can start, in the order of the queue, on what has fallen free."""
         opened = {name for name in names if self._free[name]}
         while opened:
-            shapes = {shape: None for name in opened for shape in self._by_resource[name]}
-            heads = ((head, shape) for shape in shapes if (head := self._find_head(shape)) >= 0)
+            groups = {group: None for name in opened for group in self._by_resource[name]}
+            heads = ((head, group) for group in groups if (head := self._find_head(group)) >= 0)
             first = min(heads, key=lambda item: item[0], default=None)
             if first is None:
                 return
-            rank, shape = first
-            name = self._choose(shape)
+            rank, group = first
+            name = self._choose(group)
             self._starts[rank] = seconds
             self._free[name] -= 1
             if not self._free[name]:
                 opened.discard(name)
             self._plan_event(seconds + self._lasts[rank], name)
 
-    def _find_head(self, shape: Shape) -> int:
-        """Return the first of a shape's tasks that has not started, or -1."""
-        queue = self._queues[shape]
+    def _find_head(self, group: PlacementGroup) -> int:
+        """Return the first of a group's tasks that has not started, or -1."""
+        queue = self._queues[group]
         while queue and self._starts[queue[0]] is not None:
             heapq.heappop(queue)
         return queue[0] if queue else -1
 
-    def _choose(self, shape: Shape) -> str:
-        for tier in shape.tiers:
+    def _choose(self, group: PlacementGroup) -> str:
+        for tier in group.tiers:
             best = min(tier, key=lambda resource: (-self._free[resource.name], resource.name))
             if self._free[best.name]:
                 return best.name
-        raise AssertionError("a shape was offered that no free resource fits")
+        raise AssertionError("a group was offered that no free resource fits")
 
 
 def _find_ends(

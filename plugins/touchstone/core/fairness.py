@@ -18,7 +18,7 @@ Key = tuple[str, str]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Hold:
+class TaskBackoff:
     """
     Why a task keeps away from where it was not taken, for a while.
 
@@ -46,8 +46,8 @@ class Waiting:
     :param avoid: Servers where an earlier attempt failed for infrastructure.
     :param failed_at: When the last of those failed; ``None`` counts from ``since``.
     :param expected: How long it will hold a slot, if anything is known.
-    :param hold: Until when, and why, it keeps away from where it was not taken; ``None`` if it may
-        go anywhere.
+    :param backoff: Until when it keeps away from where it was not taken, and why; ``None`` if it
+        may go anywhere.
     """
 
     key: Key
@@ -59,7 +59,7 @@ class Waiting:
     avoid: frozenset[str] = frozenset()
     failed_at: dt.datetime | None = None
     expected: Duration | None = None
-    hold: Hold | None = None
+    backoff: TaskBackoff | None = None
 
     @property
     def avoid_since(self) -> dt.datetime:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import Annotated, Any
+from typing import Annotated
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StrictBool, ValidationError
 
 from touchstone.core.documents import Line, Pattern, explain, read_toml, shorten
 from touchstone.core.pools import RUNPOD_POOL
+from touchstone.core.records.servers import DeclaredServer
 from touchstone_agent.protocol.errors import ConfigurationError
 
 SCHEMA_VERSION = 1
@@ -96,18 +97,18 @@ class ServerSpec(Defaults):
     description: Line = ""
     capabilities: Capabilities = Capabilities()
 
-    def build_declared(self) -> dict[str, Any]:
-        """Return what the server's record keeps of this: plain JSON values."""
-        return {
-            "description": self.description,
-            "priority": self.priority,
-            "slots": self.slots,
-            "validation_slots": self.validation_slots,
-            **self.capabilities.model_dump(),
-            "allow": list(self.allow),
-            "deny": list(self.deny),
-            "gpu_price_per_hour": self.gpu_price_per_hour,
-        }
+    def build_declared(self) -> DeclaredServer:
+        """Return what the server's record keeps of this."""
+        return DeclaredServer(
+            description=self.description,
+            priority=self.priority,
+            slots=self.slots,
+            validation_slots=self.validation_slots,
+            **dict(self.capabilities),
+            allow=self.allow,
+            deny=self.deny,
+            gpu_price_per_hour=self.gpu_price_per_hour,
+        )
 
 
 class RunPodSpec(_Table):
@@ -194,7 +195,7 @@ def check_server_name(name: str) -> None:
         )
 
 
-def _check_names(servers: Mapping[str, Any]) -> None:
+def _check_names(servers: Mapping[str, object]) -> None:
     by_folded: dict[str, str] = {}
     for name in servers:
         other = by_folded.setdefault(name.casefold(), name)
@@ -207,7 +208,7 @@ def _check_names(servers: Mapping[str, Any]) -> None:
         check_server_name(name)
 
 
-def _fill_in(document: Mapping[str, Any], defaults: Defaults) -> dict[str, Any]:
+def _fill_in(document: Mapping[str, object], defaults: Defaults) -> dict[str, object]:
     servers = document.get("servers", {})
     if not isinstance(servers, dict):
         return dict(document)

@@ -7,11 +7,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from decimal import Decimal
-from typing import Any, Final
+from typing import Final
 
-from touchstone.core.attempts import Record, count_gpus
+from pydantic import JsonValue
+
+from touchstone.core.attempts import count_gpus
 from touchstone.core.pod_attempts import compute_pod_cost
-from touchstone.core.times import read_time
+from touchstone.core.records.submissions import Fact
+from touchstone.core.records.tasks import Attempt, GpuUsage, Task
 from touchstone_agent.protocol.messages import AttemptPhase, SlotClass
 
 LITTLE_USE_PERCENT: Final = 10
@@ -61,7 +64,7 @@ class GpuUse:
         used = self.utilisation_percent
         return used is not None and used < LITTLE_USE_PERCENT
 
-    def dump(self) -> dict[str, Any]:
+    def dump(self) -> dict[str, JsonValue]:
         """Return it as plain values; amounts are texts with four decimals."""
         useful, ratio = self.useful_hours, self.usd_per_useful_hour
         return {
@@ -86,38 +89,37 @@ class GpuUse:
         return {f"touchstone.gpu.{key}": float(v) for key, v in found.items() if v is not None}
 
 
-def find_gpu_use(record: Record, now: datetime) -> GpuUse | None:
+def find_gpu_use(task: Task, now: datetime) -> GpuUse | None:
     """
     Return what a training's newest attempt made of its GPU.
 
-    :param record: The task's record.
+    :param task: The task.
     :param now: Until when it is counted while it is held.
     :return: ``None`` if it held none.
     """
-    is_training = record.get("kind") == SlotClass.TRAINING
-    gpus = count_gpus(record) if is_training else 0
-    if not gpus or record.get("phase") == AttemptPhase.REJECTED:
+    attempt = task.newest
+    gpus = count_gpus(attempt) if task.kind is SlotClass.TRAINING else 0
+    if not gpus or attempt.phase is AttemptPhase.REJECTED:
         return None
-    pod = record.get("pod")
-    seconds, is_open = _find_held(record, pod, now)
+    seconds, is_open = _find_held(attempt, now)
     if seconds is None:
         return None
-    placement = record.get("placement") or {}
-    shares = 1 if pod else int(placement.get("gpu_shares") or 1)
+    pod, placement = attempt.pod, attempt.placement
+    shares = 1 if pod or placement is None else placement.gpu_shares or 1
     hours = gpus * seconds / _SECONDS_PER_HOUR / shares
     if pod:
         usd: Decimal | None = compute_pod_cost(pod, now)[0]
     else:
-        price = placement.get("gpu_price_per_hour")
+        price = placement.gpu_price_per_hour if placement else None
         usd = None if price is None else Decimal(str(price)) * Decimal(str(hours))
-    usage = (record.get("verdict") or {}).get("usage") or {}
-    told = usage.get("gpu") or {}
+    usage = attempt.verdict.usage if attempt.verdict else None
+    told = (usage.gpu if usage else None) or GpuUsage()
     return GpuUse(
         held_hours=hours,
         utilisation_percent=_find_utilisation(told),
         usd=usd,
         is_open=is_open,
-        waste=told.get("note"),
+        waste=told.note,
     )
 
 
@@ -136,7 +138,7 @@ def describe_use(use: GpuUse) -> str:
     return f"{told}: {use.waste or 'a CPU slot would do'}" if use.is_little else told
 
 
-def describe_device(device: Mapping[str, Any]) -> str:
+def describe_device(device: Mapping[str, Fact]) -> str:
     """
     Return on what a training computed, by its trainer's word: ``on NVIDIA L4 (driver 550.54)``.
 
@@ -153,22 +155,23 @@ def describe_device(device: Mapping[str, Any]) -> str:
     return f"on {name} (driver {device['driver']})" if device.get("driver") else f"on {name}"
 
 
-def _find_held(record: Record, pod: Record | None, now: datetime) -> tuple[float | None, bool]:
+def _find_held(attempt: Attempt, now: datetime) -> tuple[float | None, bool]:
     """Return for how many seconds the GPU was held, and whether it is still."""
-    if pod and pod.get("seconds") is not None:
-        return float(pod["seconds"]), False
+    pod = attempt.pod
+    if pod and pod.seconds is not None:
+        return float(pod.seconds), False
     if pod:
         # An order without an answer may have become no pod.
-        begun, ended = pod["ordered_at"] if pod.get("id") else None, None
+        begun, ended = pod.ordered_at if pod.id else None, None
     else:
-        begun, ended = record.get("intent_at"), record.get("exited_at") or record.get("ended_at")
-    if not begun:
+        begun, ended = attempt.intent_at, attempt.exited_at or attempt.ended_at
+    if begun is None:
         return None, False
-    until = read_time(ended) if ended else now
-    return max(0.0, (until - read_time(begun)).total_seconds()), ended is None
+    until = ended or now
+    return max(0.0, (until - begun).total_seconds()), ended is None
 
 
-def _find_utilisation(told: Mapping[str, Any]) -> float | None:
-    percent = told.get("mean_utilisation_percent")
+def _find_utilisation(told: GpuUsage) -> float | None:
+    percent = told.mean_utilisation_percent
     # The runner's word, of whatever driver: more than all of it makes no sense.
     return None if percent is None else min(100.0, max(0.0, float(percent)))

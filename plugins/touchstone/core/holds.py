@@ -8,93 +8,49 @@ all dispatchers see it, and goes when the server takes a START, or its agent is 
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Any, Final
+from typing import Final
 
-from touchstone.core.times import read_time
+from touchstone.core.records.servers import Server, ServerHold
 from touchstone_agent.core.backoff import Backoff
 from touchstone_agent.protocol.messages import AttemptPhase, Refusal, SlotClass
 from touchstone_agent.protocol.words import build_line
 
-Record = dict[str, Any]
-
 LACKS: Final = frozenset({Refusal.DISK, Refusal.IMAGE, Refusal.GPU})
 """What no waiting mends: another server is better, and an admin has to look."""
-
-HOLDS: Final = "holds"
-"""Field of a server's record: what is held there, by what it is held for."""
 
 _LONG = Backoff(first_seconds=60, cap_seconds=1800, jitter=0)
 # Longer than a heartbeat, whose inventory tells what is really free.
 _SHORT = Backoff(first_seconds=20, cap_seconds=300, jitter=0)
 _MOST_HOLDS = 20
+"""Newest ones that a record keeps: a server that refuses everything must not fill it."""
 _WITNESS = timedelta(hours=1)
 """How long after its hold one submitter's word still bears out another's."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class ServerHold:
-    """
-    What a server is not asked for, for a while.
-
-    :param key: Tells it from the server's other ones.
-    :param refusal: What the server said; ``None`` for an agent that gives only a reason.
-    :param until: Until when.
-    :param reason: The server's own words.
-    :param kind: The kind of tasks that it holds for; ``None`` for both.
-    :param image: The container image that it holds for; ``None`` for all.
-    :param label: The label of tasks that it holds for, as ``user:<name>``; ``None`` for all.
-    :param times: How many times in a row.
-    :param is_told: Whether the admins were written to.
-    """
-
-    key: str
-    refusal: Refusal | None
-    until: datetime
-    reason: str
-    kind: SlotClass | None = None
-    image: str | None = None
-    label: str | None = None
-    times: int = 1
-    is_told: bool = False
-
-
-def find_refusal(details: Mapping[str, Any]) -> Refusal | None:
+def find_refusal(details: Mapping[str, object]) -> Refusal | None:
     """Return why an agent refused; ``None`` where it does not say, or in a word of a newer one."""
-    with contextlib.suppress(ValueError, TypeError):
-        return Refusal(details["refusal"]) if "refusal" in details else None
-    return None
+    word = details.get("refusal")
+    return Refusal(word) if isinstance(word, str) and word in set(Refusal) else None
 
 
-def list_holds(server: Mapping[str, Any]) -> Iterator[ServerHold]:
+def list_holds(server: Server) -> Iterator[ServerHold]:
     """Yield what is or was held of a server, over or not; what makes no sense is left out."""
-    for key, item in (server.get(HOLDS) or {}).items():
-        with contextlib.suppress(KeyError, TypeError, ValueError, AttributeError):
-            yield ServerHold(
-                key=str(key),
-                refusal=Refusal(item["refusal"]) if item.get("refusal") else None,
-                until=read_time(item["until"]),
-                reason=str(item["reason"]),
-                kind=SlotClass(item["kind"]) if item.get("kind") else None,
-                image=item.get("image"),
-                label=item.get("label"),
-                times=int(item.get("times") or 1),
-                is_told=bool(item.get("is_told")),
-            )
+    for hold in (server.holds or {}).values():
+        if isinstance(hold, ServerHold):
+            yield hold
 
 
 def hold_server(
-    server: Mapping[str, Any],
+    server: Server,
     *,
     refusal: Refusal | None,
     reason: str | None,
     kind: SlotClass,
     image: str,
     now: datetime,
-) -> Record | None:
+) -> Server | None:
     """
     Return what a server's record becomes by a refusal.
 
@@ -104,19 +60,16 @@ def hold_server(
     :param reason: Its own words.
     :param kind: The kind of the task that was refused.
     :param image: The task's container image.
-    :return: Fields to set; ``None`` if the refusal says nothing of the server.
+    :return: ``None`` if the refusal says nothing of the server.
     """
     if refusal in {Refusal.FENCE, Refusal.NAME}:
         return None  # another START may be well
-    key, item = _build_hold(refusal, kind, image)
-    item |= {"refusal": refusal.value if refusal else None}
-    pauses = _LONG if refusal in LACKS else _SHORT
-    return _hold(server, key, item, reason=reason or "it gave no reason", pauses=pauses, now=now)
+    words, pauses = reason or "it gave no reason", _LONG if refusal in LACKS else _SHORT
+    hold = _build_hold(refusal, kind, image, reason=words, now=now)
+    return _hold(server, hold, pauses=pauses, now=now)
 
 
-def hold_blind(
-    server: Mapping[str, Any], *, label: str, reason: str | None, now: datetime
-) -> Record | None:
+def hold_blind(server: Server, *, label: str, reason: str | None, now: datetime) -> Server | None:
     """
     Return what a server's record becomes by a training that saw none of the GPU it was given.
 
@@ -126,34 +79,41 @@ def hold_blind(
 
     :param label: Whose training it was, as ``user:<name>``.
     :param reason: What it said.
-    :return: Fields to set; ``None`` if it is held already.
+    :return: ``None`` if it is held already.
     """
     others = {hold.label for hold in list_holds(server) if now - hold.until < _WITNESS}
     others -= {None, label}
-    item = {"kind": SlotClass.TRAINING.value, "image": None, "label": label, "refusal": None}
     words = f"a training saw no GPU: {reason or 'it gave no reason'}"
-    own = _hold(server, f"{_BLIND}/{label}", item, reason=words, pauses=_LONG, now=now)
+    hold = ServerHold(
+        key=f"{_BLIND}/{label}",
+        kind=SlotClass.TRAINING,
+        image=None,
+        label=label,
+        refusal=None,
+        until=now,
+        reason=words,
+    )
+    own = _hold(server, hold, pauses=_LONG, now=now)
     if not others:
         return own
     # Nothing of what submitters wrote: everybody else reads it.
-    item |= {"label": None, "refusal": Refusal.GPU.value}
     words = f"gpu: trainings of {len(others) + 1} submitters saw none"
-    everybodys = _hold({**server, **(own or {})}, _BLIND, item, reason=words, pauses=_LONG, now=now)
-    return everybodys or own
+    hold = hold.change(key=_BLIND, label=None, refusal=Refusal.GPU, reason=words)
+    return _hold(own or server, hold, pauses=_LONG, now=now) or own
 
 
-def release_blind(server: Mapping[str, Any]) -> Record | None:
+def release_blind(server: Server) -> Server | None:
     """
     Return what a server's record becomes when a training has ended well that requires a GPU.
 
-    :return: Fields to set; ``None`` if nothing of the like was held.
+    :return: ``None`` if nothing of the like was held.
     """
     return _drop(server, _list_blind(server))
 
 
 def release_server(
-    server: Mapping[str, Any], *, phase: AttemptPhase, kind: SlotClass, image: str, gpus: int
-) -> Record | None:
+    server: Server, *, phase: AttemptPhase, kind: SlotClass, image: str, gpus: int
+) -> Server | None:
     """
     Return what a server's record becomes when an attempt gets on there.
 
@@ -163,7 +123,7 @@ def release_server(
     :param kind: Its kind.
     :param image: Its container image.
     :param gpus: How many GPUs it was to get.
-    :return: Fields to set; ``None`` if nothing of the like was held.
+    :return: ``None`` if nothing of the like was held.
     """
     shown = {
         AttemptPhase.ACCEPTED: {Refusal.DISK.value, *(f"{it}/{kind}" for it in (_FULL, _DRAINED))},
@@ -175,9 +135,7 @@ def release_server(
     return _drop(server, shown)
 
 
-def release_renewed(
-    server: Mapping[str, Any], *, epoch: str, gpus: int, old_gpus: int
-) -> Record | None:
+def release_renewed(server: Server, *, epoch: str, gpus: int, old_gpus: int) -> Server | None:
     """
     Return what a server's record becomes by a heartbeat which shows that something was mended.
 
@@ -185,18 +143,18 @@ def release_renewed(
         sees it refuse once more.
     :param gpus: GPUs that it has now.
     :param old_gpus: Those that it had before.
-    :return: Fields to set; ``None`` if nothing was held, or nothing is known to have changed.
+    :return: ``None`` if nothing was held, or nothing is known to have changed.
     """
-    if server.get(HOLDS) and server.get("epoch") not in {None, epoch}:
-        return {HOLDS: {}}
+    if server.holds and server.epoch not in {None, epoch}:
+        return server.change(holds={})
     return _drop(server, {Refusal.GPU.value, *_list_blind(server)}) if gpus > old_gpus else None
 
 
-def mark_told(server: Mapping[str, Any], keys: set[str]) -> Record | None:
+def mark_told(server: Server, keys: set[str]) -> Server | None:
     """Return what a server's record becomes when the admins were told what is held there."""
-    holds = server.get(HOLDS) or {}
-    told = {k: {**item, "is_told": True} if k in keys else item for k, item in holds.items()}
-    return {HOLDS: told} if told != holds else None
+    told = {hold.key: hold.change(is_told=True) for hold in list_holds(server) if hold.key in keys}
+    holds = {**(server.holds or {}), **told}
+    return server.change(holds=holds) if holds != (server.holds or {}) else None
 
 
 _FULL = Refusal.FULL
@@ -205,48 +163,46 @@ _BLIND = "blind"
 """Key of a hold for a GPU that trainings do not see; with a label behind it, of that label's."""
 
 
-def _list_blind(server: Mapping[str, Any]) -> set[str]:
-    return {key for key in server.get(HOLDS) or {} if key.partition("/")[0] == _BLIND}
+def _list_blind(server: Server) -> set[str]:
+    return {key for key in server.holds or {} if key.partition("/")[0] == _BLIND}
 
 
-def _hold(
-    server: Mapping[str, Any],
-    key: str,
-    item: Mapping[str, Any],
-    *,
-    reason: str,
-    pauses: Backoff,
-    now: datetime,
-) -> Record | None:
-    holds = dict(server.get(HOLDS) or {})
-    before = next((hold for hold in list_holds(server) if hold.key == key), None)
+def _hold(server: Server, hold: ServerHold, *, pauses: Backoff, now: datetime) -> Server | None:
+    """Return what a server's record becomes by one more hold; ``None`` if it is held already."""
+    before = next((each for each in list_holds(server) if each.key == hold.key), None)
     if before is not None and now < before.until:
         return None
     times = before.times + 1 if before else 1
-    holds[key] = {
-        **item,
-        "until": (now + timedelta(seconds=pauses.after(times))).isoformat(),
-        "reason": build_line(reason),
-        "times": times,
-        "is_told": before.is_told if before else False,
-    }
+    held = hold.change(
+        until=now + timedelta(seconds=pauses.after(times)),
+        reason=build_line(hold.reason),
+        times=times,
+        is_told=before.is_told if before else False,
+    )
+    holds = {**(server.holds or {}), hold.key: held}
     for oldest in list(holds)[: max(0, len(holds) - _MOST_HOLDS)]:
         del holds[oldest]
-    return {HOLDS: holds}
+    return server.change(holds=holds)
 
 
-def _build_hold(refusal: Refusal | None, kind: SlotClass, image: str) -> tuple[str, Record]:
+def _build_hold(
+    refusal: Refusal | None, kind: SlotClass, image: str, *, reason: str, now: datetime
+) -> ServerHold:
     if refusal is Refusal.DISK:
-        return refusal.value, {"kind": None, "image": None}
-    if refusal is Refusal.GPU:
+        key, held_kind, held_image = refusal.value, None, None
+    elif refusal is Refusal.GPU:
         # What needs none may still go there.
-        return refusal.value, {"kind": SlotClass.TRAINING.value, "image": None}
-    if refusal is Refusal.IMAGE:
-        return f"{refusal}/{image}", {"kind": None, "image": image}
-    return f"{refusal or _FULL}/{kind}", {"kind": kind.value, "image": None}
+        key, held_kind, held_image = refusal.value, SlotClass.TRAINING, None
+    elif refusal is Refusal.IMAGE:
+        key, held_kind, held_image = f"{refusal}/{image}", None, image
+    else:
+        key, held_kind, held_image = f"{refusal or _FULL}/{kind}", kind, None
+    return ServerHold(
+        key=key, kind=held_kind, image=held_image, refusal=refusal, until=now, reason=reason
+    )
 
 
-def _drop(server: Mapping[str, Any], keys: set[str]) -> Record | None:
-    holds = server.get(HOLDS) or {}
+def _drop(server: Server, keys: set[str]) -> Server | None:
+    holds = server.holds or {}
     left = {key: item for key, item in holds.items() if key not in keys}
-    return {HOLDS: left} if left != holds else None
+    return server.change(holds=left) if left != holds else None

@@ -13,25 +13,21 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
-from typing import Any
 
-from pydantic import ValidationError
-
-from touchstone.core.attempts import get_ref, is_ended
-from touchstone.core.conf import Platform
 from touchstone.core.names import VALIDATION_TASK_ID
-from touchstone.core.times import read_time
+from touchstone.core.programs import is_program_id
+from touchstone.core.records.servers import Server
+from touchstone.core.records.tasks import Task, TaskKey
+from touchstone.core.schedule import Platform
 from touchstone_agent.core.attempts import SLOT_PHASES
 from touchstone_agent.protocol.messages import FINAL_PHASES, AttemptPhase, AttemptRef, SlotClass
 
-Record = dict[str, Any]
-TaskKey = tuple[str, str]
 Known = tuple[str, str, int]
 """An attempt by its submission, task and fence."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Held:
+class ReportedAttempt:
     """
     An attempt in a server's inventory.
 
@@ -59,14 +55,12 @@ class Held:
         return SlotClass.VALIDATION if is_validation else SlotClass.TRAINING
 
 
-def read_inventory(server: Mapping[str, Any]) -> Iterator[Held]:
+def read_inventory(server: Server) -> Iterator[ReportedAttempt]:
     """Yield what a server's last heartbeat said that it runs; what makes no sense is left out."""
-    for item in server.get("running") or ():
-        try:
+    for item in server.running or ():
+        if isinstance(item, tuple):
             ref, phase = item
-            yield Held(ref=AttemptRef.model_validate(ref), phase=AttemptPhase(phase))
-        except (TypeError, ValueError, ValidationError):
-            continue
+            yield ReportedAttempt(ref=ref, phase=phase)
 
 
 class Stray(StrEnum):
@@ -77,51 +71,51 @@ class Stray(StrEnum):
     UNKNOWN = "no record knows of it"
 
 
-def find_stray(held: Held, record: Record | None, server: str) -> Stray | None:
+def find_stray(held: ReportedAttempt, task: Task | None, server: str) -> Stray | None:
     """
     Say why an attempt should not be running where it runs; ``None`` if it should, or has exited.
 
     :param held: What the server says.
-    :param record: The task's record; ``None`` if there is none.
+    :param task: The task; ``None`` if there is no record of it.
     :param server: The server.
     """
     if not held.holds_slot:
         return None  # its files may still come, and it holds nothing
-    if record is None or held.ref.fence > record["fence"]:
+    if task is None or held.ref.fence > task.fence:
         return Stray.UNKNOWN
-    if held.ref.fence < record["fence"]:
+    if held.ref.fence < task.fence:
         return Stray.OUTRANKED
-    if record.get("server") != server or not record.get("attempt"):
+    if task.newest.server != server or not task.has_attempt:
         return Stray.UNKNOWN
-    return Stray.ENDED if is_ended(record) else None
+    return Stray.ENDED if task.is_ended else None
 
 
-def is_expected(record: Record, server: str) -> bool:
+def is_expected(task: Task, server: str) -> bool:
     """Tell whether a server has told of an attempt, and should still have it."""
-    phase = record.get("phase")
-    return bool(
-        record.get("server") == server
-        and record.get("platform") != Platform.RUNPOD
-        and record.get("attempt")
-        and not is_ended(record)
-        and phase is not None
-        and phase not in FINAL_PHASES
+    newest = task.newest
+    return (
+        newest.server == server
+        and newest.platform is not Platform.RUNPOD
+        and task.has_attempt
+        and not task.is_ended
+        and newest.phase is not None
+        and newest.phase not in FINAL_PHASES
     )
 
 
-def is_missing(record: Record, server: str, running: Collection[Known], heard: datetime) -> bool:
+def is_missing(task: Task, server: str, running: Collection[Known], heard: datetime) -> bool:
     """
     Tell whether an attempt should be on a server and its inventory does not have it.
 
-    :param record: The task's record.
+    :param task: The task.
     :param server: The server.
     :param running: What its inventory has, in any phase.
     :param heard: When that inventory was told; news of the attempt after that outweighs it.
     """
-    if not is_expected(record, server) or identify(get_ref(record)) in running:
+    if not is_expected(task, server) or identify(task.ref) in running:
         return False
-    told = record.get("last_event_at")
-    return not told or read_time(told) < heard
+    told = task.newest.last_event_at
+    return told is None or told < heard
 
 
 def identify(ref: AttemptRef) -> Known:
@@ -130,7 +124,11 @@ def identify(ref: AttemptRef) -> Known:
 
 
 def count_lingering(
-    running: Iterable[Held], *, waited_for: Mapping[TaskKey, int], ended: Collection[Known]
+    running: Iterable[ReportedAttempt],
+    *,
+    waited_for: Mapping[TaskKey, int],
+    ended: Collection[Known],
+    others: int = 0,
 ) -> Counter[SlotClass]:
     """
     Count the slots of a server that are held by attempts which nobody waits for any more.
@@ -139,11 +137,19 @@ def count_lingering(
     :param waited_for: The least fence that the attempt of a task in one of the server's slots can
         have, by task: such attempts are counted where the slots are.
     :param ended: Attempts whose end was heard after the inventory, or may have been.
+    :param others: Slots for trainings that tasks of other DAGs hold: so many programs of theirs
+        are counted where the slots are, whichever they are.
     """
-    return Counter(
-        held.kind
-        for held in running
-        if held.holds_slot
-        and held.ref.fence < waited_for.get(held.key, held.ref.fence + 1)
-        and identify(held.ref) not in ended
-    )
+    lingering: Counter[SlotClass] = Counter()
+    for held in running:
+        if (
+            not held.holds_slot
+            or held.ref.fence >= waited_for.get(held.key, held.ref.fence + 1)
+            or identify(held.ref) in ended
+        ):
+            continue
+        if others > 0 and is_program_id(held.ref.submission_id):
+            others -= 1
+        else:
+            lingering[held.kind] += 1
+    return lingering

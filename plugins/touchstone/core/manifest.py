@@ -5,24 +5,28 @@ from __future__ import annotations
 import datetime as dt
 import hashlib
 import json
+import math
 import re
 import shlex
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from enum import StrEnum
-from typing import Annotated, Any
+from typing import Annotated
 
 from pydantic import (
     BaseModel,
-    BeforeValidator,
     ConfigDict,
     Field,
-    StrictBool,
     StringConstraints,
     ValidationError,
+    ValidationInfo,
+    field_validator,
 )
+from pydantic_core import PydanticKnownError
 
-from touchstone.core.conf import Platform, System, parse_conf
+from touchstone.core.conf import System, parse_conf
 from touchstone.core.documents import Line, explain, name_field, read_toml, shorten, suggest
+from touchstone.core.forms import find_kinds
+from touchstone.core.schedule import DEFAULT_EVENT, Schedule, Training
 from touchstone.core.trainer import Description, Scalar, Setting, check_setting
 from touchstone_agent.protocol.errors import ConfigurationError
 
@@ -44,20 +48,22 @@ HOSTS_KEY = "split.train_hosts"
 RESAMPLES_KEY = "backtest.n_resamples"
 
 
-def _check_day(value: object) -> object:
-    # A bare number would be taken for seconds since 1970.
-    if isinstance(value, str) or (
-        isinstance(value, dt.date) and not isinstance(value, dt.datetime)
-    ):
-        return value
-    raise ValueError(f"{shorten(value)} is not a day, YYYY-MM-DD")
-
-
 Name = Annotated[str, StringConstraints(strict=True, pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,62}$")]
 Whole = Annotated[int, Field(strict=True, ge=-(2**31), lt=2**31)]
-Number = Annotated[float, Field(strict=True, allow_inf_nan=False)]
-Day = Annotated[dt.date, BeforeValidator(_check_day)]
 Lines = Annotated[tuple[Line, ...], Field(max_length=100)]
+
+
+_OTHERWISE = {
+    "config_overrides": "a job says it in [jobs.hyper], key by key",
+    "passthrough_args": "a job says it in [jobs.hyper], key by key",
+    "job": "a job's name is its own",
+}
+"""Fields of a schedule that follow from others in a manifest, and from which."""
+
+
+_KINDS = {name: kind for name, kind in find_kinds().items() if name not in _OTHERWISE}
+"""What each field of a schedule is in JSON. TOML tells texts and numbers apart, so a text that is
+given for a number is a mistake, and not the number in it."""
 
 
 class Mode(StrEnum):
@@ -75,14 +81,40 @@ class SplitRecipe(StrEnum):
     TIME = "time"
 
 
+def _check_kind(kind: str, value: object) -> object:
+    """Return a value of TOML if it is of a kind; a text on one line, a number finite."""
+    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    if kind == "integer" and (not is_number or isinstance(value, float)):
+        raise PydanticKnownError("int_type")
+    if kind == "number" and not is_number:
+        raise PydanticKnownError("float_type")
+    if kind == "number" and not math.isfinite(value):  # type: ignore[arg-type]
+        raise PydanticKnownError("finite_number")
+    if kind == "boolean" and not isinstance(value, bool):
+        raise PydanticKnownError("bool_type")
+    if kind == "array" and not isinstance(value, (list, tuple)):
+        raise PydanticKnownError("tuple_type")
+    is_day = isinstance(value, dt.date) and not isinstance(value, dt.datetime)
+    if kind == "day" and not is_day and not isinstance(value, str):
+        # A bare number would be taken for seconds since 1970.
+        raise ValueError(f"{shorten(value)} is not a day, YYYY-MM-DD")
+    if kind == "string" and not isinstance(value, str):
+        raise PydanticKnownError("string_type")
+    for text in value if isinstance(value, (list, tuple)) else (value,):
+        if isinstance(text, str) and not text.isprintable():
+            raise ValueError(f"{shorten(text)} has characters that cannot be printed")
+    return value
+
+
 class _Table(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
-class Defaults(_Table):
+class Defaults(Training):
     """
     What holds for a job that says nothing else; as for ``touchstone submit`` unless told here.
 
+    :param intervals: Prediction intervals in days.
     :param model: Model structure, for feature sets; ``None`` for the configuration's.
     :param mode: Whether to train, or only to validate.
     :param split_recipe: By what training and test data are told apart; ``None`` for the trainer's.
@@ -91,26 +123,25 @@ class Defaults(_Table):
     :param hyper: Keys of the trainer's configuration, or short names of its flags.
     """
 
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    intervals: tuple[Whole, ...] = ()
     system: System = System.FEATURE_SET
     model: Line | None = None
     mode: Mode = Mode.TRAIN
-    intervals: tuple[Whole, ...] = ()
-    config_file: Line | None = None
-    branch: Line | None = None
-    fetched_data_end_to: Day | None = None
-    platform: Platform | None = None
-    seed: Whole = 0
-    baseline: Line | None = None
     split_recipe: SplitRecipe | None = None
     train_hosts: Lines = ()
     n_resamples: Whole | None = None
-    priority: Whole = 0
-    require_cuda: StrictBool = False
-    prefer_cuda: StrictBool = False
-    min_vram_gib: Number = 0
-    min_ram_gib: Number = 0
-    allowed_hosts: Lines = ()
-    hyper: dict[str, Any] = Field(default_factory=dict)
+    hyper: dict[str, Scalar] = Field(default_factory=dict)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _is_of_its_kind(cls, value: object, info: ValidationInfo[object]) -> object:
+        name = str(info.field_name)
+        if name in _OTHERWISE:
+            raise ValueError(f"cannot be given here; {_OTHERWISE[name]}")
+        kind = _KINDS.get(name)
+        return value if kind is None else _check_kind(kind, value)
 
 
 class Job(Defaults):
@@ -147,7 +178,7 @@ class Manifest(_Table):
     jobs: Annotated[tuple[Job, ...], Field(max_length=MAX_JOBS)] = ()
 
 
-_KNOWN = frozenset(name for model in (Manifest, Job) for name in model.model_fields)
+_KNOWN = frozenset({*Manifest.model_fields, *Job.model_fields}.difference(_OTHERWISE))
 # --- reading -----------------------------------------------------------------------------------
 
 
@@ -161,7 +192,7 @@ def parse_manifest(text: str) -> Manifest:
     document = read_toml(text, what=WHAT, version=SCHEMA_VERSION)
     try:
         # By itself first: an error of the defaults is not each job's.
-        defaults = Defaults.model_validate(_flatten_hyper(document.get("defaults", {}), "defaults"))
+        defaults = Defaults.model_validate(_flatten_table(document.get("defaults", {}), "defaults"))
     except ValidationError as error:
         place: list[str | int] = ["defaults", *error.errors()[0]["loc"]]
         raise ConfigurationError(explain(error, known=_KNOWN, location=place)) from error
@@ -180,24 +211,32 @@ def parse_manifest(text: str) -> Manifest:
     return manifest
 
 
-def _fill_in(raw: list[Any], defaults: Defaults) -> list[Any]:
+def _fill_in(raw: Sequence[object], defaults: Defaults) -> list[object]:
     given = defaults.model_dump(exclude_unset=True)
-    filled = []
+    filled: list[object] = []
     for place, job in enumerate(raw):
         if not isinstance(job, dict):
             filled.append(job)
             continue
         own = _flatten_hyper(job, name_field(_name_job(("jobs", place), raw)))
-        hyper = {**given.get("hyper", {}), **own.get("hyper", {})}
+        hyper = own.get("hyper", {})
+        # What is no table is handed on, to be refused by its name.
+        if isinstance(hyper, dict):
+            hyper = {**given.get("hyper", {}), **hyper}
         filled.append({**given, **own, "hyper": hyper})
     return filled
 
 
-def _flatten_hyper(table: Any, place: str) -> Any:
-    if not isinstance(table, dict) or not isinstance(table.get("hyper"), dict):
+def _flatten_table(table: object, place: str) -> object:
+    return _flatten_hyper(table, place) if isinstance(table, dict) else table
+
+
+def _flatten_hyper(table: Mapping[str, object], place: str) -> Mapping[str, object]:
+    hyper = table.get("hyper")
+    if not isinstance(hyper, dict):
         return table
     flat: dict[str, Scalar] = {}
-    for key, value in _walk(table["hyper"], f"{place}.hyper"):
+    for key, value in _walk(hyper, f"{place}.hyper"):
         if key in flat:
             raise ConfigurationError(f"{place}.hyper.{key}: given twice; keep one")
         flat[key] = value
@@ -207,7 +246,7 @@ def _flatten_hyper(table: Any, place: str) -> Any:
 
 
 def _walk(
-    table: Mapping[str, Any], place: str, prefix: str = "", depth: int = 0
+    table: Mapping[str, object], place: str, prefix: str = "", depth: int = 0
 ) -> Iterator[tuple[str, Scalar]]:
     for name, value in table.items():
         key = f"{prefix}{name}"
@@ -305,7 +344,7 @@ def build_settings(job: Job) -> list[Setting]:
     ]
 
 
-def build_conf(job: Job, *, source: str, notes: str) -> dict[str, Any]:
+def build_conf(job: Job, *, source: str, notes: str) -> dict[str, object]:
     """
     Return the flat conf of a job's run.
 
@@ -314,7 +353,7 @@ def build_conf(job: Job, *, source: str, notes: str) -> dict[str, Any]:
     :param notes: What the submission's notes say.
     :raises ConfigurationError: If a field has an impossible value, by its job's name.
     """
-    conf: dict[str, Any] = {
+    conf: dict[str, object] = {
         "source": source,
         "ref": job.ref,
         "path": job.path,
@@ -348,11 +387,13 @@ def build_submission_id(job: Job, *, content: str) -> str:
         "mode": job.mode.value,
         "seed": job.seed,
         "intervals": sorted(set(job.intervals)),
-        "config_file": job.config_file,
+        "config_file": job.config_file if "config_file" in job.model_fields_set else None,
         "branch": job.branch,
         "fetched_data_end_to": job.fetched_data_end_to and job.fetched_data_end_to.isoformat(),
         "baseline": job.baseline,
         "settings": {setting.key: setting.value for setting in build_settings(job)},
+        # Not always: an id that was given before there were events stays what it is.
+        **({"event": job.event} if job.event != DEFAULT_EVENT else {}),
     }
     text = json.dumps(work, sort_keys=True, separators=(",", ":"), allow_nan=False)
     return ID_PREFIX + hashlib.sha256(text.encode()).hexdigest()[:_ID_DIGITS]
@@ -364,11 +405,15 @@ def build_notes(manifest: Manifest, job: Job) -> str:
     return f"manifest {manifest.name}: {job.name}{own}"
 
 
-def find_job(manifest: Manifest, submission: Mapping[str, Any]) -> str | None:
-    """Return the job of this manifest that a submission came from; ``None`` if from none."""
+def find_job(manifest: Manifest, submission_id: str, notes: str | None) -> str | None:
+    """
+    Return the job of this manifest that a submission came from; ``None`` if from none.
+
+    :param notes: The submission's notes.
+    """
     prefix = f"manifest {manifest.name}: "
-    notes = submission.get("notes") or ""
-    if not str(submission.get("submission_id")).startswith(ID_PREFIX):
+    notes = notes or ""
+    if not submission_id.startswith(ID_PREFIX):
         return None
     return notes.removeprefix(prefix).partition(" ")[0] if notes.startswith(prefix) else None
 
@@ -379,31 +424,18 @@ def _find_recipe(job: Job) -> str | None:
     return None if recipe in {None, SplitRecipe.TIME} else str(recipe)
 
 
-def _build_schedule(job: Job) -> dict[str, Any]:
+def _build_schedule(job: Job) -> dict[str, object]:
     settings = build_settings(job)
-    schedule: dict[str, Any] = {
+    said = job.model_dump(mode="json", include=set(Schedule.model_fields), exclude_unset=True)
+    return said | {
         "intervals": list(job.intervals),
-        "config_file": job.config_file,
-        "branch": job.branch,
-        "fetched_data_end_to": job.fetched_data_end_to and job.fetched_data_end_to.isoformat(),
-        "platform": job.platform and job.platform.value,
         "seed": job.seed,
-        "baseline": job.baseline,
         "config_overrides": [f"{s.key}={_format(s.value)}" for s in settings if not s.is_flag],
         "passthrough_args": [
             shlex.quote(f"--{s.key}={_format(s.value)}") for s in settings if s.is_flag
         ],
         "job": job.name,
     }
-    constraints = {
-        "priority": job.priority,
-        "require_cuda": job.require_cuda,
-        "prefer_cuda": job.prefer_cuda,
-        "min_vram_gib": job.min_vram_gib,
-        "min_ram_gib": job.min_ram_gib,
-        "allowed_hosts": list(job.allowed_hosts),
-    }
-    return schedule | {key: value for key, value in constraints.items() if value}
 
 
 def _format(value: Scalar) -> str:
@@ -428,7 +460,7 @@ def check_trainer(manifest: Manifest, description: Description) -> tuple[str, ..
             unchecked.append(job.name)
             continue
         place = f"jobs.{job.name}"
-        if job.config_file is not None and job.config_file not in description.configs:
+        if "config_file" in job.model_fields_set and job.config_file not in description.configs:
             hint = suggest(job.config_file, description.configs)
             raise ConfigurationError(
                 f"{place}.config_file: the trainer has no {shorten(job.config_file)}{hint}"

@@ -7,8 +7,16 @@ from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import Final
 
-from touchstone.core.conf import CloudChoice
-from touchstone.core.pods import Choice, Cloud, CpuOffer, GpuOffer, Wish, choose, choose_cpu
+from touchstone.core.offers import (
+    CpuOffer,
+    GpuOffer,
+    OfferCriteria,
+    OfferSelection,
+    choose,
+    choose_cpu,
+)
+from touchstone.core.pods import Cloud
+from touchstone.core.schedule import CloudChoice
 
 CLOUDS: Final[Mapping[CloudChoice, tuple[Cloud, ...]]] = {
     CloudChoice.ANY: (Cloud.SECURE, Cloud.COMMUNITY),
@@ -36,7 +44,7 @@ class Market:
     models: tuple[str, ...] = ()
     max_price: Decimal | None = None
     data_centers: tuple[str, ...] = ()
-    _choices: dict[object, Choice] = field(
+    _selections: dict[object, OfferSelection] = field(
         default_factory=dict, init=False, repr=False, compare=False
     )
 
@@ -47,7 +55,7 @@ class Market:
         cloud: CloudChoice = CloudChoice.ANY,
         max_price: Decimal | None = None,
         min_memory_gb: float = 0,
-    ) -> Choice:
+    ) -> OfferSelection:
         """
         Return which GPU to order for a task, best first.
 
@@ -57,9 +65,9 @@ class Market:
         :param min_memory_gb: GPU memory needed.
         """
         key = (gpu_models, cloud, max_price, min_memory_gb)
-        found = self._choices.get(key)
+        found = self._selections.get(key)
         if found is None:
-            wish = Wish(
+            criteria = OfferCriteria(
                 gpus=gpu_models or self.models,
                 clouds=CLOUDS[cloud],
                 data_centers=self.data_centers,
@@ -67,19 +75,19 @@ class Market:
                 min_memory_gb=min_memory_gb,
             )
             # Asked for every task in every round of placement, and most tasks ask alike.
-            found = self._choices[key] = choose(self.offers, wish)
+            found = self._selections[key] = choose(self.offers, criteria)
         return found
 
-    def choose_cpu(self, *, max_price: Decimal | None = None) -> Choice:
+    def choose_cpu(self, *, max_price: Decimal | None = None) -> OfferSelection:
         """
         Return which CPU to order for a task that needs no GPU, best first.
 
         :param max_price: The task's own ceiling; the installation's holds as well.
         """
         key = ("cpu", max_price)
-        found = self._choices.get(key)
+        found = self._selections.get(key)
         if found is None:
-            found = self._choices[key] = choose_cpu(
+            found = self._selections[key] = choose_cpu(
                 self.cpus,
                 vcpus=self.vcpus,
                 max_price=self._find_ceiling(max_price),

@@ -10,13 +10,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Hashable, Iterable, Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields
 from datetime import datetime
-from decimal import Decimal
 from enum import StrEnum
-from typing import Any, Self, TypeVar
+from typing import TypeVar
+
+from pydantic import JsonValue, model_validator
 
 from touchstone.core.money import compute_micros
+from touchstone.core.records.stored import StoredRecord, Time, Usd
 
 Key = TypeVar("Key", bound=Hashable)
 
@@ -29,8 +31,7 @@ class EntryKind(StrEnum):
     BILLED = "3-billed"
 
 
-@dataclass(frozen=True, kw_only=True)
-class Rental:
+class Rental(StoredRecord):
     """
     Whose pod it is, and what it is: the same in every entry, so that each can stand alone.
 
@@ -55,8 +56,8 @@ class Rental:
     gpu: str | None
     cloud: str | None
     data_center: str | None
-    price_per_hour: Decimal
-    started_at: datetime
+    price_per_hour: Usd
+    started_at: Time
 
     def count_seconds(self, until: datetime) -> int:
         """Return for how many seconds it is billed at a time; begun ones count."""
@@ -93,13 +94,9 @@ class Rental:
         return Entry(kind=EntryKind.BILLED, rental=self, at=at, micros=micros)
 
 
-_RENTAL_FIELDS = tuple(field.name for field in fields(Rental))
-
-
-@dataclass(frozen=True, kw_only=True)
-class Entry:
+class Entry(StoredRecord):
     """
-    One thing that a pod's meter says.
+    One thing that a pod's meter says. It is stored flat, with ``pod`` and ``entry`` for a key.
 
     :param at: Since when it is so.
     :param seconds: What it is billed for; known when it is closed.
@@ -109,46 +106,27 @@ class Entry:
 
     kind: EntryKind
     rental: Rental
-    at: datetime
+    at: Time
     seconds: int | None = None
     micros: int | None = None
     is_useful: bool | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _gather_rental(cls, stored: object) -> object:
+        if isinstance(stored, Mapping) and "rental" not in stored:
+            return {**stored, "rental": stored}
+        return stored
 
     @property
     def id(self) -> str:
         """Return what tells it from the other entries of a pod's name."""
         return f"{self.kind}#{self.rental.pod_id}"
 
-    def to_record(self) -> dict[str, Any]:
-        """Return it as plain values, with ``pod`` and ``entry`` for a key."""
-        rental = asdict(self.rental) | {
-            "price_per_hour": str(self.rental.price_per_hour),
-            "started_at": self.rental.started_at.isoformat(),
-        }
-        return rental | {
-            "entry": self.id,
-            "kind": self.kind.value,
-            "at": self.at.isoformat(),
-            "seconds": self.seconds,
-            "micros": self.micros,
-            "is_useful": self.is_useful,
-        }
-
-    @classmethod
-    def from_record(cls, record: Mapping[str, Any]) -> Self:
-        """Return the entry that :meth:`to_record` has written; what is not known is left out."""
-        rental = {name: record[name] for name in _RENTAL_FIELDS} | {
-            "price_per_hour": Decimal(record["price_per_hour"]),
-            "started_at": datetime.fromisoformat(record["started_at"]),
-        }
-        return cls(
-            kind=EntryKind(record["kind"]),
-            rental=Rental(**rental),
-            at=datetime.fromisoformat(record["at"]),
-            seconds=record["seconds"],
-            micros=record["micros"],
-            is_useful=record["is_useful"],
-        )
+    def dump(self) -> dict[str, JsonValue]:
+        """Return it as plain JSON values, flat."""
+        facts = self.model_dump(mode="json", exclude={"rental"})
+        return {**self.rental.dump(), "entry": self.id, **facts}
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,12 +13,13 @@ import binascii
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
 from touchstone.core.documents import shorten
 
 MAX_DEPTH: Final = 100
 MAX_VALUES: Final = 500_000
+"""Far beyond any real model: what is deeper or larger was made to be expensive."""
 
 _PER_DIMENSION = (
     *("AdaptiveAveragePooling", "AdaptiveMaxPooling", "AveragePooling", "AvgPool", "Conv"),
@@ -95,7 +96,7 @@ class CodeFinding:
     code_reason: str | None = None
 
 
-def find_code(config: Any) -> CodeFinding:
+def find_code(config: object) -> CodeFinding:
     """
     Look through a model's configuration, as its file has it.
 
@@ -106,7 +107,7 @@ def find_code(config: Any) -> CodeFinding:
     return look_through(config)
 
 
-def look_through(config: Any) -> CodeFinding:
+def look_through(config: object) -> CodeFinding:
     """Look through any part of a configuration."""
     for number, (place, value) in enumerate(_walk(config), start=1):
         if number > MAX_VALUES or len(place) > MAX_DEPTH:
@@ -120,9 +121,9 @@ def look_through(config: Any) -> CodeFinding:
     return CodeFinding(may_carry_code=False)
 
 
-def _walk(config: Any) -> Iterator[tuple[tuple[str | int, ...], Any]]:
+def _walk(config: object) -> Iterator[tuple[tuple[str | int, ...], object]]:
     """Yield every value with its place; without recursion, however deep it is."""
-    left: list[tuple[tuple[str | int, ...], Any]] = [((), config)]
+    left: list[tuple[tuple[str | int, ...], object]] = [((), config)]
     while left:
         place, value = left.pop()
         yield place, value
@@ -134,7 +135,7 @@ def _walk(config: Any) -> Iterator[tuple[tuple[str | int, ...], Any]]:
             left += [((*place, key), item) for key, item in reversed(list(enumerate(value)))]
 
 
-def _find_reason(place: tuple[str | int, ...], value: Mapping[str, Any]) -> str | None:
+def _find_reason(place: tuple[str | int, ...], value: Mapping[str, object]) -> str | None:
     what = _name(place)
     name = value.get("class_name")
     if name is not None and (not isinstance(name, str) or name not in HARMLESS):

@@ -10,12 +10,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from decimal import ROUND_CEILING, ROUND_FLOOR, Decimal
-from typing import Final
+from typing import Final, Self
+
+from pydantic import ConfigDict, model_validator
 
 from touchstone.core.pods import compute_cost
+from touchstone.core.records.stored import StoredRecord
 
 MICROS_PER_USD: Final = 1_000_000
 _CENT = Decimal("0.01")
@@ -161,8 +164,7 @@ class BudgetState:
         return None if limit is None else limit - self.reserved - self.spent
 
 
-@dataclass(frozen=True, kw_only=True)
-class Reservation:
+class Reservation(StoredRecord):
     """
     What is on record of one pod's money, in micro-dollars.
 
@@ -173,16 +175,21 @@ class Reservation:
     :param version: Counts the changes.
     """
 
+    # A booking writes the whole record: what another version keeps in it is written back.
+    model_config = ConfigDict(frozen=True, extra="allow")
+
     pod: str
     scopes: tuple[str, ...]
     reserved: int
     spent: int | None = None
     version: int = 1
 
-    def __post_init__(self) -> None:
-        """Refuse what no pod costs: a budget must not grow by a mistake."""
+    @model_validator(mode="after")
+    def _costs_something(self) -> Self:
+        # A budget must not grow by a mistake.
         if self.reserved < 0 or (self.spent or 0) < 0:
             raise ValueError(f"pod {self.pod} cannot cost less than nothing")
+        return self
 
     @property
     def is_settled(self) -> bool:
@@ -193,6 +200,20 @@ class Reservation:
     def used(self) -> int:
         """Return what it takes of its budgets now."""
         return self.reserved if self.spent is None else self.spent
+
+
+class BudgetUse(StoredRecord):
+    """
+    What is on record of a budget, in micro-dollars.
+
+    :param scope: The budget's id.
+    :param used: What is reserved and spent.
+    :param spent: What is spent of it.
+    """
+
+    scope: str
+    used: int
+    spent: int
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -247,14 +268,10 @@ def plan_reservation(
         return Posting(before=known, after=known)
     changes = {name: amount - held.get(name, 0) for name in limits}
     changes |= {name: -reserved for name, reserved in held.items() if name not in limits}
+    before = Reservation(pod=pod, scopes=(), reserved=0, version=0) if known is None else known
     return Posting(
         before=known,
-        after=Reservation(
-            pod=pod,
-            scopes=tuple(limits),
-            reserved=amount,
-            version=1 if known is None else known.version + 1,
-        ),
+        after=before.change(scopes=tuple(limits), reserved=amount, version=before.version + 1),
         moves=tuple(
             Move(scope=name, used=change, ceiling=_find_ceiling(limits.get(name), change))
             for name, change in changes.items()
@@ -296,6 +313,6 @@ def _plan_spending(known: Reservation | None, pod: str, spent: int) -> Posting:
     )
     return Posting(
         before=known,
-        after=replace(before, spent=spent, version=before.version + 1),
+        after=before.change(spent=spent, version=before.version + 1),
         moves=tuple(move for move in moves if move.used or move.spent),
     )

@@ -10,10 +10,8 @@ from __future__ import annotations
 import datetime as dt
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from types import MappingProxyType
+from dataclasses import dataclass, field
 
-from touchstone.core.conf import Platform
 from touchstone.core.eligibility import (
     Capability,
     Declared,
@@ -25,8 +23,9 @@ from touchstone.core.eligibility import (
     intersect,
 )
 from touchstone.core.fairness import Key, NoneFree, Shares, Waiting, offer_fairly, order_fairly
+from touchstone.core.placement_groups import PlacementDelays, PlacementGroup, PlacementGroups
 from touchstone.core.reasons import Reasons
-from touchstone.core.shapes import Graces, Shape, Shapes
+from touchstone.core.schedule import Platform
 from touchstone_agent.protocol.messages import SlotClass
 
 __all__ = [
@@ -38,6 +37,7 @@ __all__ = [
     "Plan",
     "Resource",
     "Running",
+    "Snapshot",
     "Wait",
     "Waiting",
     "find_impossible",
@@ -48,7 +48,8 @@ __all__ = [
 
 CUDA_GRACE = dt.timedelta(seconds=300)
 AVOID_GRACE = dt.timedelta(seconds=300)
-NOTHING: Mapping[str, float] = MappingProxyType({})
+"""How long a task waits for a better place: for CUDA, unless a setting says otherwise, and for a
+server where it has not failed."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -94,18 +95,44 @@ class Plan:
     waits: tuple[Wait, ...] = ()
 
 
-def plan(
-    waiting: Sequence[Waiting],
-    resources: Sequence[Resource],
-    *,
-    now: dt.datetime,
-    usage: Mapping[str, float] = NOTHING,
-    validation_usage: Mapping[str, float] = NOTHING,
-    weights: Mapping[str, float] = NOTHING,
-    cuda_grace: dt.timedelta = CUDA_GRACE,
-    avoid_grace: dt.timedelta = AVOID_GRACE,
-    is_paused: bool = False,
-) -> Plan:
+@dataclass(frozen=True, kw_only=True)
+class Snapshot:
+    """
+    What plans and estimates are made from: the queue and the fleet at one moment.
+
+    :param now: The time.
+    :param waiting: The tasks that wait, in no order.
+    :param resources: Servers and RunPod with their free slots.
+    :param usage: Each submitter's use of training slots, now and recently, in slots.
+    :param validation_usage: The same of validation slots, which trainings never take: whoever
+        trains much does not wait longer for a validation.
+    :param weights: Submitters that may have more (or less) than the others; 1 unless given.
+    :param cuda_grace: How long a task that prefers CUDA waits for it.
+    :param avoid_grace: How long a task waits for another server than those where it failed.
+    :param is_paused: Place nothing; positions and reasons are still told.
+    """
+
+    now: dt.datetime
+    waiting: Sequence[Waiting] = ()
+    resources: Sequence[Resource] = ()
+    usage: Mapping[str, float] = field(default_factory=dict)
+    validation_usage: Mapping[str, float] = field(default_factory=dict)
+    weights: Mapping[str, float] = field(default_factory=dict)
+    cuda_grace: dt.timedelta = CUDA_GRACE
+    avoid_grace: dt.timedelta = AVOID_GRACE
+    is_paused: bool = False
+
+    def list_usages(self) -> tuple[tuple[SlotClass, Mapping[str, float]], ...]:
+        """Return each kind of task with who has used how much of its slots, validations first."""
+        return (SlotClass.VALIDATION, self.validation_usage), (SlotClass.TRAINING, self.usage)
+
+    @property
+    def delays(self) -> PlacementDelays:
+        """Return how long tasks wait for a better place, counted from now."""
+        return PlacementDelays(now=self.now, cuda=self.cuda_grace, avoid=self.avoid_grace)
+
+
+def plan(seen: Snapshot) -> Plan:
     """
     Decide which waiting tasks start now, and where.
 
@@ -114,35 +141,24 @@ def plan(
     before one where it has, CUDA first if it prefers that, then by the server's priority, then
     the least capable, so that a GPU is not taken by what needs none. Validations go first where
     both kinds share slots: they are short, and their engineers wait for them.
-
-    :param waiting: The tasks that wait.
-    :param resources: Servers and RunPod with what is free of them.
-    :param now: The time.
-    :param usage: Training slots' worth that each submitter has in use, or had of late.
-    :param validation_usage: The same of validation slots, which trainings never take: whoever
-        trains much does not wait longer for a validation.
-    :param weights: Submitters that may have more (or less) than the others; 1 unless given.
-    :param cuda_grace: How long a task that prefers CUDA waits for it.
-    :param avoid_grace: How long a task waits for another server than those where it failed.
-    :param is_paused: Place nothing; positions and reasons are still told.
     """
     placements: list[Placement] = []
     waits: list[Wait] = []
-    graces = Graces(now=now, cuda=cuda_grace, avoid=avoid_grace)
+    delays = seen.delays
     shared: Counter[str] = Counter()
-    for kind, used in ((SlotClass.VALIDATION, validation_usage), (SlotClass.TRAINING, usage)):
-        tasks = [task for task in waiting if task.needs.kind is kind]
+    for kind, used in seen.list_usages():
+        tasks = [task for task in seen.waiting if task.needs.kind is kind]
         if not tasks:
             continue
-        desk = _Desk(kind, resources, graces, shared)
-        shares = Shares(used, weights)
-        if not is_paused:
-            offer_fairly(tasks, shares, desk.take)
-            placements += desk.placements
-            shared.update(placement.resource for placement in desk.placements)
-            placed = {placement.key for placement in desk.placements}
+        assigner = _SlotAssigner(kind, seen.resources, delays, shared)
+        shares = Shares(used, seen.weights)
+        if not seen.is_paused:
+            offer_fairly(tasks, shares, assigner.take)
+            placements += assigner.placements
+            shared.update(placement.resource for placement in assigner.placements)
+            placed = {placement.key for placement in assigner.placements}
             tasks = [task for task in tasks if task.key not in placed]
-        reasons = Reasons(kind, desk.shapes, graces, is_paused=is_paused)
+        reasons = Reasons(kind, assigner.groups, delays, is_paused=seen.is_paused)
         waits += (
             Wait(key=task.key, position=position, reason=reasons.explain(task))
             for position, task in enumerate(order_fairly(tasks, shares), 1)
@@ -150,7 +166,7 @@ def plan(
     return Plan(placements=tuple(placements), waits=tuple(waits))
 
 
-class _Desk:
+class _SlotAssigner:
     """
     Gives the free slots of one kind away, each once.
 
@@ -161,28 +177,28 @@ class _Desk:
         self,
         kind: SlotClass,
         resources: Sequence[Resource],
-        graces: Graces,
+        delays: PlacementDelays,
         taken: Mapping[str, int],
     ) -> None:
-        self.shapes = Shapes(kind, resources, graces)
+        self.groups = PlacementGroups(kind, resources, delays)
         self.placements: list[Placement] = []
         self._free = {
             item.name: max(0, item.get_free(kind) - item.is_shared * taken.get(item.name, 0))
-            for item in self.shapes.open
+            for item in self.groups.open
         }
         self._left = sum(self._free.values())
-        self._exhausted: set[Shape] = set()
+        self._exhausted: set[PlacementGroup] = set()
 
     def take(self, task: Waiting) -> bool:
         """Place a task if a slot that it may use is free; end the offer if none is at all."""
         if not self._left:
             raise NoneFree
-        shape = self.shapes.get(task)
-        if shape in self._exhausted:
+        group = self.groups.get(task)
+        if group in self._exhausted:
             return False
-        chosen = self._choose(shape)
+        chosen = self._choose(group)
         if chosen is None:
-            self._exhausted.add(shape)
+            self._exhausted.add(group)
             return False
         self._free[chosen.name] -= 1
         self._left -= 1
@@ -190,11 +206,11 @@ class _Desk:
         self.placements.append(Placement(key=task.key, resource=chosen.name, reason=reason))
         return True
 
-    def _choose(self, shape: Shape) -> Resource | None:
+    def _choose(self, group: PlacementGroup) -> Resource | None:
         """Return the best resource with a free slot; of equals the one with most free, by name."""
         best: tuple[int, str] | None = None
         chosen: Resource | None = None
-        for tier in shape.tiers:
+        for tier in group.tiers:
             for resource in tier:
                 free = self._free[resource.name]
                 if free and (best is None or (-free, resource.name) < best):
@@ -208,8 +224,8 @@ def _explain_choice(task: Waiting, resource: Resource) -> str:
     where = f"a slot of {resource.name} is free"
     if resource.name in task.avoid:
         return f"{where}; it failed there before, but no other server could take it"
-    if task.needs.prefer_cuda and not resource.capability.cuda:
+    if task.needs.placement.prefer_cuda and not resource.capability.cuda:
         return f"{where}; it prefers CUDA but waited its time for it"
-    if resource.platform is Platform.RUNPOD and task.needs.platform is Platform.ANY:
+    if resource.platform is Platform.RUNPOD and task.needs.placement.platform is Platform.ANY:
         return f"{where}, and none on-prem that fits"
     return where

@@ -1,9 +1,10 @@
 """
-What is on record of an attempt's pod: from the wish to rent one to the proof that it is gone.
+The record of an attempt's pod, from the intent to rent one to the proof that it is gone.
 
-As in ``core.attempts``, every function takes the record as it is and returns the fields to set, or
-``None`` when there is nothing to change. A pod belongs to one attempt, and stays on record with it
-when a newer attempt takes its place: somebody must still see it gone, and it costs what it costs.
+As in ``core.phases``, every function takes the task as it is and returns the task as it becomes,
+or ``None`` when there is nothing to change. A pod belongs to one attempt, and stays on record with
+it when a newer attempt takes its place: somebody must still see it gone, and it costs what it
+costs.
 """
 
 from __future__ import annotations
@@ -12,32 +13,15 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime
 from decimal import Decimal
-from typing import Any
 
-from touchstone.core.attempts import RENTAL_CLASSES, Record, is_ended, is_rented
+from touchstone.core.offers import Candidate
 from touchstone.core.outcomes import Outcome
-from touchstone.core.pods import Candidate, Pod, compute_cost
+from touchstone.core.phases import end_attempt
+from touchstone.core.pods import Pod, compute_cost
+from touchstone.core.records.tasks import Attempt, PodProblem, PodRecord, Task
+from touchstone.core.retries import RENTAL_CLASSES
 from touchstone.core.states import TaskStatus
 from touchstone_agent.protocol.messages import AttemptPhase
-
-__all__ = [
-    "Problem",
-    "close_attempt",
-    "compute_pod_cost",
-    "describe_pod",
-    "find_pod",
-    "is_rented",
-    "list_pods",
-    "may_rent",
-    "note_bill",
-    "note_ending",
-    "note_gone",
-    "note_login",
-    "note_order",
-    "note_pod",
-    "note_refusal",
-    "sum_earlier",
-]
 
 
 @dataclass(frozen=True)
@@ -45,7 +29,7 @@ class Problem:
     """
     Why an attempt cannot go on in its pod, or gets none.
 
-    :param failure_class: One word; see :data:`~touchstone.core.attempts.RENTAL_CLASSES`.
+    :param failure_class: One word; see :data:`~touchstone.core.retries.RENTAL_CLASSES`.
     :param reason: One line for the engineer.
     """
 
@@ -53,219 +37,212 @@ class Problem:
     reason: str
 
 
-def list_pods(record: Record) -> Iterator[tuple[int, Record]]:
+def list_pods(task: Task) -> Iterator[tuple[int, PodRecord]]:
     """Yield every pod of a task with its attempt's fence, oldest attempt first."""
-    for item in [*(record.get("attempts") or ()), record]:
-        if item.get("pod"):
-            yield int(item["fence"]), item["pod"]
+    for attempt in (*task.past, task.newest):
+        if attempt.pod is not None:
+            yield attempt.fence, attempt.pod
 
 
-def find_pod(record: Record, fence: int) -> Record | None:
+def find_pod(task: Task, fence: int) -> PodRecord | None:
     """Return the pod of one of a task's attempts, also of an older one."""
-    return next((pod for number, pod in list_pods(record) if number == fence), None)
+    return next((pod for number, pod in list_pods(task) if number == fence), None)
 
 
-def describe_pod(pod: Record) -> str:
+def find_pod_id(task: Task, fence: int) -> str | None:
+    """Return RunPod's id of an attempt's pod; ``None`` if it has no pod, or none is known yet."""
+    pod = find_pod(task, fence)
+    return pod.id if pod else None
+
+
+def find_attempt_with_pod(task: Task, fence: int) -> Attempt | None:
+    """Return one of a task's attempts, if it has a pod."""
+    attempts = (task.newest, *task.past)
+    return next((each for each in attempts if each.fence == fence and each.pod is not None), None)
+
+
+def describe_pod(pod: PodRecord) -> str:
     """Return what was rented, as people call it: its GPU, or its CPU."""
-    # Pods of the version before have no word of a CPU: they had GPUs.
-    return f"CPU {pod['cpu']}, {pod['vcpus']} vCPU" if pod.get("cpu") else str(pod["gpu"])
+    return describe_hardware(gpu=pod.gpu, cpu=pod.cpu, vcpus=pod.vcpus)
 
 
-def compute_pod_cost(pod: Record, now: datetime) -> tuple[Decimal, bool]:
+def describe_hardware(*, gpu: str | None, cpu: str | None, vcpus: int | None) -> str:
+    """Return a pod's hardware as people call it; a pod of the version before had a GPU."""
+    return f"CPU {cpu}, {vcpus} vCPU" if cpu else str(gpu)
+
+
+def compute_pod_cost(pod: PodRecord, now: datetime) -> tuple[Decimal, bool]:
     """Return what a pod has cost so far, in USD, and whether it still costs."""
-    if pod.get("usd") is not None:
-        return Decimal(str(pod["usd"])), False
-    if not pod.get("id"):
+    if pod.usd is not None:
+        return pod.usd, False
+    if not pod.id:
         return Decimal(), False
-    lasted = (now - datetime.fromisoformat(pod["ordered_at"])).total_seconds()
-    return compute_cost(Decimal(str(pod["price_per_hour"])), lasted), True
+    lasted = (now - pod.ordered_at).total_seconds()
+    return compute_cost(pod.price_per_hour, lasted), True
 
 
-def sum_earlier(record: Record) -> Decimal | None:
+def sum_earlier(task: Task) -> Decimal | None:
     """Return what the pods of attempts have cost that are not listed any more; ``None`` if none."""
-    earlier = record.get("earlier") or {}
-    return Decimal(str(earlier["usd"])) if earlier.get("pods") else None
+    return task.earlier.usd if task.earlier and task.earlier.pods else None
 
 
-def may_rent(record: Record, fence: int) -> bool:
+def may_rent(task: Task, fence: int) -> bool:
     """Tell whether an attempt still wants a pod: it is the newest, goes on, and nobody ends it."""
-    return bool(record["fence"] == fence and not is_ended(record) and not record.get("cancel"))
+    return task.fence == fence and not task.is_ended and task.newest.cancel is None
 
 
 def note_order(
-    record: Record,
+    task: Task,
     candidate: Candidate,
     *,
     image: str,
     fence: int,
     life_seconds: int,
     now: datetime,
-) -> Record | None:
+) -> Task | None:
     """
-    Write down what is about to be ordered, before it is.
+    Return a task with what is about to be ordered, to be on record before it is.
 
     :param candidate: What will be asked for; of several tries within an attempt the last one.
     :param image: The container image that it is to be.
     :param life_seconds: How long the pod may live at most; with the price the worst that it costs.
     :return: ``None`` if the attempt wants no pod any more, or has one: nothing may be ordered then.
     """
-    if not may_rent(record, fence) or (record.get("pod") or {}).get("id"):
+    if not may_rent(task, fence) or (task.newest.pod is not None and task.newest.pod.id):
         return None
-    return {
-        "image": image,
-        "pod": {
-            "name": record["container"],
-            "id": None,
-            "ordered_at": now.isoformat(),
-            "gpu": candidate.gpu,
-            "cpu": candidate.cpu,
-            "vcpus": candidate.vcpus,
-            "cloud": candidate.cloud.value,
-            "data_center": candidate.data_center,
-            "price_per_hour": str(candidate.price_per_hour),
-            "life_seconds": life_seconds,
-            "created_at": None,
-            "login_at": None,
-            "address": None,
-            "boot_id": None,
-            "ending_at": None,
-            "gone_at": None,
-            "seconds": None,
-            "usd": None,
-            "is_billed": False,
-            "problem": None,
-        },
-    }
+    pod = PodRecord(
+        name=str(task.newest.container),
+        ordered_at=now,
+        gpu=candidate.gpu,
+        cpu=candidate.cpu,
+        vcpus=candidate.vcpus,
+        cloud=candidate.cloud.value,
+        data_center=candidate.data_center,
+        price_per_hour=candidate.price_per_hour,
+        life_seconds=life_seconds,
+    )
+    return task.advance(image=image, pod=pod.mark_set(frozenset(PodRecord.model_fields)))
 
 
-def note_pod(record: Record, pod: Pod, *, fence: int, now: datetime) -> Record | None:
+def note_pod(task: Task, pod: Pod, *, fence: int, now: datetime) -> Task | None:
     """
-    Write down which pod the order has become, by the API's own words.
+    Return a task with which pod the order has become, by the API's own words.
 
     :return: ``None`` if it was known, or given up: whoever finds another id on record, or none,
         must give this pod back.
     """
-    known = find_pod(record, fence)
-    if known is None or known.get("id") or known.get("gone_at"):
+    known = find_pod(task, fence)
+    if known is None or known.id or known.gone_at:
         return None  # it has one, or was given up
-    facts: Record = {
-        "id": pod.id,
-        "gpu": pod.gpu or known["gpu"],
-        "cloud": pod.cloud.value if pod.cloud else known["cloud"],
-        "data_center": pod.data_center or known["data_center"],
-        "created_at": (pod.created_at or now).isoformat(),
-    }
+    found = known.change(
+        id=pod.id,
+        gpu=pod.gpu or known.gpu,
+        cloud=pod.cloud.value if pod.cloud else known.cloud,
+        data_center=pod.data_center or known.data_center,
+        created_at=pod.created_at or now,
+    )
     if pod.price_per_hour:
-        facts["price_per_hour"] = str(pod.price_per_hour)
-    return _change(record, fence, facts)
+        found = found.change(price_per_hour=pod.price_per_hour)
+    return _put_pod(task, fence, found)
 
 
-def note_refusal(record: Record, problem: Problem, *, fence: int, now: datetime) -> Record | None:
+def note_refusal(task: Task, problem: Problem, *, fence: int, now: datetime) -> Task | None:
     """
-    Write down that no order became a pod.
+    Return a task with the word that no order became a pod.
 
     :return: ``None`` if one did: another driver of the attempt was faster, and its pod is good.
     """
-    if (find_pod(record, fence) or {}).get("id"):
+    if find_pod_id(task, fence):
         return None
-    return note_ending(record, fence=fence, now=now, problem=problem)
+    return note_ending(task, fence=fence, now=now, problem=problem)
 
 
-def note_login(
-    record: Record, *, fence: int, address: str, boot_id: str, now: datetime
-) -> Record | None:
-    """Write down that somebody has logged in to the pod, where, and to which boot of it."""
-    known = find_pod(record, fence)
-    if known is None or (known.get("address"), known.get("boot_id")) == (address, boot_id):
+def note_login(task: Task, *, fence: int, address: str, boot_id: str, now: datetime) -> Task | None:
+    """Return a task with who has logged in to the pod first, where, and to which boot of it."""
+    known = find_pod(task, fence)
+    if known is None or (known.address, known.boot_id) == (address, boot_id):
         return None
-    at = known.get("login_at") or now.isoformat()
-    return _change(record, fence, {"address": address, "boot_id": boot_id, "login_at": at})
+    login_at = known.login_at or now
+    return _put_pod(task, fence, known.change(address=address, boot_id=boot_id, login_at=login_at))
 
 
 def note_ending(
-    record: Record, *, fence: int, now: datetime, problem: Problem | None = None
-) -> Record | None:
+    task: Task, *, fence: int, now: datetime, problem: Problem | None = None
+) -> Task | None:
     """
-    Write down that the pod is to be given back, before that is asked for.
+    Return a task whose pod is to be given back, to be on record before that is asked for.
 
     :param problem: Why, if it is not because the attempt has ended or somebody ends it.
     """
-    known = find_pod(record, fence)
-    if known is None or known.get("ending_at"):
+    known = find_pod(task, fence)
+    if known is None or known.ending_at:
         return None
-    told = {"class": problem.failure_class, "reason": problem.reason} if problem else None
-    return _change(record, fence, {"ending_at": now.isoformat(), "problem": told})
+    told = (
+        PodProblem(failure_class=problem.failure_class, reason=problem.reason) if problem else None
+    )
+    return _put_pod(task, fence, known.change(ending_at=now, problem=told))
 
 
-def note_gone(
-    record: Record, *, fence: int, seconds: int, usd: Decimal, now: datetime
-) -> Record | None:
+def note_gone(task: Task, *, fence: int, seconds: int, usd: Decimal, now: datetime) -> Task | None:
     """
-    Write down that the pod is proven gone, and what it has cost.
+    Return a task with the proof that the pod is gone, and what it has cost.
 
     :param seconds: What it is billed for, by our own clock; 0 for an order that became no pod.
     :param usd: What that costs.
     """
-    known = find_pod(record, fence)
-    if known is None or known.get("gone_at"):
+    known = find_pod(task, fence)
+    if known is None or known.gone_at:
         return None
-    facts = {"gone_at": now.isoformat(), "seconds": seconds, "usd": str(usd)}
-    return _change(record, fence, {"ending_at": known.get("ending_at") or now.isoformat()} | facts)
+    return _put_pod(
+        task,
+        fence,
+        known.change(ending_at=known.ending_at or now, gone_at=now, seconds=seconds, usd=usd),
+    )
 
 
-def note_bill(record: Record, *, fence: int, usd: Decimal) -> Record | None:
-    """Write down what RunPod itself says that the pod has cost."""
-    known = find_pod(record, fence)
-    if known is None or (known.get("is_billed") and known.get("usd") == str(usd)):
+def note_bill(task: Task, *, fence: int, usd: Decimal) -> Task | None:
+    """Return a task with what RunPod itself says that the pod has cost."""
+    known = find_pod(task, fence)
+    # As text: an amount of other decimals is another word of RunPod's.
+    if known is None or (known.is_billed and str(known.usd) == str(usd)):
         return None
-    return _change(record, fence, {"usd": str(usd), "is_billed": True})
+    return _put_pod(task, fence, known.change(usd=usd, is_billed=True))
 
 
 def close_attempt(
-    record: Record, *, fence: int, now: datetime, problem: Problem | None = None
-) -> Record | None:
+    task: Task, *, fence: int, now: datetime, problem: Problem | None = None
+) -> Task | None:
     """
     Say what a task becomes when its pod is gone, or when none could be had.
 
     :param problem: Why none could be had; ``None`` for what is on record with the pod.
     :return: ``None`` if the attempt has ended by itself before.
     """
-    if record["fence"] != fence or is_ended(record):
+    if task.fence != fence or task.is_ended:
         return None
-    told = (record.get("pod") or {}).get("problem")
-    found = problem or (Problem(told["class"], told["reason"]) if told else None)
-    if found is None and record.get("outcome") == Outcome.SUCCEEDED:
+    newest = task.newest
+    told = newest.pod.problem if newest.pod else None
+    found = problem or (Problem(told.failure_class, told.reason) if told else None)
+    if found is None and newest.outcome is Outcome.SUCCEEDED:
         return None  # its files are stored, and wait to be published
-    if record.get("cancel"):
-        return {
-            "phase": AttemptPhase.CANCELLED.value,
-            "status": TaskStatus.CANCELLED.value,
-            "outcome": Outcome.CANCELLED.value,
-            "reason": record["cancel"]["reason"],
-            "failure_class": Outcome.CANCELLED.value,
-            "is_retriable": False,
-            "ended_at": now.isoformat(),
-        }
+    if newest.cancel is not None:
+        cancelled = task.advance(phase=AttemptPhase.CANCELLED)
+        reason = newest.cancel.reason
+        return end_attempt(cancelled, TaskStatus.CANCELLED, Outcome.CANCELLED, reason, now)
     found = found or Problem("pod", "its pod was given back before it had ended")
     # A refusal says nothing against RunPod as a place: the next attempt may go there again.
     is_refusal = found.failure_class in RENTAL_CLASSES
-    return {
-        "phase": (AttemptPhase.REJECTED if is_refusal else AttemptPhase.LOST).value,
-        "status": TaskStatus.ERROR.value,
-        "outcome": Outcome.FAILED_INFRASTRUCTURE.value,
-        "reason": found.reason,
-        "failure_class": found.failure_class,
-        "is_retriable": True,
-        "ended_at": now.isoformat(),
-    }
+    refused = task.advance(phase=AttemptPhase.REJECTED if is_refusal else AttemptPhase.LOST)
+    ended = end_attempt(refused, TaskStatus.ERROR, Outcome.FAILED_INFRASTRUCTURE, found.reason, now)
+    return ended.advance(failure_class=found.failure_class)
 
 
-def _change(record: Record, fence: int, facts: dict[str, Any]) -> Record:
-    if record["fence"] == fence:
-        return {"pod": {**record["pod"], **facts}}
-    return {
-        "attempts": [
-            {**item, "pod": {**item["pod"], **facts}} if item.get("fence") == fence else item
-            for item in record["attempts"]
-        ]
-    }
+def _put_pod(task: Task, fence: int, pod: PodRecord) -> Task:
+    if task.fence == fence:
+        return task.advance(pod=pod)
+    return task.change(
+        past=tuple(
+            attempt.change(pod=pod) if attempt.fence == fence and attempt.pod else attempt
+            for attempt in task.past
+        )
+    )

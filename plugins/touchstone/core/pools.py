@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Final
 
 QUEUE_POOL: Final = "touchstone_queue"
-"""The waiting room: it has no slots, so nothing starts before the dispatcher has placed it."""
+"""For pending tasks: it has no slots, so a task starts only once the dispatcher has placed it."""
 
-DECK_POOL: Final = "touchstone_deck"
+PRESTAGED_POOL: Final = "touchstone_deck"
 """Unlimited: the next few trainings wait here, deferred and bound to nothing, for a slot."""
 
 FINISH_POOL: Final = "touchstone_finish"

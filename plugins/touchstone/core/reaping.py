@@ -8,17 +8,17 @@ be about to become right is only remembered, and acted on when the next list sho
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
-from typing import Any, Self
 
 from touchstone.core.pods import Pod, PodStatus
+from touchstone.core.records.notes import Doubt, Sightings
 
 
 @dataclass(frozen=True, kw_only=True)
-class Claim:
+class RecordedPod:
     """
     What is on record of one attempt's pod.
 
@@ -47,7 +47,7 @@ class Claim:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Graces:
+class ReapingThresholds:
     """
     How long doubts are given the benefit.
 
@@ -58,60 +58,6 @@ class Graces:
 
     young_seconds: float = 120
     strikes: int = 2
-
-
-@dataclass(frozen=True, kw_only=True)
-class Doubt:
-    """
-    A pod that looked like nobody's.
-
-    :param since: Since when.
-    :param strikes: In how many lists in a row.
-    """
-
-    since: datetime
-    strikes: int
-
-
-@dataclass(frozen=True, kw_only=True)
-class Sightings:
-    """
-    What is remembered from one list to the next.
-
-    :param at: When the last list was read; the same list twice proves nothing more.
-    :param doubts: By pod id.
-    :param absences: By a claim's name and pod id, in how many lists in a row that was missing.
-    """
-
-    at: datetime | None = None
-    doubts: Mapping[str, Doubt] = field(default_factory=dict)
-    absences: Mapping[str, int] = field(default_factory=dict)
-
-    def to_json(self) -> dict[str, Any]:
-        """Return it as plain JSON values."""
-        return {
-            "at": self.at and self.at.isoformat(),
-            "doubts": {
-                pod_id: {"since": doubt.since.isoformat(), "strikes": doubt.strikes}
-                for pod_id, doubt in self.doubts.items()
-            },
-            "absences": dict(self.absences),
-        }
-
-    @classmethod
-    def from_json(cls, value: Mapping[str, Any]) -> Self:
-        """Return what :meth:`to_json` was given; of an empty mapping, that nothing was seen."""
-        at = value.get("at")
-        return cls(
-            at=datetime.fromisoformat(at) if at else None,
-            doubts={
-                pod_id: Doubt(
-                    since=datetime.fromisoformat(each["since"]), strikes=int(each["strikes"])
-                )
-                for pod_id, each in value.get("doubts", {}).items()
-            },
-            absences={name: int(each) for name, each in value.get("absences", {}).items()},
-        )
 
 
 class Reason(StrEnum):
@@ -129,12 +75,12 @@ class Termination:
     """
     A pod to terminate.
 
-    :param claim: What is on record of its name; ``None`` if nothing is.
+    :param recorded: What is on record of its name; ``None`` if nothing is.
     """
 
     pod: Pod
     reason: Reason
-    claim: Claim | None = None
+    recorded: RecordedPod | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -170,20 +116,21 @@ class Decision:
 
     sightings: Sightings
     terminations: tuple[Termination, ...] = ()
-    gone: tuple[Claim, ...] = ()
-    missing: tuple[Claim, ...] = ()
+    gone: tuple[RecordedPod, ...] = ()
+    missing: tuple[RecordedPod, ...] = ()
     counts: Counts = field(default_factory=Counts)
     has_failed: bool = False
 
 
 def decide(
     pods: Iterable[Pod],
-    claims: Iterable[Claim],
+    recorded_pods: Iterable[RecordedPod],
     sightings: Sightings,
     *,
     prefix: str,
     now: datetime,
-    graces: Graces | None = None,
+    thresholds: ReapingThresholds | None = None,
+    spared: Collection[str] = (),
 ) -> Decision:
     """
     Return what to do about all pods of an account.
@@ -191,21 +138,32 @@ def decide(
     Pods of another prefix are never touched, nor is the pod of an attempt that needs it.
 
     :param pods: One complete list.
-    :param claims: What is on record, read after the list; also of what is gone, as far as known.
+    :param recorded_pods: What is on record, read after the list; also of pods that are gone, as
+        far as known.
     :param sightings: Those of the decision before.
     :param prefix: The environment's, with the ``-`` that ends it.
     :param now: When the list was read.
+    :param spared: Names of pods whose records make no sense: nobody knows whether they are needed.
     :raises ValueError: If the prefix is no environment's: everything might begin with it.
     """
     if not prefix.strip("-") or not prefix.endswith("-"):
         raise ValueError(f"{prefix!r} is not the prefix of an environment")
     listed = list(pods)
-    known = sorted(claims, key=_rank)
-    missing = tuple(claim for claim in known if claim.is_wanted and claim.pod_id)
+    known = sorted(recorded_pods, key=_rank)
+    missing = tuple(recorded for recorded in known if recorded.is_wanted and recorded.pod_id)
     if not listed and missing:
         return Decision(sightings=sightings, missing=missing, has_failed=True)
     alive = [pod for pod in listed if pod.status is not PodStatus.TERMINATED]
-    return _Reaper(alive, known, sightings, prefix, now, graces or Graces()).decide()
+    reaper = _Reaper(
+        alive,
+        known,
+        sightings,
+        prefix,
+        now,
+        thresholds or ReapingThresholds(),
+        spared=frozenset(spared),
+    )
+    return reaper.decide()
 
 
 class _Reaper:
@@ -214,79 +172,85 @@ class _Reaper:
     def __init__(
         self,
         alive: list[Pod],
-        claims: list[Claim],
+        recorded_pods: list[RecordedPod],
         before: Sightings,
         prefix: str,
         now: datetime,
-        graces: Graces,
+        thresholds: ReapingThresholds,
+        *,
+        spared: frozenset[str],
     ) -> None:
         self._alive = sorted(alive, key=lambda pod: (pod.name, pod.id))
-        self._claims = claims
+        self._recorded_pods = recorded_pods
         self._before = before
         self._prefix = prefix
         self._now = now
-        self._graces = graces
+        self._thresholds = thresholds
+        self._spared = spared
         self._ids = {pod.id for pod in alive}
         self._names = {pod.name for pod in alive}
         # The last one stands: what is needed outranks what is not.
-        ranked = sorted(claims, key=lambda claim: claim.is_wanted)
-        self._by_name = {claim.name: claim for claim in ranked}
-        self._by_id = {claim.pod_id: claim for claim in ranked if claim.pod_id}
-        self._kept = {self._find_kept(claim) for claim in claims if claim.is_wanted}
+        ranked = sorted(recorded_pods, key=lambda recorded: recorded.is_wanted)
+        self._by_name = {recorded.name: recorded for recorded in ranked}
+        self._by_id = {recorded.pod_id: recorded for recorded in ranked if recorded.pod_id}
+        self._kept = {self._find_kept(recorded) for recorded in recorded_pods if recorded.is_wanted}
         self._step = 1 if before.at is None or now > before.at else 0
         self._doubts: dict[str, Doubt] = {}
         self._absences: dict[str, int] = {}
 
     def decide(self) -> Decision:
         ours = [pod for pod in self._alive if pod.name.startswith(self._prefix)]
-        found = [self._judge(pod) for pod in ours if pod.id not in self._kept]
-        gone = [claim for claim in self._claims if self._is_gone(claim)]
+        judged = [pod for pod in ours if pod.id not in self._kept and pod.name not in self._spared]
+        found = [self._judge(pod) for pod in judged]
+        gone = [recorded for recorded in self._recorded_pods if self._is_gone(recorded)]
         return Decision(
             terminations=tuple(each for each in found if each is not None),
             gone=tuple(gone),
             missing=tuple(
-                claim
-                for claim in self._claims
-                if claim.is_wanted and claim.pod_id and claim.pod_id not in self._ids
+                recorded
+                for recorded in self._recorded_pods
+                if recorded.is_wanted and recorded.pod_id and recorded.pod_id not in self._ids
             ),
             counts=Counts(
                 seen=len(self._alive),
                 ours=len(ours),
                 foreign=len(self._alive) - len(ours),
-                unknown=sum(self._find_claim(pod) is None for pod in ours),
+                unknown=sum(self._find_recorded(pod) is None for pod in ours),
             ),
             sightings=Sightings(at=self._now, doubts=self._doubts, absences=self._absences),
         )
 
-    def _find_kept(self, claim: Claim) -> str | None:
+    def _find_kept(self, recorded: RecordedPod) -> str | None:
         """Return the id of the pod that a needed claim keeps: that on record, or the oldest."""
-        if claim.pod_id:
-            return claim.pod_id
-        named = [pod for pod in self._alive if pod.name == claim.name]
+        if recorded.pod_id:
+            return recorded.pod_id
+        named = [pod for pod in self._alive if pod.name == recorded.name]
         oldest = min(named, key=_sort_by_age, default=None)
         return None if oldest is None else oldest.id
 
-    def _find_claim(self, pod: Pod) -> Claim | None:
+    def _find_recorded(self, pod: Pod) -> RecordedPod | None:
         return self._by_name.get(pod.name) or self._by_id.get(pod.id)
 
     def _judge(self, pod: Pod) -> Termination | None:
         """Say whether a pod that nobody keeps is terminated now."""
-        claim = self._find_claim(pod)
-        if claim is None:
+        recorded = self._find_recorded(pod)
+        if recorded is None:
             reason = Reason.UNKNOWN
-        elif claim.is_wanted:
+        elif recorded.is_wanted:
             reason = Reason.SECOND
-        elif claim.gone_at is not None:
-            if claim.gone_at >= self._now:
+        elif recorded.gone_at is not None:
+            if recorded.gone_at >= self._now:
                 return None  # It was there when the list was read, and is gone since.
             reason = Reason.RETURNED
         else:
-            reason = Reason.ENDING if claim.is_live else Reason.ENDED
-        is_certain = claim is not None and (not claim.is_wanted or claim.pod_id in self._ids)
+            reason = Reason.ENDING if recorded.is_live else Reason.ENDED
+        is_certain = recorded is not None and (
+            not recorded.is_wanted or recorded.pod_id in self._ids
+        )
         # A second pod whose first one is not there might be what a driver is about to adopt.
         if not is_certain and not self._is_beyond_doubt(pod):
             return None
-        return Termination(pod=pod, reason=reason, claim=claim)
+        return Termination(pod=pod, reason=reason, recorded=recorded)
 
     def _is_beyond_doubt(self, pod: Pod) -> bool:
         before = self._before.doubts.get(pod.id)
@@ -296,26 +260,26 @@ class _Reaper:
         self._doubts[pod.id] = doubt
         # RunPod's clock may be wrong, and then our own says how old it is at least.
         born_at = min(pod.created_at or doubt.since, doubt.since)
-        return doubt.strikes >= self._graces.strikes and not self._is_young(born_at)
+        return doubt.strikes >= self._thresholds.strikes and not self._is_young(born_at)
 
     def _is_young(self, since: datetime) -> bool:
-        return (self._now - since).total_seconds() < self._graces.young_seconds
+        return (self._now - since).total_seconds() < self._thresholds.young_seconds
 
-    def _is_gone(self, claim: Claim) -> bool:
+    def _is_gone(self, recorded: RecordedPod) -> bool:
         """Count an absence; say whether it proves that the pod of a claim is gone."""
-        is_there = claim.pod_id in self._ids or claim.name in self._names
+        is_there = recorded.pod_id in self._ids or recorded.name in self._names
         # An order without an answer may become a pod, and a new pod may not be listed yet.
-        is_awaited = claim.is_wanted and claim.pod_id is None
-        if claim.gone_at or is_there or is_awaited or self._is_young(claim.ordered_at):
+        is_awaited = recorded.is_wanted and recorded.pod_id is None
+        if recorded.gone_at or is_there or is_awaited or self._is_young(recorded.ordered_at):
             return False
-        key = f"{claim.name}#{claim.pod_id or ''}"
+        key = f"{recorded.name}#{recorded.pod_id or ''}"
         before = self._before.absences.get(key)
         strikes = self._absences[key] = 1 if before is None else before + self._step
-        return strikes >= self._graces.strikes and not claim.is_wanted
+        return strikes >= self._thresholds.strikes and not recorded.is_wanted
 
 
-def _rank(claim: Claim) -> tuple[str, int, bool, str]:
-    return claim.name, claim.fence, claim.is_wanted, claim.pod_id or ""
+def _rank(recorded: RecordedPod) -> tuple[str, int, bool, str]:
+    return recorded.name, recorded.fence, recorded.is_wanted, recorded.pod_id or ""
 
 
 def _sort_by_age(pod: Pod) -> tuple[bool, float, str]:

@@ -13,8 +13,8 @@ from touchstone.core.eligibility import (
     find_unready,
 )
 from touchstone.core.fairness import Waiting
+from touchstone.core.placement_groups import PlacementDelays, PlacementGroup, PlacementGroups
 from touchstone.core.pools import RUNPOD_POOL
-from touchstone.core.shapes import Graces, Shape, Shapes
 from touchstone_agent.protocol.messages import SlotClass
 
 PAUSED = "placements are paused"
@@ -27,64 +27,66 @@ class Reasons:
     The reasons of waiting tasks of one kind; one is worked out once for all tasks it holds for.
 
     :param kind: Which slots they wait for.
-    :param shapes: What may go where.
-    :param graces: How long tasks wait for something better.
+    :param groups: What may go where.
+    :param delays: How long tasks wait for something better.
     :param is_paused: Whether nothing is placed at all.
     """
 
-    def __init__(self, kind: SlotClass, shapes: Shapes, graces: Graces, *, is_paused: bool) -> None:
+    def __init__(
+        self, kind: SlotClass, groups: PlacementGroups, delays: PlacementDelays, *, is_paused: bool
+    ) -> None:
         self._kind = kind
-        self._shapes = shapes
-        self._graces = graces
+        self._groups = groups
+        self._delays = delays
         self._is_paused = is_paused
-        self._told: dict[Shape, str] = {}
+        self._told: dict[PlacementGroup, str] = {}
 
     def explain(self, task: Waiting) -> str:
         """Return why a task waits."""
         if self._is_paused:
             return PAUSED
-        shape = self._shapes.get(task)
-        reason = self._told.get(shape)
+        group = self._groups.get(task)
+        reason = self._told.get(group)
         if reason is None:
-            reason = self._told[shape] = self._explain_shape(shape)
-        now = self._graces.now
+            reason = self._told[group] = self._explain_shape(group)
+        now = self._delays.now
         parts = [reason] if reason else []
-        if not shape.takes_any:
-            until = tell_time(task.since + self._graces.cuda, now)
+        if not group.takes_any:
+            until = tell_time(task.since + self._delays.cuda, now)
             parts.insert(0, f"prefers CUDA: waits for it until {until}")
-        if not shape.takes_avoided and not task.avoid.intersection(
-            resource.name for resource in shape.usable
+        if not group.takes_avoided and not task.avoid.intersection(
+            resource.name for resource in group.usable
         ):
-            until = tell_time(task.since + self._graces.avoid, now)
+            until = tell_time(task.since + self._delays.avoid, now)
             failed = ", ".join(sorted(task.avoid))
             parts.insert(0, f"failed on {failed}: waits for another server until {until}")
-        if shape.held and task.hold is not None:
-            until = tell_time(task.hold.until, now)
-            parts.insert(0, f"{task.hold.reason}: {_tell_places(shape.held)} before {until}")
+        if group.held and task.backoff is not None:
+            until = tell_time(task.backoff.until, now)
+            parts.insert(0, f"{task.backoff.reason}: {_tell_places(group.held)} before {until}")
         return "; ".join(parts)
 
-    def _explain_shape(self, shape: Shape) -> str:
-        fits = [item for item in self._shapes.all if find_unfit(shape.needs, item) is None]
+    def _explain_shape(self, group: PlacementGroup) -> str:
+        fits = [item for item in self._groups.all if find_unfit(group.needs, item) is None]
         if not fits:
-            return find_impossible(shape.needs, self._shapes.all) or ""
-        if not shape.takes_any:
+            return find_impossible(group.needs, self._groups.all) or ""
+        if not group.takes_any:
             fits = [item for item in fits if item.capability.cuda]
-        if shape.held:
-            fits = [item for item in fits if item.name not in shape.held]
+        if group.held:
+            fits = [item for item in fits if item.name not in group.held]
             if not fits:
                 return ""  # why it is held says all
-        closed = [item for item in fits if not self._is_ready(shape, item)]
-        needs = describe_needs(shape.needs)
-        if shape.usable:
+        closed = [item for item in fits if not self._is_ready(group, item)]
+        needs = describe_needs(group.needs)
+        if group.usable:
             parts = [needs] if needs else []
-            parts.append(self._tell_full(shape.usable))
+            parts.append(self._tell_full(group.usable))
             if len(closed) < _NAMES:
-                parts += (self._tell_closed(shape, item) for item in closed)
+                parts += (self._tell_closed(group, item) for item in closed)
             return "; ".join(parts)
-        why = ", ".join(self._tell_closed(shape, item) for item in closed[:_NAMES])
+        why = ", ".join(self._tell_closed(group, item) for item in closed[:_NAMES])
         if len(closed) > _NAMES:
             why += f", and {len(closed) - _NAMES} more"
-        what = "no server with CUDA" if not shape.takes_any else "nothing"
+        what = "no server with CUDA" if not group.takes_any else "nothing"
         if not needs:
             return f"{what} is ready: {why}" if why else f"{what} is known"
         return f"{needs}; {what} that fits is ready: {why}"
@@ -107,9 +109,9 @@ class Reasons:
             return told
         end, name = min(ends)
         where = f" ({name})" if len(names) > 1 else ""
-        if end <= self._graces.now:
+        if end <= self._delays.now:
             return f"{told}, next free any minute{where}"
-        return f"{told}, next free about {tell_time(end, self._graces.now)}{where}"
+        return f"{told}, next free about {tell_time(end, self._delays.now)}{where}"
 
     def _find_next_end(self, resource: Resource) -> dt.datetime | None:
         ends = sorted(running.ends_p50 for running in resource.get_running(self._kind))
@@ -117,18 +119,18 @@ class Reasons:
         excess = max(0, len(ends) - resource.get_slots(self._kind))
         return ends[excess] if len(ends) > excess else None
 
-    def _is_ready(self, shape: Shape, resource: Resource) -> bool:
-        return resource.is_open(self._kind) and find_unready(shape.needs, resource) is None
+    def _is_ready(self, group: PlacementGroup, resource: Resource) -> bool:
+        return resource.is_open(self._kind) and find_unready(group.needs, resource) is None
 
-    def _tell_closed(self, shape: Shape, resource: Resource) -> str:
+    def _tell_closed(self, group: PlacementGroup, resource: Resource) -> str:
         if resource.get_slots(self._kind) <= 0:
             return f"{resource.name} has no slots"
         if not resource.is_alive:
             if resource.silent_since is None:
                 return f"{resource.name} is not online"
-            since = tell_time(resource.silent_since, self._graces.now)
+            since = tell_time(resource.silent_since, self._delays.now)
             return f"{resource.name} is silent since {since}"
-        why = resource.get_block(self._kind) or find_unready(shape.needs, resource)
+        why = resource.get_block(self._kind) or find_unready(group.needs, resource)
         return f"{resource.name}: {why}"
 
 

@@ -62,10 +62,10 @@ def parse_remote(url: str) -> Remote:
     :raises ValueError: If it is none, or holds what may be a secret; the URL is then not repeated.
     """
     if len(url) > MAX_URL:
-        raise ValueError(f"is longer than {MAX_URL} characters")
+        raise ValueError(f"is longer than {MAX_URL} characters; give the URL of a repository")
     if not url or url.startswith("-") or url != url.strip() or not url.isprintable():
         # Not repeated: nobody knows what it is, so it may be a secret.
-        raise ValueError("is not a git URL")
+        raise ValueError("is not a git URL; write it as https://host/owner/repo")
     scheme = _SCHEME.match(url)
     if scheme is None:
         if url.startswith(("/", ".")) or ":" not in url:
@@ -82,12 +82,14 @@ def parse_remote(url: str) -> Remote:
 
 def _parse_url(url: str) -> Remote:
     if "\\" in url:
-        raise ValueError("a git URL has no backslash")
+        raise ValueError("a git URL has no backslash; write / between its parts")
     try:
         parts = urlsplit(url)
         host, port = parts.netloc.rpartition("@")[2], parts.port
     except ValueError as error:
-        raise ValueError("is not a URL: its host or port is malformed") from error
+        raise ValueError(
+            "is not a URL: its host or port is malformed; write it as https://host:port/owner/repo"
+        ) from error
     user, is_user, _ = parts.netloc.rpartition("@")
     if is_user and parts.scheme == _HTTPS:
         raise ValueError(f"a user name, password or token in an https:// URL {_NO_SECRETS}")
@@ -96,7 +98,9 @@ def _parse_url(url: str) -> Remote:
     if "?" in url or "#" in url:
         raise ValueError(f"a git URL has no '?' and no '#': a token in it {_NO_SECRETS}")
     if port == 0 or " " in url:
-        raise ValueError("is not a URL: its host or port is malformed")
+        raise ValueError(
+            "is not a URL: its host or port is malformed; write it as https://host:port/owner/repo"
+        )
     name = host.removesuffix(f":{port}") if port is not None else host.removesuffix(":")
     _check_host(name)
     is_default = port == _DEFAULT_PORTS[parts.scheme]
@@ -107,7 +111,9 @@ def _parse_scp(url: str) -> Remote:
     # git takes ``helper::address`` for a call of that helper.
     match = _SCP.fullmatch(url)
     if match is None or match["path"].startswith(":"):
-        raise ValueError(f"{shorten(url.rpartition('@')[2])} is not a git URL")
+        raise ValueError(
+            f"{shorten(url.rpartition('@')[2])} is not a git URL; write it as git@host:owner/repo"
+        )
     if match["user"] is not None:
         _check_user(match["user"])
     _check_host(match["host"])
@@ -124,7 +130,7 @@ def _check_user(user: str) -> None:
 
 def _check_host(host: str) -> None:
     if not _HOST.fullmatch(host):
-        raise ValueError(f"{shorten(host)} is not the name of a host")
+        raise ValueError(f"{shorten(host)} is not the name of a host; mend it in the URL")
 
 
 def is_allowed(remote: Remote, patterns: Iterable[str]) -> bool:

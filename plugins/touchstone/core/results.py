@@ -6,8 +6,10 @@ import json
 import math
 import posixpath
 import re
-from collections.abc import Sequence
-from typing import Annotated, Any
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime
+from typing import Annotated
 
 from pydantic import (
     AfterValidator,
@@ -15,20 +17,31 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Field,
+    JsonValue,
     PlainValidator,
     ValidationError,
 )
 
-from touchstone.core.attempts import cut
+from touchstone.core.attempts import MAX_REASON
+from touchstone.core.judging import mark_claims
 from touchstone.core.names import build_task_id
 from touchstone.core.outcomes import Outcome
+from touchstone.core.records.evaluations import Evaluation
+from touchstone.core.records.judged import BEFORE_JUDGING, Judged, JudgedStatus
+from touchstone.core.records.submissions import (
+    NOT_JUDGED,
+    ChartLink,
+    Fact,
+    ModelLine,
+    Number,
+    ResultLine,
+)
+from touchstone.core.records.tasks import Published, PublishedModel, Task, cut
 from touchstone.core.states import SubmissionStatus, TaskStatus
 from touchstone_agent.protocol.documents import MAX_INTEGER, DocumentRefused, parse_json
 from touchstone_agent.protocol.errors import PermanentError
 from touchstone_agent.protocol.messages import AttemptRef
 from touchstone_agent.protocol.words import Sha256, build_line, describe_refusal, is_storable
-
-Record = dict[str, Any]
 
 STRATEGIES = ("long", "short")
 MAIN_METRIC = "net_sharpe"
@@ -38,13 +51,18 @@ MAIN_METRICS = (
 )
 """Those that are shown in lists, and so stand in the records themselves."""
 
+CONTRACTS = (1, 2)
+"""Versions of the trainer contract whose results are read: an older image goes on being of use."""
+
 MAX_METRICS = 200
+"""With more of them a result is refused."""
 MAX_PARAMS = 90
 """MLflow takes a hundred in one request, and ours are added."""
 
 MAX_FACTS = 50
 MAX_DEVICE_FACTS = 12
 MAX_VALUE = 1000
+"""Facts that are kept of a training and of its device, and the characters of each."""
 RESULT_BYTES = 1024**2
 """Largest result.json that is read."""
 
@@ -58,7 +76,7 @@ class ResultRefused(PermanentError):
     """A result.json breaks the contract; the message says where."""
 
 
-def _check_scalar(value: object, limit: int = MAX_VALUE) -> str | int | float | bool | None:
+def _check_scalar(value: object, limit: int = MAX_VALUE) -> Fact:
     if value is None or isinstance(value, bool):
         return value
     if isinstance(value, str):
@@ -78,9 +96,9 @@ def _check_name(name: str) -> str:
 
 
 _Key = Annotated[str, AfterValidator(_check_name)]
-_Scalar = Annotated[Any, PlainValidator(_check_scalar)]
+_Scalar = Annotated[Fact, PlainValidator(_check_scalar)]
 _Note = Annotated[str, BeforeValidator(lambda v: build_line(v, 200) if isinstance(v, str) else v)]
-_Fact = Annotated[Any, PlainValidator(lambda v: _check_scalar(v, limit=200))]
+_ShortFact = Annotated[Fact, PlainValidator(lambda v: _check_scalar(v, limit=200))]
 _Text = Annotated[str, BeforeValidator(lambda v: build_line(v, 100) if isinstance(v, str) else v)]
 
 
@@ -89,17 +107,28 @@ class _Kept(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
+    contract: int
     prediction_interval: int | None = Field(default=None, ge=1, le=100_000)
     metric_notes: dict[_Key, _Note] | None = Field(default=None, max_length=MAX_METRICS)
     params: dict[_Key, _Scalar] | None = Field(default=None, max_length=MAX_PARAMS)
     versions: dict[_Key, _Text] | None = Field(default=None, max_length=MAX_FACTS)
     data: dict[_Key, _Scalar] | None = Field(default=None, max_length=MAX_FACTS)
-    device: dict[_Key, _Fact] | None = Field(default=None, max_length=MAX_DEVICE_FACTS)
+    device: dict[_Key, _ShortFact] | None = Field(default=None, max_length=MAX_DEVICE_FACTS)
     seed: int | None = Field(default=None, ge=-MAX_INTEGER, le=MAX_INTEGER)
     predictions_sha256: Sha256 | None = None
 
 
-def read_result(text: bytes, *, submission_id: str, task_id: str) -> Record:
+class TrainerResult(_Kept):
+    """
+    What is kept of a result.json; ``None`` for what it does not tell.
+
+    :param metrics: Its figures by name; ``None`` for one that is undefined.
+    """
+
+    metrics: Mapping[str, Number | None]
+
+
+def read_result(text: bytes, *, submission_id: str, task_id: str) -> TrainerResult:
     """
     Read a trainer's result.json, which comes from a container that ran submitted code.
 
@@ -114,18 +143,17 @@ def read_result(text: bytes, *, submission_id: str, task_id: str) -> Record:
     return check_result(document, submission_id=submission_id, task_id=task_id)
 
 
-def check_result(result: Any, *, submission_id: str, task_id: str) -> Record:
+def check_result(result: object, *, submission_id: str, task_id: str) -> TrainerResult:
     """
     Check a parsed result.json.
 
-    :return: What is kept of it, each field within its bounds: ``metrics``, ``metric_notes``,
-        ``params``, ``versions``, ``data``, ``device``, ``seed``, ``prediction_interval`` and
-        ``predictions_sha256``.
+    :return: What is kept of it, each field within its bounds.
     :raises ResultRefused: If it is not the result of this task, or lacks what is published; names
         the field.
     """
-    if not isinstance(result, dict) or result.get("contract") != 1:
-        raise ResultRefused("result.json: not a result of contract 1")
+    if not isinstance(result, dict) or result.get("contract") not in CONTRACTS:
+        spoken = " or ".join(map(str, CONTRACTS))
+        raise ResultRefused(f"result.json: not a result of contract {spoken}")
     if (result.get("submission_id"), result.get("task_id")) != (submission_id, task_id):
         told = build_line(f"{result.get('submission_id')}/{result.get('task_id')}", 100)
         raise ResultRefused(f"result.json: is of {told}, not of {submission_id}/{task_id}")
@@ -145,8 +173,8 @@ def check_result(result: Any, *, submission_id: str, task_id: str) -> Record:
         raise ResultRefused(
             f"result.json: prediction_interval: is {interval}, not that of {task_id}"
         )
-    found = {"metrics": metrics, **kept.model_dump()}
-    size = len(json.dumps(found).encode())
+    found = TrainerResult(metrics=metrics, **kept.model_dump())
+    size = len(json.dumps(found.model_dump()).encode())
     if size > KEPT_BYTES:
         raise ResultRefused(
             f"result.json: params, notes and the like have {size} bytes; {KEPT_BYTES} are kept"
@@ -154,7 +182,7 @@ def check_result(result: Any, *, submission_id: str, task_id: str) -> Record:
     return found
 
 
-def _check_metrics(metrics: Any) -> dict[str, float | None]:
+def _check_metrics(metrics: object) -> dict[str, Number | None]:
     if not isinstance(metrics, dict) or not 0 < len(metrics) <= MAX_METRICS:
         raise ResultRefused(f"result.json: has no metrics, or more than {MAX_METRICS}")
     for name, value in metrics.items():
@@ -174,154 +202,246 @@ def _check_metrics(metrics: Any) -> dict[str, float | None]:
 
 
 def build_evaluations(
-    result: Record, ref: AttemptRef, *, models: Sequence[Record], mlflow: Record, now: str
-) -> list[Record]:
+    result: TrainerResult,
+    ref: AttemptRef,
+    *,
+    judged: Judged,
+    models: Sequence[PublishedModel],
+    mlflow_run_id: str,
+    mlflow_url: str,
+    now: datetime,
+) -> list[Evaluation]:
     """
     Return the rows of ``ModelPostTrainEvaluation``: one per model of the pair.
 
     :param result: The checked result.json.
     :param ref: The attempt it came from.
+    :param judged: What the judge found of it.
     :param models: What is published of each model, in any order.
-    :param mlflow: ``run_id`` and ``url`` of the MLflow run.
-    :param now: The time, ISO 8601.
+    :param mlflow_run_id: The training's run in MLflow.
+    :param mlflow_url: That run's address.
+    :param now: The time, UTC.
     """
     return [
-        {
-            "model_id": f"{ref.submission_id}/{ref.task_id}/{model['strategy']}",
-            "model_group_id": ref.submission_id,
-            "submission_id": ref.submission_id,
-            "task_id": ref.task_id,
-            "attempt": ref.attempt,
-            "fence": ref.fence,
-            "strategy": model["strategy"],
-            "prediction_interval": result.get("prediction_interval"),
-            "metrics": result["metrics"],
-            "metric_notes": result.get("metric_notes") or {},
-            "params": result.get("params") or {},
-            "versions": result.get("versions") or {},
-            "data": result.get("data") or {},
-            "device": result.get("device") or {},
-            "seed": result.get("seed"),
-            "predictions_sha256": result.get("predictions_sha256"),
-            "model_key": model["key"],
-            "model_sha256": model["sha256"],
-            "may_carry_code": model["may_carry_code"],
-            "code_reason": model["code_reason"],
-            "mlflow_run_id": mlflow["run_id"],
-            "mlflow_url": mlflow["url"],
-            "created_at": now,
-        }
+        Evaluation(
+            model_id=f"{ref.submission_id}/{ref.task_id}/{model.strategy}",
+            model_group_id=ref.submission_id,
+            submission_id=ref.submission_id,
+            task_id=ref.task_id,
+            attempt=ref.attempt,
+            fence=ref.fence,
+            strategy=str(model.strategy),
+            prediction_interval=result.prediction_interval,
+            judged=judged.status,
+            judged_reason=judged.reason,
+            metrics=judged.metrics,
+            claimed={} if judged.is_judged else result.metrics,
+            metric_notes=judged.metric_notes if judged.is_judged else result.metric_notes or {},
+            params=result.params or {},
+            versions=result.versions or {},
+            data=result.data or {},
+            device=result.device or {},
+            seed=result.seed,
+            predictions_sha256=result.predictions_sha256,
+            model_key=str(model.key),
+            model_sha256=str(model.sha256),
+            may_carry_code=model.may_carry_code,
+            code_reason=model.code_reason,
+            mlflow_run_id=mlflow_run_id,
+            mlflow_url=mlflow_url,
+            created_at=now,
+        )
         for model in models
     ]
 
 
-def summarise_task(record: Record) -> Record:
-    """Return a task's line in its submission's results."""
-    published = record.get("published") or {}
-    models = published.get("models") or []
-    return {
-        "task_id": record["task_id"],
-        "interval": record.get("interval"),
-        "status": record["status"],
-        "reason": cut(record.get("reason")),
-        "metrics": published.get("metrics") or {},
-        "metric_notes": published.get("metric_notes") or {},
-        "models": models,
-        "device": published.get("device") or {},
-        "may_carry_code": any(model.get("may_carry_code") for model in models),
-        "mlflow_url": published.get("mlflow_url"),
-    }
+def summarise_task(task: Task, published: Published | None) -> ResultLine:
+    """
+    Return a task's line in its submission's results.
 
-
-def _is_cancelled(task: Record) -> bool:
-    # Its agent may not have answered yet: the wish is what counts.
-    return task.get("outcome") == Outcome.CANCELLED or bool(
-        task.get("outcome") is None and task.get("cancel")
+    :param published: What it has published, with all its figures.
+    """
+    told = mark_claims(published) if published else Published()
+    models = tuple(ModelLine.load(model.dump()) for model in told.models)
+    return ResultLine(
+        task_id=task.task_id,
+        interval=task.interval,
+        status=task.status,
+        reason=cut(task.newest.reason, MAX_REASON),
+        judged=told.judged.status if told.judged else None,
+        judged_reason=told.judged.reason if told.judged else None,
+        metrics=told.metrics,
+        claimed=told.claimed,
+        metric_notes=told.metric_notes,
+        models=models,
+        device=told.device,
+        may_carry_code=any(model.may_carry_code for model in models),
+        mlflow_url=told.mlflow_url,
     )
 
 
-def judge_submission(tasks: Sequence[Record]) -> Record:
+def _is_cancelled(task: Task) -> bool:
+    # Its agent may not have answered yet: the cancel request counts.
+    newest = task.newest
+    return newest.outcome is Outcome.CANCELLED or bool(newest.outcome is None and newest.cancel)
+
+
+def _tell_end(task: Task) -> str:
+    """Return why a task has no result."""
+    cancel = task.newest.cancel
+    return task.newest.reason or (cancel.reason if cancel else "did not end")
+
+
+@dataclass(frozen=True, kw_only=True)
+class SubmissionEnd:
+    """
+    How a scheduled submission ended.
+
+    :param status: The status that it ends in.
+    :param reason: Why, if it did not end well.
+    :param results: What each training came to.
+    :param chart_links: The charts of all of them.
+    :param score: Mean net Sharpe ratio of the intervals; ``None`` where one is missing.
+    :param similarity: How like its baseline it is; nobody computes it yet.
+    :param verdict: What came of the comparison.
+    :param verdict_reason: Why.
+    """
+
+    status: SubmissionStatus
+    reason: str | None
+    results: tuple[ResultLine, ...]
+    chart_links: tuple[ChartLink, ...]
+    score: float | None = None
+    similarity: float | None = None
+    verdict: str = NOT_JUDGED
+    verdict_reason: str | None = None
+
+
+def judge_submission(tasks: Sequence[tuple[Task, Published | None]]) -> SubmissionEnd:
     """
     Say how a scheduled submission ended.
 
-    The score is the mean of the net annualised Sharpe ratio over the intervals. With any interval
-    missing there is none: an average over survivors would flatter.
+    The score is the mean of the net annualised Sharpe ratio over the intervals, as the judge found
+    it. With any interval missing, or not judged, there is none: an average over survivors would
+    flatter.
 
-    :param tasks: The records of the schedule's trainings.
-    :return: Fields of the submission: status, reason, score, verdict, results, chart links.
+    :param tasks: The schedule's trainings, each with all that it has published.
     """
-    fields: Record = {
-        "results": [summarise_task(task) for task in tasks],
-        "chart_links": [
-            {"task_id": task["task_id"], **chart}
-            for task in tasks
-            for chart in (task.get("published") or {}).get("charts", ())
-        ],
-        "score": None,
-        "similarity": None,
-        "verdict": "not judged",
-    }
-    failed = [task for task in tasks if task["status"] != TaskStatus.SUCCESS]
+    results = tuple(summarise_task(task, published) for task, published in tasks)
+    charts = tuple(
+        ChartLink(task_id=task.task_id, name=chart.name, url=chart.url)
+        for task, published in tasks
+        for chart in (published.charts if published else ())
+    )
+    failed = [task for task, _ in tasks if task.status is not TaskStatus.SUCCESS]
     if not tasks or failed:
         broken = [task for task in failed if not _is_cancelled(task)]
         is_cancelled = bool(failed) and not broken
-        culprit = (broken or failed or [{"task_id": "plan", "reason": "no training"}])[0]
-        why = culprit.get("reason") or (culprit.get("cancel") or {}).get("reason") or "did not end"
-        reason = cut(f"{culprit['task_id']}: {why}")
-        status = SubmissionStatus.CANCELLED if is_cancelled else SubmissionStatus.ERROR
-        return fields | {
-            "status": status.value,
-            "reason": reason,
-            "verdict_reason": f"{len(failed)} of {len(tasks)} intervals have no result",
-        }
-    scores = [fields["results"][i]["metrics"].get(MAIN_METRIC) for i in range(len(tasks))]
-    if all(score is not None for score in scores):
-        fields["score"] = math.fsum(scores) / len(scores)
-        fields["verdict_reason"] = "no baseline to compare with"
-    else:
-        fields["verdict_reason"] = f"an interval has no {MAIN_METRIC}"
-    return fields | {"status": SubmissionStatus.SUCCESS.value, "reason": None}
+        told = [f"{task.task_id}: {_tell_end(task)}" for task in broken or failed]
+        return SubmissionEnd(
+            status=SubmissionStatus.CANCELLED if is_cancelled else SubmissionStatus.ERROR,
+            reason=cut(told[0] if told else "plan: no training", MAX_REASON),
+            results=results,
+            chart_links=charts,
+            verdict_reason=f"{len(failed)} of {len(tasks)} intervals have no result",
+        )
+    end = SubmissionEnd(
+        status=SubmissionStatus.SUCCESS, reason=None, results=results, chart_links=charts
+    )
+    first = tasks[0][1]
+    if first is not None and first.replay is not None:
+        # It is nobody's result, so it has no score.
+        return replace(end, verdict=first.replay.verdict, verdict_reason=first.replay.reason)
+    unjudged = [line for line in results if line.judged is JudgedStatus.NOT_JUDGED]
+    if unjudged:
+        reason = f"{unjudged[0].task_id}: {unjudged[0].judged_reason}"
+        return replace(end, verdict_reason=cut(reason, MAX_REASON))
+    found = [line.metrics.get(MAIN_METRIC) for line in results]
+    scores = [score for score in found if score is not None]
+    if len(scores) < len(found):
+        return replace(end, verdict_reason=f"an interval has no {MAIN_METRIC}")
+    return replace(
+        end,
+        score=math.fsum(scores) / len(scores),
+        verdict_reason="no baseline to compare with",
+    )
 
 
 # --- what stands in a record, and what beside it ------------------------------------------------
 
 
-def split_published(published: Record) -> tuple[Record, Record]:
+_BESIDE = frozenset({"metrics", "metric_notes", "claimed", "charts"})
+
+
+def split_published(published: Published) -> tuple[Published, dict[str, JsonValue]]:
     """
     Divide what a training has published into what its record keeps, and the rest.
 
-    :param published: With ``metrics``, ``metric_notes`` and ``charts``.
     :return: The record's part, with the main figures only; and a document with all of them.
     """
-    document = {key: published[key] for key in ("metrics", "metric_notes", "charts")}
-    kept = {key: value for key, value in published.items() if key not in document}
-    return kept | {"metrics": _pick_main(published["metrics"])}, document
+    whole = published.mark_set(_BESIDE).dump()
+    document: dict[str, JsonValue] = {name: whole[name] for name in sorted(_BESIDE)}
+    kept = {name: value for name, value in whole.items() if name not in _BESIDE}
+    main = {"metrics": _pick_main(published.metrics), "claimed": _pick_main(published.claimed)}
+    return Published.load({**kept, **main}), document
 
 
-def join_published(kept: Record, document: Record) -> Record:
+def join_published(kept: Published, document: Mapping[str, JsonValue]) -> Published:
     """Return what :func:`split_published` has divided."""
-    return {key: value for key, value in kept.items() if key != "details"} | document
+    whole = {name: value for name, value in kept.dump().items() if name != "details"}
+    return Published.load({**whole, **document})
 
 
-def split_results(fields: Record) -> tuple[Record, Record]:
+def split_results(end: SubmissionEnd) -> tuple[SubmissionEnd, dict[str, JsonValue]]:
     """
     Divide what a submission came to into what its record keeps, and the rest.
 
-    :param fields: As :func:`judge_submission` returns them.
-    :return: The record's fields, with the main figures only; and a document with all of them.
+    :return: What the record keeps, with the main figures only; and a document with all of them.
     """
-    document = {key: fields[key] for key in ("results", "chart_links")}
-    results = [
-        {
-            key: value
-            for key, value in line.items()
-            if key not in {"metric_notes", "models", "device"}
-        }
-        | {"metrics": _pick_main(line["metrics"])}
-        for line in fields["results"]
-    ]
-    return {**fields, "results": results, "chart_links": []}, document
+    document: dict[str, JsonValue] = {
+        "results": [line.dump() for line in end.results],
+        "chart_links": [link.dump() for link in end.chart_links],
+    }
+    results = tuple(
+        ResultLine(
+            task_id=line.task_id,
+            interval=line.interval,
+            status=line.status,
+            reason=line.reason,
+            judged=line.judged,
+            judged_reason=line.judged_reason,
+            metrics=_pick_main(line.metrics),
+            claimed=_pick_main(line.claimed),
+            may_carry_code=line.may_carry_code,
+            mlflow_url=line.mlflow_url,
+        )
+        for line in end.results
+    )
+    return replace(end, results=results, chart_links=()), document
 
 
-def _pick_main(metrics: Record) -> Record:
+def _pick_main(metrics: Mapping[str, Number | None]) -> dict[str, Number | None]:
     return {name: metrics[name] for name in MAIN_METRICS if name in metrics}
+
+
+def tell_lines(lines: JsonValue, *, is_replay: bool) -> list[JsonValue]:
+    """
+    Return stored lines of results as they are shown: figures that nobody has judged are claims.
+
+    :param lines: As they are stored; ``None`` for none. One from before says nothing of a judge.
+    :param is_replay: Whether they are of a replay, which is compared and never judged.
+    """
+    found = lines if isinstance(lines, list) else []
+    return found if is_replay else [_tell_line(line) for line in found]
+
+
+def _tell_line(line: JsonValue) -> JsonValue:
+    if not isinstance(line, dict) or line.get("judged") is not None or not line.get("metrics"):
+        return line
+    return {
+        **line,
+        "judged": JudgedStatus.NOT_JUDGED.value,
+        "judged_reason": BEFORE_JUDGING,
+        "metrics": {},
+        "claimed": line["metrics"],
+    }

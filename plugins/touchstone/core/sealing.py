@@ -11,12 +11,12 @@ from __future__ import annotations
 import hmac
 import json
 from collections.abc import Mapping
-from typing import Any, Final
+from typing import Final
 
 SEAL: Final = "seal"
 
 
-def seal_note(note: Mapping[str, Any], *, of: object, key: bytes) -> dict[str, Any]:
+def seal_note(note: Mapping[str, object], *, of: object, key: bytes) -> dict[str, object]:
     """
     Return a note with its seal.
 
@@ -27,7 +27,7 @@ def seal_note(note: Mapping[str, Any], *, of: object, key: bytes) -> dict[str, A
     return {**note, SEAL: _compute(note, of, key)}
 
 
-def open_note(value: object, *, of: object, key: bytes) -> dict[str, Any] | None:
+def open_note(value: object, *, of: object, key: bytes) -> dict[str, object] | None:
     """
     Return a note without its seal; ``None`` if it is not as :func:`seal_note` has made it.
 
@@ -45,6 +45,6 @@ def open_note(value: object, *, of: object, key: bytes) -> dict[str, Any] | None
     return note if is_ours else None
 
 
-def _compute(note: Mapping[str, Any], of: object, key: bytes) -> str:
+def _compute(note: Mapping[str, object], of: object, key: bytes) -> str:
     text = json.dumps([str(of), note], sort_keys=True, separators=(",", ":"), allow_nan=False)
     return hmac.new(key, text.encode(), "sha256").hexdigest()

@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
-import datetime as dt
-from collections.abc import Mapping
-from decimal import Decimal
+import shlex
+from collections.abc import Iterable, Iterator, Mapping
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    SerializerFunctionWrapHandler,
+    model_serializer,
+    model_validator,
+)
 
-from touchstone.core.conf import CloudChoice, Schedule, System
+from touchstone.core.conf import System
 from touchstone.core.names import VALIDATION_TASK_ID, build_task_id
+from touchstone.core.programs import Program, build_program_ids, build_program_user
+from touchstone.core.schedule import MAX_ARGUMENT, Schedule, Training
 from touchstone_agent.contract import build_gpu_variables
 from touchstone_agent.protocol.messages import (
     AttemptRef,
@@ -34,24 +41,6 @@ REFERENCE_FEATURE_SET = "elnigma.features.reference"
 """What a model structure is trained on: the trainer's own features, by dotted name."""
 
 
-class PodWishes(BaseModel):
-    """
-    What a schedule says of pods; nothing of it matters on-prem.
-
-    :param gpu_models: GPU models, best first; empty for the installation's own list.
-    :param cloud: Whose machines.
-    :param max_price: Most USD per hour.
-    :param budget: Most USD for all pods of the submission.
-    """
-
-    model_config = ConfigDict(frozen=True, extra="ignore")
-
-    gpu_models: tuple[str, ...] = ()
-    cloud: CloudChoice = CloudChoice.ANY
-    max_price: Decimal | None = None
-    budget: Decimal | None = None
-
-
 class Checkout(BaseModel):
     """
     A commit of el-nigma, packed, that is run instead of the image's own.
@@ -68,6 +57,90 @@ class Checkout(BaseModel):
     size: int
 
 
+class ReplayedFile(BaseModel):
+    """
+    A file of the outcome that a replay is compared with.
+
+    :param sha256: Its digest.
+    :param size: Its size in bytes.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    sha256: str
+    size: int
+
+
+class Replayed(BaseModel):
+    """
+    The outcome that a replay is compared with.
+
+    :param submission_id: The submission that it is of.
+    :param task_id: The training within it.
+    :param key: Both, as people write them.
+    :param attempt: The attempt that came to it.
+    :param fence: Its fence.
+    :param image_digest: The image that it ran in; ``None`` if nobody knows.
+    :param result: Its result.json.
+    :param predictions: Its predictions.csv.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    submission_id: str
+    task_id: str
+    key: str
+    attempt: int
+    fence: int
+    image_digest: str | None = None
+    result: ReplayedFile
+    predictions: ReplayedFile
+
+    @property
+    def ref(self) -> AttemptRef:
+        """Return the reference of the attempt that came to it."""
+        return AttemptRef(
+            submission_id=self.submission_id,
+            task_id=self.task_id,
+            attempt=self.attempt,
+            fence=self.fence,
+        )
+
+
+def read_flat_schedule(stored: Mapping[str, object]) -> Mapping[str, object]:
+    """
+    Return the schedule of a specification that the version before this one has written.
+
+    It had the further arguments split already, and what concerns pods in a table of its own.
+
+    :param stored: The specification, as plain JSON values.
+    """
+    known = {name: stored[name] for name in Training.model_fields if stored.get(name) is not None}
+    pods = stored.get("pods")
+    if isinstance(pods, Mapping):
+        known |= {name: each for name, each in pods.items() if each is not None}
+    if stored.get("overrides"):
+        known["config_overrides"] = stored["overrides"]
+    passthrough = stored.get("passthrough")
+    # What is no list is handed on, to be refused by its name.
+    if isinstance(passthrough, (list, tuple)):
+        passthrough = list(_join_words(map(str, passthrough)))
+    if passthrough:
+        known["passthrough_args"] = passthrough
+    return known
+
+
+def _join_words(words: Iterable[str]) -> Iterator[str]:
+    """Yield lines that are split into these words again, each as long as one may be."""
+    line = ""
+    for word in map(shlex.quote, words):
+        if line and len(line) + 1 + len(word) > MAX_ARGUMENT:
+            yield line
+            line = ""
+        line = f"{line} {word}" if line else word
+    yield line
+
+
 class TaskSpec(BaseModel):
     """
     Everything that decides what a task computes; shown as the task's configuration.
@@ -79,26 +152,17 @@ class TaskSpec(BaseModel):
     :param image: Container image of the trainer.
     :param image_cuda: The one for where a GPU is handed over; ``None`` where ``image`` is taken as
         it is.
+    :param image_pod: The one of pods; ``None`` where the installation has none of their own.
     :param content_sha256: Digest of the content archive.
     :param content_size: Its size in bytes.
     :param limits: What an attempt may use.
     :param interval: Prediction interval in days; ``None`` for a validation.
-    :param config_file: El-nigma configuration.
-    :param overrides: ``key.path=value`` each.
-    :param passthrough: Further arguments, already split.
-    :param fetched_data_end_to: Last day of data.
+    :param schedule: How it is trained, and where it may run; all defaults for a validation.
     :param elnigma: The el-nigma that is run; ``None`` for the image's own.
-    :param seed: Seed of the training.
-    :param platform: Where the schedule lets it run.
     :param submitted_by: Whose it is: submitters share what is free.
-    :param priority: Higher is placed first.
-    :param require_cuda: Run nowhere without a CUDA GPU.
-    :param prefer_cuda: Wait for a CUDA GPU for a while.
-    :param min_vram_gib: Least memory of the GPU, GiB.
-    :param min_ram_gib: Least memory of the server, GiB.
-    :param allowed_hosts: Servers it may run on; empty for any.
-    :param job: Name of its job, for servers' allow and deny lists.
-    :param pods: What kind of pod it may run in, and for how much.
+    :param replay: What its outcome is compared with; ``None`` for what is no replay.
+    :param program: What is run, of a task of somebody's own DAG; there is no content then, and
+        ``system`` says nothing. ``None`` for a task of a submission.
     """
 
     # Written to records and read by the version before or after this one.
@@ -110,26 +174,43 @@ class TaskSpec(BaseModel):
     system: System
     image: str
     image_cuda: str | None = None
+    image_pod: str | None = None
     content_sha256: str
     content_size: int
     limits: Limits
     interval: int | None = None
-    config_file: str | None = None
-    overrides: tuple[str, ...] = ()
-    passthrough: tuple[str, ...] = ()
-    fetched_data_end_to: dt.date | None = None
+    schedule: Training = Training()
     elnigma: Checkout | None = None
-    seed: int = 0
-    platform: str = "any"
     submitted_by: str = "unknown"
-    priority: int = 0
-    require_cuda: bool = False
-    prefer_cuda: bool = False
-    min_vram_gib: float = 0
-    min_ram_gib: float = 0
-    allowed_hosts: tuple[str, ...] = ()
-    job: str | None = None
-    pods: PodWishes = PodWishes()
+    replay: Replayed | None = None
+    program: Program | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _read_program(cls, stored: object) -> object:
+        if isinstance(stored, Mapping) and stored.get("program") and not stored.get("system"):
+            return {**stored, "system": System.FEATURE_SET}
+        return stored
+
+    @model_validator(mode="before")
+    @classmethod
+    def _read_flat(cls, stored: object) -> object:
+        """Read a specification of the version before, which had each field for itself."""
+        if not isinstance(stored, Mapping) or "schedule" in stored:
+            return stored
+        return {**stored, "schedule": read_flat_schedule(stored)}
+
+    @model_serializer(mode="wrap")
+    def _write(self, write: SerializerFunctionWrapHandler) -> dict[str, object]:
+        # The version before would take the defaults for what it does not find in its own place. It
+        # refuses a specification without this, instead of training something else.
+        written = {**write(self), "pods": None}
+        if self.program is None:
+            written.pop("program", None)
+        else:
+            # Nor would it know a program: it refuses what is of no system.
+            written["system"] = None
+        return written
 
 
 def build_validation_spec(
@@ -141,6 +222,7 @@ def build_validation_spec(
     content_size: int,
     limits: Limits,
     submitted_by: str = "unknown",
+    image_pod: str | None = None,
 ) -> TaskSpec:
     """Return the validation of a submission's content."""
     return TaskSpec(
@@ -153,6 +235,7 @@ def build_validation_spec(
         content_size=content_size,
         limits=limits,
         submitted_by=submitted_by,
+        image_pod=image_pod,
     )
 
 
@@ -176,12 +259,7 @@ def build_training_specs(
     if schedule.max_hours is not None:
         wall_seconds = min(limits.wall_seconds, max(1, round(schedule.max_hours * 3600)))
         limits = limits.model_copy(update={"wall_seconds": wall_seconds})
-    pods = PodWishes(
-        gpu_models=schedule.gpu_models,
-        cloud=schedule.cloud,
-        max_price=schedule.max_price,
-        budget=schedule.budget,
-    )
+    training = Training.model_validate(schedule.model_dump(exclude={"intervals"}))
     return [
         validation.model_copy(
             update={
@@ -190,25 +268,46 @@ def build_training_specs(
                 "interval": interval,
                 "limits": limits,
                 "image_cuda": image_cuda,
-                "config_file": schedule.config_file,
-                "overrides": schedule.overrides,
-                "passthrough": schedule.passthrough_argv,
-                "fetched_data_end_to": schedule.fetched_data_end_to,
+                "schedule": training,
                 "elnigma": elnigma,
-                "seed": schedule.seed,
-                "platform": schedule.platform.value,
-                "priority": schedule.priority,
-                "require_cuda": schedule.require_cuda,
-                "prefer_cuda": schedule.prefer_cuda,
-                "min_vram_gib": schedule.min_vram_gib,
-                "min_ram_gib": schedule.min_ram_gib,
-                "allowed_hosts": schedule.allowed_hosts,
-                "job": schedule.job,
-                "pods": pods,
             }
         )
         for interval in schedule.intervals
     ]
+
+
+def build_program_spec(
+    program: Program,
+    *,
+    run_id: str,
+    map_index: int,
+    image: str,
+    limits: Limits,
+    schedule: Training,
+) -> TaskSpec:
+    """
+    Return a task of somebody's own DAG.
+
+    :param run_id: The DAG run.
+    :param map_index: Index of the task instance, -1 for a single one.
+    :param image: What it runs in, on a server and in a pod.
+    :param schedule: Where it may run, and what a pod may cost.
+    """
+    submission_id, task_id = build_program_ids(program.dag_id, run_id, program.task_id, map_index)
+    return TaskSpec(
+        submission_id=submission_id,
+        task_id=task_id,
+        kind=SlotClass.TRAINING,
+        system=System.FEATURE_SET,
+        image=image,
+        image_pod=image,
+        content_sha256="",
+        content_size=0,
+        limits=limits,
+        schedule=schedule,
+        submitted_by=build_program_user(program.dag_id),
+        program=program,
+    )
 
 
 def choose_image(image: str, image_cuda: str | None, *, gpus: int) -> str:
@@ -224,22 +323,24 @@ def choose_image(image: str, image_cuda: str | None, *, gpus: int) -> str:
 
 def build_argv(spec: TaskSpec) -> tuple[str, ...]:
     """Return the arguments for el-nigma, every value of the schedule verbatim."""
+    if spec.program is not None:
+        return spec.program.command
     content = f"{{in}}/{CONTENT_FOLDER}"
     if spec.kind is SlotClass.VALIDATION:
         return ("validate", "--system", spec.system, "--module", content, "--out", "{out}")
     is_feature_set = spec.system is System.FEATURE_SET
-    argv = ["train", "--config", spec.config_file or "default.toml"]
+    argv = ["train", "--config", spec.schedule.config_file]
     argv += ["--feature-set", content if is_feature_set else REFERENCE_FEATURE_SET]
     if not is_feature_set:
         argv += ["--model-structure", content]
     argv += ["--prediction-interval", str(spec.interval)]
-    if spec.fetched_data_end_to is not None:
-        argv += ["--fetched-data-end-to", spec.fetched_data_end_to.isoformat()]
+    if spec.schedule.fetched_data_end_to is not None:
+        argv += ["--fetched-data-end-to", spec.schedule.fetched_data_end_to.isoformat()]
     argv += ["--out", "{out}"]
-    for override in spec.overrides:
+    for override in spec.schedule.config_overrides:
         argv += ["--config_override", override]
-    if spec.passthrough:
-        argv += ["--", *spec.passthrough]
+    if passthrough := spec.schedule.passthrough_argv:
+        argv += ["--", *passthrough]
     return tuple(argv)
 
 
@@ -251,16 +352,20 @@ def build_environment(spec: TaskSpec, ref: AttemptRef) -> dict[str, str]:
         "TOUCHSTONE_TASK_ID": spec.task_id,
         "TOUCHSTONE_ATTEMPT": f"{ref.attempt}-{ref.fence}",
         "TOUCHSTONE_MODEL_GROUP_ID": spec.submission_id,
-        "TOUCHSTONE_SEED": str(spec.seed),
+        "TOUCHSTONE_SEED": str(spec.schedule.seed),
         "TOUCHSTONE_THREADS": str(max(1, int(spec.limits.cpus))),
     }
     if spec.elnigma:
         environment["TOUCHSTONE_ELNIGMA_COMMIT"] = spec.elnigma.commit
+    if spec.program is not None and spec.program.executable is not None:
+        environment["TOUCHSTONE_TRAINER"] = spec.program.executable
     return environment
 
 
 def list_archives(spec: TaskSpec) -> dict[str, tuple[str, int]]:
     """Return what is unpacked for a task: digest and size of the archive, by folder."""
+    if spec.program is not None:
+        return {}
     archives = {CONTENT_FOLDER: (spec.content_sha256, spec.content_size)}
     if spec.elnigma:
         archives[CHECKOUT_FOLDER] = (spec.elnigma.sha256, spec.elnigma.size)
@@ -292,7 +397,7 @@ def build_start(
         limits=spec.limits,
         gpus=gpus,
         prepare=None if spec.elnigma is None else PREPARATION,
-        requires_gpu=spec.require_cuda,
+        requires_gpu=spec.schedule.require_cuda,
     )
 
 
@@ -302,7 +407,7 @@ def build_pod_start(spec: TaskSpec, ref: AttemptRef, grants: Mapping[str, Grant]
     # What is rented for a training has a GPU of its own, and for a validation none. Servers say
     # that themselves, who know what they have handed over.
     gpu = build_gpu_variables(
-        requires_gpu=spec.require_cuda, gpus=int(spec.kind is SlotClass.TRAINING)
+        requires_gpu=spec.schedule.require_cuda, gpus=int(spec.kind is SlotClass.TRAINING)
     )
     return PodStart(
         ref=ref,

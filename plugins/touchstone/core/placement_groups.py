@@ -1,4 +1,4 @@
-"""Tasks of one shape may use the same resources now: what fits is worked out once for all."""
+"""Tasks of one group may use the same resources now: what fits is worked out once for all."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 
-from touchstone.core.conf import Platform
 from touchstone.core.eligibility import (
     Needs,
     Resource,
@@ -16,6 +15,7 @@ from touchstone.core.eligibility import (
     is_labelled,
 )
 from touchstone.core.fairness import Waiting
+from touchstone.core.schedule import Platform
 from touchstone_agent.protocol.messages import SlotClass
 
 _Reduced = tuple[object, ...]
@@ -23,7 +23,7 @@ _NOWHERE: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, kw_only=True)
-class Graces:
+class PlacementDelays:
     """
     How long a task waits for something better.
 
@@ -38,7 +38,7 @@ class Graces:
 
 
 @dataclass(frozen=True, eq=False, slots=True)
-class Shape:
+class PlacementGroup:
     """
     What decides where a task may go; there is one object of each, compared by identity.
 
@@ -63,56 +63,60 @@ class Shape:
         return tuple(resource for tier in self.tiers for resource in tier)
 
 
-class Shapes:
+class PlacementGroups:
     """
-    The shapes of waiting tasks of one kind.
+    The groups of waiting tasks of one kind.
 
     :param kind: Which slots.
     :param resources: Every resource.
-    :param graces: How long tasks wait for something better.
+    :param delays: How long tasks wait for something better.
     """
 
-    def __init__(self, kind: SlotClass, resources: Sequence[Resource], graces: Graces) -> None:
+    def __init__(
+        self, kind: SlotClass, resources: Sequence[Resource], delays: PlacementDelays
+    ) -> None:
         self.all = sorted(resources, key=lambda resource: resource.name)
         self.open = [resource for resource in self.all if resource.is_open(kind)]
-        self._graces = graces
+        self._delays = delays
         patterns = {pattern for item in self.all for pattern in (*item.allow, *item.deny)}
         self._globs = sorted(pattern for pattern in patterns if set(pattern) & set("*?["))
         self._words = patterns.difference(self._globs)
         # Of whom one takes nothing now; a user's name is no pattern.
         self._words |= {label for item in self.all for label, _ in item.held_labels}
         self._images = {image for item in self.all for image, _ in item.held_images}
-        self._shapes: dict[tuple[_Reduced, frozenset[str], bool, bool, frozenset[str]], Shape] = {}
+        self._groups: dict[
+            tuple[_Reduced, frozenset[str], bool, bool, frozenset[str]], PlacementGroup
+        ] = {}
         # Callers mostly share one object among equal needs, and even hashing them would take longer
-        # than all else here. The tasks outlive these shapes, so no id is used twice.
-        self._plain: dict[int, Shape] = {}
+        # than all else here. The tasks outlive these groups, so no id is used twice.
+        self._plain: dict[int, PlacementGroup] = {}
         self._reduced: dict[int, _Reduced] = {}
 
-    def get(self, task: Waiting) -> Shape:
-        """Return a task's shape now."""
+    def get(self, task: Waiting) -> PlacementGroup:
+        """Return a task's group now."""
         needs = task.needs
-        if not needs.prefer_cuda and not task.avoid and task.hold is None:
-            shape = self._plain.get(id(needs))
-            if shape is None:
-                shape = self._plain[id(needs)] = self._intern(
+        if not needs.placement.prefer_cuda and not task.avoid and task.backoff is None:
+            group = self._plain.get(id(needs))
+            if group is None:
+                group = self._plain[id(needs)] = self._intern(
                     needs, task.avoid, True, True, _NOWHERE
                 )
-            return shape
-        waited = self._graces.now - task.since
-        failed = self._graces.now - task.avoid_since
-        takes_any = not needs.prefer_cuda or waited >= self._graces.cuda
-        takes_avoided = not task.avoid or failed >= self._graces.avoid
+            return group
+        waited = self._delays.now - task.since
+        failed = self._delays.now - task.avoid_since
+        takes_any = not needs.placement.prefer_cuda or waited >= self._delays.cuda
+        takes_avoided = not task.avoid or failed >= self._delays.avoid
         return self._intern(
-            needs, task.avoid, takes_any, takes_avoided, _find_held(task, self._graces.now)
+            needs, task.avoid, takes_any, takes_avoided, _find_held(task, self._delays.now)
         )
 
-    def find_after_graces(self, task: Waiting) -> tuple[tuple[dt.datetime, Shape], ...]:
-        """Return the shapes a task will have when its graces are over, and from when on."""
-        needs, now = task.needs, self._graces.now
+    def find_after_delays(self, task: Waiting) -> tuple[tuple[dt.datetime, PlacementGroup], ...]:
+        """Return the groups a task will have when its delays are over, and from when on."""
+        needs, now = task.needs, self._delays.now
         ends = {
-            "cuda": task.since + self._graces.cuda if needs.prefer_cuda else now,
-            "avoid": task.avoid_since + self._graces.avoid if task.avoid else now,
-            "hold": task.hold.until if task.hold else now,
+            "cuda": task.since + self._delays.cuda if needs.placement.prefer_cuda else now,
+            "avoid": task.avoid_since + self._delays.avoid if task.avoid else now,
+            "hold": task.backoff.until if task.backoff else now,
         }
         return tuple(
             (
@@ -135,14 +139,14 @@ class Shapes:
         takes_any: bool,
         takes_avoided: bool,
         held: frozenset[str],
-    ) -> Shape:
+    ) -> PlacementGroup:
         key = (self._reduce(needs), avoid, takes_any, takes_avoided, held)
-        shape = self._shapes.get(key)
-        if shape is None:
+        group = self._groups.get(key)
+        if group is None:
             tiers = self._rank(needs, avoid, takes_any, takes_avoided, held)
-            shape = Shape(needs, avoid, takes_any, takes_avoided, held, tiers)
-            self._shapes[key] = shape
-        return shape
+            group = PlacementGroup(needs, avoid, takes_any, takes_avoided, held, tiers)
+            self._groups[key] = group
+        return group
 
     def _reduce(self, needs: Needs) -> _Reduced:
         """Put the patterns in place of the labels that match them: most labels matter nowhere."""
@@ -152,9 +156,7 @@ class Shapes:
             if self._globs:
                 matched |= {glob for glob in self._globs if is_labelled(needs.labels, (glob,))}
             reduced = self._reduced[id(needs)] = (
-                *(needs.platform, needs.require_cuda, needs.prefer_cuda),
-                *(needs.min_vram_gib, needs.min_ram_gib, needs.allowed_hosts),
-                *(needs.gpu_models, needs.cloud, needs.max_price),
+                needs.placement,
                 needs.image if needs.image in self._images else "",
                 on_gpu if (on_gpu := needs.image_cuda or needs.image) in self._images else "",
                 matched,
@@ -184,7 +186,11 @@ class Shapes:
 
 def _find_held(task: Waiting, moment: dt.datetime) -> frozenset[str]:
     """Return where a task is not tried again at a moment."""
-    return task.hold.places if task.hold is not None and task.hold.until > moment else _NOWHERE
+    return (
+        task.backoff.places
+        if task.backoff is not None and task.backoff.until > moment
+        else _NOWHERE
+    )
 
 
 def _rank(
@@ -195,7 +201,7 @@ def _rank(
         return (
             resource.platform is Platform.RUNPOD,
             resource.name in avoid,
-            needs.prefer_cuda and not has.cuda,
+            needs.placement.prefer_cuda and not has.cuda,
             -resource.priority,
             has.cuda,
             has.vram_gib,

@@ -1,5 +1,5 @@
 """
-Which runs may begin: everybody's next few, however many somebody has sent at once.
+Which runs may begin: the next few of each submitter. The others are throttled.
 
 Airflow begins runs in the order of their arrival, and only so many at a time. Without this, one
 submitter's hundreds would keep everybody else's first from so much as being looked at.
@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Final
 
-HELD_UNTIL: Final = datetime(9000, 1, 2, tzinfo=UTC)
-"""When a held run is to begin, as Airflow is told: never by itself."""
+THROTTLED_UNTIL: Final = datetime(9000, 1, 2, tzinfo=UTC)
+"""The start that Airflow sees for a throttled run: Airflow itself never starts it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,24 +25,24 @@ class EarlyRun:
     :param pk: Airflow's number of it; a later run has a higher one.
     :param submitter: Whose it is.
     :param has_begun: Whether Airflow has begun it.
-    :param is_held: Whether it is kept from that at the moment.
+    :param is_throttled: Whether it must not begin now.
     """
 
     pk: int
     submitter: str
     has_begun: bool = False
-    is_held: bool = False
+    is_throttled: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
-class Admission:
-    """Runs to keep from beginning, and runs to let begin, each by its number."""
+class Throttling:
+    """Runs to throttle, and throttled runs to release, each by its number."""
 
-    hold: tuple[int, ...] = ()
+    throttle: tuple[int, ...] = ()
     release: tuple[int, ...] = ()
 
 
-def admit(runs: Iterable[EarlyRun], *, limit: int) -> Admission:
+def decide_throttling(runs: Iterable[EarlyRun], *, limit: int) -> Throttling:
     """
     Decide which runs may begin.
 
@@ -56,13 +56,13 @@ def admit(runs: Iterable[EarlyRun], *, limit: int) -> Admission:
             begun[run.submitter] += 1
         else:
             waiting[run.submitter].append(run)
-    hold: list[int] = []
+    throttle: list[int] = []
     release: list[int] = []
     for submitter, theirs in waiting.items():
         room = max(0, limit - begun[submitter])
         for place, run in enumerate(sorted(theirs, key=lambda each: each.pk)):
-            if place < room and run.is_held:
+            if place < room and run.is_throttled:
                 release.append(run.pk)
-            elif place >= room and not run.is_held:
-                hold.append(run.pk)
-    return Admission(hold=tuple(sorted(hold)), release=tuple(sorted(release)))
+            elif place >= room and not run.is_throttled:
+                throttle.append(run.pk)
+    return Throttling(throttle=tuple(sorted(throttle)), release=tuple(sorted(release)))

@@ -1,0 +1,421 @@
+"""Events: what is judged together, on which rows, by when, and who takes part. Pure."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Collection, Sequence
+from datetime import UTC, date, datetime, timedelta
+from typing import Annotated, Final, Literal, Self
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    StringConstraints,
+    ValidationError,
+    model_validator,
+)
+
+from touchstone.core.documents import Line, explain, read_toml, shorten
+from touchstone.core.names import is_submission_id
+from touchstone.core.schedule import (
+    DEFAULT_EVENT,
+    EVENT_PATTERN,
+    MAX_EVENT,
+    MAX_ID,
+    MAX_INTERVAL,
+    MAX_INTERVALS,
+    Schedule,
+)
+from touchstone_agent.protocol.errors import ConfigurationError, PermanentError
+
+SCHEMA_VERSION: Final = 1
+DEFAULT: Final = DEFAULT_EVENT
+"""The event of whoever names none; it is there also where nobody has written it."""
+FLAT: Final = "flat"
+"""A baseline that holds nothing."""
+MAX_NAME: Final = MAX_EVENT
+MAX_PROBLEM: Final = 4000
+MAX_PARTICIPANTS: Final = 1000
+MAX_ARRIVALS: Final = 1000
+MAX_QUOTA: Final = 1000
+MAX_HOURS: Final = 24 * 366
+
+_NAME = re.compile(EVENT_PATTERN)
+
+
+class EventRefused(ConfigurationError):
+    """An event does not take a submission; the message says from when on it does."""
+
+
+class EventClosed(PermanentError):
+    """An event has been closed, and what is asked for can no longer be done."""
+
+
+def _check_aware(value: datetime) -> datetime:
+    if value.tzinfo is None:
+        raise ValueError("has no zone; write it as 2026-12-01T00:00:00Z")
+    return value.astimezone(UTC)
+
+
+def _check_problem(value: str) -> str:
+    if any(not character.isprintable() and character != "\n" for character in value):
+        raise ValueError("has characters that cannot be printed")
+    return value
+
+
+def _check_distinct(value: tuple[object, ...]) -> tuple[object, ...]:
+    twice = next((item for place, item in enumerate(value) if item in value[:place]), None)
+    if twice is not None:
+        raise ValueError(f"{shorten(twice)} stands there twice; keep one")
+    return value
+
+
+def _check_baseline(value: str) -> str:
+    if value != FLAT and not is_submission_id(value):
+        raise ValueError(f"{shorten(value)} is neither a submission's id nor {FLAT!r}")
+    return value
+
+
+Moment = Annotated[datetime, Field(strict=True), AfterValidator(_check_aware)]
+Day = Annotated[date, Field(strict=True)]
+Interval = Annotated[int, Field(strict=True, ge=1, le=MAX_INTERVAL)]
+Seed = Annotated[int, Field(strict=True, ge=0, lt=2**31)]
+Baseline = Annotated[
+    str, StringConstraints(strict=True, max_length=MAX_ID), AfterValidator(_check_baseline)
+]
+
+
+class _Table(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Data(_Table):
+    """
+    What is predicted.
+
+    :param name: The data set.
+    """
+
+    name: Line = Field(default="sp500", title="Data set", description="Name of the data set.")
+
+
+class Rows(_Table):
+    """
+    Which of the judge's rows are compared.
+
+    :param test_from: First day; ``None`` for the judge's own first.
+    :param test_to: Last day; ``None`` for the judge's own last.
+    :param closed_from: From this day on nothing is told of the rows before the event is closed.
+    """
+
+    test_from: Day | None = Field(
+        default=None, title="First day", description="First day that is compared."
+    )
+    test_to: Day | None = Field(
+        default=None, title="Last day", description="Last day that is compared."
+    )
+    closed_from: Day | None = Field(
+        default=None,
+        title="Closed from",
+        description="While the event is open, no verdict and no score is told of it, since the "
+        "judged rows reach beyond this day.",
+    )
+
+    @model_validator(mode="after")
+    def _in_order(self) -> Self:
+        if self.test_from and self.test_to and self.test_from > self.test_to:
+            raise ValueError("test_to is before test_from; swap them")
+        return self
+
+
+class Judging(_Table):
+    """
+    By what submissions are compared.
+
+    :param intervals: Prediction intervals, which all must train; empty for the baseline's.
+    :param seeds: The seeds that one may train with; empty for any.
+    :param arrivals: How many submissions are expected: each alone is better below 5 % of that.
+    :param bars_per_year: To annualise with.
+    :param baseline: A submission, or ``flat``; ``None`` until an admin sets one.
+    """
+
+    intervals: Annotated[
+        tuple[Interval, ...], Field(max_length=MAX_INTERVALS), AfterValidator(_check_distinct)
+    ] = Field(
+        default=(),
+        title="Prediction intervals",
+        description="Whole days. Empty: those of the baseline.",
+    )
+    seeds: Annotated[tuple[Seed, ...], Field(max_length=100), AfterValidator(_check_distinct)] = (
+        Field(default=(), title="Seeds", description="Seeds to train with. Empty: any.")
+    )
+    arrivals: int = Field(
+        default=100,
+        strict=True,
+        ge=1,
+        le=MAX_ARRIVALS,
+        title="Expected submissions",
+        description="Declared before the first one: a submission is better at once if its own p "
+        "is below 5 % divided by this.",
+    )
+    bars_per_year: float = Field(
+        default=252.0,
+        gt=0,
+        le=1_000_000,
+        allow_inf_nan=False,
+        title="Bars a year",
+        description="To annualise with.",
+    )
+    baseline: Baseline | None = Field(
+        default=None,
+        title="Baseline",
+        description="A submission's id, or `flat`. Empty: an admin sets one later.",
+    )
+
+
+class Quota(_Table):
+    """
+    How often one participant may come.
+
+    :param submissions: So many schedules.
+    :param hours: In so many hours.
+    """
+
+    submissions: int = Field(
+        strict=True, ge=1, le=MAX_QUOTA, title="Submissions", description="So many at most,"
+    )
+    hours: float = Field(
+        default=24.0,
+        gt=0,
+        le=MAX_HOURS,
+        allow_inf_nan=False,
+        title="Hours",
+        description="in so many hours, for each participant.",
+    )
+
+
+class Event(_Table):
+    """
+    An event as its file has it.
+
+    :param schema_version: Version of the file's form.
+    :param title: What people call it.
+    :param problem: What is to be predicted, for people.
+    :param data: What is predicted.
+    :param rows: Which rows are judged.
+    :param judging: By what.
+    :param opens_at: When it takes submissions; ``None`` for always.
+    :param closes_at: Until when; ``None`` until an admin closes it.
+    :param participants: Users who take part; empty for everybody.
+    :param quota: How often one may come; ``None`` for as often as one likes.
+    :param share: What leaves the machine that holds the data.
+    """
+
+    schema_version: Literal[1] = 1
+    title: Annotated[Line, Field(min_length=1)] = Field(
+        title="Title", description="What people call it."
+    )
+    problem: Annotated[
+        str,
+        StringConstraints(strict=True, max_length=MAX_PROBLEM),
+        AfterValidator(_check_problem),
+    ] = Field(default="", title="Problem", description="What is to be predicted.")
+    data: Data = Data()
+    rows: Rows = Rows()
+    judging: Judging = Judging()
+    opens_at: Moment | None = Field(
+        default=None, title="Opens", description="Earlier submissions are refused."
+    )
+    closes_at: Moment | None = Field(
+        default=None, title="Closes", description="Later submissions are refused."
+    )
+    participants: Annotated[
+        tuple[Annotated[Line, Field(min_length=1)], ...],
+        Field(max_length=MAX_PARTICIPANTS),
+        AfterValidator(_check_distinct),
+    ] = Field(default=(), title="Participants", description="Users. Empty: everybody.")
+    quota: Quota | None = Field(default=None, title="Quota")
+    share: Literal["predictions"] = Field(
+        default="predictions",
+        title="Share",
+        description="What leaves the machine that holds the data: only `predictions` so far.",
+    )
+
+    @model_validator(mode="after")
+    def _in_order(self) -> Self:
+        if self.opens_at and self.closes_at and self.opens_at >= self.closes_at:
+            raise ValueError("closes_at is not after opens_at; swap them")
+        return self
+
+    @property
+    def digest(self) -> str:
+        """Return a digest that is the same for the same event."""
+        text = json.dumps(self.model_dump(mode="json"), sort_keys=True, separators=(",", ":"))
+        return hashlib.sha256(text.encode()).hexdigest()
+
+
+BUILT_IN: Final = Event(title="Everybody's submissions")
+"""The event ``default`` where nobody has written another: all take part, as often as they like."""
+
+_KNOWN = frozenset(
+    name for model in (Event, Data, Rows, Judging, Quota) for name in model.model_fields
+)
+
+
+def check_event_name(name: str) -> str:
+    """
+    Return what can be an event's name.
+
+    :raises ConfigurationError: If it cannot: it is a part of addresses and of keys.
+    """
+    if len(name) > MAX_NAME or not _NAME.fullmatch(name):
+        raise ConfigurationError(
+            f"event: {shorten(name)} cannot be an event's name: up to {MAX_NAME} of a-z, 0-9 and "
+            "single dashes between them; its file is <name>.toml"
+        )
+    return name
+
+
+def parse_event(text: str, *, name: str) -> Event:
+    """
+    Check an event's file.
+
+    :param text: TOML.
+    :param name: The event's: that of the file without ``.toml``.
+    :raises ConfigurationError: Naming the event, the first key that is wrong, and the way out.
+    """
+    check_event_name(name)
+    what = f"event {name}"
+    try:
+        document = read_toml(text, what=what, version=SCHEMA_VERSION)
+        try:
+            return Event.model_validate(document)
+        except ValidationError as error:
+            raise ConfigurationError(explain(error, known=_KNOWN)) from error
+    except ConfigurationError as error:
+        message = str(error)
+        told = message if message.startswith(what) else f"{what}: {message}"
+        raise ConfigurationError(told) from error
+
+
+def find_objection(
+    event: Event,
+    name: str,
+    *,
+    user: str,
+    uses: Collection[datetime],
+    closed_at: datetime | None,
+    now: datetime,
+) -> str | None:
+    """
+    Say why an event does not take a submission now, and from when on it does; ``None`` if it does.
+
+    :param user: Whose submission it is.
+    :param uses: When this user has come, as far as it counts.
+    :param closed_at: When an admin has closed the event; ``None`` if nobody has.
+    :param now: The time, UTC.
+    """
+    if event.participants and user not in event.participants:
+        return f"{user} does not take part in the event {name!r}; an admin may add them"
+    if closed_at is not None or (event.closes_at is not None and now >= event.closes_at):
+        ended = min(filter(None, (closed_at, event.closes_at)))
+        return f"the event {name!r} has been closed since {_tell(ended)}; it opens no more"
+    if event.opens_at is not None and now < event.opens_at:
+        return f"the event {name!r} opens at {_tell(event.opens_at)}"
+    if event.quota is None:
+        return None
+    window = timedelta(hours=event.quota.hours)
+    recent = sorted(at for at in uses if at > now - window)
+    if len(recent) < event.quota.submissions:
+        return None
+    # When so many have left the window that one more fits.
+    allowed = recent[len(recent) - event.quota.submissions] + window
+    return (
+        f"{user} has used the quota of the event {name!r}: {event.quota.submissions} in "
+        f"{event.quota.hours:g} hours, cancelled and deleted ones included; the next one may come "
+        f"at {_tell(allowed)}"
+    )
+
+
+def find_mismatch(event: Event, name: str, schedule: Schedule) -> str | None:
+    """Return which field of a schedule an event does not allow, and why; ``None`` for none."""
+    wanted = event.judging.intervals
+    if wanted and set(schedule.intervals) != set(wanted):
+        told = ",".join(str(each) for each in wanted)
+        return f"intervals: the event {name!r} is judged over {told}; give exactly these"
+    seeds = event.judging.seeds
+    if seeds and schedule.seed not in seeds:
+        told = ", ".join(str(each) for each in seeds)
+        return f"seed: the event {name!r} takes the seeds {told} only"
+    return None
+
+
+def is_judged_row(event: Event, time: str) -> bool:
+    """
+    Tell whether a row is one of an event's.
+
+    :param time: When, ISO 8601 in UTC.
+    """
+    rows, day = event.rows, time[:10]
+    return (rows.test_from is None or rows.test_from.isoformat() <= day) and (
+        rows.test_to is None or day <= rows.test_to.isoformat()
+    )
+
+
+_FIXED = ("intervals", "arrivals", "bars_per_year")
+
+
+def find_fixed_change(before: Event, after: Event) -> str | None:
+    """Return what may not change once rows were judged, and does; ``None`` for nothing."""
+    if before.rows != after.rows:
+        return "rows"
+    changed = (
+        name for name in _FIXED if getattr(before.judging, name) != getattr(after.judging, name)
+    )
+    name = next(changed, None)
+    return f"judging.{name}" if name else None
+
+
+def is_hidden(event: Event, *, closed_at: datetime | None) -> bool:
+    """Tell whether nothing may be told yet of what is judged."""
+    return event.rows.closed_from is not None and closed_at is None
+
+
+def build_try(run_id: str, schedule: Schedule) -> str:
+    """Return what tells one try of a submission from another: its run, and how it trains."""
+    text = json.dumps([run_id, schedule.model_dump(mode="json")], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+_WORK = ("config_file", "fetched_data_end_to", "config_overrides", "passthrough_args")
+
+
+def build_work_digest(
+    *, system: str | None, content_sha256: str | None, checkout: str | None, schedule: Schedule
+) -> str:
+    """
+    Return a digest that is the same for the same idea: content and configuration, not the seed.
+
+    :param checkout: Digest of the trainer's own branch; ``None`` for the image's trainer.
+    """
+    asked = schedule.model_dump(mode="json", include=set(_WORK))
+    work = [system, content_sha256, checkout, sorted(schedule.intervals), asked]
+    return hashlib.sha256(json.dumps(work, sort_keys=True).encode()).hexdigest()
+
+
+def build_seed(name: str, baseline: str) -> int:
+    """Return the seed of all drawing in an event: the same question gives the same answer."""
+    return int(hashlib.sha256(f"{name} {baseline}".encode()).hexdigest()[:8], 16)
+
+
+def find_known(names: Sequence[str]) -> str:
+    """Return the names of events, as a message tells them."""
+    return ", ".join(sorted({*names, DEFAULT}))
+
+
+def _tell(moment: datetime) -> str:
+    return f"{moment.astimezone(UTC):%Y-%m-%d %H:%M} UTC"

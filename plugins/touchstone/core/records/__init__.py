@@ -1,0 +1,1 @@
+"""What the control plane remembers: one module for each kind of record."""

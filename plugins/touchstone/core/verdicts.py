@@ -1,0 +1,317 @@
+"""What is compared with what: series on common rows, the judge's question, and the board. Pure."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import sys
+from array import array
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from pydantic import BaseModel, ConfigDict, JsonValue
+
+from touchstone.core.events import Event, is_judged_row
+from touchstone.core.outcomes import Outcome
+from touchstone.core.records.events import Entry, EventRecord, Series, VerdictRecord
+from touchstone.core.records.judged import BEFORE_JUDGING, JudgedSeries
+from touchstone.core.records.tasks import Published, Task
+from touchstone.core.states import TaskStatus
+from touchstone_agent.protocol.errors import PermanentError
+
+ARRIVAL: Final = "arrival"
+CLOSING: Final = "closing"
+FLAT: Final = "flat"
+INDEX: Final = "index"
+BASELINE: Final = "baseline"
+AFTER_CLOSING: Final = "after closing"
+MAX_NUMBERS: Final = 1_000_000
+"""Rows times intervals of one entry: a thousand entries of the canned data have a hundredth."""
+
+
+class NoSeries(PermanentError):
+    """A submission has no judged rows to compare; the message says why."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class JoinedSeries:
+    """
+    The judged rows of all intervals of a submission, on the rows that all of them have.
+
+    :param intervals: The prediction intervals, in the order of the columns.
+    :param times: When, ISO 8601 in UTC.
+    :param net: Base64 of little-endian doubles: net returns, rows first.
+    :param market: The same of the instrument's returns.
+    :param rules: Digest of the rules they were judged by.
+    """
+
+    intervals: tuple[int, ...]
+    times: tuple[str, ...]
+    net: str
+    market: str
+    rules: str
+
+    @property
+    def rows_digest(self) -> str:
+        """Return a digest that is the same for the same rows."""
+        return hashlib.sha256("\n".join(self.times).encode()).hexdigest()
+
+    def build_document(self) -> dict[str, JsonValue]:
+        """Return what is stored of it beside its entry's record."""
+        return {"net": self.net, "market": self.market, "rows_digest": self.rows_digest}
+
+
+def find_unjudged(tasks: Sequence[tuple[Task, Published | None]]) -> str | None:
+    """Say why a submission's trainings cannot be compared with anything; ``None`` if they can."""
+    failed = [task for task, _ in tasks if task.status is not TaskStatus.SUCCESS]
+    if failed or not tasks:
+        return f"{len(failed)} of {len(tasks)} intervals have no result"
+    for task, published in tasks:
+        judged = published.judged if published else None
+        if judged is None:
+            return f"{task.task_id}: {BEFORE_JUDGING}"
+        if not judged.is_judged:
+            return f"{task.task_id}: {judged.reason or 'the judge gave no figures'}"
+    return None
+
+
+def has_failed_by_infrastructure(tasks: Iterable[Task]) -> bool:
+    """Tell whether trainings failed, and nothing of the submission's made them."""
+    failed = [task.newest.outcome for task in tasks if task.status is not TaskStatus.SUCCESS]
+    free = {Outcome.FAILED_INFRASTRUCTURE, Outcome.LOST}
+    return bool(failed) and all(outcome in free for outcome in failed)
+
+
+def join_series(
+    event: Event, series: Mapping[int, JudgedSeries], rules: Mapping[int, str]
+) -> JoinedSeries:
+    """
+    Put the judged rows of all intervals side by side, as far as they are an event's.
+
+    :param event: The event.
+    :param series: By interval.
+    :param rules: Digest of the rules of each, by interval.
+    :raises NoSeries: If they were judged by different rules, or have no rows in common.
+    """
+    intervals = tuple(sorted(series))
+    if len(set(rules.values())) != 1:
+        raise NoSeries("its intervals were judged by different rules; train it again")
+    shared = set.intersection(*(set(series[each].time) for each in intervals))
+    common = {time for time in shared if is_judged_row(event, time)}
+    if len(common) * len(intervals) > MAX_NUMBERS:
+        raise NoSeries(f"{len(common)} rows of {len(intervals)} intervals are too many")
+    if not common:
+        raise NoSeries("none of its judged rows is one of the event's, over all intervals")
+    times = tuple(time for time in series[intervals[0]].time if time in common)
+    columns = [
+        [value for time, value in zip(found.time, found.net, strict=True) if time in common]
+        for found in (series[each] for each in intervals)
+    ]
+    first = series[intervals[0]]
+    market = [v for time, v in zip(first.time, first.market, strict=True) if time in common]
+    return JoinedSeries(
+        intervals=intervals,
+        times=times,
+        net=_pack(value for row in zip(*columns, strict=True) for value in row),
+        market=_pack(market),
+        rules=next(iter(rules.values())),
+    )
+
+
+def find_difference(series: Series, baseline: Series) -> str | None:
+    """Say why two series are not comparable; ``None`` if they are."""
+    if series.intervals != baseline.intervals:
+        told = ",".join(map(str, series.intervals))
+        return f"other intervals: {told}; the baseline has {','.join(map(str, baseline.intervals))}"
+    if series.rules != baseline.rules:
+        return "other rules: it was judged by other rules than the baseline; train it again"
+    if series.rows_digest != baseline.rows_digest:
+        return f"other rows: {_tell_rows(series)}; the baseline has {_tell_rows(baseline)}"
+    return None
+
+
+def build_question(
+    event: EventRecord,
+    *,
+    baseline: str,
+    baseline_net: str | None,
+    market: str,
+    like: Series,
+    series: Sequence[tuple[Entry, str]],
+    seed: int,
+) -> dict[str, JsonValue]:
+    """
+    Return what the judge is asked, but for whom, and when.
+
+    :param baseline_net: ``None`` for one that holds nothing.
+    :param like: A series, for the shape of all.
+    :param series: Everybody's entries on these rows with their net returns, the oldest first.
+    """
+    return {
+        "baseline": baseline,
+        "baseline_net": baseline_net,
+        "market": market,
+        "series": [
+            {"name": entry.label, "net": net, "content": entry.work or entry.label}
+            for entry, net in series
+        ],
+        "rows": like.rows,
+        "intervals": list(like.intervals),
+        "bars_per_year": event.definition.judging.bars_per_year,
+        "seed": seed,
+    }
+
+
+def build_work(phase: str, baseline: str | None, series: Series | None, *others: str) -> str:
+    """Return a digest that is the same where the same would be judged again."""
+    told = [phase, baseline or "", series.part.sha256 if series else "", *others]
+    return hashlib.sha256("\n".join(told).encode()).hexdigest()
+
+
+def tell_not_judged(reason: str) -> str:
+    """Return the sentence of what is not judged."""
+    return f"Not judged: {reason}."
+
+
+class BoardRow(BaseModel):
+    """
+    A row of a leaderboard.
+
+    :param rank: 1 for the best; ``None`` without a score.
+    :param name: What stands in the row: a submission, or what all are compared with.
+    :param score: Mean Sharpe ratio beyond the market.
+    :param reason: Why there is no score.
+    :param n: How many were counted by the p value.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    rank: int | None = None
+    name: str
+    submission_id: str | None = None
+    run_id: str | None = None
+    user: str | None = None
+    created_at: str | None = None
+    score: float | None = None
+    net_sharpe: float | None = None
+    verdict: str | None = None
+    sentence: str | None = None
+    reason: str | None = None
+    difference: float | None = None
+    low: float | None = None
+    high: float | None = None
+    p: float | None = None
+    n: int | None = None
+    rules_version: int | None = None
+
+
+# --- the board ----------------------------------------------------------------------------------
+
+
+def build_board(event: EventRecord, entries: Iterable[Entry]) -> dict[str, JsonValue]:
+    """
+    Return an event's leaderboard, best first.
+
+    Ranked at full precision; equal scores share a rank, the earlier one stands first; what has no
+    score stands last, with why. ``flat`` and ``index`` are always there.
+    """
+    rows = [build_row(entry) for entry in entries if entry.verdict is not None]
+    rows += _build_references(event)
+    scored = sorted(
+        ((row.score, row) for row in rows if row.score is not None),
+        key=lambda each: (-each[0], each[1].created_at or "", each[1].name),
+    )
+    rest = sorted(
+        (row for row in rows if row.score is None),
+        key=lambda row: (row.created_at or "", row.name),
+    )
+    # Equal scores share the rank of the first of them.
+    ranks = {score: place for place, (score, _) in reversed([*enumerate(scored, start=1)])}
+    ranked = [row.model_copy(update={"rank": ranks[score]}) for score, row in scored]
+    return {
+        "event": event.name,
+        "title": event.definition.title,
+        "baseline": event.chosen_baseline,
+        "closed_at": event.closed_at.isoformat() if event.closed_at else None,
+        "rows": [row.model_dump(mode="json") for row in (*ranked, *rest)],
+    }
+
+
+def show_history(entry: Entry) -> list[JsonValue]:
+    """Return all that was said of an entry, the oldest first."""
+    return [_show_verdict(verdict) for verdict in entry.verdicts]
+
+
+def _show_verdict(verdict: VerdictRecord) -> dict[str, JsonValue]:
+    edge = verdict.edge
+    return {
+        "at": verdict.at.isoformat(),
+        "phase": verdict.phase,
+        "verdict": verdict.outcome,
+        "sentence": verdict.sentence,
+        "baseline": verdict.baseline,
+        "rules_version": verdict.rules_version,
+        "edge": edge.dump() if edge else None,
+    }
+
+
+def show_row(entry: Entry) -> dict[str, JsonValue]:
+    """Return an entry as a row of its board, without a rank."""
+    shown: dict[str, JsonValue] = build_row(entry).model_dump(mode="json")
+    return shown
+
+
+def build_row(entry: Entry) -> BoardRow:
+    """Return an entry as a row of its board, without a rank."""
+    verdict = entry.verdict
+    edge = verdict.edge if verdict else None
+    has_score = entry.score is not None
+    return BoardRow(
+        name=entry.submission_id,
+        submission_id=entry.submission_id,
+        run_id=entry.run_id,
+        user=entry.user,
+        created_at=entry.created_at.isoformat(),
+        score=entry.score,
+        net_sharpe=entry.net_sharpe,
+        verdict=str(verdict.outcome) if verdict else None,
+        sentence=verdict.sentence if verdict else None,
+        reason=None if has_score or verdict is None else verdict.reason,
+        difference=edge.difference if edge else None,
+        low=edge.low if edge else None,
+        high=edge.high if edge else None,
+        p=edge.p_adjusted if edge else None,
+        n=edge.compared if edge else None,
+        rules_version=verdict.rules_version if verdict else None,
+    )
+
+
+def _build_references(event: EventRecord) -> list[BoardRow]:
+    names = [FLAT, INDEX]
+    if event.chosen_baseline not in {None, FLAT}:
+        names.append(BASELINE)
+    rows = []
+    for name in names:
+        found = event.references.get(name)
+        rows.append(
+            BoardRow(
+                name=name if name != BASELINE else f"baseline {event.chosen_baseline}",
+                score=found.score if found else None,
+                net_sharpe=found.net_sharpe if found else None,
+                reason=None if found else "no submission was compared yet",
+            )
+        )
+    return rows
+
+
+def _pack(values: Iterable[float]) -> str:
+    packed = array("d", values)
+    if sys.byteorder == "big":
+        packed.byteswap()
+    return base64.b64encode(packed.tobytes()).decode()
+
+
+def _tell_rows(series: Series) -> str:
+    first, last = series.first, series.last
+    return f"{series.rows} rows, {first.date() if first else '?'} to {last.date() if last else '?'}"

@@ -1,0 +1,1 @@
+"""What stores and reads records, objects and money."""
