@@ -3,24 +3,21 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from datetime import datetime, timedelta
-from typing import Any, Final, Protocol
+from typing import Final, Protocol
 
-from touchstone.core.actions import note_action
+from touchstone.airflow_db.acts import Entry
 from touchstone.core.authority import find_claimed_submission
+from touchstone.core.records.actions import add_action
+from touchstone.core.records.notes import Control, Cursor
+from touchstone.core.records.submissions import CancelRequest, Submission
 from touchstone.core.states import SUBMISSION_OPEN
-from touchstone.dispatcher.control import change_control
-from touchstone.dispatcher.metadata.acts import Entry, settle_entries, write_entries
-from touchstone.hooks.records import Record, RecordStore
+from touchstone.stores.records import RecordStore
 from touchstone_agent.protocol.errors import PermanentError
-
-__all__ = ["Chronicler", "Entry", "settle_entries", "write_entries"]
 
 log = logging.getLogger(__name__)
 
-CURSOR: Final = "acts"
-"""Note of how far Airflow's log was read."""
 BATCH: Final = 100
 SETTLE: Final = timedelta(seconds=3)
 """Entries may become visible in another order than they were written, but not by so much."""
@@ -82,21 +79,22 @@ class Chronicler:
     def _find_place(self) -> int:
         """Return where to go on: what was done before the first start is history."""
         last = self._airflow.find_last_id()
-        after = self._records.find_note(CURSOR).get("after")
+        after = self._records.find_note(Cursor).after
         if after is None:
             return self._move_to(last)
         if after > last:
             log.warning("Airflow's log begins anew, and is read from its beginning")
-            self._records.put_note(CURSOR, {"after": 0})
+            self._records.put_note(Cursor(after=0))
             return 0
-        return int(after)
+        return after
 
     def _move_to(self, entry_id: int) -> int:
-        def decide(note: Record) -> Record | None:
+        def decide(note: Cursor) -> Cursor | None:
             # Another dispatcher may be further already.
-            return {"after": entry_id} if entry_id > int(note.get("after", -1)) else None
+            is_further = note.after is None or entry_id > note.after
+            return note.change(after=entry_id) if is_further else None
 
-        return int(self._records.change_note(CURSOR, decide)["after"])
+        return self._records.change_note(Cursor, decide).after or 0
 
     def _note(self, entry: Entry) -> None:
         if entry.status is not None and entry.status >= 400:
@@ -105,36 +103,39 @@ class Chronicler:
         if entry.status is None:
             words = f"asked Airflow for this, and nobody knows what came of it: {words}"
         if entry.act.run_id is None:
-            change_control(self._records, lambda found: _add(found, entry, words))
+            self._records.change_note(Control, lambda found: _add_to_control(found, entry, words))
             return
         submission_id = find_claimed_submission(entry.act.run_id, entry.named)
         if submission_id is None or self._records.find_submission(submission_id) is None:
             return
 
-        def decide(found: Record) -> Record | None:
-            if entry.act.run_id not in (found.get("run_ids") or ()):
+        def decide(found: Submission) -> Submission | None:
+            if entry.act.run_id not in found.run_ids:
                 return None  # A run that was refused, and is none of this submission.
-            changes = _add(found, entry, words)
-            if changes is not None and _is_ended_by(found, entry):
-                reason = f"its DAG run was deleted by {entry.by}"
-                changes["cancel"] = {"by": entry.by, "at": entry.at.isoformat(), "reason": reason}
-            return changes
+            if any(action.act == entry.uid for action in found.actions):
+                return None
+            noted = found.note_action(at=entry.at, by=entry.by, action=words, act=entry.uid)
+            if not _is_ended_by(found, entry):
+                return noted
+            reason = f"its DAG run was deleted by {entry.by}"
+            return noted.change(cancel=CancelRequest(by=entry.by, at=entry.at, reason=reason))
 
         self._records.change_submission(submission_id, decide)
 
 
-def _add(found: Mapping[str, Any], entry: Entry, words: str) -> Record | None:
-    if any(action.get("act") == entry.uid for action in found.get("actions") or ()):
+def _add_to_control(found: Control, entry: Entry, words: str) -> Control | None:
+    if any(action.act == entry.uid for action in found.actions):
         return None
-    return note_action(found, at=entry.at, by=entry.by, action=words, act=entry.uid)
+    actions = add_action(found.actions, at=entry.at, by=entry.by, action=words, act=entry.uid)
+    return found.change(actions=actions)
 
 
-def _is_ended_by(found: Record, entry: Entry) -> bool:
+def _is_ended_by(found: Submission, entry: Entry) -> bool:
     """Tell whether the run that was at work on a submission is gone: nobody else closes it."""
     return bool(
         entry.act.is_deletion
         and entry.status is not None
-        and found["status"] in SUBMISSION_OPEN
-        and found["run_ids"][-1] == entry.act.run_id
-        and not found.get("cancel")
+        and found.status in SUBMISSION_OPEN
+        and found.newest_run_id == entry.act.run_id
+        and not found.cancel
     )

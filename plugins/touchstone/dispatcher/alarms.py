@@ -5,22 +5,20 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from datetime import datetime, timedelta
 from functools import partial
-from typing import Final, Protocol
+from typing import Protocol
 
-from touchstone.core.holds import LACKS, ServerHold, list_holds, mark_told
-from touchstone.dispatcher.troubles import Troubles
+from touchstone.core.holds import LACKS, list_holds, mark_told
+from touchstone.core.records.notes import Letters
+from touchstone.core.records.servers import Server, ServerEntry, ServerHold
 from touchstone.hooks.letters import DeadLetters
 from touchstone.hooks.mail import mail_admins
-from touchstone.hooks.records import Record
+from touchstone.services.troubles import Troubles
 from touchstone.settings import Settings
 from touchstone_agent.protocol.names import (
     build_control_queue,
     build_event_queue,
     build_request_queue,
 )
-
-LETTERS: Final = "letters"
-"""What is noted of dead letters, for whoever shows it."""
 
 AGAIN_AFTER = timedelta(hours=6)
 """Before the same is told again of a server that took something in between."""
@@ -32,17 +30,17 @@ QUEUES_AT_A_TIME = 40
 class Records(Protocol):
     """What this needs of the records."""
 
-    def list_servers(self) -> list[Record]:
+    def list_servers(self) -> list[ServerEntry]:
         """Return all servers by name."""
 
-    def change_server(self, server: str, decide: Callable[[Record], Record | None]) -> Record:
+    def change_server(self, server: str, decide: Callable[[Server], Server | None]) -> Server:
         """Change a server's record."""
 
-    def find_note(self, name: str) -> Record:
-        """Return what was written down under a name last; empty for nothing."""
+    def find_note(self, kind: type[Letters]) -> Letters:
+        """Return the note; its defaults if there is none."""
 
-    def put_note(self, name: str, facts: Record) -> None:
-        """Write down facts under a name."""
+    def put_note(self, note: Letters) -> None:
+        """Write the note."""
 
 
 class Alarms:
@@ -78,16 +76,16 @@ class Alarms:
 
     def look(self) -> None:
         """Look once; what cannot be told now is told the next time."""
-        servers = [
-            server
-            for server in self._records.list_servers()
-            if server.get("env") in {None, self._settings.env}
+        entries = [
+            entry
+            for entry in self._records.list_servers()
+            if entry.env in {None, self._settings.env}
         ]
         with self._troubles.guard("look for", "dead letters"):
-            self._look_for_letters([str(server["server"]) for server in servers])
-        for server in servers:
-            with self._troubles.guard("tell the admins of", server["server"]):
-                self._tell_holds(server)
+            self._look_for_letters([entry.name for entry in entries])
+        for entry in entries:
+            with self._troubles.guard("tell the admins of", entry.name):
+                self._tell_holds(entry.read())
 
     # --- dead letters ------------------------------------------------------------------------
 
@@ -95,21 +93,19 @@ class Alarms:
         events = build_event_queue(self._settings.env)
         queues = [build(name) for name in servers for build in _QUEUES]
         seen = self._count([events, *self._choose(queues)])
-        before = self._records.find_note(LETTERS)
-        known, told = before.get("queues") or {}, before.get("told") or {}
+        before = self._records.find_note(Letters)
         # A server that is gone takes its queues with it.
         of_ours = {events, *queues}
-        depths = {name: n for name, n in {**known, **seen}.items() if name in of_ours and n}
+        depths = {name: n for name, n in {**before.queues, **seen}.items() if name in of_ours and n}
         # Emptied queues are told of anew when something comes again.
-        told = {name: min(n, depths[name]) for name, n in told.items() if name in depths}
+        told = {name: min(n, depths[name]) for name, n in before.told.items() if name in depths}
         risen = {name: n for name, n in depths.items() if n > told.get(name, 0)}
         if risen:
             with self._troubles.guard("tell the admins of", "dead letters"):
                 self._warn(*_write_letters(risen))
                 told |= risen
-        facts = {"queues": depths, "told": told}
-        if any(before.get(key) != value for key, value in facts.items()):
-            self._records.put_note(LETTERS, {**facts, "changed_at": self._clock().isoformat()})
+        if (before.queues, before.told) != (depths, told):
+            self._records.put_note(Letters(queues=depths, told=told, changed_at=self._clock()))
 
     def _choose(self, queues: list[str]) -> list[str]:
         """Return the queues whose turn it is."""
@@ -128,11 +124,11 @@ class Alarms:
 
     # --- servers that refuse -----------------------------------------------------------------
 
-    def _tell_holds(self, server: Record) -> None:
+    def _tell_holds(self, server: Server) -> None:
         new = [hold for hold in list_holds(server) if hold.refusal in LACKS and not hold.is_told]
         if not new:
             return
-        name, now = str(server["server"]), self._clock()
+        name, now = server.server, self._clock()
         fresh = [hold for hold in new if not self._is_recent((name, hold.key), now)]
         if fresh:
             self._warn(*_write_holds(name, fresh))

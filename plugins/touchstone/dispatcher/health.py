@@ -7,9 +7,8 @@ import threading
 from collections.abc import Callable, Mapping
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any
 
-Report = Callable[[], tuple[bool, Mapping[str, Any]]]
+Report = Callable[[], tuple[bool, Mapping[str, object]]]
 
 
 def serve_health(port: int, report: Report) -> ThreadingHTTPServer:

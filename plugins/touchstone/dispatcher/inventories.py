@@ -4,26 +4,25 @@ from __future__ import annotations
 
 import logging
 from collections import defaultdict
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
 
-from touchstone.core.attempts import get_ref
 from touchstone.core.inventory import (
-    Held,
     Known,
+    ReportedAttempt,
     Stray,
-    TaskKey,
     find_stray,
     identify,
     is_expected,
     is_missing,
     read_inventory,
 )
-from touchstone.core.times import read_time
-from touchstone.dispatcher.troubles import Troubles
+from touchstone.core.records.servers import Server
+from touchstone.core.records.tasks import Task, TaskEntry, TaskKey
 from touchstone.hooks.agent import AgentHook
-from touchstone.hooks.records import Record, RecordStore
+from touchstone.services.troubles import Troubles
 from touchstone.settings import Settings
+from touchstone.stores.records import RecordStore
 from touchstone_agent.protocol.messages import AttemptRef, Cancel, Sync
 
 log = logging.getLogger(__name__)
@@ -76,20 +75,23 @@ class InventoryCheck:
         self._cancelled_at: dict[_Suspect, datetime] = {}
         self._synced_at: dict[str, datetime] = {}
 
-    def compare(self, tasks: Iterable[Record]) -> None:
+    def compare(self, tasks: Iterable[TaskEntry[Task]]) -> None:
         """
         Compare once.
 
-        :param tasks: The tasks that have an attempt under way on a server, as of a moment ago.
+        :param tasks: The tasks that have an attempt under way on a server, as of a moment ago; also
+            those whose records make no sense. What those are of goes on, and is asked for nowhere.
         """
         now = self._clock()
-        by_server: dict[str, list[Record]] = defaultdict(list)
+        by_server: dict[str, list[TaskEntry[Task]]] = defaultdict(list)
         for task in tasks:
-            by_server[str(task.get("server"))].append(task)
+            by_server[str(task.stored.get("server"))].append(task)
         self._seen = set()
-        for server in self._records.list_servers():
-            name = str(server["server"])
+        for entry in self._records.list_servers():
+            name = entry.name
+            # Of one whose record makes no sense nothing is ended, and nothing taken for missing.
             with self._troubles.guard("compare the inventory of", name):
+                server = entry.read()
                 heard = self._find_heard(server, now)
                 if heard is not None:
                     self._compare_server(name, list(read_inventory(server)), by_server[name], heard)
@@ -97,20 +99,24 @@ class InventoryCheck:
         self._first_seen = {key: at for key, at in self._first_seen.items() if key in self._seen}
         self._cancelled_at = {key: at for key, at in self._cancelled_at.items() if at > recent}
 
-    def _find_heard(self, server: Record, now: datetime) -> datetime | None:
+    def _find_heard(self, server: Server, now: datetime) -> datetime | None:
         """Return when a server of this environment was heard of, if that was lately."""
-        if not server.get("heartbeat_at") or server.get("env") not in {None, self._env}:
+        heard = server.heartbeat_at
+        if heard is None or server.env not in {None, self._env}:
             return None
-        heard = read_time(server["heartbeat_at"])
         return heard if now - heard <= self._silence else None
 
     def _compare_server(
-        self, server: str, running: list[Held], tasks: list[Record], heard: datetime
+        self,
+        server: str,
+        running: list[ReportedAttempt],
+        tasks: list[TaskEntry[Task]],
+        heard: datetime,
     ) -> None:
-        known = {(task["submission_id"], task["task_id"]): task for task in tasks}
+        known = {entry.key: entry for entry in tasks}
         present = {identify(held.ref) for held in running}
         late = {
-            key for key, task in known.items() if self._is_missing(task, server, present, heard)
+            key for key, entry in known.items() if self._is_missing(entry, server, present, heard)
         }
         odd = {held.key for held in running if self._find_stray(held, known, server)}
         # What was read a moment ago need not be so any more; and an index may lag behind.
@@ -120,28 +126,30 @@ class InventoryCheck:
             if stray is not None and self._is_certain(server, held.ref, stray, heard):
                 self._end(server, held.ref, stray)
         missing = [
-            known[key]
+            known[key].read()
             for key in sorted(late & known.keys())
             if self._is_missing(known[key], server, present, heard)
         ]
         # Each of them, not only the first: all must be remembered.
-        certain = [task for task in missing if self._is_seen_twice(server, get_ref(task), heard)]
-        self._look_for(server, certain, known)
+        certain = [task for task in missing if self._is_seen_twice(server, task.ref, heard)]
+        self._look_for(server, certain, known, running)
 
-    def _find_stray(self, held: Held, known: Mapping[TaskKey, Record], server: str) -> Stray | None:
+    def _find_stray(
+        self, held: ReportedAttempt, known: Mapping[TaskKey, TaskEntry[Task]], server: str
+    ) -> Stray | None:
         with self._troubles.guard("compare what runs of", held.key):
-            return find_stray(held, known.get(held.key), server)
+            entry = known.get(held.key)
+            return find_stray(held, entry.read() if entry is not None else None, server)
         return None
 
     def _is_missing(
-        self, task: Record, server: str, present: Collection[Known], heard: datetime
+        self, entry: TaskEntry[Task], server: str, present: Collection[Known], heard: datetime
     ) -> bool:
-        key = task["submission_id"], task["task_id"]
-        with self._troubles.guard("tell whether a server lacks", key):
-            return is_missing(task, server, present, heard - MISSING_GRACE)
+        with self._troubles.guard("tell whether a server lacks", entry.key):
+            return is_missing(entry.read(), server, present, heard - MISSING_GRACE)
         return False
 
-    def _read_again(self, keys: set[TaskKey], known: dict[TaskKey, Record]) -> None:
+    def _read_again(self, keys: set[TaskKey], known: dict[TaskKey, TaskEntry[Task]]) -> None:
         if keys:
             for key in keys:
                 known.pop(key, None)
@@ -174,7 +182,13 @@ class InventoryCheck:
             self._agent.send(server, Cancel(ref=ref, reason=stray.value))
             self._cancelled_at[key] = now
 
-    def _look_for(self, server: str, missing: list[Record], known: dict[TaskKey, Record]) -> None:
+    def _look_for(
+        self,
+        server: str,
+        missing: list[Task],
+        known: Mapping[TaskKey, TaskEntry[Task]],
+        running: Sequence[ReportedAttempt],
+    ) -> None:
         """
         Ask a server for attempts that it does not show.
 
@@ -188,32 +202,42 @@ class InventoryCheck:
             # Once more after the last time: what had just begun then was not in that list, and is
             # taken for a stray until it is in one.
             if self._synced_at.pop(server, None) is not None:
-                self._send_sync(server, known)
+                self._send_sync(server, known, running)
             return
         for task in missing:
-            ref = get_ref(task)
+            ref = task.ref
             log.warning("%s does not show fence %s of %s", server, ref.fence, ref.task_key)
-        self._send_sync(server, known)
+        self._send_sync(server, known, running)
         self._synced_at[server] = now
 
-    def _send_sync(self, server: str, known: dict[TaskKey, Record]) -> None:
+    def _send_sync(
+        self,
+        server: str,
+        known: Mapping[TaskKey, TaskEntry[Task]],
+        running: Sequence[ReportedAttempt],
+    ) -> None:
         """
         Send the list of what a server should have.
 
         Also what was only just sent there: the worst that comes of a START which is not there yet
         is another try. Left out, a training that has begun meanwhile would be ended.
+        And all that may be there of a task whose record makes no sense.
         """
         now_at_work = {
-            (task["submission_id"], task["task_id"]): task
-            for task in self._records.list_tasks_at_work()
-            if task.get("server") == server
+            entry.key: entry
+            for entry in self._records.list_tasks_at_work()
+            if entry.may_be_on(server)
         }
         expected = {}
-        for key, task in (known | now_at_work).items():
-            with self._troubles.guard("list for its server", key):
-                is_sent = task.get("phase") is None and key in now_at_work
-                if task.get("attempt") and (is_expected(task, server) or is_sent):
-                    expected[identify(get_ref(task))] = get_ref(task)
+        for key, entry in {**known, **now_at_work}.items():
+            with self._troubles.guard("list for its server", key) as guard:
+                task = entry.read()
+                is_sent = task.newest.phase is None and key in now_at_work
+                if task.has_attempt and (is_expected(task, server) or is_sent):
+                    expected[identify(task.ref)] = task.ref
+            if guard.is_failed:
+                shown = [held.ref for held in running if held.key == key]
+                expected |= {identify(ref): ref for ref in (*shown, *entry.list_refs())}
         self._agent.send(server, Sync(expected=tuple(expected.values())))
 
 

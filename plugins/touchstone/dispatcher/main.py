@@ -10,51 +10,59 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from functools import partial
 from types import FrameType
-from typing import Any
 
-from touchstone.core.admission import admit
-from touchstone.core.conf import Platform
+from pydantic import JsonValue
+
+from touchstone.airflow_db import acts, pools, programs, runs
+from touchstone.cache import Cached
 from touchstone.core.durations import ErrorLog, History
+from touchstone.core.records.tasks import Task
+from touchstone.core.schedule import Platform
+from touchstone.core.throttling import decide_throttling
 from touchstone.dispatcher.acting import Chronicler
 from touchstone.dispatcher.alarms import Alarms
-from touchstone.dispatcher.book import TaskBook
-from touchstone.dispatcher.control import read_control
+from touchstone.dispatcher.duration_recorder import DurationRecorder
 from touchstone.dispatcher.events import EventHandler
-from touchstone.dispatcher.fleet import FleetKeeper, find_fleet_file, load_fleet
-from touchstone.dispatcher.fleet_status import list_warnings
 from touchstone.dispatcher.health import serve_health
 from touchstone.dispatcher.hearing import EventLoop
-from touchstone.dispatcher.learning import FIELDS, Learner
-from touchstone.dispatcher.metadata import acts, pools, runs
 from touchstone.dispatcher.placing import Placer
+from touchstone.dispatcher.programs import ProgramReconciler
 from touchstone.dispatcher.publishing import PUBLISH_SECONDS, Publisher
 from touchstone.dispatcher.reaping import ReaperLoop
 from touchstone.dispatcher.reconcile import Reconciler
-from touchstone.dispatcher.rental import Rental
-from touchstone.dispatcher.troubles import Troubles
+from touchstone.dispatcher.runpod_watcher import RunPodWatcher
+from touchstone.dispatcher.staging import ImageStaging
+from touchstone.dispatcher.task_cache import TaskCache
+from touchstone.dispatcher.welcoming import Welcomer
 from touchstone.hooks.agent import AgentHook
-from touchstone.hooks.aws import build_client
-from touchstone.hooks.cache import Cached
 from touchstone.hooks.letters import DeadLetters
-from touchstone.hooks.objects import ObjectStore
-from touchstone.hooks.records import Record, RecordStore
-from touchstone.hooks.starts import Starter
 from touchstone.memory import spare_collector
+from touchstone.services.control import read_control
+from touchstone.services.fleet import FleetKeeper, find_fleet_file, load_fleet
+from touchstone.services.fleet_status import list_warnings
+from touchstone.services.starts import Starter
+from touchstone.services.troubles import Troubles
 from touchstone.settings import Settings, get_settings
+from touchstone.stores.aws import build_client
+from touchstone.stores.objects import ObjectStore
+from touchstone.stores.records import RecordStore
 from touchstone_agent.protocol.errors import TouchstoneError
 from touchstone_agent.protocol.messages import AttemptPhase, SlotClass
 from touchstone_agent.protocol.names import build_event_queue
 
 log = logging.getLogger(__name__)
 
-ADMIT_SECONDS = 1.0
+THROTTLE_SECONDS = 1.0
 RECONCILE_SECONDS = 5.0
+"""How soon what a crash left undone is done."""
 TICK_SECONDS = 0.5
 """Between two rounds of placement when nothing happens; events wake it at once."""
 BUSY_SECONDS = 0.05
 """After which the pools are asked for again when a scheduler holds them."""
 FACTS_SECONDS = 1.0
 """How old heartbeats and pauses may be that placement goes by."""
+WELCOME_SECONDS = 3.0
+"""Between two looks at servers that join and leave; somebody waits for each."""
 FLEET_SECONDS = 30.0
 """Between two looks for servers that were enrolled meanwhile and have no pools yet."""
 RENTAL_SECONDS = 20.0
@@ -63,6 +71,8 @@ CHRONICLE_SECONDS = 5.0
 """Between two looks at what people have done in Airflow."""
 REAP_LOOK_SECONDS = 5.0
 """Between two looks whether it is time for the reaper; how often it is, the settings say."""
+STAGE_SECONDS = 10.0
+"""Between two looks at which images servers are going to need."""
 ALARM_SECONDS = 30.0
 """Between two looks for what admins must be told."""
 LEARN_AGAIN_SECONDS = 30.0
@@ -99,15 +109,17 @@ class Dispatcher:
         self._troubles = troubles = Troubles(_now)
         self._records = records
         self._servers = Cached(records.list_servers, seconds=FACTS_SECONDS)
-        self._rental = Rental(settings=settings, pools=pools, notes=records, clock=_now)
-        self._learner = Learner(history=history, errors=errors, troubles=troubles)
+        self._runpod_watcher = RunPodWatcher(
+            settings=settings, pools=pools, notes=records, clock=_now
+        )
+        self._recorder = DurationRecorder(history=history, errors=errors, troubles=troubles)
         self._placer = Placer(
             airflow=pools,
-            book=TaskBook(records, runs.read_named_submissions, troubles),
+            book=TaskCache(records, runs.read_named_submissions, troubles),
             servers=self._servers,
             control=Cached(partial(read_control, records), seconds=FACTS_SECONDS),
             starter=Starter(records=records, objects=objects, agent=agent, settings=settings),
-            rental=self._rental,
+            runpod_watcher=self._runpod_watcher,
             history=history,
             settings=settings,
             clock=_now,
@@ -145,7 +157,10 @@ class Dispatcher:
             airflow=runs,
             clock=_now,
             is_hearing=lambda: self._events.is_hearing,
-            on_pod_end=self._learner.learn,
+            on_pod_end=self._recorder.learn,
+            end_programs=ProgramReconciler(
+                records=records, agent=agent, airflow=programs, clock=_now, troubles=troubles
+            ).end_orphans,
             troubles=troubles,
         )
         self._alarms = Alarms(
@@ -155,7 +170,17 @@ class Dispatcher:
             clock=_now,
             troubles=troubles,
         )
+        self._staging = ImageStaging(
+            records=records,
+            agent=agent,
+            view=lambda: self._placer.view,
+            clock=_now,
+            troubles=troubles,
+        )
         self._keeper = FleetKeeper(
+            records=records, pools=pools, settings=settings, clock=_now, troubles=troubles
+        )
+        self._welcomer = Welcomer(
             records=records, pools=pools, settings=settings, clock=_now, troubles=troubles
         )
         self._reaper = ReaperLoop(records=records, settings=settings, clock=_now)
@@ -174,13 +199,15 @@ class Dispatcher:
             for name, target in (
                 ("events", self._events.run),
                 ("placing", self._place),
-                ("admitting", partial(self._repeat, self._admit, ADMIT_SECONDS)),
+                ("throttling", partial(self._repeat, self._throttle_runs, THROTTLE_SECONDS)),
                 ("publishing", partial(self._repeat, self._publish, PUBLISH_SECONDS)),
                 ("reconciling", partial(self._repeat, self._reconciler.run, RECONCILE_SECONDS)),
                 ("fleet", partial(self._repeat, self._welcome, FLEET_SECONDS)),
-                ("rental", partial(self._repeat, self._rental.refresh, RENTAL_SECONDS)),
+                ("welcoming", partial(self._repeat, self._welcomer.run, WELCOME_SECONDS)),
+                ("rental", partial(self._repeat, self._runpod_watcher.refresh, RENTAL_SECONDS)),
                 ("reaping", partial(self._repeat, self._reaper.run, REAP_LOOK_SECONDS)),
                 ("chronicle", partial(self._repeat, self._chronicler.run, CHRONICLE_SECONDS)),
+                ("staging", partial(self._repeat, self._staging.run, STAGE_SECONDS)),
                 ("alarms", partial(self._repeat, self._alarms.look, ALARM_SECONDS)),
                 ("learning", self._learn),
             )
@@ -225,7 +252,7 @@ class Dispatcher:
             report = self._keeper.apply_fleet(fleet, by="dispatcher")
             log.info("fleet file %s: pools created: %s", path, ", ".join(report.created))
 
-    def report_health(self) -> tuple[bool, dict[str, Any]]:
+    def report_health(self) -> tuple[bool, dict[str, JsonValue]]:
         """Tell whether events are heard and placements made, and since when not."""
         silent = time.monotonic() - self._ticked_at
         is_well = silent < STUCK_SECONDS and self._events.is_hearing
@@ -241,20 +268,24 @@ class Dispatcher:
                 for resource in self._placer.view.resources
                 if resource.platform is Platform.ON_PREM
                 for line in list_warnings(
-                    resource.name, resource.kinds, resource.capability, self._settings
+                    resource.name,
+                    resource.kinds,
+                    resource.capability,
+                    resource.fit,
+                    self._settings,
                 )
             ],
             "troubles": [trouble.model_dump(mode="json") for trouble in self._troubles.summarise()],
         }
 
-    def _on_end(self, record: Record) -> None:
+    def _on_end(self, task: Task) -> None:
         """A container has ended, or an attempt: its slot may be had."""
-        if record.get("phase") == AttemptPhase.REJECTED:
+        if task.newest.phase is AttemptPhase.REJECTED:
             # What it refuses is on its record by now: the next round must not send it more.
             self._servers.forget()
-        self._placer.note_exit(record)
+        self._placer.note_exit(task)
         self._wake.set()
-        self._learner.learn(record)
+        self._recorder.learn(task)
 
     def _place(self) -> None:
         while not self.stopping.is_set():
@@ -276,38 +307,38 @@ class Dispatcher:
             self._wake.wait(pause)
             self._wake.clear()
 
-    def _admit(self) -> None:
+    def _throttle_runs(self) -> None:
         """Let everybody's next few runs begin, and no more."""
         slots = sum(r.get_slots(SlotClass.VALIDATION) for r in self._placer.view.resources)
         # Twice as many as are validated at a time: the next ones are ready when those end.
         limit = max(self._settings.early_runs, 2 * slots)
-        admission = admit(runs.read_early_runs(), limit=limit)
-        if admission.release:
+        throttling = decide_throttling(runs.read_early_runs(), limit=limit)
+        if throttling.release:
             with self._troubles.guard("release", "runs"):
-                runs.release_runs(admission.release)
-        if admission.hold:
-            with self._troubles.guard("hold", "runs"):
-                runs.hold_runs(admission.hold)
+                runs.release_runs(throttling.release)
+        if throttling.throttle:
+            with self._troubles.guard("throttle", "runs"):
+                runs.throttle_runs(throttling.throttle)
 
     def _publish(self) -> None:
         self._publisher.publish(tick_seconds=self._tick_seconds)
 
     def _learn(self) -> None:
-        """Learn from what is on record, once; that is the end of this thread."""
-        # Reading the past takes seconds, of which whoever waits for a slot shall lose none.
+        """Read past durations from the records, once; then this thread ends."""
+        # Reading the past takes seconds, which must not delay placement.
         while not self._has_ticked.wait(1.0):
             if self.stopping.is_set():
                 return
         while not self.stopping.is_set():
             with self._troubles.guard("learn from", "the past"):
-                self._learner.learn_all(self._records.list_ended_tasks(LEARNT_TASKS, FIELDS))
+                self._recorder.learn_all(self._records.list_ended_tasks(LEARNT_TASKS))
                 self._finished.add(threading.current_thread().name)
                 return
             self.stopping.wait(LEARN_AGAIN_SECONDS)
 
     def _repeat(self, work: Callable[[], object], seconds: float) -> None:
         name = threading.current_thread().name
-        # They import much, of which whoever waits for a slot shall wait for nothing.
+        # They import much, which must not delay placement.
         self._has_ticked.wait(FIRST_ROUND_SECONDS)
         while not self.stopping.is_set():
             started = time.monotonic()

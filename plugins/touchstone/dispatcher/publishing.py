@@ -7,8 +7,7 @@ import os
 import platform
 from collections import Counter
 from collections.abc import Callable, Mapping
-from datetime import datetime, timedelta
-from typing import Any
+from datetime import datetime
 
 from touchstone.core.durations import ErrorLog
 from touchstone.core.eligibility import Resource
@@ -21,15 +20,17 @@ from touchstone.core.queue import (
     Trouble,
     WaitingTask,
 )
+from touchstone.core.records.tasks import StartEstimate, TaskKey
 from touchstone.dispatcher.placing import Placer, View
-from touchstone.dispatcher.troubles import Troubles
-from touchstone.hooks.objects import ObjectStore
+from touchstone.services.troubles import Troubles
 from touchstone.settings import Settings
+from touchstone.stores.objects import ObjectStore
 from touchstone_agent.protocol.messages import SlotClass
 
 log = logging.getLogger(__name__)
 
 PUBLISH_SECONDS = 2.0
+"""How old the queue may be that people see."""
 DISPATCHER_ID = f"{platform.node()}/{os.getpid()}"
 
 
@@ -61,7 +62,7 @@ class Publisher:
         self._settings = settings
         self._errors = errors
         self._clock = clock
-        self._first: dict[tuple[str, str], dict[str, Any]] = {}
+        self._first: dict[TaskKey, StartEstimate] = {}
 
     def publish(self, *, tick_seconds: float) -> Queue:
         """Write the queue as of the last tick; return what was written."""
@@ -95,26 +96,11 @@ class Publisher:
             self._placer.estimates = {}
             return {}
         stretch = self._errors.stretch
-        found = estimate(
-            view.waiting,
-            view.resources,
-            now=view.at,
-            usage=view.usage,
-            validation_usage=view.validation_usage,
-            weights=view.weights,
-            cuda_grace=timedelta(seconds=self._settings.cuda_grace_seconds),
-            is_paused=view.is_paused,
-            stretch=stretch,
-        )
+        found = estimate(view, stretch=stretch)
         # The first estimate is the one that people plan by, and the one to be judged.
         self._first = {
             key: self._first.get(key)
-            or {
-                "made_at": view.at.isoformat(),
-                "p50": when.p50.isoformat(),
-                "p90": when.p90.isoformat(),
-                "stretch": stretch,
-            }
+            or StartEstimate(made_at=view.now, p50=when.p50, p90=when.p90, stretch=stretch)
             for key, when in found.items()
         }
         self._placer.estimates = self._first

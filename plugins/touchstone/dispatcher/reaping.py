@@ -7,10 +7,10 @@ import logging
 from collections.abc import Awaitable, Callable
 from datetime import datetime, timedelta
 
-from touchstone.hooks.pods.facts import REAPER
-from touchstone.hooks.pods.reaper import Proof, look
-from touchstone.hooks.records import Record, RecordStore
+from touchstone.core.records.notes import Proof, ReaperNote
+from touchstone.services.pods.reaper import look
 from touchstone.settings import Settings
+from touchstone.stores.records import RecordStore
 
 log = logging.getLogger(__name__)
 
@@ -69,12 +69,12 @@ class ReaperLoop:
         period = timedelta(seconds=self._settings.runpod.reap_seconds)
         is_mine = False
 
-        def decide(note: Record) -> Record | None:
+        def decide(note: ReaperNote) -> ReaperNote | None:
             nonlocal is_mine
-            last = note.get("looked_at")
+            last = note.looked_at
             # A time to come is of a clock that was wrong, and must not stop all looking.
-            is_mine = not last or not now - period < datetime.fromisoformat(last) <= now
-            return {"looked_at": now.isoformat()} if is_mine else None
+            is_mine = last is None or not now - period < last <= now
+            return note.change(looked_at=now) if is_mine else None
 
-        self._records.change_note(REAPER, decide)
+        self._records.change_note(ReaperNote, decide)
         return is_mine

@@ -1,1 +1,1 @@
-"""The only code of the Airflow side that opens connections."""
+"""Airflow hooks: connections of a type each, with their forms and their Test."""

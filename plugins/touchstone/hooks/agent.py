@@ -7,25 +7,24 @@ import uuid
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING
 
 from airflow.sdk.bases.hook import BaseHook
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from touchstone.core import attempts
-from touchstone.core.conf import Platform
-from touchstone.hooks.aws import build_client, translated_errors
-from touchstone.hooks.records import Record, RecordStore
+from touchstone.core import phases
+from touchstone.core.records.tasks import Task
+from touchstone.core.schedule import Platform
 from touchstone.settings import Settings, get_settings
-from touchstone_agent.protocol.envelope import (
-    CommandMessage,
-    Header,
-    load_private_key,
-    seal,
-)
+from touchstone.stores.aws import build_client, translated_errors
+from touchstone.stores.records import RecordStore
+from touchstone_agent.protocol.envelope import CommandMessage, Header, load_private_key, seal
 from touchstone_agent.protocol.errors import ConfigurationError
 from touchstone_agent.protocol.messages import AttemptRef, Cancel, Command, Start
 from touchstone_agent.protocol.names import build_control_queue, build_request_queue
+
+if TYPE_CHECKING:
+    from mypy_boto3_sqs import SQSClient
 
 CONTROL_KEY_ID = "control"
 START_LIFE = timedelta(hours=1)
@@ -56,7 +55,7 @@ class AgentHook(BaseHook):
         self._queue_urls: dict[str, str] = {}
 
     @classmethod
-    def get_ui_field_behaviour(cls) -> dict[str, Any]:
+    def get_ui_field_behaviour(cls) -> dict[str, object]:
         """Return how Airflow's connection form looks: one field, the key."""
         return {
             "hidden_fields": ["host", "schema", "login", "port", "extra"],
@@ -95,10 +94,11 @@ class AgentHook(BaseHook):
         return hmac.digest(self._key.private_bytes_raw(), b"touchstone placement", "sha256")
 
     @cached_property
-    def _sqs(self) -> Any:
-        return build_client("sqs", self.settings.aws_conn_id)
+    def _sqs(self) -> SQSClient:
+        client: SQSClient = build_client("sqs", self.settings.aws_conn_id)
+        return client
 
-    def get_conn(self) -> Any:
+    def get_conn(self) -> SQSClient:
         """Return the SQS client."""
         return self._sqs
 
@@ -152,7 +152,7 @@ def cancel_task(
     reason: str,
     only_fence: int | None = None,
     clock: Callable[[], datetime] = lambda: datetime.now(UTC),
-) -> Record:
+) -> Task:
     """
     End a task's newest attempt: the intent goes on record first, then the command.
 
@@ -162,23 +162,25 @@ def cancel_task(
     :param by: Who asked.
     :param reason: Why, one line.
     :param only_fence: Do it only while this attempt is the newest; ``None`` for any.
-    :return: The task's record afterwards.
+    :return: The task afterwards.
+    :raises RecordUnreadable: If its record makes no sense: it is unknown then what to end.
     """
 
-    def decide(record: Record) -> Record | None:
-        if only_fence is not None and record["fence"] != only_fence:
+    def decide(task: Task) -> Task | None:
+        if only_fence is not None and task.fence != only_fence:
             return None
-        return attempts.request_cancel(record, by=by, reason=reason, now=clock())
+        return phases.request_cancel(task, by=by, reason=reason, now=clock())
 
-    record = records.change_task(submission_id, task_id, decide)
-    if only_fence is not None and record["fence"] != only_fence:
-        return record
-    if record.get("platform") == Platform.RUNPOD:
-        # No agent is there to be told: whoever drives the pod sees the wish, or the reaper does.
-        return record
-    if record.get("cancel") and record.get("attempt") and not attempts.is_ended(record):
-        agent.send(record["server"], Cancel(ref=attempts.get_ref(record), reason=reason))
-    return record
+    task = records.change_task(submission_id, task_id, decide)
+    if only_fence is not None and task.fence != only_fence:
+        return task
+    newest = task.newest
+    if newest.platform is Platform.RUNPOD:
+        # There is no agent: the pod's driver or the reaper sees the cancel request.
+        return task
+    if newest.cancel and newest.server and task.has_attempt and not task.is_ended:
+        agent.send(newest.server, Cancel(ref=task.ref, reason=reason))
+    return task
 
 
 def cancel_tasks(
@@ -189,15 +191,23 @@ def cancel_tasks(
     by: str = "airflow",
     reason: str = "another attempt takes its place",
 ) -> list[str]:
-    """Cancel every task of a submission that has not ended; return their ids."""
-    open_tasks = [task for task in records.list_tasks(submission_id) if not attempts.is_ended(task)]
+    """
+    Cancel every task of a submission that has not ended; return their ids.
+
+    :raises RecordUnreadable: If the record of one makes no sense. All others are cancelled by then;
+        that one may go on, so nobody may take the submission for ended.
+    """
+    entries = records.list_tasks(submission_id)
+    open_tasks = [entry.task for entry in entries if entry.task and not entry.task.is_ended]
     for task in open_tasks:
         cancel_task(
             records,
             agent,
             submission_id=submission_id,
-            task_id=task["task_id"],
+            task_id=task.task_id,
             by=by,
             reason=reason,
         )
-    return [task["task_id"] for task in open_tasks]
+    for entry in entries:
+        entry.read()
+    return [task.task_id for task in open_tasks]

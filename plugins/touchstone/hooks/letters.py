@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING
 
-from touchstone.hooks.aws import translated_errors
+from touchstone.stores.aws import translated_errors
+
+if TYPE_CHECKING:
+    from mypy_boto3_sqs import SQSClient
+    from mypy_boto3_sqs.literals import QueueAttributeNameType
+    from mypy_boto3_sqs.type_defs import MessageTypeDef
 
 _KEPT_REASON = 500
 
@@ -21,13 +26,13 @@ class DeadLetters:
     :param sqs: An SQS client.
     """
 
-    def __init__(self, sqs: Any) -> None:
+    def __init__(self, sqs: SQSClient) -> None:
         self._sqs = sqs
         self._urls: dict[str, str] = {}
 
-    def bury(self, queue: str, message: dict[str, Any], reason: str) -> None:
+    def bury(self, queue: str, message: MessageTypeDef, reason: str) -> None:
         """
-        Put a message beside its queue, with the reason; whoever calls then deletes it there.
+        Put a message beside its queue, with the reason; the caller then deletes it there.
 
         :param queue: The queue it was received from.
         :param message: As it was received, with its group.
@@ -56,7 +61,10 @@ class DeadLetters:
         :raises PermanentError: If there is none.
         """
         letters = build_dead_letter_queue(queue)
-        names = ["ApproximateNumberOfMessages", "ApproximateNumberOfMessagesNotVisible"]
+        names: list[QueueAttributeNameType] = [
+            "ApproximateNumberOfMessages",
+            "ApproximateNumberOfMessagesNotVisible",
+        ]
         with translated_errors(f"counting {letters}"):
             found = self._sqs.get_queue_attributes(
                 QueueUrl=self._find_url(letters), AttributeNames=names

@@ -11,7 +11,7 @@ from touchstone_agent.protocol.errors import TransientError
 
 def mail_admins(settings: Settings, subject: str, text: str) -> None:
     """
-    Write to an installation's admins; to nobody if it names none.
+    Write a mail to an installation's admins, if it names any.
 
     :param settings: Names the addresses, and the connection of the mail server.
     :param text: Plain text.

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 TASK_TAG = "touchstone.task"
 ATTEMPT_TAG = "touchstone.attempt"
 GROUP_TAG = "model_group_id"
+JUDGED_TAG = "judged"
+JUDGED_REASON_TAG = "judged.reason"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,7 +63,7 @@ class MlflowHook(BaseHook):
         self.mlflow_conn_id = mlflow_conn_id or self.settings.mlflow_conn_id
 
     @classmethod
-    def get_ui_field_behaviour(cls) -> dict[str, Any]:
+    def get_ui_field_behaviour(cls) -> dict[str, object]:
         """Return how Airflow's connection form looks."""
         return {
             "hidden_fields": ["extra"],
@@ -114,7 +116,7 @@ class MlflowHook(BaseHook):
         Write one training as one finished run.
 
         Found again by its tags, so that doing it twice gives one run; runs of the task's earlier
-        attempts are deleted (MLflow keeps them in its trash).
+        attempts, or of what was judged otherwise, are deleted (MLflow keeps them in its trash).
 
         :param task_key: ``<submission>/<task>``.
         :param attempt: ``<try>-<fence>``.
@@ -129,7 +131,14 @@ class MlflowHook(BaseHook):
         experiment_id = self.ensure_experiment()
         try:
             runs = client.search_runs([experiment_id], f"tags.`{TASK_TAG}` = '{task_key}'")
-            mine = [run for run in runs if run.data.tags.get(ATTEMPT_TAG) == attempt]
+            wanted = {ATTEMPT_TAG: attempt} | {
+                name: tags.get(name) for name in (JUDGED_TAG, JUDGED_REASON_TAG)
+            }
+            mine = [
+                run
+                for run in runs
+                if all(run.data.tags.get(name) == value for name, value in wanted.items())
+            ]
             for run in runs:
                 if run not in mine[:1]:
                     client.delete_run(run.info.run_id)

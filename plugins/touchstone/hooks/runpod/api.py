@@ -6,7 +6,8 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Protocol
 
-from touchstone.core.pods import Balance, Bill, CpuOffer, GpuOffer, Pod, PodOrder
+from touchstone.core.offers import CpuOffer, GpuOffer
+from touchstone.core.pods import Balance, Bill, Pod, PodOrder
 from touchstone.hooks.runpod.provider import DEFAULT_URL
 
 
@@ -85,6 +86,15 @@ class AsyncPodApi(Protocol):
 
     async def terminate_pod(self, pod_id: str) -> None:
         """Ask for a pod's end; only reading it back, twice, proves that it is gone."""
+
+    async def list_registries(self) -> list[tuple[str, str]]:
+        """Return id and name of each login of a registry that the account has."""
+
+    async def create_registry(self, name: str, login: str, password: str) -> str:
+        """Leave a login there, and return its id. Raise ``Ambiguous`` when it may be there."""
+
+    async def delete_registry(self, registry_id: str) -> None:
+        """Remove a login; gone already is success."""
 
     async def list_offers(self) -> list[GpuOffer]:
         """Return the live catalogue."""

@@ -6,7 +6,7 @@ from touchstone_agent.protocol.errors import PermanentError, TransientError
 
 
 class CapacityExhausted(TransientError):
-    """Nothing of this kind is free: take the next candidate, or wait; nobody has failed."""
+    """Nothing of this kind is free: take the next candidate, or wait. It is no failure."""
 
 
 class Throttled(TransientError):
@@ -47,7 +47,7 @@ class Forbidden(Unauthorised):
 
 
 class OutOfFunds(PermanentError):
-    """The balance or the spending limit does not allow it: stop until somebody pays."""
+    """The balance or the spending limit does not allow it: stop until funds are added."""
 
 
 class ApiGone(PermanentError):

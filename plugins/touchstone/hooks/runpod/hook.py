@@ -5,11 +5,12 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from decimal import Decimal, InvalidOperation
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from airflow.sdk.bases.hook import BaseHook
 
-from touchstone.core.pods import Balance, GpuRow, build_gpu_rows
+from touchstone.core.offers import GpuRow, build_gpu_rows
+from touchstone.core.pods import Balance
 from touchstone.hooks.runpod.api import DEFAULT_URL, Account
 from touchstone.hooks.runpod.provider import CONNECTION_TYPE, HOOK_NAME, build_field_behaviour
 from touchstone_agent.protocol.errors import ConfigurationError, TouchstoneError
@@ -44,7 +45,7 @@ class RunPodHook(BaseHook):
         self.runpod_conn_id = runpod_conn_id or self.default_conn_name
 
     @classmethod
-    def get_ui_field_behaviour(cls) -> dict[str, Any]:
+    def get_ui_field_behaviour(cls) -> dict[str, object]:
         """Return how Airflow's connection form looks."""
         return build_field_behaviour()
 
@@ -59,7 +60,7 @@ class RunPodHook(BaseHook):
 
     @cached_property
     def balance_warning(self) -> Decimal:
-        """Return the balance in USD under which somebody should be told."""
+        """Return the balance in USD below which admins get a mail."""
         extra = self.get_connection(self.runpod_conn_id).extra_dejson
         return read_usd(extra.get("balance_warning_usd"), DEFAULT_WARNING_USD)
 

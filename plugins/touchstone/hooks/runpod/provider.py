@@ -1,12 +1,12 @@
 """
-What Airflow is told about this connection type, so that its form and its Test button exist.
+This connection type as Airflow shows it: its form and its Test button.
 
 Airflow asks while it is being imported itself, so nothing here may import it.
 """
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import Final
 
 CONNECTION_TYPE: Final = "runpod"
 HOOK_NAME: Final = "RunPod"
@@ -14,7 +14,7 @@ DEFAULT_URL: Final = "https://api.runpod.io"
 _HOOK: Final = "touchstone.hooks.runpod.hook.RunPodHook"
 
 
-def build_field_behaviour() -> dict[str, Any]:
+def build_field_behaviour() -> dict[str, object]:
     """Return how Airflow's connection form looks."""
     return {
         "hidden_fields": ["schema", "login", "port"],
@@ -23,7 +23,7 @@ def build_field_behaviour() -> dict[str, Any]:
     }
 
 
-def build_connection_type() -> dict[str, Any]:
+def build_connection_type() -> dict[str, object]:
     """Return the entry of ``connection-types`` in Airflow's provider information."""
     behaviour = build_field_behaviour()
     return {
@@ -38,7 +38,7 @@ def build_connection_type() -> dict[str, Any]:
         "conn-fields": {
             "balance_warning_usd": {
                 "label": "Warn under this balance",
-                "description": "USD; somebody is told when less is left on the account.",
+                "description": "USD; admins get a mail when less is left on the account.",
                 "schema": {"type": ["number", "null"], "default": 50},
             },
             "timeout_seconds": {
@@ -50,7 +50,7 @@ def build_connection_type() -> dict[str, Any]:
     }
 
 
-def get_provider_info() -> dict[str, Any]:
+def get_provider_info() -> dict[str, object]:
     """Return Touchstone's provider information, for the entry point ``apache_airflow_provider``."""
     return {
         "package-name": "touchstone",

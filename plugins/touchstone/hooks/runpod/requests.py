@@ -11,12 +11,13 @@ import math
 from collections.abc import Generator, Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import Any, TypeVar
+from typing import TypeVar
 from urllib.parse import quote
 
 from pydantic import ValidationError
 
-from touchstone.core.pods import Bill, Cloud, CpuOffer, GpuOffer, Pod, PodOrder
+from touchstone.core.offers import CpuOffer, GpuOffer
+from touchstone.core.pods import Bill, Cloud, Pod, PodOrder
 from touchstone.hooks.runpod.api import LogLine
 from touchstone.hooks.runpod.errors import (
     Ambiguous,
@@ -39,6 +40,8 @@ from touchstone.hooks.runpod.wire import (
     WirePod,
     WirePods,
     WireProblem,
+    WireRegistries,
+    WireRegistry,
     build_create_body,
 )
 from touchstone_agent.core.backoff import Backoff
@@ -79,7 +82,7 @@ class ApiRequest:
     method: str
     path: str
     params: Mapping[str, str] = field(default_factory=dict)
-    body: Mapping[str, Any] | None = field(default=None, repr=False)
+    body: Mapping[str, object] | None = field(default=None, repr=False)
     effect: Effect = Effect.NONE
 
     @property
@@ -171,6 +174,46 @@ def terminate_pod(pod_id: str) -> Conversation[None]:
     answer = yield from _send(request)
     if answer.status != 204:
         raise Ambiguous(f"{request.label}: answered {answer.status} where only 204 means yes")
+
+
+def list_registries() -> Conversation[list[tuple[str, str]]]:
+    """Read id and name of each login of a registry, from all pages."""
+    found: dict[str, str] = {}
+    params: dict[str, str] = {}
+    seen: set[str] = set()
+    for _ in range(MAX_PAGES):
+        request = ApiRequest(method="GET", path="/v2/registries", params=params)
+        page = _decode(WireRegistries, (yield from _send(request)), request)
+        found.update((each.id, each.name) for each in page.registries)
+        if page.pagination is None or not page.pagination.has_next:
+            return list(found.items())
+        cursor = page.pagination.cursor
+        if not cursor or cursor in seen:
+            break
+        seen.add(cursor)
+        params = {"cursor": cursor}
+    raise ServiceUnavailable("GET /v2/registries: the list has no end that can be trusted")
+
+
+def create_registry(name: str, login: str, password: str) -> Conversation[str]:
+    """Leave the login of a registry there, and return its id; one request."""
+    body = {"name": name, "username": login, "password": password}
+    request = ApiRequest(method="POST", path="/v2/registries", body=body, effect=Effect.CHANGE)
+    return _decode(WireRegistry, (yield from _send(request)), request).id
+
+
+def delete_registry(registry_id: str) -> Conversation[None]:
+    """Remove the login of a registry; one that is gone already is success."""
+    path = f"/v2/registries/{quote(registry_id, safe='')}"
+    request = ApiRequest(method="DELETE", path=path, effect=Effect.CHANGE)
+    try:
+        yield from _send(request)
+    except PodNotFound:
+        pass
+    except PodRejected as error:
+        # It has no 404 of its own.
+        if "not found" not in str(error).casefold():
+            raise
 
 
 def list_offers() -> Conversation[list[GpuOffer]]:

@@ -13,7 +13,8 @@ from typing import Any
 
 import httpx
 
-from touchstone.core.pods import Balance, Bill, CpuOffer, GpuOffer, Pod, PodOrder
+from touchstone.core.offers import CpuOffer, GpuOffer
+from touchstone.core.pods import Balance, Bill, Pod, PodOrder
 from touchstone.hooks.runpod import requests
 from touchstone.hooks.runpod.api import Account, LogLine
 from touchstone.hooks.runpod.requests import (
@@ -293,6 +294,18 @@ class AsyncRestPodApi:
     async def terminate_pod(self, pod_id: str) -> None:
         """Ask for a pod's end."""
         await self._hold(requests.terminate_pod(pod_id))
+
+    async def list_registries(self) -> list[tuple[str, str]]:
+        """Return id and name of each login of a registry that the account has."""
+        return await self._hold(requests.list_registries())
+
+    async def create_registry(self, name: str, login: str, password: str) -> str:
+        """Leave a login there, and return its id; never repeated."""
+        return await self._hold(requests.create_registry(name, login, password))
+
+    async def delete_registry(self, registry_id: str) -> None:
+        """Remove a login; gone already is success."""
+        await self._hold(requests.delete_registry(registry_id))
 
     async def list_offers(self) -> list[GpuOffer]:
         """Return the live catalogue."""

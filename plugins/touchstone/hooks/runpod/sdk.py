@@ -19,17 +19,8 @@ from typing import Any, Final
 
 import httpx
 
-from touchstone.core.pods import (
-    Balance,
-    Cloud,
-    CpuOffer,
-    GpuOffer,
-    Pod,
-    PodOrder,
-    PodStatus,
-    SshAddress,
-    Stock,
-)
+from touchstone.core.offers import CpuOffer, GpuOffer, Stock
+from touchstone.core.pods import Balance, Cloud, Pod, PodOrder, PodStatus, SshAddress
 from touchstone.hooks.runpod.api import Account
 from touchstone.hooks.runpod.errors import (
     Ambiguous,
@@ -237,11 +228,11 @@ def _translate(sdk: Any, error: Exception, label: str) -> TouchstoneError:
     return translate_refusal(status, message, text)
 
 
-def _build_create_arguments(order: PodOrder) -> dict[str, Any]:
+def _build_create_arguments(order: PodOrder) -> dict[str, object]:
     if order.entrypoint or order.cmd or order.registry_id:
         raise PodRejected("the SDK cannot order an entry point, a command or a registry")
     _require_quotable({"name": order.name, "image": order.image, **order.env})
-    arguments: dict[str, Any] = {
+    arguments: dict[str, object] = {
         "name": order.name,
         "image_name": order.image,
         "cloud_type": order.cloud.value,

@@ -5,21 +5,12 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from decimal import Decimal
 from enum import StrEnum
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, TypeVar
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
-from touchstone.core.pods import (
-    Bill,
-    Cloud,
-    CpuOffer,
-    GpuOffer,
-    Pod,
-    PodOrder,
-    PodStatus,
-    SshAddress,
-    Stock,
-)
+from touchstone.core.offers import CpuOffer, GpuOffer, Stock
+from touchstone.core.pods import Bill, Cloud, Pod, PodOrder, PodStatus, SshAddress
 from touchstone.hooks.runpod.api import LogLine
 from touchstone_agent.protocol.words import Name
 
@@ -120,6 +111,20 @@ class WirePods(WireModel):
     """A page of pods; the API had no pages before September 2026."""
 
     pods: list[WirePod]
+    pagination: WirePagination | None = None
+
+
+class WireRegistry(WireModel):
+    """The login of a registry, of which its password is never told."""
+
+    id: str = Field(min_length=1, max_length=200)
+    name: str = Field(default="", max_length=1000)
+
+
+class WireRegistries(WireModel):
+    """A page of them."""
+
+    registries: list[WireRegistry]
     pagination: WirePagination | None = None
 
 
@@ -257,14 +262,14 @@ class WireProblem(WireModel):
         return "; ".join(part for part in parts if part)
 
 
-def build_create_body(order: PodOrder) -> dict[str, Any]:
+def build_create_body(order: PodOrder) -> dict[str, object]:
     """
     Return the body of a create.
 
     The GPU count is always sent: without it the API has answered that nothing is available.
     ``args`` is never sent, because it would replace the image's command.
     """
-    body: dict[str, Any] = {
+    body: dict[str, object] = {
         "name": order.name,
         "image": order.image,
         "cloud": order.cloud.value,
@@ -273,9 +278,8 @@ def build_create_body(order: PodOrder) -> dict[str, Any]:
         "env": dict(order.env),
     }
     if order.gpu is not None:
-        body["gpu"] = {"id": order.gpu, "count": order.gpu_count}
-        if order.min_cuda:
-            body["gpu"]["minCudaVersion"] = order.min_cuda
+        version = {"minCudaVersion": order.min_cuda} if order.min_cuda else {}
+        body["gpu"] = {"id": order.gpu, "count": order.gpu_count, **version}
     else:
         body["cpu"] = {"id": order.cpu, "vcpuCount": order.vcpus}
     if order.data_center:

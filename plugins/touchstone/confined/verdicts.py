@@ -1,0 +1,128 @@
+"""Asks the judge's statistics, which live in an environment of their own, for verdicts."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Final, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
+
+from touchstone.confined.running import AskedTooMuch, Bounds, TookTooLong, run_confined
+from touchstone_agent.protocol.errors import PermanentError
+from touchstone_agent.protocol.words import build_line, describe_refusal
+
+_BOUNDS: Final = Bounds(
+    seconds=900, cpu_seconds=600, memory_bytes=8 * 1024**3, file_bytes=64 * 1024**2
+)
+"""A thousand submissions take ten CPU seconds and 700 MB."""
+
+_Finite = Annotated[float, Field(allow_inf_nan=False)]
+_Line = Annotated[str, Field(max_length=600)]
+
+
+class NoVerdict(PermanentError):
+    """The judge's program gave no answer; the message says why."""
+
+
+class _Answered(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+
+class AnsweredEdge(_Answered):
+    """The figures behind a verdict; see :class:`touchstone.core.records.events.Edge`."""
+
+    difference: _Finite
+    low: _Finite
+    high: _Finite
+    standard_error: _Finite
+    p_own: _Finite
+    p_adjusted: _Finite
+    compared: int
+    detectable: _Finite
+
+
+class AnsweredVerdict(_Answered):
+    """
+    A verdict.
+
+    :param outcome: Exactly one of the five.
+    :param reason: Why it is not judged, or of what it is a duplicate.
+    :param sentence: What an engineer can repeat; ``None`` where an earlier verdict stays.
+    :param edge: The figures behind it; ``None`` where there are none.
+    """
+
+    outcome: Literal["better", "not distinguishable", "worse", "duplicate", "not judged"]
+    reason: _Line = ""
+    sentence: _Line | None = None
+    edge: AnsweredEdge | None = None
+
+
+class AnsweredFigures(_Answered):
+    """
+    What a series scores.
+
+    :param score: Mean Sharpe ratio beyond the market.
+    :param net_sharpe: The same with the market in.
+    """
+
+    score: _Finite
+    net_sharpe: _Finite
+
+
+class VerdictAnswer(_Answered):
+    """
+    What the judge says.
+
+    :param rules_version: Version of its formulas.
+    :param verdicts: By the names that were asked about.
+    :param scores: By name, with ``#flat`` and ``#index``.
+    """
+
+    rules_version: int = Field(ge=1)
+    verdicts: Mapping[str, AnsweredVerdict]
+    scores: Mapping[str, AnsweredFigures]
+
+
+def ask_for_verdicts(python: Path, question: Mapping[str, JsonValue]) -> VerdictAnswer:
+    """
+    Ask the judge's statistics.
+
+    :param python: The interpreter of the judge's environment.
+    :param question: As ``touchstone_judge.judging.answer`` takes it.
+    :raises NoVerdict: If it gives no answer that makes sense.
+    :raises TransientError: If this process is to end.
+    """
+    if not python.exists():
+        raise NoVerdict("the judge's environment is not there: `make setup` makes it")
+    with tempfile.TemporaryFile() as given:
+        given.write(json.dumps(question, allow_nan=False).encode())
+        given.flush()
+        given.seek(0)
+        try:
+            done = run_confined(
+                [str(python), "-I", "-m", "touchstone_judge", "verdict"],
+                bounds=_BOUNDS,
+                environment={
+                    "PATH": "/usr/bin:/bin",
+                    "LC_ALL": "C.UTF-8",
+                    # More threads are more address space, and the machine has other work.
+                    "OPENBLAS_NUM_THREADS": "1",
+                },
+                given=given,
+                niceness=5,
+            )
+        except (TookTooLong, AskedTooMuch) as error:
+            raise NoVerdict(f"the judge {error}") from error
+        except OSError as error:
+            raise NoVerdict(f"the judge cannot be started: {error}") from error
+    if done.code != 0:
+        said = done.errors.decode(errors="replace").strip().splitlines()
+        last = build_line(said[-1]) if said else "it said nothing"
+        raise NoVerdict(f"the judge ended with code {done.code}: {last}")
+    try:
+        return VerdictAnswer.model_validate_json(done.output)
+    except ValidationError as error:
+        raise NoVerdict(f"the judge's answer makes no sense: {describe_refusal(error)}") from error

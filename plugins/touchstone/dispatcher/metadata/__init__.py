@@ -1,1 +1,0 @@
-"""The only package that knows Airflow's tables; its tests fail when a new Airflow differs."""

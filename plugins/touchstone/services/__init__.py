@@ -1,0 +1,1 @@
+"""What does something with several stores and hooks: for operators, dispatcher and API alike."""

@@ -1,0 +1,265 @@
+"""Events brought to their records, and what enters them; see :mod:`touchstone.core.events`."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Self
+
+from touchstone.core.events import (
+    DEFAULT,
+    FLAT,
+    Event,
+    EventRefused,
+    build_try,
+    find_fixed_change,
+    find_mismatch,
+    find_objection,
+)
+from touchstone.core.names import is_submission_id
+from touchstone.core.records.actions import add_action
+from touchstone.core.records.events import (
+    MAX_USES,
+    Entry,
+    EventRecord,
+    Participant,
+    Use,
+    build_entry_key,
+)
+from touchstone.core.records.stored import RecordUnreadable
+from touchstone.core.schedule import Schedule
+from touchstone.core.states import SubmissionStatus
+from touchstone.settings import Settings
+from touchstone.stores.events import EventStore, UnknownEvent
+from touchstone.stores.records import RecordStore
+from touchstone_agent.protocol.errors import ConfigurationError
+
+log = logging.getLogger(__name__)
+
+INFRASTRUCTURE = "infrastructure"
+"""Fault of an entry that counts against nobody's quota."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Applied:
+    """
+    What came of applying an event's file.
+
+    :param event: The event, as it is now.
+    :param is_changed: Whether anything was written.
+    """
+
+    event: EventRecord
+    is_changed: bool
+
+
+class EventKeeper:
+    """
+    Writes events down, and keeps their doors.
+
+    :param records: The records of submissions.
+    :param events: The records of events.
+    :param clock: The time, UTC.
+    """
+
+    def __init__(
+        self, records: RecordStore, events: EventStore, clock: Callable[[], datetime]
+    ) -> None:
+        self._records = records
+        self._events = events
+        self._clock = clock
+
+    @classmethod
+    def build(cls, records: RecordStore, settings: Settings, clock: Callable[[], datetime]) -> Self:
+        """Return one that keeps the installation's events."""
+        return cls(records, EventStore(records, settings.events_table), clock)
+
+    @property
+    def store(self) -> EventStore:
+        """Return where the records of events are."""
+        return self._events
+
+    # --- what admins do ----------------------------------------------------------------------
+
+    def apply(self, name: str, event: Event, *, by: str) -> Applied:
+        """
+        Write down what an event's file says; the same file again changes nothing.
+
+        Entries, verdicts and who has come stay as they are, and so does a baseline that an admin
+        has set, unless the file names one.
+
+        :raises ConfigurationError: If it changes rows, intervals or arrivals that verdicts rest on.
+        """
+        now, was_changed = self._clock(), False
+        self._check_change(name, event)
+        new = EventRecord(entry=name, definition=event, digest=event.digest)
+
+        def decide(found: EventRecord) -> EventRecord | None:
+            nonlocal was_changed
+            was_changed = not (found.digest == event.digest and found.version)
+            if not was_changed:
+                return None
+            return found.change(
+                definition=event,
+                digest=event.digest,
+                actions=add_action(found.actions, at=now, by=by, action="event apply"),
+            )
+
+        return Applied(event=self._events.change_event(new, decide), is_changed=was_changed)
+
+    def _check_change(self, name: str, event: Event) -> None:
+        try:
+            before = self._events.get_event(name)
+        except UnknownEvent:
+            return
+        changed = find_fixed_change(before.definition, event)
+        if changed is None:
+            return
+        entries = self._events.list_entries(name)
+        if entries.unreadable or any(entry.series for entry in entries.records):
+            raise ConfigurationError(
+                f"event {name}: {changed}: verdicts rest on what it is; write an event of another "
+                "name"
+            )
+
+    def set_baseline(self, name: str, baseline: str, *, by: str) -> EventRecord:
+        """
+        Set what the submissions of an event are compared with from now on.
+
+        :param baseline: A submission that has succeeded, or ``flat``.
+        :raises ConfigurationError: If it is neither, or the event's file names another.
+        """
+        event, now = self._events.get_event(name), self._clock()
+        in_file = event.definition.judging.baseline
+        if in_file is not None and in_file != baseline:
+            raise ConfigurationError(
+                f"baseline: the file of the event {name!r} names {in_file!r}; change it there"
+            )
+        self._check_baseline(baseline)
+
+        def decide(found: EventRecord) -> EventRecord | None:
+            if found.baseline == baseline:
+                return None
+            action = f"event baseline {baseline}"
+            return found.change(
+                baseline=baseline,
+                actions=add_action(found.actions, at=now, by=by, action=action),
+            )
+
+        return self._events.change_event(event, decide)
+
+    def _check_baseline(self, baseline: str) -> None:
+        if baseline == FLAT:
+            return
+        found = self._records.find_submission(baseline) if is_submission_id(baseline) else None
+        if found is None or found.status is not SubmissionStatus.SUCCESS or found.replay_of:
+            state = "there is none" if found is None else f"it is {found.status}"
+            if found is not None and found.replay_of:
+                state = f"it is a replay; name what it replays, {found.replay_of}"
+            raise ConfigurationError(
+                f"baseline: {baseline!r} is neither {FLAT!r} nor a successful submission: {state}"
+            )
+
+    # --- what participants do ----------------------------------------------------------------
+
+    def find_objection(self, name: str, user: str) -> str | None:
+        """Say why an event takes nothing of a user now; ``None`` if it does."""
+        event = self._events.get_event(name)
+        participant = self._events.find_participant(name, user)
+        free = self._find_free(event, participant)
+        return self._object(event, user, participant, free)
+
+    def enter(self, schedule: Schedule, *, submission_id: str, run_id: str, user: str) -> Entry:
+        """
+        Let a schedule of a submission enter its event, once, however often a step is repeated.
+
+        Its place in the quota is taken before anything is fetched or runs, in one write that two
+        at once cannot both make.
+
+        :param user: Whose submission it is.
+        :raises EventRefused: If the event does not take it; the message says from when on it does.
+        """
+        name, now = schedule.event, self._clock()
+        event = self._events.get_event(name)
+        if mismatch := find_mismatch(event.definition, name, schedule):
+            raise EventRefused(mismatch)
+        key = build_entry_key(submission_id, build_try(run_id, schedule))
+        free = self._find_free(event, self._events.find_participant(name, user))
+
+        def decide(found: Participant) -> Participant | None:
+            if any(use.entry == key for use in found.uses):
+                return None
+            if objection := self._object(event, user, found, free):
+                raise EventRefused(f"event: {objection}")
+            return found.change(uses=(*found.uses, Use(entry=key, at=now))[-MAX_USES:])
+
+        self._events.change_participant(name, user, decide)
+        return self.put_entry(schedule, submission_id=submission_id, run_id=run_id, user=user)
+
+    def put_entry(self, schedule: Schedule, *, submission_id: str, run_id: str, user: str) -> Entry:
+        """Put an entry on record, if it is not there; return it."""
+        new = Entry(
+            event=schedule.event,
+            entry=build_entry_key(submission_id, build_try(run_id, schedule)),
+            submission_id=submission_id,
+            run_id=run_id,
+            user=user,
+            created_at=self._clock(),
+        )
+        # Anything but None: one that is there already stays as it is.
+        return self._events.change_entry(new, lambda found: found)
+
+    def _object(
+        self, event: EventRecord, user: str, participant: Participant, free: Collection[str]
+    ) -> str | None:
+        return find_objection(
+            event.definition,
+            event.name,
+            user=user,
+            uses=[use.at for use in participant.uses if use.entry not in free],
+            closed_at=event.closed_at,
+            now=self._clock(),
+        )
+
+    def _find_free(self, event: EventRecord, participant: Participant) -> frozenset[str]:
+        """Return which of a participant's entries count against no quota."""
+        quota = event.definition.quota
+        if quota is None:
+            return frozenset()
+        since = self._clock() - timedelta(hours=quota.hours)
+        recent = [use.entry for use in participant.uses if use.at > since]
+        return frozenset(key for key in recent if self._is_free(event.name, key))
+
+    def _is_free(self, event: str, key: str) -> bool:
+        try:
+            entry = self._events.find_entry(event, key)
+            if entry is None:
+                # Taken a moment ago, and perhaps never used; it counts until that is known.
+                return False
+            if entry.fault == INFRASTRUCTURE:
+                return True
+            submission = self._records.find_submission(entry.submission_id)
+        except RecordUnreadable as error:
+            log.error("%s: it counts against the quota", error)
+            return False
+        return (
+            submission is not None
+            and submission.status is SubmissionStatus.REJECTED
+            and submission.newest_run_id == entry.run_id
+        )
+
+
+def show_event(event: EventRecord) -> dict[str, object]:
+    """Return an event as it is shown."""
+    return {
+        "event": event.name,
+        **event.definition.model_dump(mode="json"),
+        "digest": event.digest,
+        "baseline": event.chosen_baseline,
+        "closed_at": event.closed_at.isoformat() if event.closed_at else None,
+        "is_on_record": event.version > 0,
+        "is_default": event.name == DEFAULT,
+        "actions": [action.dump() for action in event.actions],
+    }

@@ -1,0 +1,469 @@
+"""Reaches verdicts: when a submission's trainings are collected, and when its event is closed."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Final, Self
+
+from pydantic import JsonValue
+
+from touchstone.confined.judging import find_judge
+from touchstone.confined.verdicts import NoVerdict, VerdictAnswer, ask_for_verdicts
+from touchstone.core.events import FLAT, Event, build_seed, build_work_digest, is_hidden
+from touchstone.core.records.actions import add_action
+from touchstone.core.records.events import (
+    Edge,
+    Entry,
+    EventRecord,
+    Figures,
+    Series,
+    VerdictRecord,
+)
+from touchstone.core.records.stored import RecordUnreadable, read_time
+from touchstone.core.records.submissions import NOT_JUDGED, Submission
+from touchstone.core.records.tasks import Task
+from touchstone.core.verdicts import (
+    AFTER_CLOSING,
+    ARRIVAL,
+    BASELINE,
+    CLOSING,
+    INDEX,
+    JoinedSeries,
+    NoSeries,
+    build_question,
+    build_work,
+    find_difference,
+    find_unjudged,
+    has_failed_by_infrastructure,
+    join_series,
+    tell_not_judged,
+)
+from touchstone.services.events import INFRASTRUCTURE
+from touchstone.settings import Settings
+from touchstone.stores.events import EventStore
+from touchstone.stores.parts import Parts, read_published, read_series
+from touchstone.stores.records import RecordStore
+from touchstone_agent.protocol.errors import PermanentError
+
+log = logging.getLogger(__name__)
+
+Asker = Callable[[Mapping[str, JsonValue]], VerdictAnswer]
+"""Asks the judge's statistics."""
+
+_MAX_REASON: Final = 400
+
+
+class Unreadable(PermanentError):
+    """An entry that counts makes no sense, so nobody can say how many there are."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Ground:
+    """
+    What entries are compared on.
+
+    :param baseline: The baseline's name.
+    :param series: Its rows; an entry's own where it holds nothing.
+    :param net: Its net returns; ``None`` where it holds nothing.
+    :param market: The instrument's returns.
+    """
+
+    baseline: str
+    series: Series
+    net: str | None
+    market: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Closed:
+    """
+    What came of closing an event.
+
+    :param judged: Entries that got a verdict.
+    :param upgraded: Those of them that are better now and were not before.
+    :param waiting: Entries without any verdict: they are at work, and closing again judges them.
+    """
+
+    judged: tuple[str, ...]
+    upgraded: tuple[str, ...]
+    waiting: tuple[str, ...]
+
+
+class Judge:
+    """
+    Reaches verdicts and writes them down.
+
+    Whoever dies in between has written rows that nobody names, or no verdict: doing it again says
+    the same. A verdict is only added, and what was judged once is not judged again.
+
+    :param records: Submissions and tasks.
+    :param events: Events and entries.
+    :param parts: Rows.
+    :param ask: Asks the judge's statistics.
+    :param clock: The time, UTC.
+    """
+
+    def __init__(
+        self,
+        records: RecordStore,
+        events: EventStore,
+        parts: Parts,
+        *,
+        ask: Asker,
+        clock: Callable[[], datetime],
+    ) -> None:
+        self._records = records
+        self._events = events
+        self._parts = parts
+        self._ask = ask
+        self._clock = clock
+
+    @classmethod
+    def connect(
+        cls, settings: Settings, records: RecordStore, clock: Callable[[], datetime]
+    ) -> Self:
+        """Return the installation's judge."""
+        python = find_judge(settings)
+        return cls(
+            records,
+            EventStore(records, settings.events_table),
+            Parts.connect(settings),
+            ask=lambda question: ask_for_verdicts(python, question),
+            clock=clock,
+        )
+
+    # --- one that has arrived ----------------------------------------------------------------
+
+    def judge_arrival(self, entry: Entry, submission: Submission, tasks: Sequence[Task]) -> Entry:
+        """
+        Judge an entry whose trainings have ended.
+
+        :param entry: On record.
+        :param submission: The submission, with the schedule of the entry.
+        :param tasks: The trainings of that schedule.
+        :return: The entry with its verdict.
+        :raises TransientError: If a store does not answer; doing it again goes on.
+        """
+        event = self._events.get_event(entry.event)
+        told = [(task, read_published(task, self._parts)) for task in tasks]
+        reason = find_unjudged(told)
+        if reason is not None:
+            fault = INFRASTRUCTURE if has_failed_by_infrastructure(tasks) else None
+            return self._put_unjudged(entry, reason, event, fault=fault)
+        try:
+            entry = self._put_series(entry, submission, self._read_series(event.definition, tasks))
+        except PermanentError as error:
+            return self._put_unjudged(entry, str(error), event)
+        if is_hidden(event.definition, closed_at=event.closed_at):
+            return self._put_unjudged(entry, AFTER_CLOSING, event)
+        return self._compare(event, entry)
+
+    def _compare(self, event: EventRecord, entry: Entry) -> Entry:
+        series, baseline = entry.series, event.chosen_baseline
+        assert series is not None  # noqa: S101 - it was just put there
+        if baseline is None:
+            return self._put_unjudged(
+                entry,
+                "the event has no baseline; an admin sets one with "
+                f"`touchstone event baseline {event.name} ID`",
+                event,
+            )
+        work = build_work(ARRIVAL, baseline, series)
+        if any(each.work == work for each in entry.verdicts):
+            return entry
+        try:
+            ground = self._find_ground(event, baseline, entry)
+            reason = self._find_exclusion(ground, entry)
+            if reason is not None:
+                return self._put_unjudged(entry, reason, event)
+            panel = self._read_panel(event, ground)
+            question = self._build_question(event, ground, panel)
+            answer = self._ask(
+                question | {"arrivals": event.definition.judging.arrivals, "judged": [entry.label]}
+            )
+        except PermanentError as error:
+            return self._put_unjudged(entry, str(error), event)
+        self._put_references(event, answer)
+        return self._put_answer(entry, answer, phase=ARRIVAL, baseline=baseline, work=work)
+
+    def _find_exclusion(self, ground: _Ground, entry: Entry) -> str | None:
+        series = entry.series
+        if entry.submission_id == ground.baseline:
+            return "it is the baseline"
+        if series is None:
+            return "it has no judged rows"
+        return find_difference(series, ground.series)
+
+    # --- all of an event ---------------------------------------------------------------------
+
+    def close(self, name: str, *, by: str) -> Closed:
+        """
+        Close an event, and judge everything in it by step-down over all; that may only upgrade.
+
+        Closing again judges what has come to its end since.
+
+        :raises PermanentError: If the event has no baseline, or cannot be judged.
+        """
+        event, now = self._events.get_event(name), self._clock()
+        if event.chosen_baseline is None:
+            raise PermanentError(
+                f"event: {name!r} has no baseline; `touchstone event baseline {name} ID` sets one"
+            )
+
+        def decide(found: EventRecord) -> EventRecord | None:
+            if found.closed_at is not None:
+                return None
+            return found.change(
+                closed_at=now,
+                actions=add_action(found.actions, at=now, by=by, action="event close"),
+            )
+
+        event = self._events.change_event(event, decide)
+        entries = self._list_entries(event.name)
+        waiting = tuple(entry.label for entry in entries if entry.verdict is None)
+        with_rows = [entry for entry in entries if entry.series is not None]
+        if not with_rows:
+            return Closed(judged=(), upgraded=(), waiting=waiting)
+        baseline = str(event.chosen_baseline)
+        judged: list[str] = []
+        upgraded: list[str] = []
+        left = with_rows
+        while left:
+            # One round, unless everybody is compared with nothing and the event fixes no rows.
+            ground = self._find_ground(event, baseline, left[0])
+            panel = self._read_panel(event, ground)
+            labels = {entry.label for entry, _ in panel}
+            for entry in left:
+                if entry.label not in labels and (ground.net is not None or entry is left[0]):
+                    reason = self._find_exclusion(ground, entry)
+                    self._put_unjudged(entry, str(reason), event)
+            if panel:
+                upgraded += self._close_panel(event, ground, panel)
+                judged += labels
+            done = labels | {left[0].label}
+            left = [entry for entry in left if ground.net is None and entry.label not in done]
+        return Closed(judged=tuple(sorted(judged)), upgraded=tuple(upgraded), waiting=waiting)
+
+    def _close_panel(
+        self, event: EventRecord, ground: _Ground, panel: Sequence[tuple[Entry, str]]
+    ) -> list[str]:
+        """Judge entries together, and return those that are better now and were not before."""
+        before: dict[str, JsonValue] = {
+            entry.label: str(entry.verdict.outcome) for entry, _ in panel if entry.verdict
+        }
+        answer = self._ask(self._build_question(event, ground, panel) | {"earlier": before})
+        self._put_references(event, answer)
+        labels = sorted(entry.label for entry, _ in panel)
+        upgraded = []
+        for entry, _ in panel:
+            work = build_work(CLOSING, ground.baseline, entry.series, *labels)
+            after = self._put_answer(
+                entry, answer, phase=CLOSING, baseline=ground.baseline, work=work
+            )
+            is_better = after.verdict is not None and after.verdict.outcome == "better"
+            if is_better and before.get(entry.label) != "better":
+                upgraded.append(entry.label)
+        return upgraded
+
+    # --- what is read ------------------------------------------------------------------------
+
+    def _read_series(self, event: Event, tasks: Sequence[Task]) -> JoinedSeries:
+        series, rules = {}, {}
+        for task in tasks:
+            judged = task.newest.published.judged if task.newest.published else None
+            if judged is None or judged.rules is None or task.interval is None:
+                raise NoSeries(f"{task.task_id}: it has no judged rows")
+            series[task.interval] = read_series(self._parts, judged)
+            rules[task.interval] = judged.rules.sha256
+        if not series:
+            raise NoSeries("it has no trainings")
+        return join_series(event, series, rules)
+
+    def _find_ground(self, event: EventRecord, baseline: str, like: Entry) -> _Ground:
+        if baseline == FLAT:
+            assert like.series is not None  # noqa: S101 - only such entries are compared
+            rows = self._parts.get_table(like.series.part)
+            return _Ground(
+                baseline=baseline, series=like.series, net=None, market=str(rows["market"])
+            )
+        entries = self._events.list_entries(event.name, submission_id=baseline).records
+        known = next((each.series for each in reversed(entries) if each.series), None)
+        if known is None:
+            known = self._store_baseline(event.definition, baseline)
+        rows = self._parts.get_table(known.part)
+        return _Ground(
+            baseline=baseline, series=known, net=str(rows["net"]), market=str(rows["market"])
+        )
+
+    def _store_baseline(self, event: Event, baseline: str) -> Series:
+        """Return the rows of a baseline that was judged in no entry of this event."""
+        try:
+            submission = self._records.get_submission(baseline)
+            listed = [
+                entry.read()
+                for entry in self._records.list_tasks(baseline)
+                if entry.task_id in submission.tasks
+            ]
+        except PermanentError as error:
+            raise NoSeries(f"the baseline {baseline!r} cannot be read: {error}") from error
+        told = [(task, read_published(task, self._parts)) for task in listed]
+        reason = find_unjudged(told)
+        if reason is not None:
+            raise NoSeries(f"the baseline {baseline!r} has no judged rows: {reason}")
+        return self._store_series(baseline, "baseline", self._read_series(event, listed))
+
+    def _read_panel(self, event: EventRecord, ground: _Ground) -> list[tuple[Entry, str]]:
+        """Return everybody's entries on these rows, with their net returns, the oldest first."""
+        panel = []
+        for entry in self._list_entries(event.name):
+            if self._find_exclusion(ground, entry) is not None:
+                continue
+            assert entry.series is not None  # noqa: S101 - or it would be excluded
+            panel.append((entry, str(self._parts.get_table(entry.series.part)["net"])))
+        return panel
+
+    def _list_entries(self, event: str) -> tuple[Entry, ...]:
+        found = self._events.list_entries(event)
+        if found.unreadable:
+            name, error = next(iter(found.unreadable.items()))
+            # It may have been judged: without it N, and every p with it, would be too small.
+            raise Unreadable(f"the entry {name} of the event {event!r} cannot be read: {error}")
+        return found.records
+
+    def _build_question(
+        self, event: EventRecord, ground: _Ground, panel: Sequence[tuple[Entry, str]]
+    ) -> dict[str, JsonValue]:
+        return build_question(
+            event,
+            baseline=ground.baseline,
+            baseline_net=ground.net,
+            market=ground.market,
+            like=ground.series,
+            series=panel,
+            seed=build_seed(event.name, ground.baseline),
+        )
+
+    # --- what is written ---------------------------------------------------------------------
+
+    def _store_series(self, submission_id: str, name: str, joined: JoinedSeries) -> Series:
+        part = self._parts.put(f"series/{submission_id}/{name}/", joined.build_document())
+        return Series(
+            part=part,
+            rows=len(joined.times),
+            rows_digest=joined.rows_digest,
+            rules=joined.rules,
+            intervals=joined.intervals,
+            first=read_time(joined.times[0]),
+            last=read_time(joined.times[-1]),
+        )
+
+    def _put_series(self, entry: Entry, submission: Submission, joined: JoinedSeries) -> Entry:
+        """
+        Write down an entry's rows before anything is compared: later entries count it.
+
+        The first rows stay. A run that is cleared and trains again is the same entry, and would
+        otherwise be another draw that no p value counts.
+        """
+        schedule = submission.schedule
+        assert schedule is not None  # noqa: S101 - it has been trained by it
+        elnigma = submission.elnigma
+        series = self._store_series(entry.submission_id, entry.label.rpartition(":")[2], joined)
+        work = build_work_digest(
+            system=submission.system,
+            content_sha256=submission.content_sha256,
+            checkout=elnigma.sha256 if elnigma else None,
+            schedule=schedule,
+        )
+
+        def decide(found: Entry) -> Entry | None:
+            if found.series is not None and found.series.rules == series.rules:
+                return None
+            return found.change(series=series, work=work, fault=None)
+
+        return self._events.change_entry(entry, decide)
+
+    def _put_unjudged(
+        self, entry: Entry, reason: str, event: EventRecord, *, fault: str | None = None
+    ) -> Entry:
+        reason = reason[:_MAX_REASON].rstrip(".")
+        verdict = VerdictRecord(
+            at=self._clock(),
+            phase=ARRIVAL,
+            outcome=NOT_JUDGED,
+            sentence=tell_not_judged(reason),
+            reason=reason,
+            baseline=event.chosen_baseline,
+        )
+
+        def decide(found: Entry) -> Entry | None:
+            last = found.verdict
+            if last is not None and last.outcome != NOT_JUDGED:
+                # It was judged, and stays so: what is missing now was there then.
+                return None
+            if last is not None and last.reason == reason and found.fault == fault:
+                return None
+            return found.change(verdicts=found.add_verdict(verdict), fault=fault)
+
+        return self._events.change_entry(entry, decide)
+
+    def _put_answer(
+        self, entry: Entry, answer: VerdictAnswer, *, phase: str, baseline: str, work: str
+    ) -> Entry:
+        said, figures = answer.verdicts.get(entry.label), answer.scores.get(entry.label)
+        if said is None or figures is None:
+            raise NoVerdict(f"the judge said nothing of {entry.label}")
+        edge = Edge.load(said.edge.model_dump()) if said.edge else None
+        now = self._clock()
+
+        def decide(found: Entry) -> Entry | None:
+            if any(each.work == work for each in found.verdicts):
+                return None
+            last = found.verdict
+            is_kept = said.sentence is None
+            if is_kept and last is None:
+                return None
+            verdict = VerdictRecord(
+                at=now,
+                phase=phase,
+                outcome=said.outcome,
+                # What closing has not raised stays what it was, by the rules of its time.
+                sentence=last.sentence if is_kept and last else str(said.sentence),
+                reason=said.reason,
+                baseline=last.baseline if is_kept and last else baseline,
+                edge=last.edge if is_kept and last else edge,
+                rules_version=last.rules_version if is_kept and last else answer.rules_version,
+                work=work,
+            )
+            return found.change(
+                verdicts=found.add_verdict(verdict),
+                score=figures.score,
+                net_sharpe=figures.net_sharpe,
+            )
+
+        return self._events.change_entry(entry, decide)
+
+    def _put_references(self, event: EventRecord, answer: VerdictAnswer) -> None:
+        names = {name: f"#{name}" for name in (FLAT, INDEX, BASELINE)}
+        found = {
+            name: Figures.load(answer.scores[key].model_dump())
+            for name, key in names.items()
+            if key in answer.scores
+        }
+
+        def decide(record: EventRecord) -> EventRecord | None:
+            return None if record.references == found else record.change(references=found)
+
+        self._events.change_event(event, decide)
+
+
+def find_verdict(events: EventStore, event: str, key: str) -> VerdictRecord | None:
+    """Return what holds of an entry; ``None`` if nothing was said of it, or it makes no sense."""
+    try:
+        entry = events.find_entry(event, key)
+    except RecordUnreadable as error:
+        log.error("%s", error)
+        return None
+    return entry.verdict if entry else None
