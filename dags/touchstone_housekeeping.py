@@ -1,5 +1,5 @@
 """
-The DAG ``touchstone_housekeeping``: looks for pods that nobody waits for, when somebody asks.
+The DAG ``touchstone_housekeeping``: ends pods that no attempt needs, when an admin triggers it.
 
 The dispatcher looks by itself, every ``TOUCHSTONE_RUNPOD_REAP_SECONDS``. Nothing depends on this
 DAG: pausing or deleting it stops no looking.
@@ -15,7 +15,7 @@ from touchstone.operators.housekeeping import ReapOperator
 
 with DAG(
     dag_id="touchstone_housekeeping",
-    description="End pods that nobody waits for, and settle their accounts, now.",
+    description="End pods that no attempt needs, and settle their costs, now.",
     doc_md=__doc__,
     schedule=None,
     start_date=datetime(2024, 1, 1, tzinfo=UTC),

@@ -3,24 +3,30 @@
 from __future__ import annotations
 
 import os
+from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import typer
 
-from touchstone.terminal import AsJson, connect, open_console, print_json, say
+from touchstone.terminal import EXIT_USAGE, AsJson, connect, open_console, print_json, say
 from touchstone_agent.protocol.errors import ConfigurationError
 
 if TYPE_CHECKING:
+    from touchstone.client.answers import Answer
     from touchstone.client.api import Client
+    from touchstone.client.fleet_tables import JobRow
+    from touchstone.core.answers import FleetReport
 
-EXIT_USAGE = 2
+Read = TypeVar("Read")
+
 ADMIN = "admin"
 
 _LOGIN_VARIABLES = ("TOUCHSTONE_USER", "TOUCHSTONE_PASSWORD", "TOUCHSTONE_TOKEN")
 _MAX_FILE_BYTES = 4 * 1024**2
 
 fleet_app = typer.Typer(no_args_is_help=True, help="Servers, their slots and the fleet file.")
+control_app = typer.Typer()
 manifest_app = typer.Typer(no_args_is_help=True, help="Many jobs in one file.")
 
 Login = Annotated[
@@ -48,20 +54,21 @@ def check(file: FleetFile = None, login: Login = None, as_json: AsJson = False) 
     path = _find_fleet_file(file)
     text = read_text(path, "fleet file")
     fleet = parse_fleet(text)
-    report: dict[str, Any] | None = None
+    report: Answer[FleetReport] | None = None
     try:
         with connect_as_admin(login) as client:
             report = client.check_fleet(text)
     except (Unreachable, NotInstalled, LoginRefused, Forbidden) as error:
         say(f"only the file itself was checked, not against the installation: {error}")
     if as_json:
-        print_json({"file": str(path), "servers": sorted(fleet.servers), "report": report})
+        document = report.document if report else None
+        print_json({"file": str(path), "servers": sorted(fleet.servers), "report": document})
     else:
         names = ", ".join(fleet.servers) or "no servers"
         typer.echo(f"{path}: {names}")
-        for line in list_report(report) if report else ():
+        for line in list_report(report.value) if report else ():
             typer.echo(f"  {line}")
-    if report and report["refused"]:
+    if report and report.value.refused:
         raise typer.Exit(EXIT_USAGE)
 
 
@@ -75,7 +82,7 @@ def apply(file: FleetFile = None, login: Login = None, as_json: AsJson = False) 
     parse_fleet(text)
     with connect_as_admin(login) as client:
         report = client.apply_fleet(text)
-    _print_lines(report, list_report(report), as_json)
+    _print_lines(report, list_report(report.value), as_json)
 
 
 @fleet_app.command("reload")
@@ -85,8 +92,8 @@ def reload(login: Login = None, as_json: AsJson = False) -> None:
 
     with connect_as_admin(login) as client:
         report = client.reload_fleet()
-    _print_lines(report, list_report(report), as_json)
-    if report["refused"]:
+    _print_lines(report, list_report(report.value), as_json)
+    if report.value.refused:
         raise typer.Exit(EXIT_USAGE)
 
 
@@ -96,22 +103,22 @@ def status(login: Login = None, as_json: AsJson = False) -> None:
     with connect_as_admin(login) as client:
         found = client.get_fleet()
     if as_json:
-        print_json(found)
+        print_json(found.document)
         return
     from touchstone.client.fleet_tables import build_fleet
 
-    open_console().print(build_fleet(found))
+    open_console().print(build_fleet(found.value))
 
 
 @fleet_app.command("drain")
 def drain(server: Server, login: Login = None, as_json: AsJson = False) -> None:
-    """Let nothing new start on a server; what runs there goes on to its end."""
+    """Let nothing new start on a server; running attempts go on to their end."""
     with connect_as_admin(login) as client:
         done = client.drain_server(server)
-    had, left = done["drained"], done["in_use"] + done["validation_in_use"]
+    had, left = done.value.drained, done.value.in_use + done.value.validation_in_use
     rest = f"{left} still running" if left else "nothing runs there"
     line = (
-        f"{server} is drained, {rest}; it had {had['slots']} and {had['validation_slots']} slots, "
+        f"{server} is drained, {rest}; it had {had.slots} and {had.validation_slots} slots, "
         f"which `touchstone fleet attach {server}` brings back"
     )
     _print_lines(done, [line], as_json)
@@ -129,7 +136,8 @@ def attach(
     """Give a drained server its slots back."""
     with connect_as_admin(login) as client:
         done = client.attach_server(server, slots)
-    line = f"{server} has {done['slots']} slots, and {done['validation_slots']} for validations"
+    now = done.value
+    line = f"{server} has {now.slots} slots, and {now.validation_slots} for validations"
     _print_lines(done, [line], as_json)
 
 
@@ -159,6 +167,7 @@ def apply_manifest(
     """Submit a manifest's jobs; those that were submitted before stay as they are."""
     from touchstone.client import manifests
     from touchstone.client.api import LIST_LIMIT
+    from touchstone.client.fleet_tables import JobRow
     from touchstone.core.manifest import check_trainer, parse_manifest
     from touchstone.settings import get_settings
 
@@ -174,36 +183,45 @@ def apply_manifest(
             f"WARNING: hyper.* was NOT checked for {', '.join(unchecked)}: another branch of the "
             "trainer runs them"
         )
-    rows: list[dict[str, Any]] = []
+    rows: list[JobRow] = []
     with connect(login) as client:
         for item in prepared:
             if dry_run:
                 state = manifests.find_state(client, item.submission_id) or manifests.NEW
             else:
                 state = manifests.submit(client, parsed, item)
-            rows.append({"job": item.job.name, "submission_id": item.submission_id, "state": state})
+            rows.append(JobRow(job=item.job.name, submission_id=item.submission_id, state=state))
         kept = {item.submission_id for item in prepared}
         removed, is_partial = manifests.list_removed(client, parsed, kept)
     if is_partial:
         say(f"only the newest {LIST_LIMIT} submissions were searched for removed jobs")
     if as_json:
-        document = {"manifest": parsed.name, "dry_run": dry_run, "jobs": rows, "removed": removed}
-        print_json({**document, "checked_with": origin if description else None})
+        print_json(
+            {
+                "manifest": parsed.name,
+                "dry_run": dry_run,
+                "jobs": [asdict(row) for row in rows],
+                "removed": [asdict(row) for row in removed],
+                "checked_with": origin if description else None,
+            }
+        )
         return
     _print_jobs(rows, removed)
 
 
+@control_app.command()
 def pause(
     reason: Annotated[str | None, typer.Option(help="Why; others will read it.")] = None,
     login: Login = None,
     as_json: AsJson = False,
 ) -> None:
-    """Let nothing new start anywhere; what runs goes on to its end."""
+    """Let nothing new start anywhere; running attempts go on to their end."""
     with connect_as_admin(login) as client:
         done = client.pause_placements(reason)
     _print_lines(done, ["paused; `touchstone resume` lets tasks start again"], as_json)
 
 
+@control_app.command()
 def resume(login: Login = None, as_json: AsJson = False) -> None:
     """Let tasks start again."""
     with connect_as_admin(login) as client:
@@ -219,7 +237,7 @@ def connect_as_admin(user: str | None) -> Client:
 
 def read_text(path: Path, what: str) -> str:
     """
-    Read a file that somebody has written by hand.
+    Read a file that a user has written by hand.
 
     :raises ConfigurationError: If there is none, or it is not a text of reasonable size.
     """
@@ -244,7 +262,7 @@ def _find_fleet_file(given: Path | None) -> Path:
     return Path(configured).expanduser() if configured else REPOSITORY / "include" / "fleet.toml"
 
 
-def _print_jobs(rows: list[dict[str, Any]], removed: list[dict[str, Any]]) -> None:
+def _print_jobs(rows: list[JobRow], removed: list[JobRow]) -> None:
     from touchstone.client.fleet_tables import build_jobs
 
     console = open_console()
@@ -254,9 +272,9 @@ def _print_jobs(rows: list[dict[str, Any]], removed: list[dict[str, Any]]) -> No
         console.print(build_jobs(removed))
 
 
-def _print_lines(document: dict[str, Any], lines: list[str], as_json: bool) -> None:
+def _print_lines(answer: Answer[Read], lines: list[str], as_json: bool) -> None:
     if as_json:
-        print_json(document)
+        print_json(answer.document)
         return
     for line in lines:
         typer.echo(line)

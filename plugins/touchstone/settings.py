@@ -99,6 +99,11 @@ class Settings(BaseSettings):
     :param mlflow_experiment: MLflow experiment of all trainings.
     :param trainer_image: Image of the trainer for submissions that name no other.
     :param trainer_image_cuda: The same for where there is a GPU; empty for the same image.
+    :param registry_conn_ids: Airflow connections of type ``docker``, one per registry that images
+        come from (JSON list). An image of one of them is pinned to its content when a submission
+        is registered.
+    :param docker_url: Socket of an engine beside the control plane that asks registries in its
+        place, with its own mirrors and certificates; ``None`` to ask them directly.
     :param elnigma_git: Git URL of el-nigma, for runs that name a branch; ``None`` refuses those.
         Holds no credential.
     :param elnigma_conn_id: Airflow connection with the credentials for that repository; ``None``
@@ -132,10 +137,14 @@ class Settings(BaseSettings):
     :param warm_runs: DAG runs that wait for slots and stay active in Airflow; the others wait as
         queued runs do, which cost its scheduler nothing.
     :param fleet_file: Servers and policies; ``None`` for none.
+    :param judge_python: Interpreter of the environment in which verdicts are reached; ``None`` for
+        that of a checkout.
     :param dispatcher_port: Loopback port of the dispatcher's health; 0 for none.
     :param lease_seconds: Seconds without a word from a server after which its attempts are lost.
     :param content_bytes: Largest source after packing, bytes.
     :param state_dir: Where a one-machine installation keeps everything.
+    :param agent_bundle: Folder with what enrolment brings to servers; ``None`` for a checkout,
+        which makes it.
     :param runpod: How pods are rented.
     :param runpod_budget_submission: Most that all pods of one submission may cost, USD; ``None``
         for no limit. A submission may bring a lower one of its own.
@@ -154,6 +163,8 @@ class Settings(BaseSettings):
     mlflow_experiment: str = "touchstone_service"
     trainer_image: str = "touchstone-elnigma:local"
     trainer_image_cuda: str = ""
+    registry_conn_ids: tuple[str, ...] = ()
+    docker_url: str | None = None
     elnigma_git: str | None = None
     elnigma_conn_id: str | None = None
     git_hosts: tuple[GitHost, ...] = ()
@@ -177,10 +188,12 @@ class Settings(BaseSettings):
     deck_size: int = Field(default=32, ge=0)
     warm_runs: int = Field(default=2, ge=0)
     fleet_file: Path | None = None
+    judge_python: Path | None = None
     dispatcher_port: int = Field(default=0, ge=0, le=65535)
     lease_seconds: int = Field(default=900, ge=10)
     content_bytes: int = Field(default=64 * 1024**2, ge=1024)
     state_dir: Path = Path(".touchstone")
+    agent_bundle: Path | None = None
     runpod: RunPodSettings = Field(default_factory=RunPodSettings)
     runpod_budget_submission: Usd | None = None
     runpod_budget_user_month: Usd | None = None
@@ -192,6 +205,7 @@ class Settings(BaseSettings):
     servers_table: str = "TouchstoneServers"
     budgets_table: str = "TouchstoneBudgets"
     meter_table: str = "TouchstoneMeter"
+    events_table: str = "TouchstoneEvents"
 
     @property
     def validation_limits(self) -> Limits:

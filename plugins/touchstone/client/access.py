@@ -6,7 +6,6 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from touchstone.client.errors import LoginRefused, NotInstalled
 from touchstone_agent.protocol.errors import ConfigurationError
@@ -90,7 +89,7 @@ def _find_local_password(state_dir: Path, user: str) -> str | None:
     return password if isinstance(password, str) else None
 
 
-def _read(path: Path) -> dict[str, Any]:
+def _read(path: Path) -> dict[str, object]:
     try:
         data = json.loads(path.read_text())
     except FileNotFoundError:

@@ -4,14 +4,36 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
-from typing import Any, Self
-from urllib.parse import quote
+from typing import Self, TypeVar
+from urllib.parse import quote, urlencode
 
 import httpx
+from pydantic import JsonValue, TypeAdapter, ValidationError
 
 from touchstone.client.access import Access
+from touchstone.client.answers import (
+    Answer,
+    AttachedServer,
+    Comparison,
+    Dag,
+    DrainedServer,
+    EventAdmission,
+    EventList,
+    FleetStatus,
+    Leaderboard,
+    LogLine,
+    Results,
+    Run,
+    RunTask,
+    RunTaskLog,
+    RunTasks,
+    ShownEvent,
+    SubmissionAnswer,
+    SubmissionList,
+    Token,
+)
 from touchstone.client.errors import (
     Forbidden,
     LoginRefused,
@@ -21,12 +43,22 @@ from touchstone.client.errors import (
     RunExists,
     Unreachable,
 )
+from touchstone.core.answers import (
+    Ended,
+    FleetReport,
+    GpuCatalogue,
+    LogPage,
+    Placements,
+    Uploaded,
+)
+from touchstone_agent.protocol.words import describe_refusal
 
 DAG_ID = "touchstone"
 LIST_LIMIT = 500
 """As many submissions as the API lists at once."""
 
 _DAG = f"/api/v2/dags/{DAG_ID}"
+_CLOSING = "/api/v2/dags/touchstone_close_event"
 _API = "/touchstone/api/v1"
 _PAUSES = (0.2, 0.5, 1.0)
 """Seconds before each further try of a request that changes nothing."""
@@ -35,6 +67,9 @@ _BUSY_PAUSES = (1.0, 2.0, 4.0, 8.0)
 """The same of an upload, while as many are under way as are taken at once."""
 
 _LOOPBACK = frozenset({"127.0.0.1", "::1", "localhost"})
+
+Read = TypeVar("Read")
+Document = dict[str, JsonValue]
 
 _PARAM = re.compile(r"Invalid input for param (?P<field>\w+): (?P<message>[^\n]*)")
 
@@ -81,7 +116,7 @@ class Client:
 
     # --- runs ------------------------------------------------------------------------------
 
-    def start_run(self, run_id: str, conf: dict[str, Any]) -> dict[str, Any]:
+    def start_run(self, run_id: str, conf: Mapping[str, object]) -> Run:
         """
         Start a run of the DAG.
 
@@ -90,11 +125,11 @@ class Client:
         :raises RunExists: If there is a run of that id.
         :raises Refused: If Airflow refuses a field, naming it.
         """
-        body = {"dag_run_id": run_id, "logical_date": None, "conf": conf}
+        body: dict[str, object] = {"dag_run_id": run_id, "logical_date": None, "conf": conf}
         pauses, is_unsure = iter(_PAUSES), False
         while True:
             try:
-                return self._ask("POST", f"{_DAG}/dagRuns", json=body)
+                return self._read(Run, self._ask("POST", f"{_DAG}/dagRuns", json=body)).value
             except RunExists as error:
                 if is_unsure:
                     # The request that was not heard back of had started it.
@@ -109,29 +144,28 @@ class Client:
                 is_unsure = True
                 self._sleep(pause)
 
-    def get_run(self, run_id: str) -> dict[str, Any]:
+    def get_run(self, run_id: str) -> Run:
         """Return a run."""
-        return self._ask("GET", f"{_DAG}/dagRuns/{run_id}")
+        return self._read(Run, self._ask("GET", f"{_DAG}/dagRuns/{run_id}")).value
 
     def is_paused(self) -> bool:
         """Tell whether the DAG is paused: its runs wait until somebody unpauses it."""
-        return bool(self._ask("GET", _DAG).get("is_paused"))
+        return bool(self._read(Dag, self._ask("GET", _DAG)).value.is_paused)
 
-    def list_run_tasks(self, run_id: str) -> list[dict[str, Any]]:
+    def list_run_tasks(self, run_id: str) -> tuple[RunTask, ...]:
         """Return the task instances of a run."""
-        tasks = self._ask("GET", f"{_DAG}/dagRuns/{run_id}/taskInstances")["task_instances"]
-        return list(tasks)
+        found = self._ask("GET", f"{_DAG}/dagRuns/{run_id}/taskInstances")
+        return self._read(RunTasks, found).value.task_instances
 
-    def get_run_task_log(self, run_id: str, task: dict[str, Any]) -> list[dict[str, Any]]:
+    def get_run_task_log(self, run_id: str, task: RunTask) -> tuple[LogLine, ...]:
         """
         Return the newest log of a task instance, line by line.
 
         :param task: One of :meth:`list_run_tasks`.
         """
-        path = f"{_DAG}/dagRuns/{run_id}/taskInstances/{task['task_id']}/logs/{task['try_number']}"
-        query = {"full_content": "true", "map_index": task.get("map_index", -1)}
-        lines = self._ask("GET", path, params=query)["content"]
-        return [line if isinstance(line, dict) else {"event": str(line)} for line in lines]
+        path = f"{_DAG}/dagRuns/{run_id}/taskInstances/{task.task_id}/logs/{task.try_number}"
+        query = {"full_content": "true", "map_index": str(task.map_index)}
+        return self._read(RunTaskLog, self._ask("GET", path, params=query)).value.content
 
     # --- submissions -----------------------------------------------------------------------
 
@@ -142,52 +176,53 @@ class Client:
         user: str | None = None,
         limit: int = 50,
         cursor: str | None = None,
-    ) -> dict[str, Any]:
+    ) -> Answer[SubmissionList]:
         """
         Return the newest submissions.
 
         :param cursor: The ``next`` of an earlier page; ``None`` for the first one.
-        :return: ``submissions``, and ``next``: ``None`` if there are no more.
         """
-        query = {"status": status, "user": user, "limit": limit, "cursor": cursor}
-        given = {key: value for key, value in query.items() if value is not None}
-        return self._ask("GET", f"{_API}/submissions", params=given)
+        return self._read(SubmissionList, self._list(status, user, limit, cursor))
 
     def list_all_submissions(
         self, *, status: str | None = None, user: str | None = None
-    ) -> dict[str, Any]:
+    ) -> Answer[SubmissionList]:
         """Return all submissions, page by page; otherwise like :meth:`list_submissions`."""
-        page = self.list_submissions(status=status, user=user, limit=LIST_LIMIT)
-        found = [*page["submissions"]]
-        while page.get("next"):
-            page = self.list_submissions(
-                status=status, user=user, limit=LIST_LIMIT, cursor=page["next"]
-            )
-            found += page["submissions"]
-        return {**page, "submissions": found}
+        page = self._list(status, user, LIST_LIMIT, None)
+        found = _get_submissions(page)
+        while cursor := page.get("next"):
+            page = self._list(status, user, LIST_LIMIT, str(cursor))
+            found += _get_submissions(page)
+        return self._read(SubmissionList, {**page, "submissions": found})
 
-    def get_submission(self, submission_id: str) -> dict[str, Any]:
+    def _list(
+        self, status: str | None, user: str | None, limit: int, cursor: str | None
+    ) -> Document:
+        query = {"status": status, "user": user, "limit": str(limit), "cursor": cursor}
+        given = {key: value for key, value in query.items() if value is not None}
+        return self._ask("GET", f"{_API}/submissions", params=given)
+
+    def get_submission(self, submission_id: str) -> Answer[SubmissionAnswer]:
         """
         Return a submission and its tasks.
 
         :raises NotFound: If there is none of that id that the user may see.
         """
-        return self._ask("GET", f"{_API}/submissions/{submission_id}")
+        return self._get(SubmissionAnswer, f"submissions/{submission_id}")
 
-    def get_results(self, submission_id: str) -> dict[str, Any]:
+    def get_results(self, submission_id: str) -> Answer[Results]:
         """Return what a submission came to."""
-        return self._ask("GET", f"{_API}/submissions/{submission_id}/results")
+        return self._get(Results, f"submissions/{submission_id}/results")
 
     def get_log(
         self, submission_id: str, task_id: str, *, offset: int = 0, attempt: str | None = None
-    ) -> dict[str, Any]:
+    ) -> Answer[LogPage]:
         """Return a page of a task's console."""
-        query: dict[str, Any] = {"offset": offset}
+        query = {"offset": str(offset)}
         if attempt is not None:
             query["attempt"] = attempt
-        return self._ask(
-            "GET", f"{_API}/submissions/{submission_id}/tasks/{task_id}/log", params=query
-        )
+        path = f"{_API}/submissions/{submission_id}/tasks/{task_id}/log"
+        return self._read(LogPage, self._ask("GET", path, params=query))
 
     def upload(self, archive: bytes) -> str:
         """Upload a ``.tar.gz``; return the source that stands for it."""
@@ -206,80 +241,161 @@ class Client:
                     raise
                 self._sleep(pause)
             else:
-                return str(answer["source"])
+                return self._read(Uploaded, answer).value.source
 
-    def cancel(self, submission_id: str, reason: str | None) -> dict[str, Any]:
+    def cancel(self, submission_id: str, reason: str | None) -> Answer[Ended]:
         """End a submission's tasks and runs."""
-        return self._ask(
-            "POST", f"{_API}/submissions/{submission_id}/cancel", json={"reason": reason}
-        )
+        return self._post(Ended, f"submissions/{submission_id}/cancel", {"reason": reason})
 
-    def retract(self, submission_id: str) -> dict[str, Any]:
+    def retract(self, submission_id: str) -> Answer[Ended]:
         """Withdraw a submission for good."""
-        return self._ask("POST", f"{_API}/submissions/{submission_id}/retract", json={})
+        return self._post(Ended, f"submissions/{submission_id}/retract", {})
+
+    # --- events ----------------------------------------------------------------------------
+
+    def list_events(self) -> Answer[EventList]:
+        """Return all events."""
+        return self._get(EventList, "events")
+
+    def get_event(self, name: str) -> Answer[ShownEvent]:
+        """Return an event."""
+        return self._get(ShownEvent, f"events/{quote(name, safe='')}")
+
+    def get_admission(self, name: str) -> Answer[EventAdmission]:
+        """Say whether an event takes a submission of the user now."""
+        return self._get(EventAdmission, f"events/{quote(name, safe='')}/admission")
+
+    def apply_event(self, name: str, text: str) -> Answer[ShownEvent]:
+        """Write down what an event's file says."""
+        return self._post(ShownEvent, "events/apply", {"name": name, "text": text})
+
+    def set_baseline(self, name: str, baseline: str) -> Answer[ShownEvent]:
+        """Set what an event's submissions are compared with."""
+        path = f"events/{quote(name, safe='')}/baseline"
+        return self._post(ShownEvent, path, {"baseline": baseline})
+
+    def start_closing(self, name: str, run_id: str) -> None:
+        """Start the run that closes an event."""
+        body: Document = {"dag_run_id": run_id, "logical_date": None, "conf": {"event": name}}
+        self._ask("POST", f"{_CLOSING}/dagRuns", json=body)
+
+    def get_closing(self, run_id: str) -> Run:
+        """Return the run that closes an event."""
+        answer = self._ask("GET", f"{_CLOSING}/dagRuns/{quote(run_id, safe='')}")
+        return self._read(Run, answer).value
+
+    def get_leaderboard(self, name: str) -> Answer[Leaderboard]:
+        """Return an event's leaderboard, best first."""
+        return self._get(Leaderboard, f"events/{quote(name, safe='')}/leaderboard")
+
+    def compare(self, submission_ids: Sequence[str]) -> Answer[Comparison]:
+        """Return what was said of some submissions."""
+        wanted = urlencode([("submission", each) for each in submission_ids])
+        return self._get(Comparison, f"verdicts?{wanted}")
 
     # --- RunPod ----------------------------------------------------------------------------
 
-    def list_gpus(self) -> dict[str, Any]:
+    def list_gpus(self) -> Answer[GpuCatalogue]:
         """Return the GPU models that can be rented now."""
-        return self._ask("GET", f"{_API}/gpus")
+        return self._get(GpuCatalogue, "gpus")
 
     # --- the fleet -------------------------------------------------------------------------
 
-    def get_fleet(self) -> dict[str, Any]:
+    def get_fleet(self) -> Answer[FleetStatus]:
         """Return how servers and pools are."""
-        return self._ask("GET", f"{_API}/fleet")
+        return self._get(FleetStatus, "fleet")
 
-    def check_fleet(self, text: str) -> dict[str, Any]:
+    def check_fleet(self, text: str) -> Answer[FleetReport]:
         """Return what applying a fleet file would do."""
-        return self._ask("POST", f"{_API}/fleet/check", json={"text": text})
+        return self._post(FleetReport, "fleet/check", {"text": text})
 
-    def apply_fleet(self, text: str) -> dict[str, Any]:
+    def apply_fleet(self, text: str) -> Answer[FleetReport]:
         """Apply a fleet file, all of it or nothing."""
-        return self._ask("POST", f"{_API}/fleet/apply", json={"text": text})
+        return self._post(FleetReport, "fleet/apply", {"text": text})
 
-    def reload_fleet(self) -> dict[str, Any]:
+    def reload_fleet(self) -> Answer[FleetReport]:
         """Apply the installation's own fleet file."""
-        return self._ask("POST", f"{_API}/fleet/reload", json={})
+        return self._post(FleetReport, "fleet/reload", {})
 
-    def drain_server(self, name: str) -> dict[str, Any]:
+    def drain_server(self, name: str) -> Answer[DrainedServer]:
         """Let nothing new start on a server."""
-        return self._ask("POST", f"{_API}/servers/{quote(name, safe='')}/drain", json={})
+        return self._post(DrainedServer, f"servers/{quote(name, safe='')}/drain", {})
 
-    def attach_server(self, name: str, slots: int | None) -> dict[str, Any]:
+    def attach_server(self, name: str, slots: int | None) -> Answer[AttachedServer]:
         """Give a drained server its slots back; ``None`` for as many as it had."""
-        return self._ask(
-            "POST", f"{_API}/servers/{quote(name, safe='')}/attach", json={"slots": slots}
+        return self._post(
+            AttachedServer, f"servers/{quote(name, safe='')}/attach", {"slots": slots}
         )
 
-    def pause_placements(self, reason: str | None) -> dict[str, Any]:
+    def pause_placements(self, reason: str | None) -> Answer[Placements]:
         """Let nothing new start anywhere."""
-        return self._ask("POST", f"{_API}/placements/pause", json={"reason": reason})
+        return self._post(Placements, "placements/pause", {"reason": reason})
 
-    def resume_placements(self) -> dict[str, Any]:
+    def resume_placements(self) -> Answer[Placements]:
         """Let tasks start again."""
-        return self._ask("POST", f"{_API}/placements/resume", json={})
+        return self._post(Placements, "placements/resume", {})
 
     # --- the funnel ------------------------------------------------------------------------
 
-    def _ask(self, method: str, path: str, **request: Any) -> dict[str, Any]:
+    def _get(self, kind: type[Read], path: str) -> Answer[Read]:
+        return self._read(kind, self._ask("GET", f"{_API}/{path}"))
+
+    def _post(self, kind: type[Read], path: str, body: Mapping[str, object]) -> Answer[Read]:
+        return self._read(kind, self._ask("POST", f"{_API}/{path}", json=body))
+
+    def _read(self, kind: type[Read], document: Document) -> Answer[Read]:
+        try:
+            return Answer(document=document, value=TypeAdapter(kind).validate_python(document))
+        except ValidationError as error:
+            raise NotInstalled(
+                f"{self._access.url} answers with something else than Touchstone of this version "
+                f"does: {describe_refusal(error)}"
+            ) from error
+
+    def _ask(
+        self,
+        method: str,
+        path: str,
+        *,
+        json: Mapping[str, object] | None = None,
+        params: Mapping[str, str] | None = None,
+        content: bytes | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> Document:
+        def send(token: str) -> httpx.Response:
+            return self._send(
+                method, path, token, json=json, params=params, content=content, headers=headers
+            )
+
         if self._token is None:
             self._token = self._log_in()
-        answer = self._send(method, path, self._token, **request)
+        answer = send(self._token)
         if answer.status_code == 401 and self._access.password is not None:
             # The token ran out while somebody waited for a long training.
             self._token = self._log_in()
-            answer = self._send(method, path, self._token, **request)
-        return self._read(answer)
+            answer = send(self._token)
+        return self._get_document(answer)
 
-    def _send(self, method: str, path: str, token: str | None, **request: Any) -> httpx.Response:
-        headers = {"Accept": "application/json", **request.pop("headers", {})}
+    def _send(
+        self,
+        method: str,
+        path: str,
+        token: str | None,
+        *,
+        json: Mapping[str, object] | None = None,
+        params: Mapping[str, str] | None = None,
+        content: bytes | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> httpx.Response:
+        sent = {"Accept": "application/json", **(headers or {})}
         if token is not None:
-            headers["Authorization"] = f"Bearer {token}"
+            sent["Authorization"] = f"Bearer {token}"
         pauses = iter(_PAUSES if method == "GET" else ())
         while True:
             try:
-                return self._http.request(method, path, headers=headers, **request)
+                return self._http.request(
+                    method, path, headers=sent, json=json, params=params, content=content
+                )
             except httpx.InvalidURL as error:
                 raise NotInstalled(f"{self._access.url} is not an address: {error}") from error
             except httpx.TransportError as error:
@@ -299,14 +415,19 @@ class Client:
         )
 
     def _log_in(self) -> str:
-        body = {"username": self._access.user, "password": self._access.password}
+        body: dict[str, object] = {
+            "username": self._access.user,
+            "password": self._access.password,
+        }
         answer = self._send("POST", "/auth/token", None, json=body)
         if answer.status_code in {400, 401, 403}:
             raise self._refuse_login()
-        token = self._read(answer).get("access_token")
-        if not isinstance(token, str):
-            raise NotInstalled(f"{self._access.url} gives no tokens: set TOUCHSTONE_TOKEN")
-        return token
+        try:
+            return Token.model_validate(self._get_document(answer)).access_token
+        except ValidationError:
+            raise NotInstalled(
+                f"{self._access.url} gives no tokens: set TOUCHSTONE_TOKEN"
+            ) from None
 
     def _refuse_login(self) -> LoginRefused:
         if self._access.password is None:
@@ -319,7 +440,7 @@ class Client:
             "TOUCHSTONE_PASSWORD"
         )
 
-    def _read(self, answer: httpx.Response) -> dict[str, Any]:
+    def _get_document(self, answer: httpx.Response) -> Document:
         if answer.status_code == 401:
             raise self._refuse_login()
         body = _find_json(answer)
@@ -340,7 +461,12 @@ class Client:
         raise _explain_refusal(answer.status_code, body or {})
 
 
-def _find_json(answer: httpx.Response) -> dict[str, Any] | None:
+def _get_submissions(page: Document) -> list[JsonValue]:
+    found = page.get("submissions")
+    return found if isinstance(found, list) else []
+
+
+def _find_json(answer: httpx.Response) -> Document | None:
     if not answer.headers.get("content-type", "").startswith("application/json"):
         return None
     try:
@@ -350,19 +476,22 @@ def _find_json(answer: httpx.Response) -> dict[str, Any] | None:
     return body if isinstance(body, dict) else None
 
 
-def _explain_refusal(status: int, body: dict[str, Any]) -> Refused:
-    detail, field = body.get("detail"), body.get("field")
-    if isinstance(detail, list) and detail:
+def _explain_refusal(status: int, body: Document) -> Refused:
+    detail, said = body.get("detail"), body.get("field")
+    field = said if isinstance(said, str) else None
+    first = detail[0] if isinstance(detail, list) and detail else None
+    if isinstance(first, dict):
         # Airflow's own validation: one entry per error, each with its place.
-        first = detail[0]
-        field = ".".join(str(part) for part in first.get("loc", ())[1:]) or None
+        place = first.get("loc")
+        parts = place[1:] if isinstance(place, list) else []
+        field = ".".join(str(part) for part in parts) or None
         detail = first.get("msg")
     message = detail if isinstance(detail, str) else f"the api-server answers {status}"
     if match := _PARAM.search(message):
         # Behind this line follows a dump of the whole JSON schema.
         field = match["field"]
         message = f"{field}: {match['message']}"
-    elif isinstance(field, str) and not message.startswith(f"{field}:"):
+    elif field is not None and not message.startswith(f"{field}:"):
         message = f"{field}: {message}"
     if status == 403:
         return Forbidden(message, status=status, field=field)

@@ -37,11 +37,11 @@ class Refused(PermanentError):
 
 
 class Forbidden(Refused):
-    """The user may not do that; somebody with more rights may."""
+    """The user may not do that; a user with more rights may."""
 
 
 class NotFound(Refused):
-    """There is no such thing, or it is somebody else's."""
+    """There is no such thing, or it is another user's."""
 
 
 class RunExists(Refused):

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from typing import Any
+from dataclasses import dataclass
 
 from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from touchstone.client.answers import FleetStatus, RunPodRow, ServerRow, ShownCapability
 from touchstone.client.tables import clean, format_line, format_seconds, format_time
-
-Record = dict[str, Any]
+from touchstone.core.answers import FleetReport
 
 _REPORT = (
     ("created", "pool created", "pool to create"),
@@ -25,29 +25,43 @@ _REPORT = (
 )
 
 
-def build_fleet(status: Record) -> RenderableType:
-    """Return the fleet as a table, with what is to be said of it below."""
+@dataclass(frozen=True, kw_only=True)
+class JobRow:
+    """
+    A manifest's job, and what has become of it.
+
+    :param job: The job.
+    :param submission_id: Its submission.
+    :param state: The submission's status, or why there is none.
+    """
+
+    job: str
+    submission_id: str
+    state: str
+
+
+def build_fleet(status: FleetStatus) -> RenderableType:
+    """Return the fleet as a table, with remarks below."""
     table = Table(box=None, header_style="bold", padding=(0, 1))
     for column in ("Server", "State", "Trainings", "Validations", "Priority", "Has"):
         table.add_column(column, no_wrap=True)
     table.add_column("Description", overflow="ellipsis", no_wrap=True, ratio=1)
     table.expand = True
-    for row in status["servers"]:
+    for row in status.servers:
         table.add_row(
-            clean(str(row["server"])),
+            clean(row.server),
             _describe_state(row),
-            _format_slots(row["in_use"], row["slots"]),
-            _format_slots(row["validation_in_use"], row["validation_slots"]),
-            str((row.get("declared") or {}).get("priority", "")),
-            _describe_capability(row["capability"]),
-            format_line(row.get("description")),
+            _format_slots(row.in_use, row.slots),
+            _format_slots(row.validation_in_use, row.validation_slots),
+            (row.declared.priority if row.declared else None) or "",
+            _describe_capability(row.capability),
+            format_line(row.description),
         )
-    runpod = status["runpod"]
-    if runpod["slots"] is not None:
-        slots = _format_slots(runpod["in_use"], runpod["slots"])
+    runpod = status.runpod
+    if runpod.slots is not None:
+        slots = _format_slots(runpod.in_use, runpod.slots)
         table.add_row("runpod", _describe_account(runpod), slots)
-    rows = status["servers"]
-    remarks = [line for row in rows for line in (*row["differences"], *(row.get("warnings") or ()))]
+    remarks = [line for row in status.servers for line in (*row.differences, *row.warnings)]
     lines = [
         *_describe_placements(status),
         *_describe_holds(status),
@@ -55,69 +69,80 @@ def build_fleet(status: Record) -> RenderableType:
         *_describe_gpus(status),
         *_describe_pods(runpod),
         *remarks,
-        *status["differences"],
-        *(status.get("warnings") or ()),
+        *status.differences,
+        *status.warnings,
     ]
     return Group(table, *(Text(f" {clean(line)}", overflow="fold") for line in lines))
 
 
-def list_report(report: Record) -> list[str]:
+def list_report(report: FleetReport) -> list[str]:
     """Return what came of a fleet file, line by line."""
-    done = 1 if report["is_applied"] else 2
-    lines = [
-        clean(f"{words[done]}: {item}") for words in _REPORT for item in report.get(words[0]) or ()
-    ]
-    notes = [clean(line) for line in report.get("warnings") or ()]
+    found: dict[str, tuple[str, ...]] = {
+        "created": report.created,
+        "declared": report.declared,
+        "differences": report.differences,
+        "refused": report.refused,
+        "not_enrolled": report.not_enrolled,
+        "not_in_file": report.not_in_file,
+        "elsewhere": report.elsewhere,
+    }
+    done = 1 if report.is_applied else 2
+    lines = [clean(f"{words[done]}: {item}") for words in _REPORT for item in found[words[0]]]
+    notes = [clean(line) for line in report.warnings]
     return [*(lines or ["all is as the file says"]), *notes]
 
 
-def build_jobs(jobs: Sequence[Record]) -> Table:
+def build_jobs(jobs: Sequence[JobRow]) -> Table:
     """Return a manifest's jobs as a table."""
     table = Table(box=None, header_style="bold", padding=(0, 1))
     for column in ("Job", "Submission", "State"):
         table.add_column(column, no_wrap=True)
     for job in jobs:
-        table.add_row(clean(job["job"]), job["submission_id"], clean(job["state"]))
+        table.add_row(clean(job.job), job.submission_id, clean(job.state))
     return table
 
 
-def _describe_state(row: Record) -> Text:
-    if row.get("drained"):
+def _describe_state(row: ServerRow) -> Text:
+    if row.drained:
         return Text("drained", "yellow")
-    age = row.get("heartbeat_age_seconds")
+    age = row.heartbeat_age_seconds
     if age is None:
         return Text("never heard of", "red")
-    if not row["is_alive"]:
+    if not row.is_alive:
         return Text(f"silent {_ago(age)}", "red")
-    # What one submitter's trainings have said keeps nobody else's away.
-    is_held = any(not hold.get("label") for hold in row.get("holds") or ())
+    # The reports of one submitter's trainings keep no other submitter's away.
+    is_held = any(not hold.label for hold in row.holds)
     return Text("refuses", "red") if is_held else Text("alive", "green")
 
 
-def _describe_account(runpod: Record) -> Text:
-    if not runpod["is_connected"]:
+def _describe_account(runpod: RunPodRow) -> Text:
+    if not runpod.is_connected:
         return Text("no connection", "dim")
-    if runpod["block"]:
+    if runpod.block:
         return Text("takes nothing", "red")
-    money = "" if runpod["balance_usd"] is None else f" ${float(runpod['balance_usd']):.2f}"
-    return Text(f"low:{money}", "yellow") if runpod["is_low"] else Text(f"open{money}", "green")
+    money = _format_money(runpod)
+    return Text(f"low:{money}", "yellow") if runpod.is_low else Text(f"open{money}", "green")
 
 
-def _describe_pods(runpod: Record) -> Iterator[str]:
-    if runpod["block"]:
-        yield f"runpod: {runpod['block']}"
-    elif runpod["is_low"]:
-        yield f"runpod: the balance is low: ${float(runpod['balance_usd']):.2f}; add funds"
-    proof = runpod["proof"]
+def _format_money(runpod: RunPodRow) -> str:
+    return "" if runpod.balance_usd is None else f" ${float(runpod.balance_usd):.2f}"
+
+
+def _describe_pods(runpod: RunPodRow) -> Iterator[str]:
+    if runpod.block:
+        yield f"runpod: {runpod.block}"
+    elif runpod.is_low:
+        yield f"runpod: the balance is low:{_format_money(runpod)}; add funds"
+    proof = runpod.proof
     if proof is None:
         return
-    if proof["has_failed"]:
-        yield f"runpod: the list of {format_time(proof['at'])} was none; nothing was decided"
+    if proof.has_failed:
+        yield f"runpod: the list of {format_time(proof.at)} was none; nothing was decided"
         return
-    dry = ", dry run" if proof["is_dry_run"] else ""
+    dry = ", dry run" if proof.is_dry_run else ""
     yield (
-        f"runpod: at {format_time(proof['at'])} {proof['seen']} pods, {proof['ours']} ours, "
-        f"{proof['unknown']} unknown, {len(proof['terminated'])} ended{dry}"
+        f"runpod: at {format_time(proof.at)} {proof.seen} pods, {proof.ours} ours, "
+        f"{proof.unknown} unknown, {len(proof.terminated)} ended{dry}"
     )
 
 
@@ -125,69 +150,71 @@ def _ago(seconds: float) -> str:
     return format_seconds(seconds) or "0:00"
 
 
-def _format_slots(in_use: object, slots: object) -> str:
+def _format_slots(in_use: int, slots: int | None) -> str:
     if slots is None:
         return "no pool"
     return f"{in_use}/{'unlimited' if slots == -1 else slots}"
 
 
-def _describe_capability(capability: Record) -> str:
-    cuda = f"CUDA {capability['vram_gib']:g} GiB, " if capability["cuda"] else ""
-    return f"{cuda}{capability['ram_gib']:g} GiB RAM"
+def _describe_capability(capability: ShownCapability) -> str:
+    cuda = f"CUDA {capability.vram_gib:g} GiB, " if capability.cuda else ""
+    free = capability.free_disk_gib
+    disk = "" if free is None else f", {free:g} GiB free"
+    return f"{cuda}{capability.ram_gib:g} GiB RAM{disk}"
 
 
-def _describe_gpus(status: Record) -> Iterator[str]:
+def _describe_gpus(status: FleetStatus) -> Iterator[str]:
     """Say what GPUs servers have, as far as their agents tell more than their memory."""
-    for row in status["servers"]:
-        shares = int(row.get("gpu_shares") or 1)
-        if row.get("gpu_driver") or shares > 1:
-            models = Counter(map(str, row["gpus"])).items()
+    for row in status.servers:
+        shares = row.gpu_shares or 1
+        if row.gpu_driver or shares > 1:
+            models = Counter(row.gpus).items()
             words = [f"{number} {model}" for model, number in models]
-            words += [f"driver {row['gpu_driver']}"] if row.get("gpu_driver") else []
+            words += [f"driver {row.gpu_driver}"] if row.gpu_driver else []
             words += [f"each shared by {shares} trainings"] if shares > 1 else []
-            yield f"{row['server']}: {', '.join(words)}"
+            yield f"{row.server}: {', '.join(words)}"
 
 
-def _describe_placements(status: Record) -> Iterator[str]:
-    paused = status["placements"]
-    if paused["paused"]:
-        reason = f": {format_line(paused['reason'])}" if paused.get("reason") else ""
+def _describe_placements(status: FleetStatus) -> Iterator[str]:
+    paused = status.placements
+    if paused.paused:
+        reason = f": {format_line(paused.reason)}" if paused.reason else ""
         yield (
-            f"PAUSED by {paused['by']} at {format_time(paused['at'])}{reason}; "
+            f"PAUSED by {paused.by} at {format_time(paused.at)}{reason}; "
             "`touchstone resume` lets tasks start again"
         )
-    if status["waiting"]:
-        yield f"{status['waiting']} waiting to be placed"
-    for row in status["servers"]:
-        if drained := row.get("drained"):
+    if status.waiting:
+        yield f"{status.waiting} waiting to be placed"
+    for row in status.servers:
+        if drained := row.drained:
             yield (
-                f"{row['server']}: drained by {drained['by']} at {format_time(drained['at'])}; "
-                f"had {drained['slots']} and {drained['validation_slots']} slots"
+                f"{row.server}: drained by {drained.by} at {format_time(drained.at)}; "
+                f"had {drained.slots} and {drained.validation_slots} slots"
             )
 
 
-def _describe_holds(status: Record) -> Iterator[str]:
-    for row in status["servers"]:
-        for hold in row.get("holds") or ():
-            yield f"{row['server']}: {hold['told']}"
-    lingering = (status.get("dispatcher") or {}).get("lingering") or {}
+def _describe_holds(status: FleetStatus) -> Iterator[str]:
+    for row in status.servers:
+        for hold in row.holds:
+            yield f"{row.server}: {hold.told}"
+    lingering = status.dispatcher.lingering if status.dispatcher else {}
     for name, slots in sorted(lingering.items()):
         held = "1 slot is" if slots == 1 else f"{slots} slots are"
         yield f"{name}: {held} held by attempts that are being ended"
 
 
-def _describe_work(status: Record) -> Iterator[str]:
+def _describe_work(status: FleetStatus) -> Iterator[str]:
     """Say what an admin has to look at: what could not be done, and what was set aside."""
-    dispatcher = status.get("dispatcher") or {}
-    if dispatcher.get("warning") and not status["placements"]["paused"]:
-        yield str(dispatcher["warning"])
-    for trouble in dispatcher.get("troubles") or ():
-        more = f" (and {trouble['items'] - 1} more)" if trouble["items"] > 1 else ""
-        what = " ".join(filter(None, (trouble["what"], trouble["item"])))
+    dispatcher = status.dispatcher
+    if dispatcher and dispatcher.warning and not status.placements.paused:
+        yield dispatcher.warning
+    for trouble in dispatcher.troubles if dispatcher else ():
+        more = f" (and {trouble.items - 1} more)" if trouble.items > 1 else ""
+        what = " ".join(filter(None, (trouble.what, trouble.item)))
         yield (
-            f"dispatcher: could not {what}{more}, last at {format_time(trouble['at'])}: "
-            f"{trouble['reason']}"
+            f"dispatcher: could not {what}{more}, last at {format_time(trouble.at.isoformat())}: "
+            f"{trouble.reason}"
         )
-    for queue, letters in sorted((status.get("dead_letters") or {}).items()):
+    for queue, letters in sorted(status.dead_letters.items()):
         count = "1 message was" if letters == 1 else f"{letters} messages were"
         yield f"{queue}: {count} set aside; see Dead letters in the runbook"

@@ -1,4 +1,4 @@
-"""A manifest brought to an installation: what is new is submitted, what is there stays."""
+"""Apply a manifest to an installation: submit new jobs, keep existing submissions."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from touchstone.client.access import REPOSITORY
 from touchstone.client.api import LIST_LIMIT, Client
 from touchstone.client.errors import NotFound, Refused, RunExists
+from touchstone.client.fleet_tables import JobRow
 from touchstone.client.packing import is_remote, pack
 from touchstone.core.manifest import (
     Job,
@@ -78,7 +78,7 @@ def prepare(manifest: Manifest, folder: Path, limit: int) -> list[Prepared]:
 def find_state(client: Client, submission_id: str) -> str | None:
     """Return the status of a submission; ``None`` if there is none that the user may see."""
     try:
-        return str(client.get_submission(submission_id)["submission"]["status"])
+        return str(client.get_submission(submission_id).value.submission.status)
     except NotFound:
         return None
 
@@ -106,9 +106,7 @@ def submit(client: Client, manifest: Manifest, prepared: Prepared) -> str:
     return SUBMITTED
 
 
-def list_removed(
-    client: Client, manifest: Manifest, kept: set[str]
-) -> tuple[list[dict[str, Any]], bool]:
+def list_removed(client: Client, manifest: Manifest, kept: set[str]) -> tuple[list[JobRow], bool]:
     """
     Return the submissions that this manifest once made and no longer asks for.
 
@@ -117,15 +115,15 @@ def list_removed(
     :param kept: The submissions it asks for.
     :return: Those that were not cancelled, and whether there were too many to look through all.
     """
-    found = client.list_submissions(limit=LIST_LIMIT)
+    found = client.list_submissions(limit=LIST_LIMIT).value
     removed = [
-        {"job": job, "submission_id": item["submission_id"], "state": str(item.get("status"))}
-        for item in found["submissions"]
-        if (job := find_job(manifest, item)) is not None
-        and item["submission_id"] not in kept
-        and item.get("status") not in _GONE
+        JobRow(job=job, submission_id=item.submission_id, state=str(item.status))
+        for item in found.submissions
+        if (job := find_job(manifest, item.submission_id, item.notes)) is not None
+        and item.submission_id not in kept
+        and item.status not in _GONE
     ]
-    return removed, bool(found.get("next"))
+    return removed, bool(found.next)
 
 
 def describe_checkout() -> str:

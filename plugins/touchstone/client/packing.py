@@ -53,10 +53,14 @@ def pack(source: Path, limit: int) -> bytes:
     if source.is_dir():
         return pack_folder(source, limit)
     if not source.name.endswith((".tar.gz", ".tgz")):
-        raise ConfigurationError(f"{source}: give a folder, a .tar.gz or a git URL")
+        raise ConfigurationError(
+            f"{source} is neither a folder nor a .tar.gz; give {_suggest(source)}"
+        )
     size = source.stat().st_size
     if size > limit:
-        raise ConfigurationError(f"{source}: {_mib(size)}, at most {_mib(limit)} can be submitted")
+        raise ConfigurationError(
+            f"{source} has {_mib(size)}, of at most {_mib(limit)}; leave large files out of it"
+        )
     return source.read_bytes()
 
 
@@ -70,7 +74,9 @@ def pack_folder(folder: Path, limit: int) -> bytes:
     """
     paths = sorted(_find_files(folder), key=lambda path: path.relative_to(folder).parts)
     if not paths:
-        raise ConfigurationError(f"{folder}: there is no file to submit in it")
+        raise ConfigurationError(
+            f"{folder} has no file that is submitted; put the module's files there"
+        )
     sizes = {path: path.stat().st_size for path in paths}
     # As ``register`` would refuse it; said before it is sent.
     if sum(sizes.values()) > limit:
@@ -103,16 +109,23 @@ def _find_files(folder: Path) -> Iterator[Path]:
         elif path.is_file():
             yield path
         else:
-            raise ConfigurationError(f"{path} is neither a file nor a folder")
+            raise ConfigurationError(f"{path} is neither a file nor a folder; leave it out")
 
 
 def _too_large(folder: Path, size: int, limit: int, sizes: dict[Path, int]) -> ConfigurationError:
     largest = sorted(sizes, key=lambda path: sizes[path], reverse=True)[:3]
     named = ", ".join(f"{path.relative_to(folder)} ({_mib(sizes[path])})" for path in largest)
     return ConfigurationError(
-        f"{folder}: {_mib(size)}, at most {_mib(limit)} can be submitted; "
-        f"the largest files are {named}"
+        f"{folder} has {_mib(size)}, of at most {_mib(limit)}; leave out what the module does not "
+        f"need: the largest files are {named}"
     )
+
+
+def _suggest(source: Path) -> str:
+    """Return what to give in place of a file that is no archive."""
+    if source.suffix == ".py":
+        return f"the folder that {source.name} is in, {source.resolve().parent}"
+    return "a folder, a .tar.gz or a git URL"
 
 
 def _mib(size: int) -> str:

@@ -1,92 +1,79 @@
-"""What is asked of Touchstone, made from what was typed, and checked before it is sent."""
+"""Requests to Touchstone, built from the command's arguments, and checked before they are sent."""
 
 from __future__ import annotations
 
 import json
 import re
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
-from typing import Any
 
 from touchstone_agent.protocol.errors import ConfigurationError
 
 
 def build_id(now: datetime, random: str) -> str:
-    """Return a new submission's id: readable, in order of time, and nobody else's."""
+    """Return a new submission's id: readable, in order of time, and unique."""
     return f"{now:%Y%m%d-%H%M%S}-{random}"
 
 
 def build_schedule(
-    passthrough: Sequence[str],
-    *,
-    intervals: str | None,
-    config: str | None,
-    override: Sequence[str] | None,
-    needs: Sequence[str] | None,
-    **others: object,
-) -> dict[str, Any]:
+    passthrough: Sequence[str], *, needs: Sequence[str] | None, given: Mapping[str, object]
+) -> dict[str, object]:
     """
     Return how to train, as a run's conf says it.
 
     :param passthrough: Arguments for el-nigma, as they are.
-    :param intervals: Prediction intervals; ``None`` to train nothing.
-    :param override: ``key.path=value`` each.
     :param needs: ``KEY=VALUE`` each, see :func:`parse_needs`.
-    :param others: Further fields by their names in the conf; ``None`` for what is not said.
+    :param given: Fields by their names in the conf; ``None`` or empty if not given.
     :raises ConfigurationError: If something is said of how to train, but not over which intervals.
     """
-    fields = drop_none(
-        {
-            "config_file": config,
-            "config_overrides": list(override) if override else None,
-            "passthrough_args": [shlex.quote(word) for word in passthrough] or None,
-            **parse_needs(needs or ()),
-            **others,
-        }
-    )
-    if intervals is None:
-        if fields:
-            raise ConfigurationError(
-                f"intervals: {next(iter(fields))} says how to train, and without --intervals "
-                "nothing is trained"
-            )
-        return {}
-    return {"intervals": intervals, **fields}
+    fields = {
+        **{key: value for key, value in given.items() if value not in (None, [])},
+        **parse_needs(needs or ()),
+    }
+    if passthrough:
+        fields["passthrough_args"] = [shlex.quote(word) for word in passthrough]
+    if fields and "intervals" not in fields:
+        raise ConfigurationError(
+            f"intervals: {next(iter(fields))} says how to train, and without --intervals "
+            "nothing is trained"
+        )
+    return fields
 
 
-def parse_needs(needs: Sequence[str]) -> dict[str, Any]:
+def parse_needs(needs: Sequence[str]) -> dict[str, object]:
     """
     Read what a schedule needs of a server, as the command line gives it.
 
     :raises ConfigurationError: If a field is not one of those; its value is checked with the rest.
     """
-    from touchstone.core.conf import PLACEMENT_KEYS
+    from touchstone.core.schedule import NEEDS
 
-    found: dict[str, Any] = {}
+    found: dict[str, object] = {}
     for item in needs:
         key, equals, value = item.partition("=")
-        if key not in PLACEMENT_KEYS or not equals:
+        if key not in NEEDS or not equals:
             raise ConfigurationError(
-                f"needs: {item!r} is not KEY=VALUE with a key of {', '.join(PLACEMENT_KEYS)}"
+                f"needs: {item!r} is not KEY=VALUE with a key of {', '.join(NEEDS)}"
             )
         found[key] = _parse_need(key, value)
     return found
 
 
-def _parse_need(key: str, value: str) -> Any:
+def _parse_need(key: str, value: str) -> object:
     if key == "allowed_hosts":
         return value.split(",")
     if key == "job":
         return value
     try:
-        return json.loads(value)
+        found: object = json.loads(value)
     except ValueError:
         return value  # refused with the field's name
+    return found
 
 
-def check_conf(conf: dict[str, Any]) -> None:
+def check_conf(conf: Mapping[str, object]) -> None:
     """
     Refuse what the DAG would refuse, before anything is sent.
 
@@ -99,7 +86,7 @@ def check_conf(conf: dict[str, Any]) -> None:
 
 def check_id(submission_id: str) -> str:
     """
-    Return what is a submission's id.
+    Return a submission's id, checked.
 
     :raises ConfigurationError: If it cannot be one.
     """
@@ -113,14 +100,14 @@ def check_id(submission_id: str) -> str:
     return submission_id
 
 
-def drop_none(fields: dict[str, Any]) -> dict[str, Any]:
+def drop_none(fields: Mapping[str, object]) -> dict[str, object]:
     """Return the fields of which something is said."""
     return {key: value for key, value in fields.items() if value is not None}
 
 
 def pack_source(source: str) -> bytes:
     """
-    Return a folder or archive of this machine as it is uploaded.
+    Return a folder or archive of this machine, packed for the upload.
 
     :raises ConfigurationError: If there is none, or it cannot be submitted.
     """

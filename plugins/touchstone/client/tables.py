@@ -3,18 +3,29 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
-from typing import Any
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from touchstone.client.answers import (
+    Cost,
+    ListedSubmission,
+    Results,
+    ShownBranch,
+    ShownModel,
+    ShownPod,
+    ShownSubmission,
+    ShownTask,
+    Waiting,
+)
 from touchstone.client.watch import Snapshot
+from touchstone.core.answers import GpuCatalogue
 from touchstone.core.gpus import describe_device
-from touchstone.core.pod_attempts import describe_pod
+from touchstone.core.pod_attempts import describe_hardware
 
 _STYLES = {
     "success": "green",
@@ -29,86 +40,91 @@ _STYLES = {
 _LINE_EVERY_SECONDS = 10.0
 _BAR_CELLS = 20
 
-Record = dict[str, Any]
 
-
-def build_list(submissions: Sequence[Record]) -> Table:
+def build_list(submissions: Sequence[ListedSubmission]) -> Table:
     """Return submissions as a table."""
-    table = _table("Submission", "Status", "By", "Score", "Starts (UTC)")
+    table = _table("Submission", "Status", "By", "Score", "Verdict", "Starts (UTC)")
     # Takes what the others leave, instead of squeezing them.
     table.add_column("Notes", overflow="ellipsis", no_wrap=True, ratio=1)
     table.expand = True
     for item in submissions:
         table.add_row(
-            item["submission_id"],
-            format_status(item.get("status")),
-            item.get("submitted_by") or "",
-            format_number(item.get("score")),
-            format_waiting(item.get("waiting")),
-            format_line(item.get("reason") or _get_wait(item) or item.get("notes")),
+            item.submission_id,
+            format_status(item.status),
+            item.submitted_by or "",
+            format_number(item.score),
+            "" if item.replay_of else format_line(item.verdict),
+            format_waiting(item.waiting),
+            format_line(item.reason or _get_wait(item) or _format_replay(item) or item.notes),
         )
     return table
 
 
-def build_tasks(tasks: Sequence[Record]) -> RenderableType:
-    """Return tasks as a table, with what is to be said of each below it."""
+def _format_replay(item: ListedSubmission) -> str:
+    """Return what a submission replays, and what that has shown; nothing for others."""
+    if not item.replay_of:
+        return ""
+    verdict = f": {item.verdict}" if item.verdict else ""
+    return f"replay of {item.replay_of}{verdict}"
+
+
+def build_tasks(tasks: Sequence[ShownTask]) -> RenderableType:
+    """Return tasks as a table, with remarks on each below it."""
     table = _table("Task", "Status", "Progress", "Doing", "Left", "Server", "Starts (UTC)")
     for task in tasks:
         table.add_row(
-            task["task_id"],
-            format_status(task.get("status")),
+            task.task_id,
+            format_status(task.status),
             _format_bar(task),
-            format_line(task.get("progress_phase") or task.get("phase")),
-            format_seconds(task.get("eta_seconds")),
+            format_line(task.progress_phase or task.phase),
+            format_seconds(task.eta_seconds),
             _format_deployment(task),
-            format_waiting(task.get("waiting")),
+            format_waiting(task.waiting),
         )
-    reasons = {
-        task["task_id"]: format_line(_get_wait(task) or task.get("reason")) for task in tasks
-    }
-    pods = {task["task_id"]: _format_pod(task) for task in tasks}
-    devices = {task["task_id"]: _format_device(task) for task in tasks}
-    gpus = {task["task_id"]: format_line((task.get("gpu") or {}).get("note")) for task in tasks}
+    reasons = {task.task_id: format_line(_get_wait(task) or task.reason) for task in tasks}
+    pods = {task.task_id: _format_pod(task) for task in tasks}
+    devices = {task.task_id: _format_device(task) for task in tasks}
+    gpus = {task.task_id: format_line(task.gpu and task.gpu.note) for task in tasks}
     code = {
-        task["task_id"]: _format_code((task.get("published") or {}).get("models")) for task in tasks
+        task.task_id: _format_code(task.published.models if task.published else ())
+        for task in tasks
     }
     remarks = (reasons, pods, devices, gpus, code)
     return Group(table, *(line for each in remarks for line in _build_remarks(each)))
 
 
-def _format_deployment(task: Record) -> str:
-    """Return where a task runs: the server, or what is rented for it."""
-    pod = task.get("pod")
-    return f"runpod {describe_pod(pod)}" if pod else str(task.get("server") or "")
+def _format_deployment(task: ShownTask) -> str:
+    """Return where a task runs: the server, or the pod that is rented for it."""
+    return f"runpod {_name_hardware(task.pod)}" if task.pod else task.server or ""
 
 
-def _format_pod(task: Record) -> str:
-    pod = task.get("pod")
-    if not pod:
+def _name_hardware(pod: ShownPod) -> str:
+    return describe_hardware(gpu=pod.gpu, cpu=pod.cpu, vcpus=pod.vcpus)
+
+
+def _format_pod(task: ShownTask) -> str:
+    pod = task.pod
+    if pod is None:
         return ""
-    where = ", ".join(str(pod[key]) for key in ("cloud", "data_center") if pod.get(key))
-    words = [f"pod {pod.get('id') or 'ordered'} ({describe_pod(pod)}, {where})"]
-    words.append(f"${pod['price_per_hour']}/h")
-    words.append(_format_cost(task.get("cost")))
+    where = ", ".join(place for place in (pod.cloud, pod.data_center) if place)
+    words = [f"pod {pod.id or 'ordered'} ({_name_hardware(pod)}, {where})"]
+    words.append(f"${pod.price_per_hour}/h")
+    words.append(_format_cost(task.cost))
     return ", ".join(word for word in words if word)
 
 
-def _format_device(task: Record) -> str:
+def _format_device(task: ShownTask) -> str:
     """Return on what a task computed, if it says so, and in which image."""
-    words = [describe_device((task.get("published") or {}).get("device") or {})]
-    if image := task.get("image"):
-        digest = task.get("image_digest")
+    words = [describe_device(task.published.device if task.published else {})]
+    if image := task.image:
+        digest = task.image_digest
         words.append(f"image {image} ({digest})" if digest else f"image {image}")
     return format_line(", ".join(word for word in words if word))
 
 
-def _format_code(models: Sequence[Record] | None) -> str:
+def _format_code(models: Sequence[ShownModel]) -> str:
     """Return which models may carry code, and why; empty for none."""
-    found = [
-        f"{model.get('strategy')}: {model.get('code_reason')}"
-        for model in models or ()
-        if model.get("may_carry_code")
-    ]
+    found = [f"{model.strategy}: {model.code_reason}" for model in models if model.may_carry_code]
     if not found:
         return ""
     return format_line(
@@ -116,16 +132,16 @@ def _format_code(models: Sequence[Record] | None) -> str:
     )
 
 
-def _get_wait(item: Record) -> str | None:
-    return (item.get("waiting") or {}).get("reason")
+def _get_wait(item: ListedSubmission | ShownTask) -> str | None:
+    return item.waiting.reason if item.waiting else None
 
 
-def format_waiting(waiting: Record | None) -> str:
+def format_waiting(waiting: Waiting | None) -> str:
     """Return a place in the queue and about when it is over: ``3 of 12, 14:20-14:55`` UTC."""
-    if not waiting:
+    if waiting is None:
         return ""
-    place = f"{waiting['position']} of {waiting['of']}"
-    p50, p90 = (_format_clock(waiting.get(name)) for name in ("p50", "p90"))
+    place = f"{waiting.position} of {waiting.of}"
+    p50, p90 = _format_clock(waiting.p50), _format_clock(waiting.p90)
     return f"{place}, {p50}-{p90}" if p50 and p90 else place
 
 
@@ -133,86 +149,100 @@ def _format_clock(when: str | None) -> str:
     return f"{datetime.fromisoformat(when):%H:%M}" if when else ""
 
 
-def build_facts(submission: Record) -> Table:
+def build_facts(submission: ShownSubmission) -> Table:
     """Return a submission's own facts as a table of two columns."""
     table = Table(box=None, show_header=False, padding=(0, 1))
     table.add_column(style="bold")
     table.add_column(overflow="fold")
-    facts: dict[str, Any] = {
-        "submission": submission["submission_id"],
-        "status": format_status(submission.get("status")),
-        "reason": submission.get("reason"),
-        "kind": submission.get("system"),
-        "by": submission.get("submitted_by"),
-        "created": format_time(submission.get("created_at")),
-        "ended": format_time(submission.get("ended_at")),
-        "source": submission.get("source_url"),
-        "ref": submission.get("source_ref"),
-        "folder": submission.get("source_path"),
-        "commit": submission.get("commit"),
-        "el-nigma": _format_elnigma(submission.get("elnigma")),
-        "left out": "; ".join(submission.get("remarks") or ()),
-        "content": submission.get("content_sha256"),
-        "notes": submission.get("notes"),
+    facts: dict[str, str | Text | None] = {
+        "submission": submission.submission_id,
+        "status": format_status(submission.status),
+        "reason": submission.reason,
+        "kind": submission.system,
+        "by": submission.submitted_by,
+        "created": format_time(submission.created_at),
+        "ended": format_time(submission.ended_at),
+        "replay of": submission.replay_of,
+        "source": submission.source_url,
+        "ref": submission.source_ref,
+        "folder": submission.source_path,
+        "commit": submission.commit,
+        "el-nigma": _format_elnigma(submission.elnigma),
+        "left out": "; ".join(submission.remarks),
+        "content": submission.content_sha256,
+        "notes": submission.notes,
         "score": _format_score(submission),
-        "verdict": submission.get("verdict"),
-        "cost": _format_cost(submission.get("cost")),
+        "verdict": _format_verdict(submission),
+        "cost": _format_cost(submission.cost),
     }
     for name, value in facts.items():
         if isinstance(value, Text):
             table.add_row(name, value)
         elif value:
-            table.add_row(name, clean(str(value)))
+            table.add_row(name, clean(value))
     return table
 
 
-def _format_elnigma(elnigma: Record | None) -> str:
-    return f"{elnigma['branch']} at {elnigma['commit']}" if elnigma else ""
+def _format_verdict(item: ShownSubmission | Results) -> str:
+    verdict, reason = item.verdict, format_line(item.verdict_reason)
+    if verdict and reason.lower().startswith(verdict):
+        # The judge's own sentence begins with the verdict.
+        return reason
+    return f"{verdict} ({reason})" if verdict and reason else verdict or ""
 
 
-def _format_cost(cost: Record | None) -> str:
-    if not cost:
+def _format_elnigma(elnigma: ShownBranch | None) -> str:
+    return f"{elnigma.branch} at {elnigma.commit}" if elnigma else ""
+
+
+def _format_cost(cost: Cost | None) -> str:
+    if cost is None:
         return ""
-    return f"${cost['usd']}" + (" so far" if cost["is_open"] else "")
+    return f"${cost.usd}" + (" so far" if cost.is_open else "")
 
 
-def build_gpus(found: Record) -> RenderableType:
+def build_gpus(found: GpuCatalogue) -> RenderableType:
     """Return GPU models as a table, cheapest first, with when RunPod was asked."""
     table = _table("GPU", "Memory", "Secure $/h", "Stock", "Community $/h", "Stock")
-    for row in found["gpus"]:
+    for row in found.gpus:
         table.add_row(
-            Text(row["name"], style="" if row["is_available"] else "dim"),
-            f"{row['memory_gb']} GB",
-            row["secure_price"] or "-",
-            str(row["secure_stock"]).lower(),
-            row["community_price"] or "-",
-            str(row["community_stock"]).lower(),
+            Text(row.name, style="" if row.is_available else "dim"),
+            f"{row.memory_gb} GB",
+            row.secure_price or "-",
+            row.secure_stock.lower(),
+            row.community_price or "-",
+            row.community_stock.lower(),
         )
-    return Group(table, Text(f" asked at {format_time(found['checked_at'])} UTC"))
+    return Group(table, Text(f" asked at {format_time(found.checked_at)} UTC"))
 
 
-def build_results(results: Record) -> RenderableType:
+def build_results(results: Results) -> RenderableType:
     """Return what a submission came to: a row per interval, links and the verdict below."""
     table = _table("Interval", "Net Sharpe", "Hit - base", "Max DD", "AUC long/short")
     remarks: dict[str, str] = {}
-    for item in results.get("results") or ():
-        name = f"{item.get('interval')} d"
-        metrics = item.get("metrics") or {}
+    for item in results.results:
+        name = f"{item.interval} d"
+        metrics = item.metrics
+        claimed = _format_sharpe(item.claimed)
         auc = [format_number(metrics.get(f"auc_{side}")) for side in ("long", "short")]
         table.add_row(
             name,
-            _format_interval(metrics, "net_sharpe") or format_status(item.get("status")),
+            _format_sharpe(metrics)
+            or (f"claimed {claimed}" if claimed else format_status(item.status)),
             format_number(metrics.get("hit_rate_minus_base")),
             format_number(metrics.get("max_drawdown")),
             "/".join(text or "-" for text in auc) if any(auc) else "",
         )
-        remarks[name] = format_line(item.get("reason")) or str(item.get("mlflow_url") or "")
-        remarks[f"{name} models"] = _format_code(item.get("models"))
+        remarks[name] = format_line(item.reason) or item.mlflow_url or ""
+        if item.judged == "not judged":
+            remarks[f"{name} figures"] = f"not judged: {format_line(item.judged_reason)}"
+        remarks[f"{name} models"] = _format_code(item.models)
     if score := _format_score(results):
         remarks["score"] = score
-    if verdict := results.get("verdict"):
-        reason = format_line(results.get("verdict_reason"))
-        remarks["verdict"] = f"{verdict} ({reason})" if reason else str(verdict)
+    if results.replay_of:
+        remarks["replay of"] = results.replay_of
+    if verdict := _format_verdict(results):
+        remarks["verdict"] = verdict
     # Left to the terminal to wrap: a link that is cut in two leads nowhere.
     lines = _build_remarks(remarks, Text(no_wrap=True, overflow="ignore"))
     return Group(table, *lines)
@@ -281,7 +311,7 @@ class LineView:
             self._is_silent = False
         self._say("", describe(snapshot).plain, "")
         for task in snapshot.tasks:
-            self._say(task["task_id"], _describe_task(task), _describe_progress(task))
+            self._say(task.task_id, _describe_task(task), _describe_progress(task))
 
     def show_silence(self, seconds: float) -> None:  # noqa: ARG002 (a line tells no seconds)
         """Print once that the api-server does not answer."""
@@ -306,8 +336,8 @@ def describe(snapshot: Snapshot) -> Text:
     if submission is None:
         text = Text(f"run {snapshot.run_state}")
     else:
-        text = Text(f"{submission['submission_id']}: ")
-        text.append_text(format_status(submission.get("status")))
+        text = Text(f"{submission.submission_id}: ")
+        text.append_text(format_status(submission.status))
     if snapshot.hint:
         text.append(f" ({snapshot.hint})")
     return text
@@ -366,40 +396,42 @@ def _build_remarks(remarks: dict[str, str], style: Text | None = None) -> list[T
     return [base.copy().append(line) for line in lines]
 
 
-def _format_bar(task: Record) -> str:
-    percent = task.get("percent")
-    if not isinstance(percent, (int, float)) or task.get("status") == "queued":
+def _format_bar(task: ShownTask) -> str:
+    if task.percent is None or task.status == "queued":
         return ""
-    done = round(_BAR_CELLS * min(max(percent, 0), 100) / 100)
-    return f"{'#' * done}{'.' * (_BAR_CELLS - done)} {percent:3.0f} %"
+    done = round(_BAR_CELLS * min(max(task.percent, 0), 100) / 100)
+    return f"{'#' * done}{'.' * (_BAR_CELLS - done)} {task.percent:3.0f} %"
 
 
-def _format_interval(record: Record, name: str) -> str:
+def _format_interval(figure: float | None, lower: float | None, upper: float | None) -> str:
     """Return a figure with its confidence interval, if it has one."""
-    value = format_number(record.get(name))
-    low, high = format_number(record.get(f"{name}_low")), format_number(record.get(f"{name}_high"))
+    value, low, high = format_number(figure), format_number(lower), format_number(upper)
     return f"{value} [{low}, {high}]" if value and low and high else value
 
 
-def _format_score(record: Record) -> str:
-    return _format_interval(record, "score")
+def _format_sharpe(metrics: Mapping[str, float | None]) -> str:
+    names = ("net_sharpe", "net_sharpe_low", "net_sharpe_high")
+    return _format_interval(*(metrics.get(name) for name in names))
 
 
-def _describe_task(task: Record) -> str:
-    words = [str(task.get("status") or "")]
-    if task.get("server"):
-        words.append(f"on {task['server']}")
-    if reason := format_line(task.get("reason")):
+def _format_score(item: ListedSubmission | Results) -> str:
+    return _format_interval(item.score, item.score_low, item.score_high)
+
+
+def _describe_task(task: ShownTask) -> str:
+    words = [task.status or ""]
+    if task.server:
+        words.append(f"on {task.server}")
+    if reason := format_line(task.reason):
         words.append(f"({reason})")
     return " ".join(words)
 
 
-def _describe_progress(task: Record) -> str:
-    percent = task.get("percent")
-    is_under_way = task.get("status") == "running" and task.get("progress_phase")
-    if not is_under_way or not isinstance(percent, (int, float)):
+def _describe_progress(task: ShownTask) -> str:
+    is_under_way = task.status in {"preparing", "running"} and task.progress_phase
+    if not is_under_way or task.percent is None:
         return ""
-    words = [f"{percent:.0f} %", format_line(task.get("progress_phase"))]
-    if left := format_seconds(task.get("eta_seconds")):
+    words = [f"{task.percent:.0f} %", format_line(task.progress_phase)]
+    if left := format_seconds(task.eta_seconds):
         words.append(f"{left} left")
     return ", ".join(word for word in words if word)

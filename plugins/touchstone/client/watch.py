@@ -3,15 +3,23 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import StrEnum
-from typing import Any, Protocol
+from typing import Protocol
 
+from touchstone.client.answers import (
+    Answer,
+    LogLine,
+    Run,
+    ShownSubmission,
+    ShownTask,
+    SubmissionAnswer,
+)
 from touchstone.client.api import Client
 from touchstone.client.errors import NotFound, NotRegistered, Refused, Unreachable
-from touchstone.core.admission import HELD_UNTIL
+from touchstone.core.throttling import THROTTLED_UNTIL
 
 POLL_SECONDS = 1.0
 PATIENCE_SECONDS = 300.0
@@ -36,17 +44,17 @@ class Outcome(StrEnum):
 @dataclass(frozen=True, kw_only=True)
 class Snapshot:
     """
-    What is known of a run at one moment.
+    A snapshot of a run.
 
     :param run_state: Airflow's word for the run.
-    :param submission: The submission's record; ``None`` before it is registered.
+    :param submission: The submission; ``None`` before it is registered.
     :param tasks: Its tasks.
     :param hint: What the user should know beyond that; empty for nothing.
     """
 
     run_state: str
-    submission: dict[str, Any] | None
-    tasks: tuple[dict[str, Any], ...]
+    submission: ShownSubmission | None
+    tasks: tuple[ShownTask, ...]
     hint: str = ""
 
 
@@ -117,7 +125,8 @@ class Watcher:
                 answered = self._clock()
                 if snapshot.run_state in _OVER:
                     over_since = answered if over_since is None else over_since
-                    has_settled = (snapshot.submission or {}).get("status") not in _OPEN
+                    submission = snapshot.submission
+                    has_settled = submission is None or submission.status not in _OPEN
                     if has_settled or answered - over_since > _SETTLE_SECONDS:
                         return self._judge(run_id, snapshot, is_scheduled)
                 self._view.show(snapshot)
@@ -131,33 +140,36 @@ class Watcher:
     def _look(self, submission_id: str, run_id: str, waited: float) -> Snapshot:
         # The run first: once it is over, so are the records that are read after it.
         run = self._client.get_run(run_id)
-        state = str(run["state"])
-        try:
-            found = self._client.get_submission(submission_id)
-        except NotFound:
-            found = {"submission": None, "tasks": []}
+        found = self._find(submission_id)
+        tasks = found.tasks if found else ()
         hint = "waits for its logical date, which is to come" if is_to_come(run) else ""
         # With tasks on record it is the slots that it waits for, and those tell why.
-        if state == "queued" and not found["tasks"] and waited > _PAUSED_AFTER_SECONDS:
+        if run.state == "queued" and not tasks and waited > _PAUSED_AFTER_SECONDS:
             hint = "waits for Airflow to start the run"
             if self._client.is_paused():
                 hint = "the DAG is paused in Airflow: its runs wait until somebody unpauses it"
         return Snapshot(
-            run_state=state,
-            submission=found["submission"],
-            tasks=tuple(found["tasks"]),
+            run_state=run.state,
+            submission=found.submission if found else None,
+            tasks=tasks,
             hint=hint,
         )
 
+    def _find(self, submission_id: str) -> SubmissionAnswer | None:
+        try:
+            return self._client.get_submission(submission_id).value
+        except NotFound:
+            return None
+
     def _judge(self, run_id: str, snapshot: Snapshot, is_scheduled: bool) -> Ending:
-        submission = snapshot.submission or {}
-        status = submission.get("status")
+        submission = snapshot.submission
+        status = submission.status if submission else None
         good = {"success"} if is_scheduled else {"accepted", "success"}
         if snapshot.run_state == "success" and status in good:
             return Ending(outcome=Outcome.SUCCESS, status=status, reason=None, snapshot=snapshot)
         # A run that was refused has not touched the record, which still tells of an earlier one.
-        is_its_own = run_id in (submission.get("run_ids") or ())
-        reason = submission.get("reason") if is_its_own and status in _BAD else None
+        is_its_own = submission is not None and run_id in submission.run_ids
+        reason = submission.reason if submission and is_its_own and status in _BAD else None
         return Ending(
             outcome=Outcome.FAILURE,
             status=status,
@@ -166,7 +178,7 @@ class Watcher:
         )
 
 
-def get_submission(client: Client, submission_id: str) -> dict[str, Any]:
+def get_submission(client: Client, submission_id: str) -> Answer[SubmissionAnswer]:
     """
     Return a submission and its tasks, or say what became of the run that was to bring it.
 
@@ -180,13 +192,13 @@ def get_submission(client: Client, submission_id: str) -> dict[str, Any]:
             run = client.get_run(submission_id)
         except Refused:
             raise error from None
-        if run["state"] not in _OVER:
-            message = f"{submission_id} is not registered yet: its run is {run['state']}"
-            if str(run.get("run_after") or "").startswith(f"{HELD_UNTIL:%Y-%m-%d}"):
+        if run.state not in _OVER:
+            message = f"{submission_id} is not registered yet: its run is {run.state}"
+            if (run.run_after or "").startswith(f"{THROTTLED_UNTIL:%Y-%m-%d}"):
                 message += ", behind others of its submitter's"
             elif is_to_come(run):
                 message += (
-                    f", and waits for its logical date, {run['logical_date']}; delete it and "
+                    f", and waits for its logical date, {run.logical_date}; delete it and "
                     "trigger one with a logical date of null"
                 )
             raise NotRegistered(message) from None
@@ -196,26 +208,26 @@ def get_submission(client: Client, submission_id: str) -> dict[str, Any]:
         raise NotFound(message, status=404) from None
 
 
-def is_to_come(run: dict[str, Any]) -> bool:
+def is_to_come(run: Run) -> bool:
     """Tell whether a run has a logical date to come, which Airflow waits for without a word."""
     try:
-        date = datetime.fromisoformat(str(run.get("logical_date")))
+        date = datetime.fromisoformat(str(run.logical_date))
     except ValueError:
         return False
     return date.tzinfo is not None and date > datetime.now(UTC)
 
 
-def is_at_work(client: Client, submission: dict[str, Any]) -> bool:
+def is_at_work(client: Client, submission: ShownSubmission) -> bool:
     """
     Tell whether anything may still become of a submission by itself.
 
     A run that trains passes through ``accepted``, which is also where a submission waits.
     """
-    if submission.get("status") in _OPEN:
+    if submission.status in _OPEN:
         return True
-    run_ids: list[str] = submission.get("run_ids") or []
+    run_ids = submission.run_ids
     try:
-        return bool(run_ids) and client.get_run(run_ids[-1])["state"] not in _OVER
+        return bool(run_ids) and client.get_run(run_ids[-1]).state not in _OVER
     except NotFound:
         return False
 
@@ -228,23 +240,23 @@ def find_failure(client: Client, run_id: str) -> str | None:
     """
     try:
         tasks = client.list_run_tasks(run_id)
-        failed = [task for task in tasks if task.get("state") == "failed"]
+        failed = [task for task in tasks if task.state == "failed"]
         if not failed:
             return None
         # One that others waited for starts before they do, and may have no start at all.
-        first = min(failed, key=lambda task: task.get("start_date") or "~")
+        first = min(failed, key=lambda task: task.start_date or "~")
         lines = client.get_run_task_log(run_id, first)
     except Refused:
         return None
     return find_error_line(lines)
 
 
-def find_error_line(lines: list[dict[str, Any]]) -> str | None:
+def find_error_line(lines: Sequence[LogLine]) -> str | None:
     """Return what the last error of a task's log says: the exception's own words if it has any."""
     for line in reversed(lines):
-        for detail in reversed(line.get("error_detail") or []):
-            if value := str(detail.get("exc_value") or "").strip():
+        for detail in reversed(line.error_detail):
+            if value := (detail.exc_value or "").strip():
                 return value.splitlines()[0]
-        if line.get("level") in {"error", "critical"} and (event := line.get("event")):
-            return str(event).splitlines()[0]
+        if line.level in {"error", "critical"} and line.event:
+            return line.event.splitlines()[0]
     return None

@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from airflow.sdk.exceptions import AirflowFailException
 
 from touchstone.core.authority import Run, build_run, find_objection
-from touchstone.core.conf import MAX_INTERVAL
 from touchstone.core.names import VALIDATION_TASK_ID, build_task_id
+from touchstone.core.schedule import MAX_INTERVAL
 from touchstone.settings import get_settings
 
 if TYPE_CHECKING:
-    from touchstone.hooks.records import Record, RecordStore
+    from airflow.sdk import Context
+    from airflow.sdk.types import RuntimeTaskInstanceProtocol
+
+    from touchstone.core.records.submissions import Submission
+    from touchstone.core.records.tasks import Task
+    from touchstone.stores.records import RecordStore
 
 
-def get_run(context: Any) -> Run:
+def get_run(context: Context) -> Run:
     """Return the run that a task instance belongs to."""
     dag_run = context["dag_run"]
     return build_run(
@@ -26,7 +31,7 @@ def get_run(context: Any) -> Run:
     )
 
 
-def get_submission_of_run(records: RecordStore, run: Run) -> Record:
+def get_submission_of_run(records: RecordStore, run: Run) -> Submission:
     """
     Return the submission that a run may work on.
 
@@ -37,21 +42,21 @@ def get_submission_of_run(records: RecordStore, run: Run) -> Record:
 
 
 def change_submission_of_run(
-    records: RecordStore, run: Run, decide: Callable[[Record], Record | None]
-) -> Record:
+    records: RecordStore, run: Run, decide: Callable[[Submission], Submission | None]
+) -> Submission:
     """
-    Change the submission that a run may work on, and return it as it is afterwards.
+    Change the submission that a run may work on, and return the changed one.
 
-    :param decide: As for :meth:`touchstone.hooks.records.RecordStore.change_submission`.
+    :param decide: As for :meth:`touchstone.stores.records.RecordStore.change_submission`.
     :raises AirflowFailException: If the run may work on none, by the record that would be changed.
     """
-    submission_id = get_submission_of_run(records, run)["submission_id"]
+    submission_id = get_submission_of_run(records, run).submission_id
     return records.change_submission(submission_id, lambda found: decide(_check(found, run)))
 
 
 def get_task_of_instance(
     records: RecordStore, run: Run, *, interval: object, map_index: int
-) -> Record:
+) -> Task:
     """
     Return the task that a task instance may work on.
 
@@ -59,23 +64,23 @@ def get_task_of_instance(
     :param map_index: Index of the task instance, -1 for a single one.
     :raises AirflowFailException: If its run may work on none, or has none on record for it.
     """
-    submission_id = get_submission_of_run(records, run)["submission_id"]
+    submission_id = get_submission_of_run(records, run).submission_id
     task_id = VALIDATION_TASK_ID if interval is None else build_task_id(read_interval(interval))
-    record = records.find_task(submission_id, task_id)
-    if record is None or (record["run_id"], record["map_index"]) != (run.run_id, map_index):
+    task = records.find_task(submission_id, task_id)
+    if task is None or (task.run_id, task.map_index) != (run.run_id, map_index):
         step = "register" if interval is None else "plan"
         raise AirflowFailException(
             f"{submission_id}/{task_id} is not on record for instance {map_index} of run "
             f"{run.run_id}; clear the task {step!r} to put it there"
         )
-    return record
+    return task
 
 
 def read_interval(value: object) -> int:
     """
     Return a prediction interval out of what ``plan`` has left in an XCom.
 
-    :raises AirflowFailException: If somebody has put something else there.
+    :raises AirflowFailException: If another value is stored there.
     """
     if isinstance(value, Mapping):
         # A run that was planned by the version before carries whole specifications.
@@ -88,12 +93,12 @@ def read_interval(value: object) -> int:
     return value
 
 
-def get_map_index(ti: Any) -> int:
+def get_map_index(ti: RuntimeTaskInstanceProtocol) -> int:
     """Return the index of a task instance; -1 for a single one."""
     return -1 if ti.map_index is None else int(ti.map_index)
 
 
-def _check(found: Record | None, run: Run) -> Record:
+def _check(found: Submission | None, run: Run) -> Submission:
     objection = find_objection(found, run, get_settings().admins)
     if objection is not None:
         raise AirflowFailException(f"nothing was changed: {objection}")

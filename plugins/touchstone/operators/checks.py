@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
 from touchstone.core.authority import may_spend
-from touchstone.core.conf import MAX_USER, Platform, RunConf, Schedule
+from touchstone.core.conf import MAX_USER, RunConf
 from touchstone.core.pools import RUNPOD_POOL
+from touchstone.core.records.stored import RecordUnreadable
+from touchstone.core.schedule import Placement, Platform, Schedule
 from touchstone.core.states import SubmissionStatus
 from touchstone.settings import Settings, get_settings
 from touchstone_agent.protocol.errors import ConfigurationError, TouchstoneError
 
 if TYPE_CHECKING:
     from touchstone.core.eligibility import Needs, Resource
-    from touchstone.hooks.git import Content
-    from touchstone.hooks.records import Record, RecordStore
+    from touchstone.core.records.submissions import Submission
+    from touchstone.hooks.repository import Content
+    from touchstone.stores.records import RecordStore
 
 log = logging.getLogger(__name__)
 
@@ -32,7 +34,7 @@ def find_rental(conf: RunConf) -> Resource | None:
     if conf.schedule is None or conf.schedule.platform is Platform.ON_PREM:
         return None
     from touchstone.core.eligibility import Capability, Resource
-    from touchstone.hooks.pods.facts import find_hook, read_market
+    from touchstone.services.pods.facts import find_hook, read_market
 
     wanted = get_settings().runpod
     hook = find_hook(wanted)
@@ -57,9 +59,9 @@ def find_rental(conf: RunConf) -> Resource | None:
     )
 
 
-def may_schedule(submission: Record, user: str) -> bool:
+def may_schedule(submission: Submission, user: str) -> bool:
     """Tell whether a user may spend machines on a submission: its owner may, and admins."""
-    return may_spend(submission, user, get_settings().admins)
+    return may_spend(submission.submitted_by, user, get_settings().admins)
 
 
 def check_user(user: str) -> None:
@@ -73,11 +75,18 @@ def check_baseline(records: RecordStore, conf: RunConf, user: str) -> None:
     baseline = conf.schedule.baseline if conf.schedule else None
     if baseline is None:
         return
-    found = records.find_submission(baseline)
+    try:
+        found = records.find_submission(baseline)
+    except RecordUnreadable as error:
+        raise ConfigurationError(f"baseline: {baseline!r} cannot be read: {error}") from error
     if found is not None and not may_schedule(found, user):
         found = None
-    if found is None or found["status"] != SubmissionStatus.SUCCESS:
-        state = "there is none" if found is None else f"it is {found['status']}"
+    if found is not None and found.replay_of:
+        raise ConfigurationError(
+            f"baseline: {baseline!r} is a replay; name what it replays, {found.replay_of}"
+        )
+    if found is None or found.status is not SubmissionStatus.SUCCESS:
+        state = "there is none" if found is None else f"it is {found.status}"
         raise ConfigurationError(f"baseline: {baseline!r} is no successful submission: {state}")
 
 
@@ -88,45 +97,47 @@ def check_placeable(
     find_rental: Callable[[RunConf], Resource | None] = find_rental,
 ) -> None:
     """
-    Refuse what nothing there is could ever run: nobody would tell for days of waiting.
+    Refuse a task that no known machine could ever run; it would wait for days in silence.
 
     :param find_rental: Asks RunPod, which takes a second and counts against its limits: only
         when no server will do.
     """
-    from touchstone.core.demand import build_resource, build_schedule_needs
     from touchstone.core.eligibility import find_impossible
+    from touchstone.core.placement_inputs import build_resource, build_schedule_needs
 
     if conf.schedule is None:
         return
-    servers = records.list_servers()
-    known = [str(server["server"]) for server in servers]
+    entries = records.list_servers()
+    known = [entry.name for entry in entries]
     unknown = set(conf.schedule.allowed_hosts).difference(known, {RUNPOD_POOL})
-    if unknown and servers:
+    if unknown and entries:
         raise ConfigurationError(
             f"allowed_hosts: there is no server {sorted(unknown)[0]!r}; "
             f"there are {', '.join(sorted(known))}"
         )
     found = records.find_submission(conf.submission_id) if conf.submission_id else None
-    system = conf.source.system.value if conf.source else str((found or {}).get("system"))
-    owner = str((found or {}).get("submitted_by") or user)
-    needs = build_schedule_needs(conf.schedule, system=system, submitted_by=owner)
+    of_found = found.system if found is not None else None
+    needs = build_schedule_needs(
+        conf.schedule,
+        system=str(conf.source.system if conf.source else of_found),
+        submitted_by=found.submitted_by if found is not None else user,
+    )
     now, no_matter = datetime.now(UTC), timedelta(days=36500)
     resources = []
-    for server in servers:
-        # Of one that was never heard of nobody knows what it has; nor of one that makes no sense.
-        if server.get("inventory") or server.get("declared"):
-            with contextlib.suppress(AttributeError, KeyError, TypeError, ValueError):
-                resources.append(
-                    build_resource(
-                        server,
-                        slots=1,
-                        free=0,
-                        validation_slots=1,
-                        validation_free=0,
-                        now=now,
-                        silence=no_matter,
-                    )
+    for server in (entry.server for entry in entries):
+        # A server without a heartbeat, or with an unreadable record, may have anything.
+        if server is not None and (server.inventory or server.declared):
+            resources.append(
+                build_resource(
+                    server,
+                    slots=1,
+                    free=0,
+                    validation_slots=1,
+                    validation_free=0,
+                    now=now,
+                    silence=no_matter,
                 )
+            )
     if resources and find_impossible(needs, resources) is None:
         return
     rental = find_rental(conf)
@@ -137,18 +148,17 @@ def check_placeable(
         raise ConfigurationError(f"{_name_need(needs)}: {reason}")
 
 
+_LIKELIEST = (
+    *("gpu_models", "max_price", "min_vram_gib"),
+    *(name for name in Placement.model_fields if name not in {"platform", "prefer_cuda", "cloud"}),
+)
+"""Fields by which a schedule is made impossible, the likeliest first."""
+
+
 def _name_need(needs: Needs) -> str:
     """Return the field of the form that most likely makes a schedule impossible."""
-    wishes = {
-        "gpu_models": needs.gpu_models,
-        "max_price": needs.max_price,
-        "min_vram_gib": needs.min_vram_gib,
-        "require_cuda": needs.require_cuda,
-        "min_ram_gib": needs.min_ram_gib,
-        "allowed_hosts": needs.allowed_hosts,
-        "platform": True,
-    }
-    return next(name for name, wish in wishes.items() if wish)
+    asked = needs.placement.model_dump(exclude_defaults=True)
+    return next((name for name in _LIKELIEST if name in asked), "platform")
 
 
 def check_branch(settings: Settings, schedule: Schedule | None, user: str) -> None:

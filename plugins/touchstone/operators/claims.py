@@ -1,4 +1,4 @@
-"""What a run may be registered for, by what is on record of its submission."""
+"""Decide by the submission's record whether a run may be registered for it."""
 
 from __future__ import annotations
 
@@ -13,18 +13,19 @@ from touchstone.operators.checks import may_schedule
 from touchstone_agent.protocol.errors import ConfigurationError
 
 if TYPE_CHECKING:
-    from touchstone.hooks.records import Record, RecordStore
+    from touchstone.core.records.submissions import Submission
+    from touchstone.stores.records import RecordStore
 
 
 class NotItsOwn(ConfigurationError):
-    """A run asks for what is not its own, or not now: nothing at all may be changed for it."""
+    """A run names a submission that it may not work on (now); nothing may be changed for it."""
 
 
 def check_run_id(records: RecordStore, conf: RunConf, run: Run) -> str:
     """
     Return the submission that a run brings or schedules, if it may.
 
-    :raises NotItsOwn: If it is somebody else's, or the run's id says that it were.
+    :raises NotItsOwn: If it is another user's, or the run's id stands for another one.
     """
     own = find_submission_of_run(run.run_id)
     found = records.find_submission(own)
@@ -43,21 +44,21 @@ def check_run_id(records: RecordStore, conf: RunConf, run: Run) -> str:
     return conf.submission_id
 
 
-def check_taken(found: Record, source: Source, run: Run) -> None:
+def check_taken(found: Submission, source: Source, run: Run) -> None:
     """Refuse a run that would bring a submission anew that is there already."""
-    taken = f"run_id: submission {found['submission_id']} exists already"
-    is_retracted = found["status"] == SubmissionStatus.RETRACTED
-    if run.run_id not in found["run_ids"] or not may_schedule(found, run.user) or is_retracted:
+    taken = f"run_id: submission {found.submission_id} exists already"
+    is_retracted = found.status is SubmissionStatus.RETRACTED
+    is_its_own = run.run_id in found.run_ids and may_schedule(found, run.user)
+    # A replay has the source of what it replays, and is none.
+    if not is_its_own or is_retracted or found.replay_of:
         raise NotItsOwn(f"{taken}; choose another run id")
     # Of a run that was refused nothing is on record but that; a cleared run brings what it brought.
-    if "source_url" in found and any(
-        found.get(name) != value for name, value in describe_source(source).items()
-    ):
+    if found.source_url is not None and not found.is_from(source):
         raise NotItsOwn(f"{taken}, from {_name_source(found)}; choose another run id")
     _check_idle(found, run)
 
 
-def check_content(found: Record, sha256: str) -> None:
+def check_content(found: Submission, sha256: str) -> None:
     """
     Refuse content that is not the one an id stands for, once that was accepted.
 
@@ -65,36 +66,40 @@ def check_content(found: Record, sha256: str) -> None:
     :param sha256: Digest of what a run brings.
     :raises NotItsOwn: If it is another.
     """
-    first = found.get("content_sha256")
-    if found.get("accepted_at") and first and sha256 != first:
+    first = found.content_sha256
+    if found.accepted_at and first and sha256 != first:
         raise NotItsOwn(
-            f"run_id: submission {found['submission_id']} exists already, with content "
+            f"run_id: submission {found.submission_id} exists already, with content "
             f"{first[:12]} from {_name_source(found)}, and this is {sha256[:12]}; "
             "choose another run id"
         )
 
 
-def _name_source(found: Record) -> str:
+def _name_source(found: Submission) -> str:
     """Return where a submission came from, in a few words."""
-    where = str(found.get("source_url"))
-    at = found.get("source_ref") or (found.get("commit") or "")[:12]
+    where = str(found.source_url)
+    at = found.source_ref or (found.commit or "")[:12]
     return shorten(f"{where} at {at}" if at else where)
 
 
-def check_schedulable(found: Record, run: Run) -> None:
+def check_schedulable(found: Submission, run: Run) -> None:
     """Refuse a run that would train what it may not, or not now."""
-    submission_id = found["submission_id"]
+    submission_id = found.submission_id
     if not may_schedule(found, run.user):
         raise NotItsOwn(f"submission_id: there is no {submission_id!r}")
-    status = SubmissionStatus(found["status"])
-    is_again = run.run_id in found["run_ids"]
-    if not found.get("accepted_at") or (status not in SCHEDULABLE and not is_again):
+    if found.replay_of:
         raise NotItsOwn(
-            f"submission_id: {submission_id} is {status}"
-            + ("" if found.get("accepted_at") else " and was never accepted")
+            f"submission_id: {submission_id} is a replay of {found.replay_of}, and comes to "
+            "nothing of its own; schedule what it replays"
+        )
+    is_again = run.run_id in found.run_ids
+    if not found.accepted_at or (found.status not in SCHEDULABLE and not is_again):
+        raise NotItsOwn(
+            f"submission_id: {submission_id} is {found.status}"
+            + ("" if found.accepted_at else " and was never accepted")
             + "; only an accepted submission without a run at work can be scheduled"
         )
-    if not is_again and len(found["run_ids"]) >= MAX_RUNS:
+    if not is_again and len(found.run_ids) >= MAX_RUNS:
         raise ConfigurationError(
             f"submission_id: {submission_id} has had {MAX_RUNS} runs, which is all that one may "
             "have; submit it anew"
@@ -102,25 +107,10 @@ def check_schedulable(found: Record, run: Run) -> None:
     _check_idle(found, run)
 
 
-def _check_idle(found: Record, run: Run) -> None:
+def _check_idle(found: Submission, run: Run) -> None:
     """Refuse a run that was cleared while a newer one is at work on its submission."""
-    newest = found["run_ids"][-1]
-    if newest != run.run_id and found["status"] in SUBMISSION_OPEN:
+    newest = found.newest_run_id
+    if newest != run.run_id and found.status in SUBMISSION_OPEN:
         raise NotItsOwn(
-            f"run_id: {newest} is at work on submission {found['submission_id']}; wait for its end"
+            f"run_id: {newest} is at work on submission {found.submission_id}; wait for its end"
         )
-
-
-def take_up(found: Record, run: Run) -> list[str]:
-    """Return a submission's runs with the one that works on it from now on as the last."""
-    return [*(item for item in found["run_ids"] if item != run.run_id), run.run_id]
-
-
-def describe_source(source: Source) -> Record:
-    """Return what is on record of where a submission came from, which never changes."""
-    return {
-        "system": source.system.value,
-        "source_url": source.url,
-        "source_ref": source.ref,
-        "source_path": source.path,
-    }

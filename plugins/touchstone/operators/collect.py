@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import tempfile
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,14 +14,30 @@ from airflow.sdk import BaseOperator
 from airflow.sdk.exceptions import AirflowFailException
 from pydantic import TypeAdapter, ValidationError
 
-from touchstone.core.attempts import get_ref
+from touchstone.core import phases
 from touchstone.core.gpus import describe_device, find_gpu_use
+from touchstone.core.judging import (
+    CONTRACT_1,
+    RULES,
+    accept_answer,
+    find_other_rows,
+    refuse_judging,
+)
 from touchstone.core.names import build_attempt_prefix, build_model_key, build_output_key
 from touchstone.core.outcomes import Outcome
+from touchstone.core.records.tasks import (
+    Attempt,
+    Published,
+    PublishedChart,
+    PublishedModel,
+    StoredFile,
+    Task,
+)
 from touchstone.core.results import (
     RESULT_BYTES,
     STRATEGIES,
     ResultRefused,
+    TrainerResult,
     build_evaluations,
     read_result,
     split_published,
@@ -33,6 +49,7 @@ from touchstone.operators.authority import (
     get_task_of_instance,
     read_interval,
 )
+from touchstone.operators.replay import publish_replay
 from touchstone.settings import get_settings
 from touchstone_agent.protocol.errors import PermanentError
 from touchstone_agent.protocol.facts import Files, UploadedFile
@@ -41,9 +58,15 @@ from touchstone_agent.protocol.words import build_line, check_path, describe_ref
 if TYPE_CHECKING:
     from airflow.sdk import Context
 
-    from touchstone.hooks.objects import ObjectStore
-    from touchstone.hooks.records import Record, RecordStore
+    from touchstone.core.model_config import CodeFinding
+    from touchstone.core.records.evaluations import Evaluation
+    from touchstone.core.records.judged import Judged
+    from touchstone.core.tasks import TaskSpec
+    from touchstone.stores.objects import ObjectStore
+    from touchstone.stores.records import RecordStore
     from touchstone_agent.protocol.messages import AttemptRef
+
+log = logging.getLogger(__name__)
 
 _FILES: TypeAdapter[tuple[UploadedFile, ...]] = TypeAdapter(Files)
 
@@ -60,24 +83,24 @@ class CollectOperator(BaseOperator):
 
     template_fields: Sequence[str] = ("interval",)
 
-    def __init__(self, *, interval: Any, **kwargs: Any) -> None:
+    def __init__(self, *, interval: object, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.interval = interval
 
     def execute(self, context: Context) -> None:
         """Wait, deferred, until the files are there; then publish."""
-        from touchstone.hooks.records import RecordStore
+        from touchstone.stores.records import RecordStore
         from touchstone.triggers.agent import UploadTrigger
 
-        record = self._get_record(RecordStore.connect(get_settings()), context)
-        if not record.get("uploaded_at") and record["status"] == TaskStatus.UPLOADING:
+        task = self._get_task(RecordStore.connect(get_settings()), context)
+        if task.newest.uploaded_at is None and task.status is TaskStatus.UPLOADING:
             self.defer(
-                trigger=UploadTrigger(record["submission_id"], record["task_id"], record["fence"]),
+                trigger=UploadTrigger(task.submission_id, task.task_id, task.fence),
                 method_name="publish",
             )
         self.publish(context)
 
-    def _get_record(self, records: RecordStore, context: Context) -> Record:
+    def _get_task(self, records: RecordStore, context: Context) -> Task:
         # Also for the label in the grid: whatever else stands there is none.
         self.interval = read_interval(self.interval)
         return get_task_of_instance(
@@ -90,122 +113,182 @@ class CollectOperator(BaseOperator):
     def publish(
         self,
         context: Context,
-        event: dict[str, Any] | None = None,  # noqa: ARG002 - Airflow's signature
+        event: dict[str, object] | None = None,  # noqa: ARG002 - Airflow's signature
     ) -> None:
         """
         Publish the newest attempt's files.
 
         :raises AirflowFailException: If they are not what the contract promises.
         """
-        from touchstone.hooks.objects import ObjectStore
-        from touchstone.hooks.parts import Parts, find_files
-        from touchstone.hooks.records import RecordStore
+        from touchstone.stores.objects import ObjectStore
+        from touchstone.stores.parts import Parts, find_files
+        from touchstone.stores.records import RecordStore
 
         settings = get_settings()
         records, objects = RecordStore.connect(settings), ObjectStore.connect(settings)
         parts = Parts(objects, settings.content_bucket)
-        record = self._get_record(records, context)
-        ref = get_ref(record)
-        if not record.get("uploaded_at"):
+        task = self._get_task(records, context)
+        ref = task.ref
+        if task.newest.uploaded_at is None:
             raise AirflowFailException(
-                f"{ref.task_key}: nothing was uploaded ({record['status']}: {record['reason']}); "
+                f"{ref.task_key}: nothing was uploaded ({task.status}: {task.newest.reason}); "
                 "clear the task 'train' of this interval to run it again"
             )
-
-        def decide(found: Record) -> Record | None:
-            if found["fence"] != ref.fence:
-                return None
-            return {
-                "status": TaskStatus.SUCCESS.value,
-                "ended_at": found.get("ended_at") or datetime.now(UTC).isoformat(),
-                "published": published,
-            }
-
         try:
-            published = publish_attempt(
-                objects, {**record, "files": find_files(record, parts)}, ref
-            )
-            for row in published.pop("evaluations"):
-                records.put_evaluation(row)
-            published, details = split_published(published)
-            prefix = f"results/{build_attempt_prefix(ref)}"
-            published["details"] = parts.put(prefix, details)
-            records.change_task(ref.submission_id, ref.task_id, decide)
-        except PermanentError as error:
-            # Also what no record can hold: it would be the same the next time.
-            failure = _fail(error)
+            files = read_files(find_files(task.newest, parts))
+            whole, evaluations = publish_attempt(objects, task, files)
+            for evaluation in evaluations:
+                records.put_evaluation(evaluation)
+            kept, details = split_published(whole)
+            part = parts.put(f"results/{build_attempt_prefix(ref)}", details)
+            published = kept.change(details=part)
             records.change_task(
                 ref.submission_id,
                 ref.task_id,
-                lambda found: failure if found["fence"] == ref.fence else None,
+                lambda found: phases.publish(
+                    found, published, fence=ref.fence, now=datetime.now(UTC)
+                ),
             )
-            raise AirflowFailException(failure["reason"]) from error
+        except PermanentError as error:
+            # Also what no record can hold: it would be the same the next time.
+            reason, fail = build_line(str(error)), _fail(error)
+            records.change_task(ref.submission_id, ref.task_id, lambda found: fail(found, ref))
+            raise AirflowFailException(reason) from error
 
 
-def publish_attempt(objects: ObjectStore, record: Record, ref: AttemptRef) -> Record:
+def publish_attempt(
+    objects: ObjectStore, task: Task, files: Mapping[str, UploadedFile]
+) -> tuple[Published, list[Evaluation]]:
     """
-    Publish the files of a training: models, and a run in MLflow.
+    Publish the files of a training: models, and a run in MLflow; of a replay only what it shows.
 
-    :param record: The task's record.
-    :param ref: Its newest attempt.
-    :return: What is kept of it beside the task, and the ``evaluations`` to write.
+    :param task: The task.
+    :param files: What its newest attempt has left, by path.
+    :return: What the record keeps of what is published, and the evaluations to write.
     :raises PermanentError: If the files are not what the contract promises, or not there.
     :raises TransientError: If a store cannot be used now.
     """
-    from touchstone.hooks.confined.models import inspect_model
+    from touchstone.confined.models import inspect_model
     from touchstone.hooks.mlflow import MlflowHook
 
-    settings = get_settings()
-    files = read_files(record)
-    use = find_gpu_use(record, datetime.now(UTC))
+    settings, ref = get_settings(), task.ref
+    if task.spec.replay is not None:
+        return publish_replay(objects, task, files), []
+    use = find_gpu_use(task, datetime.now(UTC))
     with tempfile.TemporaryDirectory(prefix="touchstone-collect-") as name:
         folder = Path(name)
-        # First, and alone: what is wrong with it is told before gigabytes are fetched.
+        # First, and alone: its errors show before gigabytes are fetched.
         result = _read_result(objects, files, folder, ref)
         for file in files.values():
             _fetch(objects, file, folder, ref)
         # Every file is here and is what the verdict says, and nothing is published yet.
         inspected = {
-            strategy: asdict(inspect_model(folder / "models" / f"{strategy}.h5"))
-            for strategy in STRATEGIES
+            strategy: inspect_model(folder / "models" / f"{strategy}.h5") for strategy in STRATEGIES
         }
-        models = [
-            _publish_model(objects, files, ref, strategy) | inspected[strategy]
+        models = tuple(
+            _publish_model(objects, files, ref, strategy, inspected[strategy])
             for strategy in STRATEGIES
-        ]
+        )
+        judged = _judge(objects, task, result, folder)
+        told = _list_metrics(result, judged)
         run = MlflowHook(settings=settings).publish(
             task_key=ref.task_key,
             attempt=f"{ref.attempt}-{ref.fence}",
             model_group_id=ref.submission_id,
-            params=_as_params(result, record),
-            metrics={k: float(v) for k, v in result["metrics"].items() if v is not None}
-            | (use.list_metrics() if use else {}),
-            tags=_build_tags(result, record),
+            params=_as_params(result, task.spec),
+            metrics=told | (use.list_metrics() if use else {}),
+            tags=_build_tags(result, task.newest) | _tell_judged(judged),
             artifacts=folder,
         )
-    now = datetime.now(UTC).isoformat()
+    now = datetime.now(UTC)
     charts = sorted(path for path in files if path.startswith("charts/"))
-    return {
-        "metrics": result["metrics"],
-        "metric_notes": result["metric_notes"] or {},
-        "models": models,
-        "device": result["device"] or {},
-        "gpu": use.dump() if use else None,
-        "mlflow_run_id": run.run_id,
-        "mlflow_url": run.url,
-        "charts": [
-            {"name": Path(path).stem, "url": run.artifact_url + quote(path)} for path in charts
-        ],
-        "published_at": now,
-        "evaluations": build_evaluations(
-            result, ref, models=models, mlflow={"run_id": run.run_id, "url": run.url}, now=now
+    published = Published(
+        metrics=judged.metrics,
+        metric_notes=judged.metric_notes if judged.is_judged else result.metric_notes or {},
+        claimed={} if judged.is_judged else result.metrics,
+        judged=judged,
+        models=models,
+        device=result.device or {},
+        gpu=use.dump() if use else None,
+        mlflow_run_id=run.run_id,
+        mlflow_url=run.url,
+        charts=tuple(
+            PublishedChart(name=Path(path).stem, url=run.artifact_url + quote(path))
+            for path in charts
         ),
+        published_at=now,
+    )
+    evaluations = build_evaluations(
+        result,
+        ref,
+        judged=judged,
+        models=models,
+        mlflow_run_id=run.run_id,
+        mlflow_url=run.url,
+        now=now,
+    )
+    return published, evaluations
+
+
+def _judge(objects: ObjectStore, task: Task, result: TrainerResult, folder: Path) -> Judged:
+    """
+    Return what the judge finds of a training; the training is published in any case.
+
+    :param folder: Its files, each as its digest says.
+    :raises TransientError: If a store cannot be used now, or this process is to end.
+    """
+    from touchstone.confined.judging import JudgeFailed, ask_judge, find_judge
+    from touchstone.stores.parts import Parts
+
+    settings, interval = get_settings(), task.interval
+    if result.contract == 1:
+        return refuse_judging(CONTRACT_1, RULES)
+    other = find_other_rows(task.spec, RULES)
+    if other is not None:
+        return refuse_judging(other, RULES)
+    try:
+        if interval is None:
+            raise JudgeFailed("the record names no interval")
+        answer = ask_judge(find_judge(settings), folder, RULES, interval)
+    except JudgeFailed as error:
+        # Clearing this task judges again; what was found before by these rules still holds.
+        before = task.newest.published.judged if task.newest.published else None
+        if before is not None and before.is_judged and _has_rules(before):
+            return before
+        log.warning("%s: the judge could not run: %s", task.name, error)
+        return refuse_judging(f"the judge could not run ({error})", RULES)
+    series = None
+    if answer.judged:
+        parts = Parts(objects, settings.content_bucket)
+        series = parts.put_series(task.ref, answer.series)
+    return accept_answer(answer, RULES, series)
+
+
+def _has_rules(judged: Judged) -> bool:
+    return judged.rules is not None and judged.rules.sha256 == RULES.sha256
+
+
+def _list_metrics(result: TrainerResult, judged: Judged) -> dict[str, float]:
+    """Return what MLflow is told: the judge's figures, or the trainer's as claims."""
+    if judged.is_judged:
+        return {name: float(value) for name, value in judged.metrics.items() if value is not None}
+    return {
+        f"claimed.{name}": float(value)
+        for name, value in result.metrics.items()
+        if value is not None
     }
 
 
-def read_files(record: Mapping[str, Any]) -> dict[str, UploadedFile]:
+def _tell_judged(judged: Judged) -> dict[str, str]:
+    from touchstone.hooks.mlflow import JUDGED_REASON_TAG, JUDGED_TAG
+
+    reason = {JUDGED_REASON_TAG: judged.reason} if judged.reason else {}
+    return {JUDGED_TAG: judged.status.value, **reason}
+
+
+def read_files(stored: Iterable[StoredFile]) -> dict[str, UploadedFile]:
     """
-    Return the files of a task's newest attempt, by path.
+    Return the files of an attempt, by path.
 
     They were checked when their agent or pod told of them. They are checked again here, where
     their paths become files of this machine: nothing else keeps them below a folder.
@@ -213,7 +296,7 @@ def read_files(record: Mapping[str, Any]) -> dict[str, UploadedFile]:
     :raises PermanentError: If one could be anywhere else, or is too large.
     """
     try:
-        files = _FILES.validate_python(record.get("files") or ())
+        files = _FILES.validate_python([file.dump() for file in stored])
     except ValidationError as error:
         raise PermanentError(f"the attempt's files: {describe_refusal(error)}") from error
     return {file.path: file for file in files}
@@ -234,8 +317,12 @@ def _fetch(objects: ObjectStore, file: UploadedFile, folder: Path, ref: AttemptR
 
 
 def _publish_model(
-    objects: ObjectStore, files: Mapping[str, UploadedFile], ref: AttemptRef, strategy: str
-) -> Record:
+    objects: ObjectStore,
+    files: Mapping[str, UploadedFile],
+    ref: AttemptRef,
+    strategy: str,
+    finding: CodeFinding,
+) -> PublishedModel:
     settings = get_settings()
     file, key = files[f"models/{strategy}.h5"], build_model_key(ref, strategy)
     # Within the store: what was checked is what is copied, since neither key is written twice.
@@ -245,18 +332,20 @@ def _publish_model(
         source_bucket=settings.content_bucket,
         source_key=build_output_key(ref, file.path),
     )
-    return {
-        "strategy": strategy,
-        "bucket": settings.models_bucket,
-        "key": key,
-        "sha256": file.sha256,
-        "size": file.size,
-    }
+    return PublishedModel(
+        strategy=strategy,
+        bucket=settings.models_bucket,
+        key=key,
+        sha256=file.sha256,
+        size=file.size,
+        may_carry_code=finding.may_carry_code,
+        code_reason=finding.code_reason,
+    )
 
 
 def _read_result(
     objects: ObjectStore, files: Mapping[str, UploadedFile], folder: Path, ref: AttemptRef
-) -> Record:
+) -> TrainerResult:
     needed = ("result.json", *(f"models/{strategy}.h5" for strategy in STRATEGIES))
     for path in needed:
         if path not in files:
@@ -267,38 +356,44 @@ def _read_result(
     return read_result(text, submission_id=ref.submission_id, task_id=ref.task_id)
 
 
-def _as_params(result: Mapping[str, Any], record: Record) -> dict[str, str]:
-    params = {str(key): str(value) for key, value in (result["params"] or {}).items()}
+def _as_params(result: TrainerResult, spec: TaskSpec) -> dict[str, str]:
+    params = {str(key): str(value) for key, value in (result.params or {}).items()}
     params |= {
-        "prediction_interval": str(result["prediction_interval"]),
-        "seed": str(result["seed"]),
-        "system": str(record["config"]["system"]),
-        "content_sha256": str(record["config"]["content_sha256"]),
-        "data_sha256": str((result["data"] or {}).get("sha256")),
+        "prediction_interval": str(result.prediction_interval),
+        "seed": str(result.seed),
+        "system": str(spec.system),
+        "content_sha256": spec.content_sha256,
+        "data_sha256": str((result.data or {}).get("sha256")),
     }
     # MLflow refuses longer ones, and a truncated parameter is better than no run.
     return {key[:250]: value[:6000] for key, value in params.items()}
 
 
-def _build_tags(result: Mapping[str, Any], record: Record) -> dict[str, str]:
+def _build_tags(result: TrainerResult, attempt: Attempt) -> dict[str, str]:
     """Return where a training ran, in which image, and on what; of the device by its fields."""
-    device = result["device"] or {}
-    tags = {key: str(record[key]) for key in ("server", "container")}
-    tags |= {key: str(record[key]) for key in ("image", "image_digest") if record.get(key)}
+    device = result.device or {}
+    tags = {"server": str(attempt.server), "container": str(attempt.container)}
+    images = {"image": attempt.image, "image_digest": attempt.image_digest}
+    tags |= {key: value for key, value in images.items() if value}
     tags |= {f"device.{name}": str(value) for name, value in device.items()}
     return tags | ({"device": describe_device(device)} if device else {})
 
 
-def _fail(error: PermanentError) -> Record:
-    from touchstone.hooks.records import RecordUnfit
+def _fail(error: PermanentError) -> Callable[[Task, AttemptRef], Task | None]:
+    """Return what a task becomes whose attempt has left what cannot be published."""
+    from touchstone.stores.tables import RecordUnfit
 
     # All else (a file that is not there, a store that refuses us) is no fault of the training's.
     is_theirs = isinstance(error, ResultRefused | RecordUnfit)
-    outcome = Outcome.FAILED_USER if is_theirs else Outcome.FAILED_INFRASTRUCTURE
-    return {
-        "status": TaskStatus.ERROR.value,
-        "outcome": outcome.value,
-        "failure_class": "contract" if is_theirs else "collect",
-        "reason": build_line(str(error)),
-        "ended_at": datetime.now(UTC).isoformat(),
-    }
+
+    def fail(task: Task, ref: AttemptRef) -> Task | None:
+        return phases.fail_publishing(
+            task,
+            fence=ref.fence,
+            outcome=Outcome.FAILED_USER if is_theirs else Outcome.FAILED_INFRASTRUCTURE,
+            failure_class="contract" if is_theirs else "collect",
+            reason=build_line(str(error)),
+            now=datetime.now(UTC),
+        )
+
+    return fail

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 
+from touchstone.core.enrolment import render_toml
 from touchstone.settings import Settings
 from touchstone.stack.layout import REPOSITORY, LocalServer, StackRecord, StatePaths
 
@@ -47,8 +47,4 @@ def render_agent_config(
     }
     if engine := environ.get("DOCKER_HOST"):
         tables["docker"] = {"url": engine}
-    # JSON's strings, numbers and lists of strings are TOML's as well.
-    lines = [f"{key} = {json.dumps(value)}" for key, value in top.items()]
-    for table, values in tables.items():
-        lines += ["", f"[{table}]", *(f"{k} = {json.dumps(v)}" for k, v in values.items())]
-    return "\n".join(lines) + "\n"
+    return render_toml(top, tables)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import platform
 import secrets
 import signal
@@ -10,8 +11,9 @@ import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import psutil
 import typer
@@ -19,6 +21,7 @@ import typer
 from touchstone.client.packing import is_remote
 from touchstone.client.requests import pack_source
 from touchstone.client.tables import clean
+from touchstone.confined.archives import repack
 from touchstone.core.conf import System, parse_conf
 from touchstone.core.tasks import (
     CONTENT_FOLDER,
@@ -26,8 +29,8 @@ from touchstone.core.tasks import (
     build_environment,
     build_validation_spec,
 )
-from touchstone.hooks.confined.archives import repack
-from touchstone.hooks.git import Content, GitSource
+from touchstone.hooks.git import GitSource
+from touchstone.hooks.repository import Content
 from touchstone.settings import Settings, get_settings
 from touchstone.stack.agent_config import RUNNER_COMMAND
 from touchstone.stack.images import choose_runtime
@@ -42,16 +45,21 @@ from touchstone_agent.core.ports import LaunchSpec, Runtime
 from touchstone_agent.evidence import read_verdict
 from touchstone_agent.protocol.documents import parse_json
 from touchstone_agent.protocol.errors import ConfigurationError, TransientError
+from touchstone_agent.protocol.logins import RegistryLogin
 from touchstone_agent.protocol.messages import AttemptRef
+from touchstone_agent.protocol.references import parse_reference
 from touchstone_agent.settings import DockerSettings, ProcessSettings
 
 if TYPE_CHECKING:
     from touchstone.core.tasks import TaskSpec
+    from touchstone_agent.protocol.messages import Limits
 
 ENV = "check"
 """In the names of containers, so that no agent takes one for its own."""
 EXIT_REFUSED = 1
 _POLL_SECONDS = 0.05
+_MOST_CPUS = 2
+"""The processes in which the trainer validates a model structure at once."""
 _STOP_SECONDS = 10
 _MOST_CONSOLE_BYTES = 1024**2
 _MOST_RESULT_BYTES = 1024**2
@@ -79,12 +87,50 @@ def check(
     content, kind = take_content(source, system=system, ref=ref, path=path, settings=settings)
     for remark in content.remarks:
         say(f"note: {remark}")
-    with _open_runtime(settings, runtime) as (engine, folder):
-        found = validate(engine, folder, content, system=kind, settings=settings)
-    found["seconds"] = round(time.monotonic() - started, 1)
-    _tell(found, log=log, as_json=as_json)
-    if found["outcome"] != "accepted":
+    with _open_runtime(settings, runtime) as (engine, image, folder, cpus):
+        limits = settings.validation_limits
+        # On a server the other CPUs are somebody else's. Here nobody waits but the engineer.
+        limits = limits.model_copy(update={"cpus": max(limits.cpus, min(_MOST_CPUS, cpus))})
+        found = validate(engine, folder, content, system=kind, image=image, limits=limits)
+    seconds = round(time.monotonic() - started, 1)
+    _print(found, seconds=seconds, log=log, as_json=as_json)
+    if not found.is_accepted:
         raise typer.Exit(EXIT_REFUSED)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Checked:
+    """
+    What came of a validation on this machine.
+
+    :param is_accepted: Whether the installation would accept it.
+    :param failure_class: Why not, in one word.
+    :param reason: Why not, in one line.
+    :param system: What kind of module it is.
+    :param checks: What the trainer has checked, in its own words.
+    :param columns: The columns that it has found, in its own words.
+    :param console: What the trainer has printed.
+    """
+
+    is_accepted: bool
+    failure_class: str | None
+    reason: str | None
+    system: str
+    checks: object = field(default_factory=dict)
+    columns: object = field(default_factory=list)
+    console: str
+
+    def dump(self) -> dict[str, object]:
+        """Return it as ``--json`` prints it."""
+        return {
+            "outcome": "accepted" if self.is_accepted else "refused",
+            "class": self.failure_class,
+            "reason": self.reason,
+            "system": self.system,
+            "checks": self.checks,
+            "columns": self.columns,
+            "console": self.console,
+        }
 
 
 def take_content(
@@ -111,14 +157,21 @@ def take_content(
 
 
 def validate(
-    engine: Runtime, folder: Path, content: Content, *, system: System, settings: Settings
-) -> dict[str, Any]:
+    engine: Runtime,
+    folder: Path,
+    content: Content,
+    *,
+    system: System,
+    image: str,
+    limits: Limits,
+) -> Checked:
     """
     Run a validation to its end.
 
     :param engine: Where.
     :param folder: A folder for all of it.
-    :return: ``outcome``, ``class``, ``reason``, ``checks``, ``columns`` and ``console``.
+    :param image: The trainer's.
+    :param limits: Of the validation.
     :raises PermanentError: If the trainer cannot be run here.
     """
     ref = AttemptRef(
@@ -127,10 +180,10 @@ def validate(
     task = build_validation_spec(
         ref.submission_id,
         system=system,
-        image=settings.trainer_image,
+        image=image,
         content_sha256=content.sha256,
         content_size=len(content.archive),
-        limits=settings.validation_limits,
+        limits=limits,
     )
     name = ref.container_name(ENV)
     attempt = folder / name
@@ -175,42 +228,51 @@ def _build_spec(task: TaskSpec, ref: AttemptRef, name: str, attempt: Path) -> La
     )
 
 
-def _read(out: Path, exit_code: int | None, task: TaskSpec) -> dict[str, Any]:
+def _read(out: Path, exit_code: int | None, task: TaskSpec) -> Checked:
     verdict = read_verdict(out, output_bytes=task.limits.output_bytes, exit_code=exit_code)
     console = out / "console.log"
     text = console.read_bytes()[-_MOST_CONSOLE_BYTES:] if console.is_file() else b""
-    found: dict[str, Any] = {
-        "outcome": "refused",
-        "class": "unknown",
-        "reason": verdict if isinstance(verdict, str) else verdict.reason,
-        "system": task.system.value,
-        "checks": {},
-        "columns": [],
-        "console": text.decode(errors="replace"),
-    }
+    found = Checked(
+        is_accepted=False,
+        failure_class="unknown",
+        reason=verdict if isinstance(verdict, str) else verdict.reason,
+        system=task.system.value,
+        console=text.decode(errors="replace"),
+    )
     if isinstance(verdict, str):
         return found
-    found["class"] = verdict.failure_class
-    if verdict.outcome == "succeeded":
-        raw = read_below(out, "result.json", limit=_MOST_RESULT_BYTES)
-        result = parse_json(raw, max_bytes=_MOST_RESULT_BYTES)
-        found |= {name: result.get(name) or found[name] for name in ("checks", "columns")}
-        found["outcome"] = "accepted"
-    return found
+    found = replace(found, failure_class=verdict.failure_class)
+    if verdict.outcome != "succeeded":
+        return found
+    raw = read_below(out, "result.json", limit=_MOST_RESULT_BYTES)
+    result = parse_json(raw, max_bytes=_MOST_RESULT_BYTES)
+    return replace(
+        found,
+        is_accepted=True,
+        checks=result.get("checks") or found.checks,
+        columns=result.get("columns") or found.columns,
+    )
 
 
 @contextmanager
-def _open_runtime(settings: Settings, wanted: str) -> Iterator[tuple[Runtime, Path]]:
-    """Yield what the trainer runs in, and a folder that is gone afterwards."""
+def _open_runtime(settings: Settings, wanted: str) -> Iterator[tuple[Runtime, str, Path, int]]:
+    """
+    Yield what the trainer runs in, and its image.
+
+    Also yields a folder that is gone afterwards, and the number of CPUs.
+    """
     chosen = choose_runtime(wanted, lambda part, line: say(f"{part}: {line}"))
     folder = Path(tempfile.mkdtemp(prefix="touchstone-check-"))
     try:
         engine: Runtime
+        cpus = os.cpu_count() or 1
         if chosen == RuntimeName.DOCKER:
-            engine = DockerRuntime(DockerSettings(), env=ENV, server=platform.node())
+            engine = docker = DockerRuntime(DockerSettings(), env=ENV, server=platform.node())
             # The engine must find it, and the runner look into it.
             folder.chmod(0o755)
             _remove_orphans(engine)
+            # The engine's: it may be in a virtual machine, and refuses to give more than it has.
+            cpus = docker.count_cpus()
         else:
             engine = ProcessRuntime(
                 ProcessSettings(command=RUNNER_COMMAND),
@@ -218,10 +280,28 @@ def _open_runtime(settings: Settings, wanted: str) -> Iterator[tuple[Runtime, Pa
                 server=platform.node(),
                 attempts_dir=folder,
             )
-        engine.resolve_image(settings.trainer_image, is_cancelled=lambda: False)
-        yield engine, folder
+        image, login = settings.trainer_image, None
+        if chosen == RuntimeName.DOCKER and settings.registry_conn_ids:
+            image, login = _ask_registry(settings)
+        engine.resolve_image(image, is_cancelled=lambda: False, find_login=lambda: login)
+        yield engine, image, folder, cpus
     finally:
         remove_tree(folder)
+
+
+def _ask_registry(settings: Settings) -> tuple[str, RegistryLogin | None]:
+    """Return the trainer's image as a submission would pin it now, and what pulls it."""
+    # Airflow, which keeps the registry's connection, takes seconds to import.
+    from touchstone.hooks.registry import find_access, pin_image
+
+    image = settings.trainer_image
+    access = find_access(settings.registry_conn_ids, parse_reference(image).registry)
+    if access is None:
+        return image, None
+    pinned = pin_image(settings, image).pinned or image
+    if not access.login:
+        return pinned, None
+    return pinned, RegistryLogin(login=access.login, password=access.password)
 
 
 def _remove_orphans(engine: Runtime) -> None:
@@ -240,16 +320,17 @@ def _is_alive(pid: int, created: str) -> bool:
         return False
 
 
-def _tell(found: dict[str, Any], *, log: bool, as_json: bool) -> None:
+def _print(found: Checked, *, seconds: float, log: bool, as_json: bool) -> None:
     if as_json:
-        print_json(found)
+        print_json({**found.dump(), "seconds": seconds})
         return
     if log:
         # Code under test wrote this: on a terminal it must not move the cursor.
-        console = found["console"]
+        console = found.console
         typer.echo(clean(console) if sys.stdout.isatty() else console, nl=False)
-    if found["outcome"] == "accepted":
-        columns = f", {len(found['columns'])} columns" if found["columns"] else ""
-        typer.echo(f"accepted after {found['seconds']} s{columns}")
+    if found.is_accepted:
+        number = len(found.columns) if isinstance(found.columns, list) else 0
+        columns = f", {number} columns" if number else ""
+        typer.echo(f"accepted after {seconds} s{columns}")
         return
-    typer.echo(f"refused: {found['reason']}")
+    typer.echo(f"refused: {found.reason}")

@@ -8,17 +8,22 @@ import shlex
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
+from datetime import UTC, datetime
 from pathlib import Path
 from types import FrameType
 from typing import Annotated
 
 import typer
 
+from touchstone.client.requests import build_id
 from touchstone.stack.commands import StateDir
 from touchstone.stack.credentials import read_credentials
 from touchstone.stack.layout import REPOSITORY, find_state_dir, get_record, tool
 
-EXAMPLE = REPOSITORY / "include/examples/momentum"
+BASELINE = REPOSITORY / "include/examples/momentum"
+CHALLENGER = REPOSITORY / "include/examples/mean_reversion"
+EVENT = "default"
 INTERVALS = "1,5,20"
 _INTERRUPTED = 130
 
@@ -32,7 +37,7 @@ def demo(
         bool, typer.Option("--keep", envvar="KEEP", help="Leave the stack running.")
     ] = False,
 ) -> None:
-    """Start a stack, train on the example, print the results, stop."""
+    """Start a stack, train a baseline and a challenger, tell how they compare, stop."""
     # An environment and a directory of its own: whatever `touchstone up` has started goes on.
     chosen = state_dir or Path(
         os.environ.get("TOUCHSTONE_STATE_DIR") or REPOSITORY / ".touchstone/demo"
@@ -54,7 +59,7 @@ def demo(
     try:
         code = run("up", "--runtime", runtime)
         if code == 0:
-            code = run("submit", str(EXAMPLE), "--intervals", INTERVALS, "--wait")
+            code = _judge(run)
             if keep:
                 _print_addresses(root)
     except KeyboardInterrupt:
@@ -69,6 +74,22 @@ def demo(
             with contextlib.suppress(OSError):
                 (REPOSITORY / ".touchstone").rmdir()  # unless it holds something
     raise typer.Exit(code)
+
+
+def _judge(run: Callable[..., int]) -> int:
+    """Train a baseline and a challenger, show what is said of the second, return the exit code."""
+    begun = datetime.now(UTC)
+    baseline, challenger = (build_id(begun, name) for name in ("baseline", "challenger"))
+    options = ("--intervals", INTERVALS, "--wait")
+    steps = (
+        ("submit", str(BASELINE), "--id", baseline, *options),
+        ("event", "baseline", EVENT, baseline),
+        ("submit", str(CHALLENGER), "--id", challenger, *options),
+        ("leaderboard", EVENT),
+        ("compare", challenger),
+    )
+    # One that fails leaves nothing to do for those behind it.
+    return next((code for step in steps if (code := run(*step)) != 0), 0)
 
 
 def _interrupt(_number: int, _frame: FrameType | None) -> None:

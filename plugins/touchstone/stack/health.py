@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from typing import Any
 
 import httpx
 
@@ -65,7 +64,7 @@ class Answers:
     """
 
     problems: Mapping[str, str]
-    airflow: Mapping[str, Any]
+    airflow: Mapping[str, object]
     asked_at: datetime
     heartbeats: Mapping[str, datetime] = field(default_factory=dict)
 
@@ -83,7 +82,7 @@ def ask(
     :param read_heartbeats: Reads when each server was last heard of.
     """
     problems: dict[str, str] = {}
-    airflow: Mapping[str, Any] = {}
+    airflow: Mapping[str, object] = {}
     for part in parts:
         if part.health_url is None:
             continue
@@ -162,7 +161,7 @@ def _find_agent_problem(server: str, process: ProcessInfo, answers: Answers) -> 
 
 def _find_component_problem(component: str, process: ProcessInfo, answers: Answers) -> str:
     report = answers.airflow.get(component)
-    if not report:
+    if not isinstance(report, Mapping) or not report:
         return "Airflow reports nothing about it"
     if report.get("status") != "healthy":
         return f"Airflow reports it {report.get('status') or 'not yet started'}"

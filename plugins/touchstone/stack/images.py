@@ -6,7 +6,7 @@ import hashlib
 import os
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from touchstone.settings import Settings
 from touchstone.stack.layout import REPOSITORY, Runtime
@@ -178,7 +178,7 @@ def _build(client: DockerClient, name: str, target: str, labels: Mapping[str, st
             forcerm=True,
             decode=True,
         ):
-            step: Mapping[str, Any] = item
+            step: Mapping[str, object] = item
             output += str(step.get("stream", "")).splitlines()
             error = error or str(step.get("error", ""))
     except DockerException as failure:

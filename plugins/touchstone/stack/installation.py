@@ -6,7 +6,6 @@ from collections.abc import Iterator
 
 import httpx
 
-from touchstone.hooks.aws import build_client
 from touchstone.settings import get_settings
 from touchstone.stack.provision import (
     Provisioned,
@@ -15,6 +14,7 @@ from touchstone.stack.provision import (
     ensure_experiment,
     provision,
 )
+from touchstone.stores.aws import build_client
 from touchstone_agent.protocol.envelope import load_public_key
 from touchstone_agent.protocol.errors import ConfigurationError
 

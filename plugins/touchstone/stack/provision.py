@@ -7,49 +7,38 @@ earlier version get the indexes that have come since.
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import httpx
 from botocore.exceptions import ClientError
 
-from touchstone.hooks.aws import translated_errors
-from touchstone.hooks.letters import build_dead_letter_queue
-from touchstone.hooks.meter import MONTH_INDEX, SUBMISSION_INDEX, UNBILLED_INDEX
-from touchstone.hooks.money import OPEN_INDEX
-from touchstone.hooks.records import (
-    AT_WORK,
-    BY_OWNER,
-    BY_OWNER_AND_STATUS,
-    BY_STATUS,
-    RecordExists,
-    RecordStore,
-)
+from touchstone.core.enrolment import find_other_environment, list_server_queues
+from touchstone.core.records.servers import Server as ServerRecord
+from touchstone.hooks.queues import DAY_SECONDS, ensure_command_queue, ensure_queue
 from touchstone.settings import Settings
-from touchstone_agent.protocol.errors import TransientError
-from touchstone_agent.protocol.names import (
-    build_control_queue,
-    build_event_queue,
-    build_request_queue,
-)
+from touchstone.stores.aws import translated_errors
+from touchstone.stores.meter import MONTH_INDEX, SUBMISSION_INDEX, UNBILLED_INDEX
+from touchstone.stores.money import OPEN_INDEX
+from touchstone.stores.records import BY_OWNER, BY_OWNER_AND_STATUS, BY_STATUS, RecordStore
+from touchstone.stores.tables import AT_WORK, RecordExists
+from touchstone_agent.protocol.errors import ConfigurationError, TransientError
+from touchstone_agent.protocol.names import build_event_queue
 
 if TYPE_CHECKING:
     from mypy_boto3_dynamodb import DynamoDBClient
+    from mypy_boto3_dynamodb.type_defs import (
+        CreateTableInputTypeDef,
+        GlobalSecondaryIndexTypeDef,
+        KeySchemaElementTypeDef,
+    )
     from mypy_boto3_s3 import S3Client
     from mypy_boto3_sqs import SQSClient
 
 _T = TypeVar("_T")
-_DAY_SECONDS = 86_400
-MAX_RECEIVES = 1000
-"""A store that is down for hours must cost no event. What fails for another reason the dispatcher
-sets aside itself; this is for what it does not survive."""
-MAX_COMMAND_RECEIVES = 12
-"""An agent needs no store to take a command in: what it has received so often it never will, and it
-has said so by then."""
 INDEX_SECONDS = 3600.0
 """How long a new index of a table with many records may take AWS to fill, which goes on anyhow."""
 _INDEX_LOOK_SECONDS = 5.0
@@ -60,8 +49,6 @@ _MISSING = frozenset(
         "404",
         "NoSuchBucket",
         "ResourceNotFoundException",
-        "QueueDoesNotExist",
-        "AWS.SimpleQueueService.NonExistentQueue",
     }
 )
 
@@ -148,24 +135,21 @@ def _provision(
         yield from _ensure_table(stores.dynamodb, table)
     for bucket in (settings.content_bucket, settings.logs_bucket, settings.models_bucket):
         yield _ensure_bucket(stores.s3, bucket)
-    yield from _ensure_queue(
+    events = ensure_queue(
         stores.sqs,
         build_event_queue(settings.env),
-        retention_seconds=14 * _DAY_SECONDS,
+        retention_seconds=14 * DAY_SECONDS,
         visibility_seconds=_EVENT_SECONDS,
     )
+    yield from (Provisioned(kind="queue", name=name, created=new) for name, new in events)
     for server in servers:
-        for queue in (build_request_queue(server.name), build_control_queue(server.name)):
-            yield from _ensure_queue(
-                stores.sqs,
-                queue,
-                retention_seconds=4 * _DAY_SECONDS,
-                max_receives=MAX_COMMAND_RECEIVES,
-            )
+        for queue in list_server_queues(server.name):
+            for name, new in ensure_command_queue(stores.sqs, queue):
+                yield Provisioned(kind="queue", name=name, created=new)
         yield _ensure_server(stores.dynamodb, settings, server)
 
 
-def build_tables(settings: Settings) -> list[dict[str, Any]]:
+def build_tables(settings: Settings) -> list[CreateTableInputTypeDef]:
     """Return the definition of each table, as DynamoDB takes it. Pure."""
     by_status = Index(name=BY_STATUS, partition=("status",), sort="created_at", has_all=False)
     at_work = Index(name=AT_WORK, partition=(AT_WORK,), sort="submission_id")
@@ -192,32 +176,8 @@ def build_tables(settings: Settings) -> list[dict[str, Any]]:
         _table(settings.servers_table, "server"),
         _table(settings.budgets_table, "scope", indexes=[opened]),
         _table(settings.meter_table, "pod", "entry", indexes=meters),
+        _table(settings.events_table, "event", "entry"),
     ]
-
-
-def build_queue_attributes(
-    *,
-    retention_seconds: int,
-    visibility_seconds: int,
-    dead_letter_arn: str,
-    max_receives: int = MAX_RECEIVES,
-) -> dict[str, str]:
-    """
-    Return the attributes of a queue, as SQS takes them. Pure.
-
-    :param retention_seconds: How long a message waits before it is dropped.
-    :param visibility_seconds: How long a message that was received comes not again.
-    :param dead_letter_arn: Where a message goes that was received too often without success.
-    :param max_receives: How often that is.
-    """
-    return {
-        **_FIFO,
-        "VisibilityTimeout": str(visibility_seconds),
-        "MessageRetentionPeriod": str(retention_seconds),
-        "RedrivePolicy": json.dumps(
-            {"deadLetterTargetArn": dead_letter_arn, "maxReceiveCount": str(max_receives)}
-        ),
-    }
 
 
 def ensure_experiment(base_url: str, name: str, client: httpx.Client) -> Provisioned:
@@ -243,17 +203,10 @@ def ensure_experiment(base_url: str, name: str, client: httpx.Client) -> Provisi
     return Provisioned(kind="experiment", name=name, created=True)
 
 
-_FIFO = {
-    "FifoQueue": "true",
-    "ContentBasedDeduplication": "false",
-    # A group is one task: many tasks must not share a queue's basic 300 requests per second.
-    "DeduplicationScope": "messageGroup",
-    "FifoThroughputLimit": "perMessageGroupId",
-}
-
-
-def _key(partition: Sequence[str], sort: str | None = None) -> list[dict[str, str]]:
-    schema = [{"AttributeName": name, "KeyType": "HASH"} for name in partition]
+def _key(partition: Sequence[str], sort: str | None = None) -> list[KeySchemaElementTypeDef]:
+    schema: list[KeySchemaElementTypeDef] = [
+        {"AttributeName": name, "KeyType": "HASH"} for name in partition
+    ]
     if sort is not None:
         schema.append({"AttributeName": sort, "KeyType": "RANGE"})
     return schema
@@ -261,26 +214,24 @@ def _key(partition: Sequence[str], sort: str | None = None) -> list[dict[str, st
 
 def _table(
     name: str, partition: str, sort: str | None = None, *, indexes: Sequence[Index] = ()
-) -> dict[str, Any]:
-    table: dict[str, Any] = {
+) -> CreateTableInputTypeDef:
+    keys = [_key([partition], sort), *(_key(index.partition, index.sort) for index in indexes)]
+    table: CreateTableInputTypeDef = {
         "TableName": name,
-        "KeySchema": _key([partition], sort),
+        "KeySchema": keys[0],
         "BillingMode": "PAY_PER_REQUEST",
+        # Each once, and only those that some key uses: DynamoDB refuses any other.
+        "AttributeDefinitions": [
+            {"AttributeName": attribute, "AttributeType": "S"}
+            for attribute in dict.fromkeys(part["AttributeName"] for part in chain(*keys))
+        ],
     }
     if indexes:
         table["GlobalSecondaryIndexes"] = [_index(index) for index in indexes]
-    # Each once, and only those that some key uses: DynamoDB refuses any other.
-    parts = chain(
-        table["KeySchema"], *(i["KeySchema"] for i in table.get("GlobalSecondaryIndexes", ()))
-    )
-    table["AttributeDefinitions"] = [
-        {"AttributeName": attribute, "AttributeType": "S"}
-        for attribute in dict.fromkeys(part["AttributeName"] for part in parts)
-    ]
     return table
 
 
-def _index(index: Index) -> dict[str, Any]:
+def _index(index: Index) -> GlobalSecondaryIndexTypeDef:
     return {
         "IndexName": index.name,
         "KeySchema": _key(index.partition, index.sort),
@@ -297,7 +248,9 @@ def _find(look: Callable[[], _T]) -> _T | None:
         raise
 
 
-def _ensure_table(dynamodb: DynamoDBClient, definition: dict[str, Any]) -> Iterator[Provisioned]:
+def _ensure_table(
+    dynamodb: DynamoDBClient, definition: CreateTableInputTypeDef
+) -> Iterator[Provisioned]:
     name = definition["TableName"]
     found = _find(lambda: dynamodb.describe_table(TableName=name))
     if found is None:
@@ -320,7 +273,15 @@ def _ensure_table(dynamodb: DynamoDBClient, definition: dict[str, Any]) -> Itera
                     for item in definition["AttributeDefinitions"]
                     if item["AttributeName"] in parts
                 ],
-                GlobalSecondaryIndexUpdates=[{"Create": index}],
+                GlobalSecondaryIndexUpdates=[
+                    {
+                        "Create": {
+                            "IndexName": index["IndexName"],
+                            "KeySchema": index["KeySchema"],
+                            "Projection": index["Projection"],
+                        }
+                    }
+                ],
             )
         yield Provisioned(kind="index", name=label, created=is_missing)
     # Also for one that an earlier call began: it can be read when all records are in it.
@@ -359,48 +320,24 @@ def _ensure_bucket(s3: S3Client, name: str) -> Provisioned:
     return Provisioned(kind="bucket", name=name, created=True)
 
 
-def _ensure_queue(
-    sqs: SQSClient,
-    name: str,
-    *,
-    retention_seconds: int,
-    visibility_seconds: int = 30,
-    max_receives: int = MAX_RECEIVES,
-) -> Iterator[Provisioned]:
-    dead_letter = build_dead_letter_queue(name)
-    url = _find(lambda: sqs.get_queue_url(QueueName=dead_letter)["QueueUrl"])
-    yield Provisioned(kind="queue", name=dead_letter, created=url is None)
-    if url is None:
-        url = sqs.create_queue(
-            QueueName=dead_letter,
-            Attributes={**_FIFO, "MessageRetentionPeriod": str(14 * _DAY_SECONDS)},  # type: ignore[dict-item]
-        )["QueueUrl"]
-    missing = _find(lambda: sqs.get_queue_url(QueueName=name)) is None
-    if missing:
-        arn = sqs.get_queue_attributes(QueueUrl=url, AttributeNames=["QueueArn"])["Attributes"][
-            "QueueArn"
-        ]
-        attributes = build_queue_attributes(
-            retention_seconds=retention_seconds,
-            visibility_seconds=visibility_seconds,
-            dead_letter_arn=arn,
-            max_receives=max_receives,
-        )
-        sqs.create_queue(QueueName=name, Attributes=attributes)  # type: ignore[arg-type]
-    yield Provisioned(kind="queue", name=name, created=missing)
-
-
 def _ensure_server(dynamodb: DynamoDBClient, settings: Settings, server: Server) -> Provisioned:
     records = RecordStore(dynamodb, settings)
-    known = {"env": settings.env, "public_key": server.public_key}
+    known = ServerRecord(server=server.name, env=settings.env, public_key=server.public_key)
     try:
-        records.create_server({"server": server.name, **known})
+        records.create_server(known)
     except RecordExists:
         before = records.find_server(server.name)
+        other = find_other_environment(before, settings.env)
+        if other is not None:
+            raise ConfigurationError(other) from None
         # Only these fields: heartbeat and inventory in the same record are the dispatcher's.
-        after = records.change_server(
+        records.change_server(
             server.name,
-            lambda record: {k: v for k, v in known.items() if record.get(k) != v} or None,
+            lambda found: found.change(env=known.env, public_key=known.public_key),
         )
-        return Provisioned(kind="server", name=server.name, created=before != after)
+        is_same = before is not None and (before.env, before.public_key) == (
+            known.env,
+            known.public_key,
+        )
+        return Provisioned(kind="server", name=server.name, created=not is_same)
     return Provisioned(kind="server", name=server.name, created=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import datetime
@@ -13,13 +12,12 @@ import httpx
 from botocore.config import Config
 
 from touchstone.core import pools
-from touchstone.core.times import read_time
-from touchstone.hooks.records import RecordStore
 from touchstone.settings import Settings
 from touchstone.stack import provision
 from touchstone.stack.credentials import Credentials
 from touchstone.stack.environment import LOCAL_ACCESS_KEY, LOCAL_SECRET_KEY
 from touchstone.stack.layout import StackRecord
+from touchstone.stores.records import RecordStore
 from touchstone_agent.protocol.errors import TouchstoneError, TransientError
 
 DAG_ID = "touchstone"
@@ -61,16 +59,15 @@ def read_heartbeats(record: StackRecord) -> dict[str, datetime]:
     """Return by server when the dispatcher took in its last heartbeat, if it ever did."""
     records = RecordStore(_connect(record, "dynamodb"), Settings(env=record.env))
     try:
-        servers = records.list_servers()
+        entries = records.list_servers()
     except TouchstoneError:
         return {}
-    heard = {}
-    for server in servers:
-        # Of one that makes no sense nothing was heard; of the others it was.
-        with contextlib.suppress(TypeError, ValueError):
-            if server.get("heartbeat_at"):
-                heard[str(server["server"])] = read_time(server["heartbeat_at"])
-    return heard
+    # Of one that makes no sense nothing was heard; of the others it was.
+    return {
+        server.server: server.heartbeat_at
+        for server in (entry.server for entry in entries)
+        if server is not None and server.heartbeat_at is not None
+    }
 
 
 def ensure_local_experiment(record: StackRecord) -> None:
@@ -88,7 +85,7 @@ def ensure_pools(record: StackRecord, credentials: Credentials) -> str:
     """
     wanted = {
         pools.QUEUE_POOL: 0,
-        pools.DECK_POOL: pools.UNLIMITED,
+        pools.PRESTAGED_POOL: pools.UNLIMITED,
         pools.FINISH_POOL: pools.UNLIMITED,
     }
     for server in record.servers:

@@ -58,7 +58,7 @@ class Waiter:
             processes = {info.name: info for info in self._stack.supervisor.list_parts()}
             statuses = judge(self._stack, processes)
             for status in statuses:
-                self._tell(status)
+                self._announce(status)
             waiting = [s for s in statuses if s.name in names and not s.is_healthy]
             if not waiting:
                 return statuses
@@ -69,7 +69,7 @@ class Waiter:
                 raise self._failure(status, f"{status.state} after {_UP_SECONDS} s")
             time.sleep(POLL_SECONDS)
 
-    def _tell(self, status: PartStatus) -> None:
+    def _announce(self, status: PartStatus) -> None:
         if status.is_healthy and status.name not in self._reported:
             self._reported.add(status.name)
             at = f" at {status.url}" if status.url else ""

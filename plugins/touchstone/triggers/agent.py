@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from dataclasses import asdict
 from functools import lru_cache
-from typing import Any
 
 from airflow.triggers.base import BaseTrigger, TaskFailedEvent, TaskSuccessEvent, TriggerEvent
 from asgiref.sync import sync_to_async
 
-from touchstone.core.attempts import WaitEnd, build_failure, find_end
+from touchstone.core.records.tasks import Task
+from touchstone.core.retries import WaitEnd, build_failure, find_end
 from touchstone.core.states import TaskStatus
 from touchstone.hooks.agent import AgentHook, cancel_task
-from touchstone.hooks.records import Record
 from touchstone.triggers.watch import get_records, get_watcher
 from touchstone_agent.core.backoff import Backoff
 
@@ -39,7 +39,7 @@ class AgentTrigger(BaseTrigger):
 
     :param submission_id: The submission.
     :param task_id: The task within it.
-    :param fence: The attempt that is waited for; the next one, if the task stands on deck.
+    :param fence: The attempt that is waited for; the next one, if the task is prestaged.
     :param run_id: The DAG run that waits.
     """
 
@@ -52,7 +52,7 @@ class AgentTrigger(BaseTrigger):
         self.fence = fence
         self.run_id = run_id
 
-    def serialize(self) -> tuple[str, dict[str, Any]]:
+    def serialize(self) -> tuple[str, dict[str, object]]:
         """Return the class path and everything the constructor takes."""
         return (
             f"{type(self).__module__}.{type(self).__qualname__}",
@@ -80,34 +80,35 @@ class AgentTrigger(BaseTrigger):
 
     async def _wait(self) -> TriggerEvent:
         watcher = await get_watcher()
-        told: tuple[Any, ...] = ()
-        async for record in watcher.changes((self.submission_id, self.touchstone_task_id)):
-            now = (record.get("status"), record.get("phase"), record.get("progress_phase"))
+        told: tuple[object, ...] = ()
+        async for task in watcher.changes((self.submission_id, self.touchstone_task_id)):
+            now = (task.status, task.newest.phase, task.newest.progress_phase)
             if now != told:
                 told = now
-                self._tell(record)
-            self._see(record)
-            end = find_end(record, fence=self.fence, run_id=self.run_id)
+                self._report(task)
+            self._observe(task)
+            end = find_end(task, fence=self.fence, run_id=self.run_id)
             if end is not None:
-                return build_event(end, record)
+                return build_event(end, task)
         raise RuntimeError("the watcher ended")  # pragma: no cover - it never does
 
-    def _see(self, record: Record) -> None:
+    def _observe(self, task: Task) -> None:
         """Act on what has changed; waiting itself needs nothing done."""
 
-    def _tell(self, record: Record) -> None:
-        if record["fence"] < self.fence:
+    def _report(self, task: Task) -> None:
+        newest = task.newest
+        if task.fence < self.fence:
             self.log.info("%s is ready, and waits for a slot", self._name)
             return
         self.log.info(
             "%s attempt %s (fence %s) on %s: %s, %s %s %%",
             self._name,
-            record.get("attempt"),
-            record.get("fence"),
-            record.get("server"),
-            record.get("status"),
-            record.get("progress_phase") or record.get("phase") or "waiting for the agent",
-            record.get("percent") or 0,
+            newest.number,
+            task.fence,
+            newest.server,
+            task.status,
+            newest.progress_phase or newest.phase or "waiting for the agent",
+            newest.percent,
         )
 
     async def on_kill(self) -> None:
@@ -122,15 +123,15 @@ class AgentTrigger(BaseTrigger):
         if await self._is_still_deferred():
             self.log.warning("%s is still deferred: not killed by anybody, ignored", self._name)
             return
-        record = await asyncio.to_thread(self._cancel)
-        self.log.info("cancel of %s is on record: %s", self._name, record.get("status"))
-        await self._follow_up(record)
+        task = await asyncio.to_thread(self._cancel)
+        self.log.info("cancel of %s is on record: %s", self._name, task.status)
+        await self._follow_up(task)
 
-    async def _follow_up(self, record: Record) -> None:
-        """Do what the wish to cancel alone does not; on a server the agent does all of it."""
+    async def _follow_up(self, task: Task) -> None:
+        """Do what the cancel request alone does not; on a server the agent does all of it."""
 
     async def _is_still_deferred(self) -> bool:
-        """A triggerer that was stopped for a while is told of kills that never happened."""
+        """A triggerer that was stopped for a while sees kills that never happened."""
         ti = self.task_instance
         if ti is None:
             return False
@@ -143,13 +144,14 @@ class AgentTrigger(BaseTrigger):
             map_index=ti.map_index,
         )
         found = [str(state) for state in (states.get(ti.run_id) or {}).values()]
-        record = await asyncio.to_thread(self._read)
-        return found == ["deferred"] and record["fence"] <= self.fence
+        task = await asyncio.to_thread(self.read)
+        return found == ["deferred"] and task.fence <= self.fence
 
-    def _read(self) -> Record:
+    def read(self) -> Task:
+        """Return the task as it is."""
         return get_records().get_task(self.submission_id, self.touchstone_task_id)
 
-    def _cancel(self) -> Record:
+    def _cancel(self) -> Task:
         return cancel_task(
             get_records(),
             get_agent(),
@@ -165,18 +167,18 @@ class AgentTrigger(BaseTrigger):
         return f"{self.submission_id}/{self.touchstone_task_id}"
 
 
-def build_event(end: WaitEnd, record: Record) -> TriggerEvent:
+def build_event(end: WaitEnd, task: Task) -> TriggerEvent:
     """
     Return the one event that ends a wait.
 
     :param end: How it ends.
-    :param record: The task as it ended.
+    :param task: The task as it ended.
     """
     if end is WaitEnd.SUCCEED:
-        return TaskSuccessEvent(xcoms={"return_value": record["task_id"]})
+        return TaskSuccessEvent(xcoms={"return_value": task.task_id})
     if end is WaitEnd.RETRY:
         return TaskFailedEvent()
-    return TriggerEvent(build_failure(record))  # type: ignore[no-untyped-call]
+    return TriggerEvent(asdict(build_failure(task)))  # type: ignore[no-untyped-call]
 
 
 class UploadTrigger(BaseTrigger):
@@ -194,7 +196,7 @@ class UploadTrigger(BaseTrigger):
         self.touchstone_task_id = touchstone_task_id
         self.fence = fence
 
-    def serialize(self) -> tuple[str, dict[str, Any]]:
+    def serialize(self) -> tuple[str, dict[str, object]]:
         """Return the class path and everything the constructor takes."""
         return (
             "touchstone.triggers.agent.UploadTrigger",
@@ -220,8 +222,8 @@ class UploadTrigger(BaseTrigger):
 
     async def _wait(self) -> None:
         watcher = await get_watcher()
-        async for record in watcher.changes((self.submission_id, self.touchstone_task_id)):
-            if record["fence"] != self.fence or record.get("uploaded_at"):
+        async for task in watcher.changes((self.submission_id, self.touchstone_task_id)):
+            if task.fence != self.fence or task.newest.uploaded_at:
                 return
-            if record["status"] not in {TaskStatus.UPLOADING, TaskStatus.SUCCESS}:
+            if task.status not in {TaskStatus.UPLOADING, TaskStatus.SUCCESS}:
                 return

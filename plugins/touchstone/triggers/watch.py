@@ -7,16 +7,17 @@ import logging
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from functools import lru_cache
 
-from touchstone.hooks.records import Record, RecordStore
+from touchstone.core.records.tasks import Task, TaskEntry, TaskKey
 from touchstone.settings import get_settings
+from touchstone.stores.records import RecordStore
 from touchstone_agent.protocol.errors import TouchstoneError
 
 log = logging.getLogger(__name__)
 
-TaskKey = tuple[str, str]
-Fetch = Callable[[Iterable[TaskKey]], Mapping[TaskKey, Record]]
+Fetch = Callable[[Iterable[TaskKey]], Mapping[TaskKey, TaskEntry[Task]]]
 
 POLL_SECONDS = 1.0
+"""For all waiting tasks together: one batch of reads, however many there are."""
 _BACK_OFF_SECONDS = 5.0
 
 
@@ -33,22 +34,31 @@ class TaskWatcher:
     def __init__(self, fetch: Fetch, *, poll_seconds: float = POLL_SECONDS) -> None:
         self._fetch = fetch
         self._poll_seconds = poll_seconds
-        self._waiters: dict[TaskKey, set[asyncio.Queue[Record]]] = {}
+        self._waiters: dict[TaskKey, set[asyncio.Queue[TaskEntry[Task]]]] = {}
         self._poller: asyncio.Task[None] | None = None
 
-    async def changes(self, key: TaskKey) -> AsyncIterator[Record]:
-        """Yield the task's record as it is, and then each time it has changed."""
-        queue: asyncio.Queue[Record] = asyncio.Queue()
+    async def changes(self, key: TaskKey) -> AsyncIterator[Task]:
+        """
+        Yield the task now, and then after each change.
+
+        While its record cannot be read it yields nothing, and the waiting goes on.
+        """
+        queue: asyncio.Queue[TaskEntry[Task]] = asyncio.Queue()
         self._waiters.setdefault(key, set()).add(queue)
         if self._poller is None or self._poller.done():
             self._start_poller()
         seen: object = None
         try:
             while True:
-                record = await queue.get()
-                if record.get("version") != seen:
-                    seen = record.get("version")
-                    yield record
+                entry = await queue.get()
+                version = entry.stored.get("version")
+                if version == seen:
+                    continue
+                seen = version
+                if entry.task is None:
+                    log.error("%s; it is waited for until somebody mends that", entry.problem)
+                else:
+                    yield entry.task
         finally:
             waiters = self._waiters[key]
             waiters.discard(queue)
@@ -72,10 +82,10 @@ class TaskWatcher:
         while self._waiters:
             pause = self._poll_seconds
             try:
-                records = await asyncio.to_thread(self._fetch, tuple(self._waiters))
-                for key, record in records.items():
+                entries = await asyncio.to_thread(self._fetch, tuple(self._waiters))
+                for key, entry in entries.items():
                     for queue in self._waiters.get(key, ()):
-                        queue.put_nowait(record)
+                        queue.put_nowait(entry)
             except TouchstoneError as error:
                 log.warning("task records cannot be read, trying again: %s", error)
                 pause = _BACK_OFF_SECONDS

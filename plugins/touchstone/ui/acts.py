@@ -48,7 +48,7 @@ class ActsMiddleware:
             # There is nothing to note, or Airflow is about to refuse it.
             await self._app(scope, _replay(body, receive), send)
             return
-        from touchstone.dispatcher.acting import settle_entries, write_entries
+        from touchstone.airflow_db.acts import settle_entries, write_entries
 
         try:
             entries = await asyncio.to_thread(write_entries, acts, by=user)

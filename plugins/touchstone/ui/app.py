@@ -16,11 +16,12 @@ from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from touchstone.core.states import IllegalMove
-from touchstone.hooks.objects import ObjectNotFound
-from touchstone.hooks.records import RecordNotFound
+from touchstone.stores.objects import ObjectNotFound
+from touchstone.stores.tables import RecordNotFound
 from touchstone.ui.archives import UploadsBusy, UploadTooLarge, UploadTooSlow
 from touchstone.ui.routes import (
     content,
+    events,
     fleet,
     gpus,
     health,
@@ -103,9 +104,9 @@ class Boundary:
 
 def build_app() -> FastAPI:
     """Return the application; every route of it needs a user whom Airflow knows."""
-    # The schema and its pages would be the only routes open to strangers.
+    # The schema and its pages would be the only routes open without a login.
     app = FastAPI(title="Touchstone", openapi_url=None, docs_url=None, redoc_url=None)
-    for module in (health, content, submissions, logs, queue, gpus, servers, fleet):
+    for module in (health, content, submissions, logs, queue, gpus, servers, fleet, events):
         app.include_router(module.router, prefix=API_PREFIX, dependencies=[Depends(get_user)])
     app.add_middleware(Boundary)
     app.add_exception_handler(HTTPException, _explain_http)

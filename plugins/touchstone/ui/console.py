@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import codecs
-from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Any
+from functools import partial
 
-from touchstone.core.states import TASK_TERMINAL
-from touchstone.hooks.consoles import iterate_chunks
-from touchstone.hooks.objects import ObjectStore
-from touchstone.hooks.records import Record, RecordNotFound
+from touchstone.core.answers import LogPage
+from touchstone.core.records.tasks import Attempt, Task
+from touchstone.stores.consoles import iterate_chunks
+from touchstone.stores.objects import ObjectStore
+from touchstone.stores.tables import RecordNotFound
 from touchstone_agent.protocol.messages import FINAL_PHASES, AttemptPhase, AttemptRef
 
 PAGE_BYTES = 256 * 1024
@@ -21,44 +21,22 @@ _LATE = timedelta(seconds=60)
 """How long after a task's end the rest of its console is still waited for."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Page:
-    """
-    A piece of a console.
-
-    :param attempt: ``<try>-<fence>``; ``None`` if there has been no attempt yet.
-    :param offset: Byte at which the text begins.
-    :param next_offset: Where to go on.
-    :param text: The text; whole characters only.
-    :param complete: Whether nothing follows, ever.
-    :param state: What the attempt is doing, in a few words.
-    """
-
-    attempt: str | None
-    offset: int
-    next_offset: int
-    text: str
-    complete: bool
-    state: str
-
-
-def find_attempt(task: Record, attempt: str | None) -> Record | None:
+def find_attempt(task: Task, attempt: str | None) -> Attempt | None:
     """
     Return an attempt of a task, the newest unless one is named.
 
-    :param task: The task's record.
+    :param task: The task.
     :param attempt: ``<try>-<fence>``, or ``None`` for the newest.
-    :return: The attempt's fields; ``None`` if there has been no attempt yet.
+    :return: The attempt; ``None`` if there has been no attempt yet.
     :raises RecordNotFound: If there is no such attempt; names those there are.
     """
-    attempts: list[Record] = [*(task.get("attempts") or ()), task]
     # A task that is to run again keeps its fence, but has no attempt until it is placed.
-    known = {_name(item): item for item in attempts if item.get("attempt")}
+    known = {_name(each): each for each in (*task.past, task.newest) if each.number}
     if attempt is None:
-        return task if task.get("attempt") else None
+        return task.newest if task.has_attempt else None
     if attempt not in known:
         raise RecordNotFound(
-            f"task {task['task_id']} has no attempt {attempt!r}; "
+            f"task {task.task_id} has no attempt {attempt!r}; "
             f"it has {', '.join(known) or 'none yet'}"
         )
     return known[attempt]
@@ -67,17 +45,17 @@ def find_attempt(task: Record, attempt: str | None) -> Record | None:
 def read_page(
     objects: ObjectStore,
     bucket: str,
-    task: Record,
+    task: Task,
     *,
     attempt: str | None,
     offset: int,
     now: datetime,
-) -> Page:
+) -> LogPage:
     """
     Return the console from an offset on, as far as it has been uploaded.
 
     :param bucket: The logs bucket.
-    :param task: The task's record.
+    :param task: The task.
     :param attempt: ``<try>-<fence>``, or ``None`` for the newest.
     :param offset: Byte to begin at, as an earlier page's ``next_offset`` gave it.
     :param now: The time, UTC.
@@ -85,72 +63,83 @@ def read_page(
     """
     chosen = find_attempt(task, attempt)
     if chosen is None:
-        over = task.get("status") in TASK_TERMINAL
-        state = describe_state(task, now=now, has_output=False)
-        return Page(attempt=None, offset=0, next_offset=0, text="", complete=over, state=state)
+        state = _describe_newest(task, now=now, has_output=False)
+        return LogPage(
+            attempt=None, offset=0, next_offset=0, text="", complete=task.is_ended, state=state
+        )
     ref = AttemptRef(
-        submission_id=task["submission_id"],
-        task_id=task["task_id"],
-        attempt=chosen["attempt"],
-        fence=chosen["fence"],
+        submission_id=task.submission_id,
+        task_id=task.task_id,
+        attempt=chosen.number,
+        fence=chosen.fence,
     )
-    newest = chosen is task
-    ended = not newest or _has_ended(task, now)
+    is_newest = chosen is task.newest
+    ended = not is_newest or _has_ended(task, now)
+    describe = partial(_describe_newest, task) if is_newest else partial(describe_state, chosen)
     data, position, at_end = _collect(objects, bucket, ref, offset, ended=ended)
     # A character may be cut in two by the page, or by what has been uploaded so far.
     decoder = codecs.getincrementaldecoder("utf-8")("replace")
     text = decoder.decode(data, final=ended and at_end)
     position -= len(decoder.getstate()[0])
-    return Page(
+    return LogPage(
         attempt=_name(chosen),
         offset=offset,
         next_offset=position,
         text=text,
         complete=ended and at_end,
-        state=describe_state(chosen, now=now, has_output=position > 0),
+        state=describe(now=now, has_output=position > 0),
     )
 
 
-def describe_state(attempt: Record, *, now: datetime, has_output: bool) -> str:
+def _describe_newest(task: Task, *, now: datetime, has_output: bool) -> str:
+    if task.is_ended and task.newest.outcome is None:
+        return _describe_console(task.status, is_ended=True, has_output=has_output)
+    return describe_state(task.newest, now=now, has_output=has_output)
+
+
+def describe_state(attempt: Attempt, *, now: datetime, has_output: bool) -> str:
     """
     Say what an attempt is doing, so that an empty console explains itself.
 
-    :param attempt: The fields of a task or of one of its earlier attempts.
+    :param attempt: The attempt.
     :param now: The time, UTC.
     :param has_output: Whether there is any console.
     """
-    phase = attempt.get("phase")
-    ended = attempt.get("outcome") or attempt.get("status") in TASK_TERMINAL
-    if ended:
-        state = str(attempt.get("outcome") or attempt["status"])
-    elif phase == AttemptPhase.RUNNING:
-        state = f"running {_since(attempt.get('running_at'), now)}"
-    elif phase == AttemptPhase.PREPARING:
-        state = f"container preparing {_since(attempt.get('preparing_at'), now)}"
-    elif phase == AttemptPhase.ACCEPTED:
-        state = f"accepted by {attempt.get('server') or 'its server'}"
-    elif phase == AttemptPhase.EXITED:
+    phase = attempt.phase
+    if attempt.outcome is not None:
+        state = attempt.outcome.value
+    elif phase is AttemptPhase.RUNNING:
+        state = f"running {_since(attempt.running_at, now)}"
+    elif phase is AttemptPhase.PREPARING:
+        state = f"container preparing {_since(attempt.preparing_at, now)}"
+    elif phase is AttemptPhase.ACCEPTED:
+        state = f"accepted by {attempt.server or 'its server'}"
+    elif phase is AttemptPhase.EXITED:
         state = "uploading"
-    elif attempt.get("attempt"):
-        state = f"sent to {attempt.get('server') or 'its server'}"
+    elif attempt.number:
+        state = f"sent to {attempt.server or 'its server'}"
     else:
-        state = str(attempt.get("reason") or "waiting for a slot")
+        state = attempt.reason or "waiting for a slot"
+    return _describe_console(state, is_ended=attempt.outcome is not None, has_output=has_output)
+
+
+def _describe_console(state: str, *, is_ended: bool, has_output: bool) -> str:
     if has_output:
         return state
-    return f"no output ({state})" if ended else f"no output yet ({state})"
+    return f"no output ({state})" if is_ended else f"no output yet ({state})"
 
 
-def _name(attempt: Record) -> str:
-    return f"{attempt.get('attempt')}-{attempt.get('fence')}"
+def _name(attempt: Attempt) -> str:
+    return f"{attempt.number}-{attempt.fence}"
 
 
-def _has_ended(task: Record, now: datetime) -> bool:
+def _has_ended(task: Task, now: datetime) -> bool:
     """Tell whether all that will ever be uploaded of the newest attempt has been."""
-    if task.get("phase") in FINAL_PHASES:
+    if task.newest.phase in FINAL_PHASES:
         return True
-    if task.get("status") not in TASK_TERMINAL:
+    if not task.is_ended:
         return False
-    ended_at = _parse_time(task.get("ended_at"))
+    ended_at = task.newest.ended_at
     return ended_at is None or now - ended_at > _LATE
 
 
@@ -185,12 +174,7 @@ def _collect(
     return bytes(data), position, True
 
 
-def _parse_time(value: Any) -> datetime | None:
-    return datetime.fromisoformat(value) if isinstance(value, str) and value else None
-
-
-def _since(value: Any, now: datetime) -> str:
-    start = _parse_time(value)
+def _since(start: datetime | None, now: datetime) -> str:
     seconds = 0 if start is None else max(0, int((now - start).total_seconds()))
     minutes, seconds = divmod(seconds, 60)
     hours, minutes = divmod(minutes, 60)

@@ -6,19 +6,21 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import lru_cache
-from typing import Annotated, Any, Protocol
+from typing import Annotated, Protocol
 
 from airflow.api_fastapi.app import get_auth_manager
 from airflow.api_fastapi.auth.managers.base_auth_manager import BaseAuthManager
+from airflow.api_fastapi.auth.managers.models.base_user import BaseUser
 from airflow.api_fastapi.auth.managers.models.resource_details import DagAccessEntity, DagDetails
 from airflow.api_fastapi.core_api.security import GetUserDep
 from fastapi import Depends, Header, HTTPException
 
+from touchstone.core.answers import Ended
 from touchstone.core.queue import Queue
-from touchstone.hooks.objects import ObjectStore
-from touchstone.hooks.parts import Parts
-from touchstone.hooks.records import RecordStore
 from touchstone.settings import Settings, get_settings
+from touchstone.stores.objects import ObjectStore
+from touchstone.stores.parts import Parts
+from touchstone.stores.records import RecordStore
 from touchstone.ui.waiting import QueueReader
 
 DAG_ID = "touchstone"
@@ -39,40 +41,36 @@ class Caller:
     may_submit: bool
 
 
-class Ender(Protocol):
+class CancelService(Protocol):
     """Ends what is under way, and says what it ended."""
 
-    def cancel(self, submission_id: str, *, by: str, reason: str | None) -> dict[str, Any]:
+    def cancel(self, submission_id: str, *, by: str, reason: str | None) -> Ended:
         """End a submission's tasks and runs."""
         ...
 
-    def cancel_unregistered(
-        self, submission_id: str, *, by: str, is_admin: bool
-    ) -> dict[str, Any] | None:
+    def cancel_unregistered(self, submission_id: str, *, by: str, is_admin: bool) -> Ended | None:
         """End the run of a submission without a record; ``None`` if there is none of theirs."""
         ...
 
-    def retract(self, submission_id: str, *, by: str) -> dict[str, Any]:
+    def retract(self, submission_id: str, *, by: str) -> Ended:
         """End a submission for good."""
         ...
 
 
-class _DispatcherEnder:
+class _Canceller:
     # Imported by the first use: the dispatcher brings Airflow's models with it.
-    def cancel(self, submission_id: str, *, by: str, reason: str | None) -> dict[str, Any]:
-        from touchstone.dispatcher.cancel import cancel_submission
+    def cancel(self, submission_id: str, *, by: str, reason: str | None) -> Ended:
+        from touchstone.services.cancel import cancel_submission
 
         return cancel_submission(submission_id, by=by, reason=reason)
 
-    def cancel_unregistered(
-        self, submission_id: str, *, by: str, is_admin: bool
-    ) -> dict[str, Any] | None:
-        from touchstone.dispatcher.cancel import cancel_unregistered
+    def cancel_unregistered(self, submission_id: str, *, by: str, is_admin: bool) -> Ended | None:
+        from touchstone.services.cancel import cancel_unregistered
 
         return cancel_unregistered(submission_id, by=by, is_admin=is_admin)
 
-    def retract(self, submission_id: str, *, by: str) -> dict[str, Any]:
-        from touchstone.dispatcher.cancel import retract_submission
+    def retract(self, submission_id: str, *, by: str) -> Ended:
+        from touchstone.services.cancel import retract_submission
 
         return retract_submission(submission_id, by=by)
 
@@ -108,9 +106,9 @@ def get_queue(reader: Annotated[QueueReader, Depends(get_queue_reader)]) -> Queu
     return reader.read()
 
 
-def get_ender() -> Ender:
+def get_cancel_service() -> CancelService:
     """Return what cancels and retracts."""
-    return _DispatcherEnder()
+    return _Canceller()
 
 
 def get_clock() -> Callable[[], datetime]:
@@ -118,13 +116,13 @@ def get_clock() -> Callable[[], datetime]:
     return lambda: datetime.now(UTC)
 
 
-def get_authority() -> BaseAuthManager[Any]:
+def get_authority() -> BaseAuthManager[BaseUser]:
     """Return Airflow's auth manager."""
     return get_auth_manager()
 
 
 def get_caller(
-    user: GetUserDep, authority: Annotated[BaseAuthManager[Any], Depends(get_authority)]
+    user: GetUserDep, authority: Annotated[BaseAuthManager[BaseUser], Depends(get_authority)]
 ) -> Caller:
     """Return who asks."""
     return Caller(
@@ -144,7 +142,7 @@ RecordsDep = Annotated[RecordStore, Depends(get_records)]
 PartsDep = Annotated[Parts, Depends(get_parts)]
 ObjectsDep = Annotated[ObjectStore, Depends(get_objects)]
 SettingsDep = Annotated[Settings, Depends(get_settings)]
-EnderDep = Annotated[Ender, Depends(get_ender)]
+CancelServiceDep = Annotated[CancelService, Depends(get_cancel_service)]
 QueueDep = Annotated[Queue | None, Depends(get_queue)]
 ClockDep = Annotated[Callable[[], datetime], Depends(get_clock)]
 

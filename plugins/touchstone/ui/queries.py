@@ -3,37 +3,28 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from datetime import datetime
 from decimal import Decimal
-from typing import Any
+
+from pydantic import JsonValue
 
 from touchstone.core.gpus import find_gpu_use
+from touchstone.core.judging import mark_claims
 from touchstone.core.paging import Place
 from touchstone.core.pod_attempts import compute_pod_cost, list_pods, sum_earlier
+from touchstone.core.records.submissions import Submission, SubmissionSummary
+from touchstone.core.records.tasks import Task, TaskEntry
+from touchstone.core.results import tell_lines
 from touchstone.core.states import SubmissionStatus
-from touchstone.hooks.objects import ObjectCorrupt, ObjectNotFound
-from touchstone.hooks.parts import Parts, read_published
-from touchstone.hooks.records import VERSION, Record, RecordNotFound, RecordStore
+from touchstone.stores.objects import ObjectCorrupt, ObjectNotFound
+from touchstone.stores.parts import Parts, read_published
+from touchstone.stores.records import RecordStore
+from touchstone.stores.tables import VERSION, RecordNotFound
 from touchstone.ui.dependencies import Caller
 
 log = logging.getLogger(__name__)
 
-SUMMARY_FIELDS = (
-    "submission_id",
-    "system",
-    "status",
-    "submitted_by",
-    "created_at",
-    "ended_at",
-    "notes",
-    "source_url",
-    "reason",
-    "score",
-    "score_low",
-    "score_high",
-    "verdict",
-)
 RESULT_FIELDS = (
     "submission_id",
     "status",
@@ -45,19 +36,20 @@ RESULT_FIELDS = (
     "similarity",
     "verdict",
     "verdict_reason",
+    "replay_of",
 )
 
 
-def get_visible_submission(records: RecordStore, caller: Caller, submission_id: str) -> Record:
+def get_visible_submission(records: RecordStore, caller: Caller, submission_id: str) -> Submission:
     """
     Return a submission that the caller may see.
 
     :raises RecordNotFound: If there is none, or it is somebody else's: nobody learns which.
     """
-    record = records.find_submission(submission_id)
-    if record is None or not _may_see(caller, record):
+    submission = records.find_submission(submission_id)
+    if submission is None or not _may_see(caller, submission):
         raise RecordNotFound(f"there is no submission {submission_id!r}")
-    return record
+    return submission
 
 
 def list_visible_submissions(
@@ -68,7 +60,7 @@ def list_visible_submissions(
     user: str | None,
     limit: int,
     before: Place | None,
-) -> tuple[list[Record], Place | None]:
+) -> tuple[tuple[SubmissionSummary, ...], Place | None]:
     """
     Return the newest submissions that the caller may see, in short.
 
@@ -80,19 +72,45 @@ def list_visible_submissions(
     """
     owner = user if caller.is_admin else caller.name
     if user not in {None, owner}:
-        return [], None
+        return (), None
     page = records.list_submissions(
-        limit=limit, status=status, owner=owner, before=before, fields=SUMMARY_FIELDS
+        limit=limit, status=status, owner=owner, before=before, model=SubmissionSummary
     )
-    return [_pick(record, SUMMARY_FIELDS) for record in page.records], page.next
+    return page.records, page.next
 
 
-def show_record(record: Record) -> Record:
-    """Return a submission, or a task, as it is shown: without what only the store needs."""
-    return {key: value for key, value in record.items() if key != VERSION}
+def show_submission(submission: Submission) -> dict[str, JsonValue]:
+    """Return a submission as it is shown: without what only the store needs."""
+    stored = submission.dump()
+    return {key: _drop_point(value) for key, value in stored.items() if key != VERSION}
 
 
-def show_cost(tasks: Iterable[Record], now: datetime) -> dict[str, Any] | None:
+def _drop_point(value: JsonValue) -> JsonValue:
+    """Return a value with whole numbers as such: so they come out of a record, and are shown."""
+    if isinstance(value, float) and value.is_integer():
+        return int(value)
+    if isinstance(value, dict):
+        return {key: _drop_point(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_drop_point(item) for item in value]
+    return value
+
+
+def _show_stored(entry: TaskEntry[Task]) -> dict[str, JsonValue]:
+    """Return a task as it is shown: without what only the store needs."""
+    return {key: value for key, value in entry.stored.items() if key != VERSION}
+
+
+def show_summary(entry: TaskEntry[Task], now: datetime) -> dict[str, JsonValue]:
+    """Return a task as it is shown among those of its submission; also one that makes no sense."""
+    if entry.task is None:
+        log.error("%s; it is shown as it is stored", entry.problem)
+        return _show_stored(entry) | {"cost": None, "gpu": None}
+    cost, gpu = show_cost([entry.task], now), show_gpu(entry.task, now)
+    return _show_stored(entry) | {"cost": cost, "gpu": gpu}
+
+
+def show_cost(tasks: Iterable[Task], now: datetime) -> dict[str, JsonValue] | None:
     """
     Return what the pods of tasks have cost, of all their attempts.
 
@@ -108,7 +126,7 @@ def show_cost(tasks: Iterable[Record], now: datetime) -> dict[str, Any] | None:
     return {"usd": f"{usd:.4f}", "is_open": any(is_open for _, is_open in costs)}
 
 
-def show_gpu(task: Record, now: datetime) -> dict[str, Any] | None:
+def show_gpu(task: Task, now: datetime) -> dict[str, JsonValue] | None:
     """
     Return what a training has made of the GPU of its newest attempt.
 
@@ -119,33 +137,46 @@ def show_gpu(task: Record, now: datetime) -> dict[str, Any] | None:
     return use.dump() if use else None
 
 
-def show_results(record: Record, parts: Parts) -> dict[str, Any]:
+def show_results(submission: Submission, parts: Parts) -> dict[str, JsonValue]:
     """Return what a submission came to, with all its figures."""
-    part = record.get("results_part")
-    document = record
-    if part is not None:
+    shown = show_submission(submission)
+    document: Mapping[str, JsonValue] = shown
+    if submission.results_part is not None:
         try:
-            document = parts.get(part)
+            document = parts.get_table(submission.results_part)
         except (ObjectNotFound, ObjectCorrupt) as error:
             # The main figures are on record, and better than nothing.
-            log.warning("the results of %s are incomplete: %s", record["submission_id"], error)
-    return _pick(record, RESULT_FIELDS) | {
-        "results": document.get("results") or [],
+            log.warning("the results of %s are incomplete: %s", submission.submission_id, error)
+    return {field: shown.get(field) for field in RESULT_FIELDS} | {
+        "results": tell_lines(document.get("results"), is_replay=submission.replay_of is not None),
         "chart_links": document.get("chart_links") or [],
     }
 
 
-def show_task(record: Record, parts: Parts, now: datetime) -> Record:
+def get_entry(records: RecordStore, submission_id: str, task_id: str) -> TaskEntry[Task]:
+    """
+    Return a task, whether or not its record makes sense.
+
+    :raises RecordNotFound: If there is none.
+    """
+    entry = records.find_tasks([(submission_id, task_id)]).get((submission_id, task_id))
+    if entry is None:
+        raise RecordNotFound(f"submission {submission_id!r} has no task {task_id!r}")
+    return entry
+
+
+def show_task(entry: TaskEntry[Task], parts: Parts, now: datetime) -> dict[str, JsonValue]:
     """Return a task as it is shown, with all the figures of what it has published."""
-    return show_record(record) | {
-        "published": read_published(record, parts),
-        "gpu": show_gpu(record, now),
+    task = entry.task
+    if task is None:
+        log.error("%s; it is shown as it is stored", entry.problem)
+        return _show_stored(entry) | {"gpu": None}
+    published = read_published(task, parts)
+    return _show_stored(entry) | {
+        "published": mark_claims(published).dump() if published else None,
+        "gpu": show_gpu(task, now),
     }
 
 
-def _may_see(caller: Caller, record: Record) -> bool:
-    return caller.is_admin or record.get("submitted_by") == caller.name
-
-
-def _pick(record: Record, fields: tuple[str, ...]) -> Record:
-    return {field: record.get(field) for field in fields}
+def _may_see(caller: Caller, submission: Submission) -> bool:
+    return caller.is_admin or submission.submitted_by == caller.name

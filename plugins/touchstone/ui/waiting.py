@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import time
 from collections import defaultdict
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection
 from datetime import datetime
-from typing import Any
 
-from pydantic import ValidationError
+from pydantic import JsonValue, ValidationError
 
+from touchstone.cache import Cached
+from touchstone.core.answers import DispatcherState, DispatcherWork
 from touchstone.core.queue import QUEUE_KEY, Queue, WaitingTask
-from touchstone.hooks.cache import Cached
-from touchstone.hooks.objects import ObjectNotFound, ObjectStore, ObjectTooLarge
-from touchstone.hooks.records import Record
 from touchstone.settings import Settings
+from touchstone.stores.objects import ObjectNotFound, ObjectStore, ObjectTooLarge
 
 MAX_QUEUE_BYTES = 64 * 1024**2
 """Tens of thousands of tasks that wait."""
@@ -58,14 +57,10 @@ class QueueReader:
             return None
 
 
-def describe_dispatcher(queue: Queue | None, now: datetime) -> dict[str, Any]:
-    """
-    Return whether a dispatcher is at work, and what to tell people if not.
-
-    :return: ``is_alive``, ``is_paused``, ``seen_at``, and ``warning``: one line, or ``None``.
-    """
+def describe_dispatcher(queue: Queue | None, now: datetime) -> DispatcherState:
+    """Return whether a dispatcher is at work, and what to tell people if not."""
     if queue is None:
-        return {"is_alive": False, "is_paused": False, "seen_at": None, "warning": NEVER_SEEN}
+        return DispatcherState(warning=NEVER_SEEN)
     warning = None
     if queue.is_stale(now):
         warning = (
@@ -74,41 +69,33 @@ def describe_dispatcher(queue: Queue | None, now: datetime) -> dict[str, Any]:
         )
     elif queue.is_paused:
         warning = "placements are paused: nothing new starts until `touchstone resume`"
-    return {
-        "is_alive": not queue.is_stale(now),
-        "is_paused": queue.is_paused,
-        "seen_at": queue.at.isoformat(),
-        "warning": warning,
-    }
+    return DispatcherState(
+        is_alive=not queue.is_stale(now),
+        is_paused=queue.is_paused,
+        seen_at=queue.at.isoformat(),
+        warning=warning,
+    )
 
 
-def describe_work(queue: Queue | None, now: datetime) -> dict[str, Any]:
-    """
-    Return what admins want to know of the dispatcher.
-
-    :return: As :func:`describe_dispatcher`, and ``troubles``: what it leaves undone; ``lingering``:
-        by server the slots that are held by attempts which nobody waits for any more.
-    """
+def describe_work(queue: Queue | None, now: datetime) -> DispatcherWork:
+    """Return what admins want to know of the dispatcher."""
     known = queue if queue is not None and not queue.is_stale(now) else None
-    return {
-        **describe_dispatcher(queue, now),
-        "troubles": [item.model_dump(mode="json") for item in (known.troubles if known else ())],
-        "lingering": {
+    return DispatcherWork(
+        **dict(describe_dispatcher(queue, now)),
+        troubles=known.troubles if known else (),
+        lingering={
             server.name: server.lingering + server.validation_lingering
             for server in (known.servers if known else ())
             if server.lingering + server.validation_lingering
         },
-    }
+    )
 
 
-def add_waiting(tasks: Iterable[Record], queue: Queue | None) -> list[Record]:
-    """Return tasks with ``waiting``: position, reason and estimate, or ``None`` if they do not."""
-    return [
-        {**task, "waiting": show(queue.find(task["submission_id"], task["task_id"]))}
-        if queue
-        else {**task, "waiting": None}
-        for task in tasks
-    ]
+def show_waiting(
+    queue: Queue | None, submission_id: str, task_id: str
+) -> dict[str, JsonValue] | None:
+    """Return a task's position, reason and estimate; ``None`` if it does not wait."""
+    return show(queue.find(submission_id, task_id)) if queue else None
 
 
 def group_waiting(queue: Queue | None) -> dict[str, list[WaitingTask]]:
@@ -119,13 +106,13 @@ def group_waiting(queue: Queue | None) -> dict[str, list[WaitingTask]]:
     return found
 
 
-def show_first(waiting: Collection[WaitingTask]) -> dict[str, Any] | None:
+def show_first(waiting: Collection[WaitingTask]) -> dict[str, JsonValue] | None:
     """Return of a submission's waiting tasks the one that is next, ``None`` if none waits."""
     shown = show(min(waiting, key=lambda task: task.position, default=None))
     return shown and {**shown, "tasks": len(waiting)}
 
 
-def show(task: WaitingTask | None) -> dict[str, Any] | None:
+def show(task: WaitingTask | None) -> dict[str, JsonValue] | None:
     """Return a waiting task as plain values."""
     hidden = {"submission_id", "submitted_by"}
     return None if task is None else task.model_dump(mode="json", exclude=hidden)

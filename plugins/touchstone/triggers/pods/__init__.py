@@ -1,1 +1,1 @@
-"""What drives an attempt in a pod: rent, board, attend, give back."""
+"""Drives an attempt in a pod: rent, connect, monitor, release."""

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from functools import lru_cache
-from typing import Annotated, Any
+from typing import Annotated
 
 from fastapi import APIRouter, Depends, HTTPException, Request
 from fastapi.concurrency import run_in_threadpool
 from starlette.requests import ClientDisconnect
 
+from touchstone.confined.archives import UNPACKED_FACTOR, check_archive
+from touchstone.core.answers import Uploaded
 from touchstone.core.conf import UPLOAD_SCHEME
 from touchstone.core.names import build_content_key
-from touchstone.hooks.confined.archives import UNPACKED_FACTOR, check_archive
 from touchstone.ui.archives import (
     IDLE_SECONDS,
     RECEIVE_SECONDS,
@@ -42,7 +43,7 @@ async def upload_content(
     objects: ObjectsDep,
     settings: SettingsDep,
     gate: Annotated[UploadGate, Depends(get_gate)],
-) -> dict[str, Any]:
+) -> Uploaded:
     """
     Take a ``.tar.gz`` as the raw body and keep it under its digest.
 
@@ -79,8 +80,8 @@ async def upload_content(
             upload.read(),
             content_type="application/gzip",
         )
-        return {
-            "sha256": upload.sha256,
-            "size": upload.size,
-            "source": f"{UPLOAD_SCHEME}{upload.sha256}",
-        }
+        return Uploaded(
+            sha256=upload.sha256,
+            size=upload.size,
+            source=f"{UPLOAD_SCHEME}{upload.sha256}",
+        )

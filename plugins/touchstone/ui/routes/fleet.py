@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
-from typing import Annotated, Any
+from typing import Annotated
 
 from fastapi import APIRouter, Depends
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, JsonValue
 
+from touchstone.core.answers import FleetReport, Placements
 from touchstone.core.documents import MAX_CHARACTERS
 from touchstone.core.fleet import parse_fleet
-from touchstone.dispatcher import fleet as dispatcher
-from touchstone.dispatcher.fleet import Control, FleetKeeper, Pools
+from touchstone.core.records.notes import Control
+from touchstone.services import fleet as dispatcher
+from touchstone.services.fleet import FleetKeeper, Pools
 from touchstone.ui.dependencies import (
     CallerDep,
     ClockDep,
@@ -91,25 +92,26 @@ KeeperDep = Annotated[FleetKeeper, Depends(get_keeper)]
 
 
 @router.get("/fleet", dependencies=[Depends(require_admin)])
-def get_fleet(keeper: KeeperDep, queue: QueueDep, clock: ClockDep) -> dict[str, Any]:
+def get_fleet(keeper: KeeperDep, queue: QueueDep, clock: ClockDep) -> dict[str, JsonValue]:
     """Return how servers and pools are, where they differ from the file, and what goes wrong."""
-    return {**keeper.build_status(), "dispatcher": describe_work(queue, clock())}
+    dispatcher = describe_work(queue, clock()).model_dump(mode="json")
+    return {**keeper.build_status(), "dispatcher": dispatcher}
 
 
 @router.post("/fleet/check", dependencies=CHANGES)
-def check_fleet(keeper: KeeperDep, body: FleetBody) -> dict[str, Any]:
+def check_fleet(keeper: KeeperDep, body: FleetBody) -> FleetReport:
     """Return what applying a fleet file would do; changes nothing."""
-    return asdict(keeper.check_fleet(parse_fleet(body.text)))
+    return keeper.check_fleet(parse_fleet(body.text))
 
 
 @router.post("/fleet/apply", dependencies=CHANGES)
-def apply_fleet(caller: CallerDep, keeper: KeeperDep, body: FleetBody) -> dict[str, Any]:
+def apply_fleet(caller: CallerDep, keeper: KeeperDep, body: FleetBody) -> FleetReport:
     """Apply a fleet file, all of it or nothing."""
     fleet = parse_fleet(body.text)
     refused = keeper.check_fleet(fleet).refused
     if refused:
         raise ConfigurationError(refused[0])
-    return asdict(keeper.apply_fleet(fleet, by=caller.name))
+    return keeper.apply_fleet(fleet, by=caller.name)
 
 
 @router.post("/fleet/reload", dependencies=CHANGES)
@@ -118,14 +120,14 @@ def reload_fleet(
     keeper: KeeperDep,
     settings: SettingsDep,
     body: EmptyBody,  # noqa: ARG001 (checked to be empty)
-) -> dict[str, Any]:
+) -> FleetReport:
     """Apply the installation's own fleet file, as a restart of the dispatcher would."""
     path = dispatcher.find_fleet_file(settings)
     if path is None:
         raise ConfigurationError(
             "there is no fleet file here; set TOUCHSTONE_FLEET_FILE, or send one to /fleet/apply"
         )
-    return asdict(keeper.apply_fleet(dispatcher.load_fleet(path), by=caller.name))
+    return keeper.apply_fleet(dispatcher.load_fleet(path), by=caller.name)
 
 
 @router.post("/servers/{name}/drain", dependencies=CHANGES)
@@ -134,7 +136,7 @@ def drain_server(
     keeper: KeeperDep,
     name: str,
     body: EmptyBody,  # noqa: ARG001 (checked to be empty)
-) -> dict[str, Any]:
+) -> dict[str, JsonValue]:
     """Let nothing new start on a server; what runs there goes on."""
     return keeper.drain_server(name, by=caller.name)
 
@@ -142,7 +144,7 @@ def drain_server(
 @router.post("/servers/{name}/attach", dependencies=CHANGES)
 def attach_server(
     caller: CallerDep, keeper: KeeperDep, name: str, body: AttachBody
-) -> dict[str, Any]:
+) -> dict[str, JsonValue]:
     """Give a drained server its slots back."""
     return keeper.attach_server(name, slots=body.slots, by=caller.name)
 
@@ -150,7 +152,7 @@ def attach_server(
 @router.post("/placements/pause", dependencies=CHANGES)
 def pause_placements(
     caller: CallerDep, records: RecordsDep, clock: ClockDep, body: PauseBody
-) -> dict[str, Any]:
+) -> Placements:
     """Let nothing new start anywhere; terminations, uploads and metering go on."""
     return _show(
         dispatcher.set_paused(records, paused=True, by=caller.name, reason=body.reason, now=clock())
@@ -163,17 +165,17 @@ def resume_placements(
     records: RecordsDep,
     clock: ClockDep,
     body: EmptyBody,  # noqa: ARG001 (checked to be empty)
-) -> dict[str, Any]:
+) -> Placements:
     """Let tasks start again."""
     return _show(
         dispatcher.set_paused(records, paused=False, by=caller.name, reason=None, now=clock())
     )
 
 
-def _show(control: Control) -> dict[str, Any]:
-    return {
-        "paused": control.is_paused,
-        "by": control.by,
-        "at": control.at,
-        "reason": control.reason,
-    }
+def _show(control: Control) -> Placements:
+    return Placements(
+        paused=control.is_paused,
+        by=control.by,
+        at=control.at.isoformat() if control.at else None,
+        reason=control.reason,
+    )

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import asdict
 from datetime import UTC, datetime
-from decimal import Decimal
 from functools import lru_cache
-from typing import Annotated, Any
+from typing import Annotated
 
 from fastapi import APIRouter, Depends
 
-from touchstone.core.pods import GpuRow
-from touchstone.hooks.cache import Cached
+from touchstone.cache import Cached
+from touchstone.core.answers import GpuCatalogue, ListedGpu
+from touchstone.core.offers import GpuRow
 from touchstone.settings import get_settings
 
 router = APIRouter()
@@ -28,7 +27,7 @@ def get_gpus() -> Gpus:
     """Return what asks RunPod for this process; the answer is ``None`` without a connection."""
 
     def ask() -> tuple[GpuRow, ...] | None:
-        from touchstone.hooks.pods.facts import find_hook
+        from touchstone.services.pods.facts import find_hook
 
         hook = find_hook(get_settings().runpod)
         return None if hook is None else hook.list_gpus()
@@ -37,20 +36,25 @@ def get_gpus() -> Gpus:
 
 
 @router.get("/gpus")
-def list_gpus(gpus: Annotated[Gpus, Depends(get_gpus)]) -> dict[str, Any]:
+def list_gpus(gpus: Annotated[Gpus, Depends(get_gpus)]) -> GpuCatalogue:
     """Return the GPU models of RunPod's live catalogue, cheapest first."""
     rows = gpus()
-    return {
-        "is_connected": rows is not None,
-        "gpus": [_show(row) for row in rows or ()],
-        "checked_at": (rows[0].checked_at if rows else datetime.now(UTC)).isoformat(),
-    }
+    return GpuCatalogue(
+        is_connected=rows is not None,
+        gpus=tuple(_show(row) for row in rows or ()),
+        checked_at=(rows[0].checked_at if rows else datetime.now(UTC)).isoformat(),
+    )
 
 
-def _show(row: GpuRow) -> dict[str, Any]:
-    shown = {
-        key: str(value) if isinstance(value, Decimal) else value
-        for key, value in asdict(row).items()
-        if key != "checked_at"
-    }
-    return shown | {"is_available": row.is_available}
+def _show(row: GpuRow) -> ListedGpu:
+    secure, community = row.secure_price, row.community_price
+    return ListedGpu(
+        gpu=row.gpu,
+        name=row.name,
+        memory_gb=row.memory_gb,
+        secure_price=None if secure is None else str(secure),
+        community_price=None if community is None else str(community),
+        secure_stock=row.secure_stock,
+        community_stock=row.community_stock,
+        is_available=row.is_available,
+    )

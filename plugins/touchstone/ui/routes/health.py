@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from fastapi import APIRouter
 
+from touchstone.core.answers import Health
 from touchstone.ui.dependencies import CallerDep, SettingsDep
 
 router = APIRouter()
 
 
 @router.get("/health")
-def get_health(caller: CallerDep, settings: SettingsDep) -> dict[str, Any]:
+def get_health(caller: CallerDep, settings: SettingsDep) -> Health:
     """Return that the API answers; touches no store."""
-    return {
-        "status": "ok",
-        "env": settings.env,
-        "user": caller.name,
-        "is_admin": caller.is_admin,
-        "may_submit": caller.may_submit,
-    }
+    return Health(
+        status="ok",
+        env=settings.env,
+        user=caller.name,
+        is_admin=caller.is_admin,
+        may_submit=caller.may_submit,
+    )

@@ -6,7 +6,8 @@ from typing import Annotated
 
 from fastapi import APIRouter, Query
 
-from touchstone.ui.console import Page, read_page
+from touchstone.core.answers import LogPage
+from touchstone.ui.console import read_page
 from touchstone.ui.dependencies import (
     CallerDep,
     ClockDep,
@@ -30,7 +31,7 @@ def get_log(
     task_id: str,
     offset: Annotated[int, Query(ge=0)] = 0,
     attempt: Annotated[str | None, Query(pattern=r"^\d{1,9}-\d{1,9}$")] = None,
-) -> Page:
+) -> LogPage:
     """Return a task's console from an offset on; poll with ``next_offset`` to follow it."""
     get_visible_submission(records, caller, submission_id)
     task = records.get_task(submission_id, task_id)

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from fastapi import APIRouter
+from pydantic import JsonValue
 
 from touchstone.ui.dependencies import CallerDep, ClockDep, QueueDep
 from touchstone.ui.waiting import describe_dispatcher, show
@@ -13,9 +12,9 @@ router = APIRouter()
 
 
 @router.get("/queue")
-def get_queue(caller: CallerDep, queue: QueueDep, clock: ClockDep) -> dict[str, Any]:
+def get_queue(caller: CallerDep, queue: QueueDep, clock: ClockDep) -> dict[str, JsonValue]:
     """Return what waits, of the submissions that the caller may see, and what there is."""
-    dispatcher = describe_dispatcher(queue, clock())
+    dispatcher = describe_dispatcher(queue, clock()).model_dump(mode="json")
     if queue is None:
         return {"dispatcher": dispatcher, "waiting": [], "total": 0, "servers": [], "estimates": {}}
     waiting = queue.waiting

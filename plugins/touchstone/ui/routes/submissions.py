@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated
 
 from fastapi import APIRouter, Depends, Query
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, JsonValue
 
+from touchstone.core.answers import Ended
 from touchstone.core.paging import Place
 from touchstone.core.queue import Queue
 from touchstone.core.states import SubmissionStatus
-from touchstone.hooks.records import Record
 from touchstone.ui.dependencies import (
     CallerDep,
+    CancelServiceDep,
     ClockDep,
-    EnderDep,
     PartsDep,
     QueueDep,
     RecordsDep,
@@ -22,15 +22,16 @@ from touchstone.ui.dependencies import (
     require_submitter,
 )
 from touchstone.ui.queries import (
+    get_entry,
     get_visible_submission,
     list_visible_submissions,
     show_cost,
-    show_gpu,
-    show_record,
     show_results,
+    show_submission,
+    show_summary,
     show_task,
 )
-from touchstone.ui.waiting import add_waiting, describe_dispatcher, group_waiting, show_first
+from touchstone.ui.waiting import describe_dispatcher, group_waiting, show_first, show_waiting
 
 router = APIRouter(prefix="/submissions")
 
@@ -63,7 +64,7 @@ def list_submissions(
     user: Annotated[str | None, Query(min_length=1, max_length=250)] = None,
     limit: Annotated[int, Query(ge=1, le=500)] = 50,
     cursor: Annotated[str | None, Query(max_length=512)] = None,
-) -> dict[str, Any]:
+) -> dict[str, JsonValue]:
     """Return the newest submissions that the caller may see; ``next`` is the next page's cursor."""
     found, following = list_visible_submissions(
         records,
@@ -74,43 +75,47 @@ def list_submissions(
         before=Place.from_cursor(cursor) if cursor else None,
     )
     waiting = group_waiting(queue)
-    for record in found:
-        record["waiting"] = show_first(waiting.get(record["submission_id"], ()))
     return {
-        "submissions": found,
+        "submissions": [
+            each.dump() | {"waiting": show_first(waiting.get(each.submission_id, ()))}
+            for each in found
+        ],
         "next": following.to_cursor() if following else None,
-        "dispatcher": describe_dispatcher(queue, clock()),
+        "dispatcher": describe_dispatcher(queue, clock()).model_dump(mode="json"),
     }
 
 
 @router.get("/{submission_id}")
 def get_submission(
     caller: CallerDep, records: RecordsDep, queue: QueueDep, clock: ClockDep, submission_id: str
-) -> dict[str, Any]:
+) -> dict[str, JsonValue]:
     """Return a submission with its tasks, and where those that wait stand in the queue."""
-    record = get_visible_submission(records, caller, submission_id)
+    submission = get_visible_submission(records, caller, submission_id)
     found = records.list_tasks(submission_id)
-    tasks = [
-        show_record(task) | {"cost": show_cost([task], clock()), "gpu": show_gpu(task, clock())}
-        for task in found
-    ]
+    readable = [entry.task for entry in found if entry.task is not None]
     return {
-        "submission": show_record(record)
-        | {"queue_position": _find_position(record, queue), "cost": show_cost(found, clock())},
-        "tasks": add_waiting(tasks, queue),
-        "dispatcher": describe_dispatcher(queue, clock()),
+        "submission": show_submission(submission)
+        | {
+            "queue_position": _find_position(submission_id, queue),
+            "cost": show_cost(readable, clock()),
+        },
+        "tasks": [
+            show_summary(entry, clock()) | {"waiting": show_waiting(queue, *entry.key)}
+            for entry in found
+        ],
+        "dispatcher": describe_dispatcher(queue, clock()).model_dump(mode="json"),
     }
 
 
-def _find_position(record: Record, queue: Queue | None) -> int | None:
-    first = show_first(group_waiting(queue).get(record["submission_id"], ()))
-    return first["position"] if first else None
+def _find_position(submission_id: str, queue: Queue | None) -> int | None:
+    waiting = group_waiting(queue).get(submission_id, ())
+    return min((task.position for task in waiting), default=None)
 
 
 @router.get("/{submission_id}/results")
 def get_results(
     caller: CallerDep, records: RecordsDep, parts: PartsDep, submission_id: str
-) -> dict[str, Any]:
+) -> dict[str, JsonValue]:
     """Return what a submission came to."""
     return show_results(get_visible_submission(records, caller, submission_id), parts)
 
@@ -123,26 +128,32 @@ def get_task(
     clock: ClockDep,
     submission_id: str,
     task_id: str,
-) -> dict[str, Any]:
+) -> dict[str, JsonValue]:
     """Return a task with its earlier attempts, and all that it has published."""
     get_visible_submission(records, caller, submission_id)
-    return show_task(records.get_task(submission_id, task_id), parts, clock())
+    return show_task(get_entry(records, submission_id, task_id), parts, clock())
 
 
 @router.post(
     "/{submission_id}/cancel", dependencies=[Depends(require_submitter), Depends(require_json)]
 )
 def cancel_submission(
-    caller: CallerDep, records: RecordsDep, ender: EnderDep, submission_id: str, body: CancelBody
-) -> dict[str, Any]:
+    caller: CallerDep,
+    records: RecordsDep,
+    cancel_service: CancelServiceDep,
+    submission_id: str,
+    body: CancelBody,
+) -> Ended:
     """End a submission's tasks and runs; what has ended already stays as it is."""
     if records.find_submission(submission_id) is None:
         # Its run may wait to begin, for long when there are many.
-        ended = ender.cancel_unregistered(submission_id, by=caller.name, is_admin=caller.is_admin)
+        ended = cancel_service.cancel_unregistered(
+            submission_id, by=caller.name, is_admin=caller.is_admin
+        )
         if ended is not None:
             return ended
     get_visible_submission(records, caller, submission_id)
-    return ender.cancel(submission_id, by=caller.name, reason=body.reason)
+    return cancel_service.cancel(submission_id, by=caller.name, reason=body.reason)
 
 
 @router.post(
@@ -151,10 +162,10 @@ def cancel_submission(
 def retract_submission(
     caller: CallerDep,
     records: RecordsDep,
-    ender: EnderDep,
+    cancel_service: CancelServiceDep,
     submission_id: str,
     body: RetractBody,  # noqa: ARG001 (checked to be empty)
-) -> dict[str, Any]:
+) -> Ended:
     """Withdraw a submission for good, ending what is under way."""
     get_visible_submission(records, caller, submission_id)
-    return ender.retract(submission_id, by=caller.name)
+    return cancel_service.retract(submission_id, by=caller.name)

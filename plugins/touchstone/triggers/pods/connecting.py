@@ -6,14 +6,14 @@ import asyncio
 import logging
 import time
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import timedelta
 
 from touchstone.core.pods import Pod, PodStatus, SshAddress
-from touchstone.hooks.pods.desk import PodDesk
-from touchstone.hooks.pods.keys import derive_key
-from touchstone.hooks.pods.shell import PodShell
-from touchstone.hooks.records import Record
+from touchstone.core.records.tasks import PodRecord
 from touchstone.hooks.runpod.errors import PodNotFound
+from touchstone.services.pods.context import PodContext
+from touchstone.services.pods.keys import derive_key
+from touchstone.services.pods.shell import PodShell
 from touchstone.triggers.pods.failures import PodFailed, Stopped
 from touchstone_agent.core.backoff import Backoff
 from touchstone_agent.protocol.errors import PermanentError, TransientError
@@ -32,7 +32,7 @@ _ENDED = frozenset({PodStatus.EXITED, PodStatus.ERROR, PodStatus.TERMINATED})
 
 
 @dataclass(frozen=True, kw_only=True)
-class Boarded:
+class ConnectedPod:
     """
     An open login.
 
@@ -44,44 +44,44 @@ class Boarded:
     address: SshAddress
 
 
-class Boarding:
+class PodConnector:
     """
     Waits until a pod runs, and logs in to it; again after each loss of the connection.
 
-    :param desk: What renting works with.
-    :param pod: The pod as it is on record.
-    :param stopping: Set when nobody wants the attempt any more.
+    :param context: What renting works with.
+    :param pod: The pod's record.
+    :param stopping: Set when the attempt is to end.
     """
 
-    def __init__(self, desk: PodDesk, pod: Record, stopping: asyncio.Event) -> None:
-        self._desk = desk
-        self._pod_id = str(pod["id"])
-        self._ordered_at = datetime.fromisoformat(pod["ordered_at"])
-        self._was_boarded = bool(pod.get("login_at"))
-        self._key = derive_key(desk.secret, str(pod["name"]))
+    def __init__(self, context: PodContext, pod: PodRecord, stopping: asyncio.Event) -> None:
+        self._context = context
+        self._pod_id = str(pod.id)
+        self._ordered_at = pod.ordered_at
+        self._was_connected = pod.login_at is not None
+        self._key = derive_key(context.secret, pod.name)
         self._stopping = stopping
 
-    async def board(self) -> Boarded:
+    async def connect(self) -> ConnectedPod:
         """
         Wait until it runs, and log in.
 
         :raises PodFailed: If it does not within its time, or is gone.
-        :raises Stopped: If nobody wants the attempt any more.
+        :raises Stopped: If the attempt is to end.
         """
-        wanted = self._desk.settings.runpod
-        if self._was_boarded:
-            # Somebody else was in it: it may train, however long ago it was ordered.
+        wanted = self._context.settings.runpod
+        if self._was_connected:
+            # A driver was in it before: it may train, however long ago it was ordered.
             return await self.log_in(seconds=wanted.lease_seconds)
         await self._wait_running()
         return await self.log_in(seconds=wanted.login_seconds)
 
-    async def log_in(self, *, seconds: float) -> Boarded:
+    async def log_in(self, *, seconds: float) -> ConnectedPod:
         """
         Log in, wherever the pod's address has gone; the API tells it anew each time.
 
         :param seconds: For how long to try.
         :raises PodFailed: If it could not be reached for so long, or is gone.
-        :raises Stopped: If nobody wants the attempt any more.
+        :raises Stopped: If the attempt is to end.
         """
         deadline = time.monotonic() + seconds
         failures = 0
@@ -92,7 +92,7 @@ class Boarding:
                 if pod is not None and pod.ssh is not None:
                     fingerprint = await self._find_fingerprint()
                     shell = await PodShell.connect(pod.ssh, key=self._key, fingerprint=fingerprint)
-                    return Boarded(shell=shell, address=pod.ssh)
+                    return ConnectedPod(shell=shell, address=pod.ssh)
             except (TransientError, PermanentError) as error:
                 # Also an API that refuses us altogether: the pod may well go on meanwhile.
                 problem = str(error)
@@ -103,12 +103,12 @@ class Boarding:
 
     @property
     def is_stopping(self) -> bool:
-        """Return whether nobody wants the attempt any more."""
+        """Return whether the attempt is to end."""
         return self._stopping.is_set()
 
     async def pause(self, seconds: float) -> None:
         """
-        Wait, but not for what nobody wants any more.
+        Wait, but not if the attempt is to end.
 
         :raises Stopped: As soon as that is so.
         """
@@ -119,11 +119,11 @@ class Boarding:
         raise Stopped
 
     async def _wait_running(self) -> None:
-        limit = timedelta(seconds=self._desk.settings.runpod.boot_seconds)
+        limit = timedelta(seconds=self._context.settings.runpod.boot_seconds)
         strikes = 0
         while True:
             try:
-                found = (await self._desk.lister.get()).find(self._pod_id)
+                found = (await self._context.lister.get()).find(self._pod_id)
             except (TransientError, PermanentError) as error:
                 log.info("pod %s cannot be looked at: %s", self._pod_id, error)
             else:
@@ -137,7 +137,7 @@ class Boarding:
                         raise PodFailed("gone", "the pod vanished while it booted")
                     strikes = 0
                 # Only after a look: an API that is out of order says nothing against the pod.
-                if self._desk.now() - self._ordered_at > limit:
+                if self._context.now() - self._ordered_at > limit:
                     told = await self._read_host_log()
                     seconds = limit.total_seconds()
                     raise PodFailed("boot", f"did not boot within {seconds:.0f} s{told}")
@@ -146,7 +146,7 @@ class Boarding:
     async def _look(self) -> Pod | None:
         """Return the pod as its own page shows it; ``None`` if that denies it."""
         try:
-            pod = await self._desk.api.get_pod(self._pod_id)
+            pod = await self._context.api.get_pod(self._pod_id)
         except PodNotFound:
             if await self._is_gone():
                 raise PodFailed("gone", "the pod vanished") from None
@@ -159,13 +159,13 @@ class Boarding:
         if self._is_new():
             return False
         for _ in range(STRIKES):
-            snapshot = await self._desk.lister.get(since=time.monotonic())
+            snapshot = await self._context.lister.get(since=time.monotonic())
             if snapshot.find(self._pod_id) is not None:
                 return False
         return True
 
     def _is_new(self) -> bool:
-        return self._desk.now() - self._ordered_at < NEW_POD_GRACE
+        return self._context.now() - self._ordered_at < NEW_POD_GRACE
 
     def _refuse_ended(self, pod: Pod | None) -> None:
         if pod is not None and pod.status in _ENDED:
@@ -173,7 +173,7 @@ class Boarding:
 
     async def _find_fingerprint(self) -> str:
         """Return the newest host key that the pod has told its own log."""
-        lines = await self._desk.api.read_logs(self._pod_id, source="container")
+        lines = await self._context.api.read_logs(self._pod_id, source="container")
         told = [line.text for line in lines if line.text.startswith(HOST_KEY_MARK)]
         if not told:
             raise TransientError("the pod has not told its host key yet")
@@ -182,7 +182,7 @@ class Boarding:
     async def _read_host_log(self) -> str:
         """Return the last line of the host's log, which tells of image pulls and the like."""
         try:
-            lines = await self._desk.api.read_logs(self._pod_id, source="system", tail=20)
+            lines = await self._context.api.read_logs(self._pod_id, source="system", tail=20)
         except (TransientError, PermanentError):
             return ""
         return f": {lines[-1].text[:300]}" if lines else ""

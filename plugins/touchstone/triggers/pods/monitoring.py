@@ -6,43 +6,34 @@ import asyncio
 import contextlib
 import logging
 import time
+from collections.abc import Awaitable
 from datetime import datetime, timedelta
-from typing import Final
+from typing import Final, TypeVar
 
 from pydantic import TypeAdapter
 
-from touchstone.core import attempts
+from touchstone.core import attempts, phases
 from touchstone.core.names import build_console_key, build_output_key
 from touchstone.core.pod_attempts import find_pod, note_login
+from touchstone.core.records.tasks import Task
 from touchstone.core.tasks import build_pod_start
-from touchstone.hooks.consoles import find_end
-from touchstone.hooks.parts import Parts, find_files, find_long_list
-from touchstone.hooks.pods.desk import PodDesk, TaskKey
-from touchstone.hooks.pods.shell import CallRefused, SenselessAnswer
-from touchstone.hooks.records import Record
-from touchstone.hooks.starts import grant_archives
-from touchstone.triggers.pods.boarding import Boarded, Boarding
-from touchstone.triggers.pods.failures import PodFailed, Stopped
-from touchstone.triggers.pods.preflight import check_host
+from touchstone.services.pods.context import PodContext, TaskRef
+from touchstone.services.pods.shell import CallRefused, SenselessAnswer
+from touchstone.services.starts import grant_archives
+from touchstone.stores.consoles import find_end
+from touchstone.stores.parts import Parts, find_files, find_long_list
+from touchstone.triggers.pods.connecting import ConnectedPod, PodConnector
+from touchstone.triggers.pods.failures import PodFailed, Stopped, check_host
 from touchstone_agent.core.backoff import Backoff
 from touchstone_agent.protocol.errors import TransientError
 from touchstone_agent.protocol.facts import ExitFacts, Files, RunnerVerdict, UploadedFile
-from touchstone_agent.protocol.messages import (
-    MAX_CHUNK_BYTES,
-    AttemptPhase,
-    Grant,
-    PhaseChanged,
-)
-from touchstone_agent.protocol.pods import (
-    PodPhase,
-    PodPoll,
-    PodState,
-    PodUpload,
-    PodUploadReport,
-)
+from touchstone_agent.protocol.messages import MAX_CHUNK_BYTES, AttemptPhase, Grant, PhaseChanged
+from touchstone_agent.protocol.pods import PodPhase, PodPoll, PodState, PodUpload, PodUploadReport
 from touchstone_agent.protocol.progress import build_progress
 
 log = logging.getLogger(__name__)
+
+Answer = TypeVar("Answer")
 
 _FILES: TypeAdapter[tuple[UploadedFile, ...]] = TypeAdapter(Files)
 
@@ -61,58 +52,66 @@ MAX_SENSELESS: Final = 3
 """So many answers in a row may make no sense before the pod is of no use."""
 UPLOAD_BACKOFF: Final = Backoff(first_seconds=2, cap_seconds=60)
 PROGRESS_SECONDS: Final = 5.0
+"""Between two writes of progress to the record; each phase is written at once."""
 EXIT_SUBMISSION: Final = 3
+"""The exit code of the trainer for content that cannot be used; see include/elnigma/CONTRACT.md."""
 RENEWALS: Final = 4
-"""How often a lease is renewed within its time while something else goes on."""
+"""How often a lease is renewed within its time during an upload."""
 
 
-class Attendant:
+class PodMonitor:
     """
     Follows one attempt in one pod to the point where everything it has made is stored.
 
-    :param desk: What renting works with.
-    :param key: The task.
-    :param record: Its record.
-    :param boarding: Logs in again when the connection is lost.
-    :param boarded: The login.
+    :param context: What renting works with.
+    :param key: Its key.
+    :param task: The task.
+    :param connector: Logs in again when the connection is lost.
+    :param connected: The login.
     """
 
     def __init__(
-        self, desk: PodDesk, key: TaskKey, record: Record, boarding: Boarding, boarded: Boarded
+        self,
+        context: PodContext,
+        key: TaskRef,
+        task: Task,
+        connector: PodConnector,
+        connected: ConnectedPod,
     ) -> None:
-        self._desk = desk
+        self._context = context
         self._key = key
-        self._record = record
-        self._ref = attempts.get_ref(record)
-        self._parts = Parts(desk.objects, desk.settings.content_bucket)
-        self._boarding = boarding
-        self._boarded = boarded
+        self._task = task
+        self._ref = task.ref
+        self._parts = Parts(context.objects, context.settings.content_bucket)
+        self._connector = connector
+        self._connected = connected
         self._heard_at = self._began_at = time.monotonic()
         self._told_at = float("-inf")
         self._offset: int | None = None
         self._asked_bytes = 0
+        self._senseless = 0
         self._facts = ExitFacts()
-        self._limits = attempts.build_attempt_spec(record).limits
+        self._limits = attempts.build_attempt_spec(task).limits
         self._ends_at = self._find_end()
 
-    async def attend(self) -> None:
+    async def monitor(self) -> None:
         """
         Follow it to the end.
 
         :raises PodFailed: If the pod is of no use for it, or cannot be reached any more.
-        :raises Stopped: If nobody wants it any more.
+        :raises Stopped: If it is to end.
         """
         try:
             state = await self._poll()
             await self._greet(state)
             while await self._take_console(state) or state.phase is not PodPhase.EXITED:
                 await self._follow(state)
-                await self._boarding.pause(self._find_pause(state))
+                await self._connector.pause(self._find_pause(state))
                 state = await self._poll()
             await self._record_exit(state)
             await self._upload()
         finally:
-            await self._boarded.shell.close()
+            await self._connected.shell.close()
 
     # --- speaking to the pod ----------------------------------------------------------------
 
@@ -120,7 +119,6 @@ class Attendant:
         """Return how it is; logs in again, wherever it has gone, when the connection is lost."""
         if self._offset is None:
             self._offset = await self._find_offset()
-        senseless = 0
         while True:
             self._asked_bytes = self._count_console_bytes()
             message = PodPoll(
@@ -128,49 +126,55 @@ class Attendant:
                 console_offset=self._offset,
                 console_bytes=self._asked_bytes,
             )
-            try:
-                state = await self._boarded.shell.call("poll", message, PodState)
-            except CallRefused as error:
-                raise PodFailed("pod", str(error)) from error
-            except SenselessAnswer as error:
-                senseless += 1
-                await self._bear(error, senseless)
-                continue
-            except TransientError as error:
-                log.info("%s: %s; logging in again", self._key, error)
-                await self._log_in_again(error)
-                continue
-            self._heard_at = time.monotonic()
-            await self._check_boot(state)
-            return state
+            state = await self._ask(self._connected.shell.call("poll", message, PodState))
+            if state is not None:
+                await self._check_boot(state)
+                return state
+
+    async def _ask(self, call: Awaitable[Answer]) -> Answer | None:
+        """Return what the pod answers; ``None`` if it is to be asked again."""
+        try:
+            answer = await call
+        except CallRefused as error:
+            raise PodFailed("pod", str(error)) from error
+        except SenselessAnswer as error:
+            self._senseless += 1
+            await self._bear(error, self._senseless)
+            return None
+        except TransientError as error:
+            log.info("%s: %s; logging in again", self._key, error)
+            await self._log_in_again(error)
+            return None
+        self._heard_at, self._senseless = time.monotonic(), 0
+        return answer
 
     async def _bear(self, error: SenselessAnswer, times: int) -> None:
-        """Wait before asking again; a program that goes on answering like this is none of ours."""
+        """Wait before the next poll; a program that repeats such answers is not touchstone-pod."""
         if times >= MAX_SENSELESS:
             raise PodFailed("pod", str(error)) from error
         log.warning("%s: %s; asking again", self._key, error)
-        await self._boarding.pause(self._desk.settings.runpod.poll_seconds)
+        await self._connector.pause(self._context.settings.runpod.poll_seconds)
 
     async def _log_in_again(self, error: TransientError) -> None:
-        await self._boarded.shell.close()
-        await self._boarding.pause(0.5)
+        await self._connected.shell.close()
+        await self._connector.pause(0.5)
         # Without a word from us for its lease the pod ends itself: then nobody need look. Nor at
         # one that lets everybody in and answers nothing.
-        lease = self._desk.settings.runpod.lease_seconds
+        lease = self._context.settings.runpod.lease_seconds
         left = lease - (time.monotonic() - self._heard_at)
         if left <= 0:
             raise PodFailed("login", f"the pod has answered nothing for {lease} s: {error}")
-        self._boarded = await self._boarding.log_in(seconds=max(1.0, left))
+        self._connected = await self._connector.log_in(seconds=max(1.0, left))
 
     # --- how long ---------------------------------------------------------------------------
 
     def _find_end(self) -> datetime:
         """Return when the pod must have done all it is for: as many seconds as it was told."""
-        pod = find_pod(self._record, self._ref.fence) or {}
-        begun = pod.get("login_at")
-        life = pod.get("life_seconds") or self._limits.wall_seconds + UPLOAD_SECONDS
-        since = datetime.fromisoformat(begun) if begun else self._desk.now()
-        return since + timedelta(seconds=int(life))
+        pod = find_pod(self._task, self._ref.fence)
+        begun = pod.login_at if pod else None
+        life = pod.life_seconds if pod else None
+        most = life or self._limits.wall_seconds + UPLOAD_SECONDS
+        return (begun or self._context.now()) + timedelta(seconds=most)
 
     def _count_lease(self) -> int:
         """
@@ -178,10 +182,10 @@ class Attendant:
 
         :raises PodFailed: If that has come.
         """
-        left = int((self._ends_at - self._desk.now()).total_seconds())
+        left = int((self._ends_at - self._context.now()).total_seconds())
         if left < 1:
             raise PodFailed("life", "the pod has not come to an end in the time that it may live")
-        return min(self._desk.settings.runpod.lease_seconds, left)
+        return min(self._context.settings.runpod.lease_seconds, left)
 
     def _check_time(self, state: PodState) -> None:
         """
@@ -189,14 +193,14 @@ class Attendant:
 
         :raises PodFailed: If the pod prepares, or runs, for longer than is any use.
         """
-        pod = find_pod(self._record, self._ref.fence) or {}
-        begun = self._record.get("preparing_at") or pod.get("login_at")
+        pod = find_pod(self._task, self._ref.fence)
+        begun = self._task.newest.preparing_at or (pod.login_at if pod else None)
         if begun is None or state.phase is PodPhase.EXITED:
             return
         most = PREPARE_SECONDS
         if state.phase is PodPhase.RUNNING:
             most += self._limits.wall_seconds + WALL_SLACK_SECONDS
-        lasted = (self._desk.now() - datetime.fromisoformat(begun)).total_seconds()
+        lasted = (self._context.now() - begun).total_seconds()
         if lasted > most:
             raise PodFailed("pod", f"it says that it is {state.phase} after {lasted:.0f} s")
 
@@ -208,42 +212,42 @@ class Attendant:
     # --- beginning --------------------------------------------------------------------------
 
     async def _check_boot(self, state: PodState) -> None:
-        address = self._boarded.address
-        known = (find_pod(self._record, self._ref.fence) or {}).get("boot_id")
-        if known and known != state.boot_id:
+        address = self._connected.address
+        pod = find_pod(self._task, self._ref.fence)
+        if pod and pod.boot_id and pod.boot_id != state.boot_id:
             raise PodFailed("restarted", "the pod's container was started again")
-        self._record = await self._desk.change(
+        self._task = await self._context.change(
             self._key,
             lambda found: note_login(
                 found,
                 fence=self._ref.fence,
                 address=f"{address.username}@{address.host}:{address.port}",
                 boot_id=state.boot_id,
-                now=self._desk.now(),
+                now=self._context.now(),
             ),
         )
 
     async def _greet(self, state: PodState) -> None:
         """Look whether the host is good, and start the attempt; both but once."""
         if state.ref is None:
-            spec = attempts.build_attempt_spec(self._record)
-            check_host(state, spec, self._desk.settings.runpod)
+            spec = attempts.build_attempt_spec(self._task)
+            check_host(state, spec, self._context.settings.runpod)
         elif state.ref != self._ref:
             raise PodFailed("pod", f"the pod is busy with {state.ref.task_key}")
         if state.ref is None or state.wants_grants:
             await self._start()
 
     async def _start(self) -> None:
-        spec = attempts.build_attempt_spec(self._record)
+        spec = attempts.build_attempt_spec(self._task)
         grants = await asyncio.to_thread(
-            grant_archives, self._desk.objects, self._desk.settings, spec
+            grant_archives, self._context.objects, self._context.settings, spec
         )
         start = build_pod_start(spec, self._ref, grants)
         try:
-            await self._boarded.shell.call("start", start, PodState)
+            await self._connected.shell.call("start", start, PodState)
         except CallRefused as error:
             raise PodFailed("pod", str(error)) from error
-        await self._move(AttemptPhase.PREPARING, self._desk.now(), image=spec.image)
+        await self._move(AttemptPhase.PREPARING, self._context.now(), image=spec.image)
 
     # --- following --------------------------------------------------------------------------
 
@@ -257,16 +261,16 @@ class Attendant:
         if state.progress is not None and now - self._told_at >= PROGRESS_SECONDS:
             self._told_at = now
             progress = build_progress(
-                state.progress, self._ref, now=self._desk.now(), console_bytes=state.console_size
+                state.progress, self._ref, now=self._context.now(), console_bytes=state.console_size
             )
-            self._record = await self._desk.change(
+            self._task = await self._context.change(
                 self._key,
-                lambda found: attempts.apply_progress(found, progress, now=self._desk.now()),
+                lambda found: phases.apply_progress(found, progress, now=self._context.now()),
             )
 
     def _find_pause(self, state: PodState) -> float:
-        """Look often at what has just begun, or has ended; seldom at what goes on for hours."""
-        shortest = self._desk.settings.runpod.poll_seconds
+        """Poll often after the start and after the end; seldom during hours of training."""
+        shortest = self._context.settings.runpod.poll_seconds
         if state.phase is not PodPhase.RUNNING:
             return shortest if state.phase is not PodPhase.EXITED else 0.0
         lasted = time.monotonic() - self._began_at
@@ -276,26 +280,28 @@ class Attendant:
         event = PhaseChanged(ref=self._ref, phase=phase, at=at, details=dict(details))
         files = find_long_list(event)
         part = await asyncio.to_thread(self._parts.put_files, self._ref, files) if files else None
-        self._record = await self._desk.change(
+        self._task = await self._context.change(
             self._key,
-            lambda found: attempts.apply_phase(found, event, now=self._desk.now(), files_part=part),
+            lambda found: phases.apply_phase(
+                found, event, now=self._context.now(), files_part=part
+            ),
         )
 
     # --- the console ------------------------------------------------------------------------
 
     async def _find_offset(self) -> int:
-        """Return where the stored console ends: whoever followed before has stored up to there."""
+        """Return where the stored console ends: the driver before has stored up to there."""
         return await asyncio.to_thread(
-            find_end, self._desk.objects, self._desk.settings.logs_bucket, self._ref
+            find_end, self._context.objects, self._context.settings.logs_bucket, self._ref
         )
 
     async def _take_console(self, state: PodState) -> bool:
-        """Store what has come of the console; return whether there is more of it."""
+        """Store new bytes of the console; return whether there are more."""
         data = state.console_data[: self._asked_bytes]
         if data and self._offset is not None:
             is_stored = await asyncio.to_thread(
-                self._desk.objects.put_new,
-                self._desk.settings.logs_bucket,
+                self._context.objects.put_new,
+                self._context.settings.logs_bucket,
                 build_console_key(self._ref, self._offset),
                 data,
                 content_type="text/plain",
@@ -322,44 +328,34 @@ class Attendant:
         self._facts = facts
         if state.running_at is not None:
             await self._move(AttemptPhase.RUNNING, state.running_at, runtime="pod")
-        at = state.exited_at or self._desk.now()
+        at = state.exited_at or self._context.now()
         await self._move(AttemptPhase.EXITED, at, **facts.dump())
 
     async def _upload(self) -> None:
         """Let the pod store the files on record, each by a leave for exactly its bytes."""
-        kept = await asyncio.to_thread(find_files, self._record, self._parts)
-        files = _FILES.validate_python(kept)
+        kept = await asyncio.to_thread(find_files, self._task.newest, self._parts)
+        files = _FILES.validate_python([file.dump() for file in kept])
         left = {file.path: file for file in files}
         self._ends_at = min(self._ends_at, self._find_upload_end())
         uploaded: list[str] = []
         failed: dict[str, str] = {}
-        idle = senseless = 0
+        idle = 0
         while left:
             self._count_lease()
             grants = await asyncio.to_thread(self._grant, list(left.values()))
-            try:
-                report = await self._call_upload(PodUpload(grants=grants))
-            except CallRefused as error:
-                raise PodFailed("pod", str(error)) from error
-            except SenselessAnswer as error:
-                senseless += 1
-                await self._bear(error, senseless)
+            report = await self._ask(self._call_upload(PodUpload(grants=grants)))
+            if report is None:
                 continue
-            except TransientError as error:
-                log.info("%s: %s; logging in again", self._key, error)
-                await self._log_in_again(error)
-                continue
-            self._heard_at = time.monotonic()
-            senseless, before = 0, len(left)
+            before = len(left)
             uploaded += [path for path in report.uploaded if left.pop(path, None)]
             failed |= {path: why for path, why in report.failed.items() if left.pop(path, None)}
             if left:
                 # A store that is away is waited for, less and less eagerly.
                 idle = idle + 1 if len(left) == before else 0
-                await self._boarding.pause(UPLOAD_BACKOFF.after(idle))
+                await self._connector.pause(UPLOAD_BACKOFF.after(idle))
         await self._move(
             AttemptPhase.UPLOADED,
-            self._desk.now(),
+            self._context.now(),
             **self._facts.dump(),
             uploaded=uploaded,
             failed=failed,
@@ -368,14 +364,13 @@ class Attendant:
 
     def _find_upload_end(self) -> datetime:
         # By our own clock, when its exit was put on record: the pod's may be wrong by years.
-        told = self._record.get("last_event_at")
-        since = datetime.fromisoformat(told) if told else self._desk.now()
+        since = self._task.newest.last_event_at or self._context.now()
         return since + timedelta(seconds=UPLOAD_SECONDS)
 
     def _grant(self, files: list[UploadedFile]) -> dict[str, Grant]:
-        bucket = self._desk.settings.content_bucket
+        bucket = self._context.settings.content_bucket
         return {
-            file.path: self._desk.objects.grant_put(
+            file.path: self._context.objects.grant_put(
                 bucket, build_output_key(self._ref, file.path), sha256=file.sha256, size=file.size
             )
             for file in files
@@ -383,7 +378,7 @@ class Attendant:
 
     async def _call_upload(self, message: PodUpload) -> PodUploadReport:
         """Call for the upload, and renew the pod's lease for as long as that takes."""
-        shell, lease = self._boarded.shell, self._desk.settings.runpod.lease_seconds
+        shell, lease = self._connected.shell, self._context.settings.runpod.lease_seconds
         call = asyncio.create_task(
             shell.call("upload", message, PodUploadReport, seconds=CALL_UPLOAD_SECONDS)
         )
@@ -394,7 +389,7 @@ class Attendant:
                 with contextlib.suppress(TransientError):
                     await shell.call("poll", poll, PodState)
                     self._heard_at = time.monotonic()
-                if self._boarding.is_stopping:
+                if self._connector.is_stopping:
                     raise Stopped
         finally:
             call.cancel()

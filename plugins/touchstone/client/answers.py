@@ -1,0 +1,522 @@
+"""
+What the command line reads of the API's answers that show records, and of Airflow's own.
+
+A record is shown as it is stored, also one that makes no sense: a field that is odd here is taken
+for absent, so that it hides nothing else. What a newer server adds is ignored.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Annotated, Generic, TypeVar
+
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    JsonValue,
+    StrictFloat,
+    StrictInt,
+    ValidationError,
+    ValidatorFunctionWrapHandler,
+    WrapValidator,
+)
+
+from touchstone.core.answers import DispatcherState, DispatcherWork, Placements
+from touchstone.core.records.submissions import Fact
+
+Read = TypeVar("Read")
+Item = TypeVar("Item")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Answer(Generic[Read]):
+    """
+    What the API has answered.
+
+    :param document: As it came, which ``--json`` prints.
+    :param value: What the commands read of it.
+    """
+
+    document: Mapping[str, JsonValue]
+    value: Read
+
+
+def _read_text(value: object) -> str | None:
+    return None if value is None else str(value)
+
+
+def _read_or_none(value: object, read: ValidatorFunctionWrapHandler) -> object:
+    """Return what a part says; ``None`` for one that is empty, or odd."""
+    if value is None or value == {}:
+        return None
+    try:
+        return read(value)
+    except ValidationError:
+        return None
+
+
+def _read_list(value: object) -> object:
+    return value if isinstance(value, (list, tuple)) else ()
+
+
+def _read_table(value: object) -> object:
+    return value if isinstance(value, Mapping) else {}
+
+
+OrNone = WrapValidator(_read_or_none)
+Text = Annotated[str | None, BeforeValidator(_read_text)]
+Number = Annotated[StrictInt | StrictFloat | None, OrNone]
+Many = Annotated[tuple[Item, ...], BeforeValidator(_read_list)]
+Texts = Many[Annotated[str, BeforeValidator(str)]]
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+
+# --- submissions and tasks ---------------------------------------------------------------------
+
+
+class Waiting(_Part):
+    """A place in the queue, why, and about when that is over, ISO 8601."""
+
+    position: int
+    of: int
+    reason: Text = None
+    p50: Text = None
+    p90: Text = None
+
+
+class Cost(_Part):
+    """What pods have cost, US dollars as text, and whether one is still billed."""
+
+    usd: str
+    is_open: bool
+
+
+class ShownPod(_Part):
+    """A pod of a task's newest attempt."""
+
+    id: Text = None
+    gpu: Text = None
+    cpu: Text = None
+    vcpus: Annotated[int | None, OrNone] = None
+    cloud: Text = None
+    data_center: Text = None
+    price_per_hour: Text = None
+    address: Text = None
+
+
+class ShownModel(_Part):
+    """A trained model, and whether loading it could run code."""
+
+    strategy: Text = None
+    may_carry_code: Annotated[bool | None, OrNone] = None
+    code_reason: Text = None
+
+
+class ShownPublished(_Part):
+    """What a training has published, as far as tables show it."""
+
+    models: Many[ShownModel] = ()
+    device: Annotated[Mapping[str, Fact], BeforeValidator(_read_table)] = Field(
+        default_factory=dict
+    )
+
+
+class GpuNote(_Part):
+    """What an attempt made of its GPU, in one line."""
+
+    note: Text = None
+
+
+class ShownTask(_Part):
+    """A task of a submission, as far as tables show it."""
+
+    task_id: Annotated[str, BeforeValidator(str)]
+    status: Text = None
+    phase: Text = None
+    progress_phase: Text = None
+    percent: Number = None
+    eta_seconds: Number = None
+    server: Text = None
+    container: Text = None
+    image: Text = None
+    image_digest: Text = None
+    reason: Text = None
+    is_retriable: Annotated[bool | None, OrNone] = None
+    waiting: Annotated[Waiting | None, OrNone] = None
+    pod: Annotated[ShownPod | None, OrNone] = None
+    cost: Annotated[Cost | None, OrNone] = None
+    gpu: Annotated[GpuNote | None, OrNone] = None
+    published: Annotated[ShownPublished | None, OrNone] = None
+
+
+class ShownBranch(_Part):
+    """The branch of el-nigma that a submission runs."""
+
+    branch: Text = None
+    commit: Text = None
+
+
+class ListedSubmission(_Part):
+    """A submission in a list."""
+
+    submission_id: str
+    status: Text = None
+    submitted_by: Text = None
+    created_at: Text = None
+    ended_at: Text = None
+    notes: Text = None
+    reason: Text = None
+    score: Number = None
+    score_low: Number = None
+    score_high: Number = None
+    verdict: Text = None
+    replay_of: Text = None
+    waiting: Annotated[Waiting | None, OrNone] = None
+
+
+class ShownSubmission(ListedSubmission):
+    """A submission by itself."""
+
+    system: Text = None
+    source_url: Text = None
+    source_ref: Text = None
+    source_path: Text = None
+    commit: Text = None
+    content_sha256: Text = None
+    verdict_reason: Text = None
+    remarks: Texts = ()
+    run_ids: Texts = ()
+    elnigma: Annotated[ShownBranch | None, OrNone] = None
+    cost: Annotated[Cost | None, OrNone] = None
+
+
+class SubmissionList(_Part):
+    """A page of submissions, the newest first; ``next`` is the cursor of the next one."""
+
+    submissions: tuple[ListedSubmission, ...]
+    next: str | None = None
+    dispatcher: Annotated[DispatcherState | None, OrNone] = None
+
+
+class SubmissionAnswer(_Part):
+    """A submission with its tasks."""
+
+    submission: ShownSubmission
+    tasks: tuple[ShownTask, ...]
+    dispatcher: Annotated[DispatcherState | None, OrNone] = None
+
+
+class ShownResult(_Part):
+    """What came of one prediction interval."""
+
+    interval: Number = None
+    status: Text = None
+    reason: Text = None
+    mlflow_url: Text = None
+    metrics: Annotated[Mapping[str, Number], BeforeValidator(_read_table)] = Field(
+        default_factory=dict
+    )
+    claimed: Annotated[Mapping[str, Number], BeforeValidator(_read_table)] = Field(
+        default_factory=dict
+    )
+    judged: Text = None
+    judged_reason: Text = None
+    models: Many[ShownModel] = ()
+
+
+class Results(_Part):
+    """What a submission came to."""
+
+    status: Text = None
+    reason: Text = None
+    score: Number = None
+    score_low: Number = None
+    score_high: Number = None
+    verdict: Text = None
+    verdict_reason: Text = None
+    replay_of: Text = None
+    results: Many[ShownResult] = ()
+
+
+# --- the fleet -----------------------------------------------------------------------------------
+
+
+class ShownDeclared(_Part):
+    """What the fleet file says of a server, as far as tables show it."""
+
+    priority: Text = None
+
+
+class ShownDrained(_Part):
+    """That a server was drained: by whom, when, and what slots it had."""
+
+    slots: int = 0
+    validation_slots: int = 0
+    by: Text = None
+    at: Text = None
+
+
+class ShownCapability(_Part):
+    """What may be relied on of a server."""
+
+    cuda: bool
+    vram_gib: float
+    ram_gib: float
+    free_disk_gib: Number = None
+
+
+class ShownHold(_Part):
+    """What a server is not asked for, in one line, and for whose tasks alone."""
+
+    told: str
+    label: Text = None
+
+
+class ServerRow(_Part):
+    """A server in the fleet's status; slots of ``None`` mean that it has no pool."""
+
+    server: str
+    description: Text = None
+    is_alive: bool = False
+    heartbeat_age_seconds: float | None = None
+    slots: int | None = None
+    in_use: int = 0
+    validation_slots: int | None = None
+    validation_in_use: int = 0
+    capability: ShownCapability
+    gpus: Texts = ()
+    gpu_shares: int | None = None
+    gpu_driver: Text = None
+    declared: Annotated[ShownDeclared | None, OrNone] = None
+    drained: Annotated[ShownDrained | None, OrNone] = None
+    holds: Many[ShownHold] = ()
+    differences: Texts = ()
+    warnings: Texts = ()
+
+
+class ShownProof(_Part):
+    """What the reaper's last list of pods was."""
+
+    at: Text = None
+    seen: int = 0
+    ours: int = 0
+    unknown: int = 0
+    terminated: Many[JsonValue] = ()
+    has_failed: bool = False
+    is_dry_run: bool = False
+
+
+class RunPodRow(_Part):
+    """How RunPod is: its slots, its money, and what keeps us from renting."""
+
+    slots: int | None = None
+    in_use: int = 0
+    is_connected: bool = False
+    is_low: bool = False
+    balance_usd: Text = None
+    block: Text = None
+    proof: Annotated[ShownProof | None, OrNone] = None
+
+
+class FleetStatus(_Part):
+    """How servers and pools are."""
+
+    placements: Placements
+    waiting: int = 0
+    servers: tuple[ServerRow, ...]
+    dead_letters: Annotated[Mapping[str, int], BeforeValidator(_read_table)] = Field(
+        default_factory=dict
+    )
+    runpod: RunPodRow
+    differences: Texts = ()
+    warnings: Texts = ()
+    dispatcher: Annotated[DispatcherWork | None, OrNone] = None
+
+
+class DrainedServer(_Part):
+    """What a drain has left: what is remembered, and how much still runs."""
+
+    drained: ShownDrained
+    in_use: int
+    validation_in_use: int
+
+
+class AttachedServer(_Part):
+    """The slots that an attach has given back."""
+
+    slots: int
+    validation_slots: int
+
+
+# --- Airflow's own -------------------------------------------------------------------------------
+
+
+class Run(_Part):
+    """A DAG run of Airflow's; its dates are ISO 8601."""
+
+    state: Annotated[str, BeforeValidator(str)]
+    logical_date: Text = None
+    run_after: Text = None
+
+
+class RunTask(_Part):
+    """A task instance of a run."""
+
+    task_id: str
+    try_number: int
+    map_index: int = -1
+    state: Text = None
+    start_date: Text = None
+
+
+class RunTasks(_Part):
+    """The task instances of a run."""
+
+    task_instances: tuple[RunTask, ...]
+
+
+class ErrorDetail(_Part):
+    """An exception in a task's log."""
+
+    exc_value: Text = None
+
+
+class LogLine(_Part):
+    """A line of a task's log."""
+
+    event: Text = None
+    level: Text = None
+    error_detail: Many[ErrorDetail] = ()
+
+
+def _read_line(line: object) -> object:
+    return line if isinstance(line, Mapping) else {"event": str(line)}
+
+
+class RunTaskLog(_Part):
+    """The log of a task instance, line by line."""
+
+    content: tuple[Annotated[LogLine, BeforeValidator(_read_line)], ...]
+
+
+class Dag(_Part):
+    """The DAG, as far as it is asked for."""
+
+    is_paused: bool | None = None
+
+
+class Token(_Part):
+    """What a login is answered with."""
+
+    access_token: str
+
+
+# --- events ---------------------------------------------------------------------------------------
+
+
+class ShownQuota(_Part):
+    """How many submissions an event takes of everybody, in how many hours."""
+
+    submissions: int
+    hours: float
+
+
+class ShownData(_Part):
+    """The data set of an event."""
+
+    name: Text = None
+
+
+class ShownRows(_Part):
+    """Which rows an event judges."""
+
+    test_from: Text = None
+    test_to: Text = None
+    closed_from: Text = None
+
+
+class ShownJudging(_Part):
+    """How an event judges."""
+
+    intervals: Texts = ()
+    seeds: Texts = ()
+    arrivals: Number = None
+
+
+class ShownEvent(_Part):
+    """An event."""
+
+    event: str
+    title: Text = None
+    problem: Text = None
+    baseline: Text = None
+    opens_at: Text = None
+    closes_at: Text = None
+    closed_at: Text = None
+    participants: Texts = ()
+    data: Annotated[ShownData | None, OrNone] = None
+    rows: Annotated[ShownRows | None, OrNone] = None
+    judging: Annotated[ShownJudging | None, OrNone] = None
+    quota: Annotated[ShownQuota | None, OrNone] = None
+    is_changed: bool = False
+
+
+class EventList(_Part):
+    """All events, and why those that make no sense are not among them."""
+
+    events: tuple[ShownEvent, ...]
+    unreadable: Mapping[str, str] = Field(default_factory=dict)
+
+
+class EventAdmission(_Part):
+    """Why an event takes no submission of the user now; ``None`` if it does."""
+
+    objection: str | None = None
+
+
+class ShownStatement(_Part):
+    """What was said of a submission once."""
+
+    at: Text = None
+    phase: Text = None
+    sentence: Text = None
+
+
+class ShownRow(_Part):
+    """A row of a leaderboard."""
+
+    rank: Number = None
+    name: str
+    event: Text = None
+    user: Text = None
+    score: Number = None
+    difference: Number = None
+    low: Number = None
+    high: Number = None
+    p: Number = None
+    n: Number = None
+    verdict: Text = None
+    reason: Text = None
+    history: Many[ShownStatement] = ()
+
+
+class Leaderboard(_Part):
+    """An event's leaderboard, best first."""
+
+    event: str
+    baseline: Text = None
+    rows: tuple[ShownRow, ...]
+    unreadable: Texts = ()
+
+
+class Comparison(_Part):
+    """What was said of some submissions."""
+
+    rows: tuple[ShownRow, ...]
+    missing: Texts = ()

@@ -1,0 +1,1 @@
+"""Servers join, are upgraded and leave: by the command line, and by a DAG."""

@@ -1,0 +1,491 @@
+"""The commands about submissions: bring, train, look at and end them."""
+
+from __future__ import annotations
+
+import secrets
+import sys
+import time
+from contextlib import suppress
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from typer.core import TyperCommand
+
+from touchstone import event_commands
+from touchstone.client.options import Needs, takes_schedule
+from touchstone.client.packing import is_remote
+from touchstone.client.requests import (
+    build_id,
+    build_schedule,
+    check_conf,
+    check_id,
+    drop_none,
+    pack_source,
+)
+from touchstone.terminal import (
+    EXIT_FAILURE,
+    EXIT_INTERRUPTED,
+    AsJson,
+    connect,
+    open_console,
+    print_json,
+    say,
+)
+from touchstone_agent.protocol.errors import ConfigurationError, TouchstoneError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from touchstone.client.answers import Answer
+    from touchstone.client.api import Client
+    from touchstone.client.watch import Ending
+    from touchstone.core.answers import DispatcherState, Ended
+# `touchstone list` is typed all day: whatever takes long to import is imported by the command
+# that needs it, and Airflow by none of the client's.
+
+submission_app = typer.Typer()
+
+_RUNS_OF_A_SUBMISSION = 1000
+
+_PASSTHROUGH = "touchstone.passthrough"
+
+
+class CommandWithPassthrough(TyperCommand):
+    """A command that passes on everything after ``--`` unchanged."""
+
+    def parse_args(self, ctx: typer.Context, args: list[str]) -> list[str]:  # type: ignore[override]
+        """Read the arguments in front of ``--``."""
+        if "--" in args:
+            cut = args.index("--")
+            ctx.meta[_PASSTHROUGH] = tuple(args[cut + 1 :])
+            args = args[:cut]
+        return super().parse_args(ctx, args)
+
+
+Login = Annotated[
+    str | None,
+    typer.Option("--as", "--user", help="Log in as this user. [default: engineer]"),
+]
+
+Wait = Annotated[bool, typer.Option("--wait", help="Show how far it is, until it has ended.")]
+
+Given = dict[str, object]
+"""The help of each field of a schedule."""
+
+SubmissionId = Annotated[str, typer.Argument(metavar="ID", show_default=False)]
+
+
+@submission_app.command(
+    cls=CommandWithPassthrough, epilog="Arguments after -- go to el-nigma as they are."
+)
+@takes_schedule
+def submit(
+    ctx: typer.Context,
+    source: Annotated[
+        str,
+        typer.Argument(show_default=False, help="Git URL, or a folder or .tar.gz on this machine."),
+    ],
+    system: Annotated[str | None, typer.Option(help="feature_set or model_structure.")] = None,
+    ref: Annotated[str | None, typer.Option(help="Branch, tag or commit of the source.")] = None,
+    path: Annotated[str | None, typer.Option(help="Folder of the module in the source.")] = None,
+    *,
+    given: Given,
+    needs: Needs = None,
+    notes: Annotated[str | None, typer.Option(help="For readers of the result.")] = None,
+    submission_id: Annotated[
+        str | None, typer.Option("--id", help="The submission's id. [default: a new one]")
+    ] = None,
+    wait: Wait = False,
+    login: Login = None,
+    as_json: AsJson = False,
+) -> None:
+    """Submit a feature set or a model structure; with --intervals, train it as well."""
+    chosen = submission_id or build_id(datetime.now(UTC), secrets.token_hex(3))
+    check_id(chosen)
+    if ref is not None and not is_remote(source):
+        raise ConfigurationError(f"ref: {source} is not a git URL, so it has no branches")
+    conf = drop_none(
+        {
+            "source": source,
+            "system": system,
+            "ref": ref,
+            "path": path,
+            "notes": notes,
+            **build_schedule(
+                ctx.meta.get(_PASSTHROUGH, ()),
+                needs=needs,
+                given=given,
+            ),
+        }
+    )
+    archive = None if is_remote(source) else pack_source(source)
+    # Before anything is sent, so that nothing is uploaded for a wrong option.
+    check_conf(conf | ({"source": "upload:" + "0" * 64} if archive is not None else {}))
+    with connect(login) as client:
+        event_commands.check_admission(client, conf)
+        if archive is not None:
+            conf["source"] = client.upload(archive)
+        client.start_run(chosen, conf)
+        _finish(client, chosen, chosen, conf, wait=wait, as_json=as_json)
+
+
+@submission_app.command(
+    cls=CommandWithPassthrough, epilog="Arguments after -- go to el-nigma as they are."
+)
+@takes_schedule
+def schedule(
+    ctx: typer.Context,
+    submission_id: SubmissionId,
+    *,
+    given: Given,
+    needs: Needs = None,
+    wait: Wait = False,
+    login: Login = None,
+    as_json: AsJson = False,
+) -> None:
+    """Train an accepted submission."""
+    from touchstone.client.errors import Refused, RunExists
+    from touchstone.client.watch import get_submission
+    from touchstone.core.names import build_run_id
+    from touchstone.core.states import SCHEDULABLE
+
+    check_id(submission_id)
+    conf = drop_none(
+        {
+            "submission_id": submission_id,
+            **build_schedule(
+                ctx.meta.get(_PASSTHROUGH, ()),
+                needs=needs,
+                given=given,
+            ),
+        }
+    )
+    check_conf(conf)
+    with connect(login) as client:
+        event_commands.check_admission(client, conf)
+        submission = get_submission(client, submission_id).value.submission
+        if submission.status not in SCHEDULABLE:
+            raise Refused(
+                f"{submission_id} is {submission.status}; it can be scheduled once it is "
+                f"{', '.join(sorted(SCHEDULABLE))}",
+                status=409,
+            )
+        first = len(submission.run_ids) + 1
+        for number in range(max(first, 2), _RUNS_OF_A_SUBMISSION):
+            run_id = build_run_id(submission_id, number)
+            try:
+                client.start_run(run_id, conf)
+            except RunExists:
+                # Another user has just scheduled it too, or a run was refused: the next number.
+                continue
+            _finish(client, submission_id, run_id, conf, wait=wait, as_json=as_json)
+            return
+    raise ConfigurationError(f"{submission_id} has {_RUNS_OF_A_SUBMISSION} runs: submit it anew")
+
+
+@submission_app.command()
+def replay(
+    submission_id: SubmissionId,
+    task: Annotated[
+        str, typer.Argument(metavar="TASK", show_default=False, help="Which training: i5.")
+    ],
+    host: Annotated[
+        list[str] | None,
+        typer.Option(help="Server it may run on; may be repeated. [default: as the training]"),
+    ] = None,
+    notes: Annotated[str | None, typer.Option(help="For readers of the result.")] = None,
+    replay_id: Annotated[
+        str | None, typer.Option("--id", help="The replay's own id. [default: a new one]")
+    ] = None,
+    wait: Wait = False,
+    login: Login = None,
+    as_json: AsJson = False,
+) -> None:
+    """Run a training again from its record: identical, equivalent or different."""
+    chosen = replay_id or build_id(datetime.now(UTC), secrets.token_hex(3))
+    check_id(chosen)
+    conf = drop_none(
+        {
+            "replay": f"{check_id(submission_id)}/{task}",
+            "allowed_hosts": host or None,
+            "notes": notes,
+        }
+    )
+    check_conf(conf)
+    with connect(login) as client:
+        client.start_run(chosen, conf)
+        _finish(client, chosen, chosen, conf, wait=wait, as_json=as_json)
+
+
+@submission_app.command("list")
+def list_submissions(
+    status: Annotated[str | None, typer.Option(help="Only those in this status.")] = None,
+    user: Annotated[str | None, typer.Option(help="Only those of this user.")] = None,
+    limit: Annotated[int, typer.Option(min=1, max=500)] = 20,
+    everything: Annotated[bool, typer.Option("--all", help="All of them, however many.")] = False,
+    login: Annotated[str | None, typer.Option("--as", help="Log in as this user.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """List the newest submissions."""
+    with connect(login) as client:
+        if everything:
+            found = client.list_all_submissions(status=status, user=user)
+        else:
+            found = client.list_submissions(status=status, user=user, limit=limit)
+    _warn_of_dispatcher(found.value.dispatcher)
+    if as_json:
+        print_json(found.document)
+        return
+    if not found.value.submissions:
+        say("no submissions")
+        return
+    from touchstone.client.tables import build_list
+
+    console = open_console()
+    console.print(build_list(found.value.submissions))
+    if found.value.next:
+        console.print("... and older ones: --limit 500, or --all")
+
+
+@submission_app.command()
+def show(submission_id: SubmissionId, login: Login = None, as_json: AsJson = False) -> None:
+    """Show a submission and its tasks."""
+    from touchstone.client.watch import get_submission
+
+    with connect(login) as client:
+        found = get_submission(client, check_id(submission_id))
+    _warn_of_dispatcher(found.value.dispatcher)
+    if as_json:
+        print_json(found.document)
+        return
+    from touchstone.client.tables import build_facts, build_tasks
+
+    console = open_console()
+    console.print(build_facts(found.value.submission))
+    if found.value.tasks:
+        console.print()
+        console.print(build_tasks(found.value.tasks))
+
+
+@submission_app.command()
+def results(submission_id: SubmissionId, login: Login = None, as_json: AsJson = False) -> None:
+    """Show what a submission's models are worth."""
+    with connect(login) as client:
+        found = client.get_results(check_id(submission_id))
+    if as_json:
+        print_json(found.document)
+        return
+    from touchstone.client.tables import build_results
+
+    if not found.value.results:
+        reason = f": {found.value.reason}" if found.value.reason else ""
+        typer.echo(f"{submission_id} is {found.value.status}; no results{reason}")
+        return
+    open_console().print(build_results(found.value))
+
+
+@submission_app.command()
+def gpus(login: Login = None, as_json: AsJson = False) -> None:
+    """List the GPU models that RunPod has now, with memory, price and stock."""
+    with connect(login) as client:
+        found = client.list_gpus()
+    if as_json:
+        print_json(found.document)
+        return
+    if not found.value.is_connected:
+        say("this installation is not connected to RunPod: there is no connection of type runpod")
+        raise typer.Exit(EXIT_FAILURE)
+    from touchstone.client.tables import build_gpus
+
+    open_console().print(build_gpus(found.value))
+
+
+@submission_app.command()
+def logs(
+    submission_id: SubmissionId,
+    task: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="[TASK]",
+            show_default=False,
+            help="validation or i5, for example. [default: the first that failed, or validation]",
+        ),
+    ] = None,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on until it ends.")] = False,
+    attempt: Annotated[
+        str | None, typer.Option(help="An earlier attempt, as `show --json` names it: 1-1.")
+    ] = None,
+    login: Login = None,
+    as_json: AsJson = False,
+) -> None:
+    """Print the console of a submission's task."""
+    from touchstone.client.console import Reader, find_task
+
+    if follow and as_json:
+        raise ConfigurationError("json: a document that is followed would never be whole")
+    with connect(login) as client:
+        check_id(submission_id)
+        chosen = find_task(client, submission_id, task, say, time.sleep if follow else None)
+        reader = Reader(client, submission_id, chosen, attempt=attempt, sleep=time.sleep)
+        if as_json:
+            pieces: list[str] = []
+            page = reader.read(pieces.append, say)
+            print_json({"task": chosen, **page.document, "offset": 0, "text": "".join(pieces)})
+            return
+        reader.read(_write, say, follow=follow)
+
+
+@submission_app.command()
+def enter(
+    submission_id: SubmissionId,
+    task: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="[TASK]",
+            show_default=False,
+            help="validation or i5, for example. [default: the first that runs]",
+        ),
+    ] = None,
+    login: Login = None,
+    as_json: AsJson = False,
+) -> None:
+    """Print the command that opens a shell where a task runs."""
+    from touchstone.client.entering import build_enter_command, choose_running
+    from touchstone.client.watch import get_submission
+
+    with connect(login) as client:
+        found = get_submission(client, check_id(submission_id))
+    chosen = choose_running(found.value.tasks, task)
+    command, where = build_enter_command(chosen)
+    if as_json:
+        print_json({"task": chosen.task_id, "command": command, "where": where})
+        return
+    say(f"{chosen.task_id}: {where}")
+    typer.echo(command)
+
+
+@submission_app.command()
+def cancel(
+    submission_id: SubmissionId,
+    reason: Annotated[str | None, typer.Option(help="Why; others will read it.")] = None,
+    login: Login = None,
+    as_json: AsJson = False,
+) -> None:
+    """End a submission's tasks and runs."""
+    with connect(login) as client:
+        ended = client.cancel(check_id(submission_id), reason)
+    _print_ended(submission_id, "cancelled", ended, as_json)
+
+
+@submission_app.command()
+def retract(submission_id: SubmissionId, login: Login = None, as_json: AsJson = False) -> None:
+    """Withdraw a submission for good."""
+    with connect(login) as client:
+        ended = client.retract(check_id(submission_id))
+    _print_ended(submission_id, "retracted", ended, as_json)
+
+
+def _finish(
+    client: Client,
+    submission_id: str,
+    run_id: str,
+    conf: Mapping[str, object],
+    *,
+    wait: bool,
+    as_json: bool,
+) -> None:
+    """Say what was started, or wait for its end."""
+    if not wait:
+        if as_json:
+            print_json({"submission_id": submission_id, "run_id": run_id, "conf": conf})
+        else:
+            typer.echo(submission_id)
+        if _is_paused(client):
+            say(
+                "touchstone: the DAG is paused in Airflow: the run waits until somebody unpauses "
+                "it; ask an admin to"
+            )
+        elif not as_json:
+            say(f"started; follow it with `touchstone show {submission_id}`")
+        return
+    say(f"submission {submission_id}" if not as_json else "")
+    try:
+        is_scheduled = "intervals" in conf or "replay" in conf
+        ending = _wait(client, submission_id, run_id, is_scheduled, as_json)
+    except KeyboardInterrupt:
+        say(
+            f"{submission_id} goes on without you: `touchstone show {submission_id}` and "
+            f"`touchstone logs {submission_id} --follow` show it, "
+            f"`touchstone cancel {submission_id}` ends it"
+        )
+        raise typer.Exit(EXIT_INTERRUPTED) from None
+    _report(client, submission_id, run_id, ending, as_json)
+
+
+def _is_paused(client: Client) -> bool:
+    # The run is there, whatever becomes of this question.
+    with suppress(TouchstoneError):
+        return client.is_paused()
+    return False
+
+
+def _wait(
+    client: Client, submission_id: str, run_id: str, is_scheduled: bool, as_json: bool
+) -> Ending:
+    from touchstone.client.tables import LineView, LiveView
+    from touchstone.client.watch import Watcher
+
+    console = open_console(stderr=as_json)
+    with (LiveView if console.is_terminal else LineView)(console) as view:
+        watcher = Watcher(client, view, sleep=time.sleep)
+        return watcher.wait(submission_id, run_id, is_scheduled=is_scheduled)
+
+
+def _report(client: Client, submission_id: str, run_id: str, ending: Ending, as_json: bool) -> None:
+    from touchstone.client.tables import build_results
+    from touchstone.client.watch import Outcome
+
+    is_good = ending.outcome is Outcome.SUCCESS
+    answer = client.get_results(submission_id) if ending.snapshot.submission else None
+    found = answer.value if answer else None
+    if as_json:
+        print_json(
+            {
+                **(answer.document if answer else {}),
+                "submission_id": submission_id,
+                "run_id": run_id,
+                "outcome": ending.outcome,
+                "status": ending.status,
+                "reason": ending.reason,
+            }
+        )
+    else:
+        status = ending.status if is_good else (ending.status or "failed")
+        typer.echo(f"{submission_id}: {status}" + (f": {ending.reason}" if ending.reason else ""))
+        if found and found.results:
+            open_console().print(build_results(found))
+    is_other = bool(found and found.replay_of and found.verdict == "different")
+    if not is_good or is_other:
+        raise typer.Exit(EXIT_FAILURE)
+
+
+def _print_ended(submission_id: str, word: str, ended: Answer[Ended], as_json: bool) -> None:
+    if as_json:
+        print_json({"submission_id": submission_id, **ended.document})
+        return
+    tasks = ", ".join(ended.value.cancelled_tasks) or "nothing was under way"
+    typer.echo(f"{submission_id} {word}: {tasks}")
+
+
+def _warn_of_dispatcher(dispatcher: DispatcherState | None) -> None:
+    """Say loudly, also beside JSON, when nothing will be placed."""
+    if dispatcher and dispatcher.warning:
+        typer.echo(f"touchstone: {dispatcher.warning}", err=True)
+
+
+def _write(text: str) -> None:
+    from touchstone.client.tables import clean
+
+    # Code under test wrote this: on a terminal it must not move the cursor or rename the window.
+    typer.echo(clean(text) if sys.stdout.isatty() else text, nl=False)

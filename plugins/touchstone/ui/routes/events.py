@@ -1,0 +1,142 @@
+"""Events, their leaderboards, and what was said of submissions in them."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from fastapi import APIRouter, Depends, Query
+from pydantic import BaseModel, ConfigDict, Field, JsonValue
+
+from touchstone.core.documents import MAX_CHARACTERS
+from touchstone.core.events import MAX_NAME, check_event_name, parse_event
+from touchstone.core.names import is_submission_id
+from touchstone.core.records.stored import RecordUnreadable
+from touchstone.core.schedule import DEFAULT_EVENT, MAX_ID
+from touchstone.core.verdicts import build_board, show_history, show_row
+from touchstone.services.events import EventKeeper, show_event
+from touchstone.ui.dependencies import (
+    CallerDep,
+    ClockDep,
+    RecordsDep,
+    SettingsDep,
+    require_admin,
+    require_json,
+)
+from touchstone_agent.protocol.errors import ConfigurationError
+
+router = APIRouter()
+
+CHANGES = [Depends(require_admin), Depends(require_json)]
+MAX_COMPARED = 20
+
+
+class EventBody(BaseModel):
+    """
+    An event's file.
+
+    :param name: The event's: that of the file without ``.toml``.
+    :param text: TOML.
+    """
+
+    model_config = ConfigDict(extra="forbid")
+
+    name: str = Field(max_length=MAX_NAME)
+    text: str = Field(max_length=MAX_CHARACTERS)
+
+
+class BaselineBody(BaseModel):
+    """
+    What an event's submissions are to be compared with.
+
+    :param baseline: A submission, or ``flat``.
+    """
+
+    model_config = ConfigDict(extra="forbid")
+
+    baseline: str = Field(min_length=1, max_length=MAX_ID)
+
+
+def get_event_keeper(records: RecordsDep, settings: SettingsDep, clock: ClockDep) -> EventKeeper:
+    """Return what keeps events."""
+    return EventKeeper.build(records, settings, clock)
+
+
+KeeperDep = Annotated[EventKeeper, Depends(get_event_keeper)]
+
+
+@router.get("/events")
+def list_events(keeper: KeeperDep) -> dict[str, object]:
+    """Return all events, and why those that make no sense do not."""
+    found = keeper.store.list_events()
+    return {
+        "events": [show_event(each) for each in found.records],
+        "unreadable": {name: str(error) for name, error in found.unreadable.items()},
+    }
+
+
+@router.post("/events/apply", dependencies=CHANGES)
+def apply_event(caller: CallerDep, keeper: KeeperDep, body: EventBody) -> dict[str, object]:
+    """Write down what an event's file says; the same file again changes nothing."""
+    event = parse_event(body.text, name=body.name)
+    applied = keeper.apply(body.name, event, by=caller.name)
+    return {**show_event(applied.event), "is_changed": applied.is_changed}
+
+
+@router.get("/events/{name}")
+def get_event(keeper: KeeperDep, name: str) -> dict[str, object]:
+    """Return an event."""
+    return show_event(keeper.store.get_event(check_event_name(name)))
+
+
+@router.get("/events/{name}/admission")
+def get_admission(caller: CallerDep, keeper: KeeperDep, name: str) -> dict[str, object]:
+    """Say whether an event takes a submission of the caller now, and if not, from when on."""
+    objection = keeper.find_objection(check_event_name(name), caller.name)
+    return {"event": name, "objection": objection}
+
+
+@router.post("/events/{name}/baseline", dependencies=CHANGES)
+def set_baseline(
+    caller: CallerDep, keeper: KeeperDep, name: str, body: BaselineBody
+) -> dict[str, object]:
+    """Set what an event's submissions are compared with from now on."""
+    event = keeper.set_baseline(check_event_name(name), body.baseline, by=caller.name)
+    return show_event(event)
+
+
+@router.get("/events/{name}/leaderboard")
+def get_leaderboard(keeper: KeeperDep, name: str) -> dict[str, object]:
+    """Return an event's leaderboard, best first; what has no score last, with why."""
+    event = keeper.store.get_event(check_event_name(name))
+    entries = keeper.store.list_entries(name)
+    board = build_board(event, entries.records)
+    return {**board, "unreadable": sorted(entries.unreadable)}
+
+
+@router.get("/verdicts")
+def compare(
+    records: RecordsDep,
+    keeper: KeeperDep,
+    submission: Annotated[list[str], Query(min_length=1, max_length=MAX_COMPARED)],
+) -> dict[str, object]:
+    """Return what was said of some submissions, each with its whole history."""
+    rows: list[dict[str, JsonValue]] = []
+    missing: list[str] = []
+    for submission_id in dict.fromkeys(submission):
+        if not is_submission_id(submission_id):
+            raise ConfigurationError("submission: is no submission's id")
+        try:
+            found = records.find_submission(submission_id)
+        except RecordUnreadable:
+            # The others are shown all the same.
+            found = None
+        schedule = found.schedule if found else None
+        event = schedule.event if schedule else DEFAULT_EVENT
+        entries = keeper.store.list_entries(event, submission_id=submission_id).records
+        if not entries:
+            # Whether there is a submission that is nobody's entry is not told to strangers.
+            missing.append(submission_id)
+        rows += [
+            {**show_row(entry), "event": event, "history": show_history(entry)} for entry in entries
+        ]
+    return {"rows": rows, "missing": missing}
