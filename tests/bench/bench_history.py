@@ -208,7 +208,7 @@ class Yard:
     def time_lists(self) -> list[Row]:
         """Time the lists of the API."""
         admin, engineer = (self._installation.client(name) for name in ("admin", "engineer"))
-        first = admin.list_submissions(limit=LIMIT)["next"]
+        first = admin.list_submissions(limit=LIMIT).value.next
         asked: dict[str, Callable[[], object]] = {
             "list of all": lambda: admin.list_submissions(limit=LIMIT),
             "its second page": lambda: admin.list_submissions(limit=LIMIT, cursor=first),

@@ -35,6 +35,7 @@ from bench.peers.ours import end_on_sigterm, run_installation, submit_trainings
 from bench.peers.patience import wait_within
 from bench.peers.plain_airflow import LOCAL, PeerAirflow
 from system.installation import Installation
+from touchstone.core.records.tasks import Task
 
 LONG = 3600
 FIRST_MAP_INDEX = 1000
@@ -125,7 +126,7 @@ def _clone(installation: Installation, submission_id: str, count: int) -> None:
     record = installation.task(submission_id, "i1")
     for number in range(count):
         task_id = f"i{FIRST_MAP_INDEX + number}"
-        installation.records.create_task({**record, "task_id": task_id})
+        installation.records.create_task(Task.load({**record, "task_id": task_id}))
     environment = json.loads(
         next(installation.state_dir.glob("*/airflow-triggerer.json")).read_text()
     )

@@ -32,19 +32,11 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 
+from fakes.planning import estimate, plan
 from fakes.virtual_fleet import MORNING, Job, VirtualFleet
-from touchstone.core.conf import Platform
 from touchstone.core.durations import Duration
-from touchstone.core.estimates import estimate
-from touchstone.core.placement import (
-    Capability,
-    Needs,
-    Resource,
-    Running,
-    Waiting,
-    find_unfit,
-    plan,
-)
+from touchstone.core.placement import Capability, Needs, Resource, Running, Waiting, find_unfit
+from touchstone.core.schedule import Placement, Platform
 from touchstone_agent.protocol.messages import SlotClass
 
 GPU = Capability(cuda=True, vram_gib=24, ram_gib=64)
@@ -62,9 +54,11 @@ def make_needs(source: random.Random, submitter: str, job: str, gpu: float = 0.4
     asks = source.choice([0, 8, 24]) if source.random() < gpu else None
     return Needs(
         kind=SlotClass.TRAINING,
-        require_cuda=asks is not None,
-        prefer_cuda=source.random() < 0.2,
-        min_vram_gib=asks or 0,
+        placement=Placement(
+            require_cuda=asks is not None,
+            prefer_cuda=source.random() < 0.2,
+            min_vram_gib=asks or 0,
+        ),
         labels=frozenset({f"user:{submitter}", "feature_set", job}),
     )
 
@@ -175,7 +169,7 @@ def measure_ticks(*, ticks: int, waiting: int, servers: int) -> None:
             for placed in airflow.read_instances():
                 if placed.placement is not None:
                     airflow.change(placed.key, state="deferred")
-            # The records of what waits are read, and the runs that only wait are parked.
+            # The records of what waits are read, and the runs that only wait are suspended.
             for _ in range(3):
                 dispatcher.tick()
             left = len(dispatcher.view.waiting)

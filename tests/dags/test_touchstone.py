@@ -29,10 +29,13 @@ def dag():
 
 def test_the_steps_are_those_of_the_design(dag):
     assert set(dag.task_ids) == {
-        *("register", "validate", "accept", "plan", "train", "collect", "evaluate"),
+        *("register", "validate", "accept", "plan", "train", "collect", "judge"),
+        "evaluate",
     }
     assert dag.get_task("collect").upstream_task_ids >= {"train"}
-    assert dag.get_task("evaluate").trigger_rule == "all_done"
+    for task_id in ("judge", "evaluate"):
+        assert dag.get_task(task_id).trigger_rule == "all_done"
+    assert dag.get_task("evaluate").upstream_task_ids == {"collect", "judge"}
 
 
 def test_every_task_has_owner_tags_and_retries(dag):
@@ -52,7 +55,7 @@ def test_what_is_placed_may_go_to_a_pod_and_is_tried_as_long_as_its_ledger_allow
 
 def test_no_callable_has_a_parameter_that_airflow_keeps_for_itself(dag):
     """`run_id` as a parameter made `evaluate` fail before its first line."""
-    for task_id in ("accept", "evaluate"):
+    for task_id in ("accept", "judge", "evaluate"):
         names = set(inspect.signature(dag.get_task(task_id).python_callable).parameters)
         assert not names & KNOWN_CONTEXT_KEYS
 
@@ -77,7 +80,7 @@ def test_intervals_to_expand_over_are_all_that_a_task_takes_from_another(dag):
     }
 
 
-def test_what_needs_a_server_waits_in_the_waiting_room(dag):
+def test_a_task_that_needs_a_server_is_pending(dag):
     pools = {task.task_id: task.pool for task in dag.tasks}
 
     assert pools["validate"] == QUEUE_POOL

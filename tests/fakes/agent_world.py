@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import IO
 
 from touchstone_agent.adapters.sqs import Received
 from touchstone_agent.core.attempts import Attempt
-from touchstone_agent.core.ports import Exit, LaunchSpec
+from touchstone_agent.core.ports import EngineFacts, Exit, LaunchSpec
 from touchstone_agent.protocol.envelope import EventMessage, load_public_key, open_event
 from touchstone_agent.protocol.errors import TransientError
 from touchstone_agent.protocol.messages import (
@@ -84,7 +84,9 @@ class FakeRuntime:
         self.stopped: list[str] = []
         self.killed: list[str] = []
         self.removed: list[str] = []
+        self.swept: list[list[str]] = []
         self.output = b""
+        self.engine: EngineFacts | None = None
         self.image_labels: dict[str, str] = {}
         self.main_pids: dict[str, int] = {}
         self.problems: list[Exception] = []
@@ -93,9 +95,16 @@ class FakeRuntime:
     def check(self) -> str:
         return "fake"
 
-    def resolve_image(self, image: str, *, is_cancelled: Callable[[], bool]) -> str:
+    def read_engine(self) -> EngineFacts | None:
+        self._fail()
+        return self.engine
+
+    def resolve_image(self, image: str, *, is_cancelled: Callable[[], bool], **_: object) -> str:
         self._fail()
         return f"digest of {image}"
+
+    def sweep_images(self, in_use: Collection[str]) -> None:
+        self.swept.append(sorted(in_use))
 
     def launch(self, spec: LaunchSpec) -> None:
         self._fail()
@@ -197,7 +206,7 @@ class FakeStore:
             raise self.problems.pop(0)
 
 
-class FakeDesk:
+class FakeGrantRequester:
     """Grants everything at once, except what it was told to refuse."""
 
     def __init__(self) -> None:

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
 
-from touchstone.core.pools import DECK_POOL, FINISH_POOL, QUEUE_POOL, UNLIMITED
-from touchstone.dispatcher.metadata.pools import Instance, PoolFacts, PoolsBusy
-from touchstone.dispatcher.metadata.rows import TRAINING
+from touchstone.airflow_db.pools import Instance, PoolFacts, PoolsBusy
+from touchstone.airflow_db.rows import TRAINING
+from touchstone.core.pools import FINISH_POOL, PRESTAGED_POOL, QUEUE_POOL, UNLIMITED
 from touchstone_agent.protocol.errors import PermanentError
 
 Key = tuple[str, str, int]
@@ -46,10 +47,12 @@ class FakeAirflow:
         self._clock = clock
         self.pools: dict[str, Pool] = {
             QUEUE_POOL: Pool(slots=0),
-            DECK_POOL: Pool(slots=UNLIMITED),
+            PRESTAGED_POOL: Pool(slots=UNLIMITED),
             FINISH_POOL: Pool(slots=UNLIMITED),
         }
         self.instances: dict[Key, Instance] = {}
+        self.foreign: Counter[str] = Counter()
+        """Deferred task instances of other DAGs, by pool: the dispatcher reads none of them."""
         self.is_locked = False
         self.before_lock: Callable[[], None] = lambda: None
         self._ids = 0
@@ -81,6 +84,7 @@ class FakeAirflow:
 
     def _count(self, name: str, pool: Pool) -> PoolFacts:
         held = [item.state for item in self.instances.values() if item.pool == name]
+        held += ["deferred"] * self.foreign[name]
         counts = {
             state: held.count(state) for state in ("running", "queued", "deferred", "scheduled")
         }
@@ -95,7 +99,7 @@ class FakeAirflow:
     # --- what Airflow does -----------------------------------------------------------------
 
     def add(self, run_id: str, task_id: str = TRAINING, map_index: int = -1) -> Key:
-        """Schedule a new task instance: it enters the waiting room."""
+        """Schedule a new task instance: it becomes pending."""
         key = (run_id, task_id, map_index)
         self._ids += 1
         self.instances[key] = Instance(
@@ -224,21 +228,21 @@ class FakeLockedPools:
             return False
         note = json.loads(json.dumps(placement))
         for key, other in self._airflow.instances.items():
-            if other.dag_run_pk == now.dag_run_pk and other.is_parked:
-                self.changes[key] = replace(self.changes.get(key, other), is_parked=False)
-        self.changes[instance.key] = replace(now, pool=pool, placement=note, is_parked=False)
+            if other.dag_run_pk == now.dag_run_pk and other.is_suspended:
+                self.changes[key] = replace(self.changes.get(key, other), is_suspended=False)
+        self.changes[instance.key] = replace(now, pool=pool, placement=note, is_suspended=False)
         return True
 
-    def park(self, run_pks: Sequence[int]) -> int:
+    def suspend(self, run_pks: Sequence[int]) -> int:
         """Let runs wait that have nothing but waiting trainings."""
-        parked = 0
+        suspended = 0
         for run_pk in run_pks:
             present = {**self._airflow.instances, **self.changes}
             of_run = [item for item in present.values() if item.dag_run_pk == run_pk]
             if all(i.pool == QUEUE_POOL and i.state == "scheduled" for i in of_run):
-                self.changes |= {i.key: replace(i, is_parked=True) for i in of_run}
-                parked += 1
-        return parked
+                self.changes |= {i.key: replace(i, is_suspended=True) for i in of_run}
+                suspended += 1
+        return suspended
 
     def _find(self, read: Instance) -> Instance | None:
         now = self.changes.get(read.key) or self._airflow.instances.get(read.key)

@@ -14,8 +14,10 @@ from fastapi import Depends, FastAPI, HTTPException, Request
 from pydantic import AwareDatetime, BaseModel, ConfigDict
 
 from fakes.stores import FakeObjectStore, FakeRecordStore
-from touchstone.core.pods import GpuRow
-from touchstone.dispatcher.cancel import cancel_unregistered
+from fakes.submissions import build_submission
+from touchstone.core.answers import Ended
+from touchstone.core.offers import GpuRow
+from touchstone.services.cancel import cancel_unregistered
 from touchstone.settings import Settings, get_settings
 from touchstone.ui import dependencies
 from touchstone.ui.app import build_app
@@ -26,15 +28,13 @@ NOW = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)
 
 
 @dataclass
-class FakeEnder:
+class FakeCancelService:
     """Remembers what it was asked to end."""
 
     calls: list[tuple[Any, ...]] = field(default_factory=list)
     unregistered: dict[str, str] = field(default_factory=dict)
 
-    def cancel_unregistered(
-        self, submission_id: str, *, by: str, is_admin: bool
-    ) -> dict[str, Any] | None:
+    def cancel_unregistered(self, submission_id: str, *, by: str, is_admin: bool) -> Ended | None:
         return cancel_unregistered(
             submission_id,
             by=by,
@@ -43,13 +43,13 @@ class FakeEnder:
             end_runs=list,
         )
 
-    def cancel(self, submission_id: str, *, by: str, reason: str | None) -> dict[str, Any]:
+    def cancel(self, submission_id: str, *, by: str, reason: str | None) -> Ended:
         self.calls.append(("cancel", submission_id, by, reason))
-        return {"cancelled_tasks": ["i5"], "ended_runs": [submission_id]}
+        return Ended(cancelled_tasks=("i5",), ended_runs=(submission_id,))
 
-    def retract(self, submission_id: str, *, by: str) -> dict[str, Any]:
+    def retract(self, submission_id: str, *, by: str) -> Ended:
         self.calls.append(("retract", submission_id, by))
-        return {"cancelled_tasks": [], "ended_runs": []}
+        return Ended()
 
 
 URL = "http://touchstone.test"
@@ -77,7 +77,7 @@ class FakeAirflow:
 
     records: FakeRecordStore
     objects: FakeObjectStore
-    ender: FakeEnder
+    cancel_service: FakeCancelService
     settings: Settings
     runs: dict[str, dict[str, Any]] = field(default_factory=dict)
     steps: list[Callable[[], None]] = field(default_factory=list)
@@ -96,8 +96,9 @@ class FakeAirflow:
         user = [Depends(self.identify)]
         app.post("/auth/token", status_code=201)(self.create_token)
         app.get(dag, dependencies=user)(lambda: {"is_paused": self.is_paused})
-        app.post(f"{dag}/dagRuns", dependencies=user)(self.trigger)
-        app.get(f"{dag}/dagRuns/{{run_id}}", dependencies=user)(self.get_run)
+        for each in (dag, f"{dag}_close_event"):
+            app.post(f"{each}/dagRuns", dependencies=user)(self.trigger)
+            app.get(f"{each}/dagRuns/{{run_id}}", dependencies=user)(self.get_run)
         app.get(f"{dag}/dagRuns/{{run_id}}/taskInstances", dependencies=user)(
             lambda run_id: {"task_instances": self.failed_tasks}
         )
@@ -115,7 +116,7 @@ class FakeAirflow:
             dependencies.get_records: lambda: self.records,
             dependencies.get_objects: lambda: self.objects,
             dependencies.get_queue_reader: lambda: QueueReader(self.objects, self.settings),
-            dependencies.get_ender: lambda: self.ender,
+            dependencies.get_cancel_service: lambda: self.cancel_service,
             dependencies.get_clock: lambda: lambda: NOW,
             dependencies.get_authority: lambda: authority,
             get_gpus: lambda: lambda: self.gpus,
@@ -155,16 +156,13 @@ class FakeAirflow:
         return self.runs[run_id]
 
     def add_submission(self, submission_id: str = "s-1", **fields: Any) -> None:
-        self.records.create_submission(
-            {
-                "submission_id": submission_id,
-                "status": "accepted",
-                "submitted_by": "engineer",
-                "created_at": NOW.isoformat(),
-                "run_ids": [submission_id],
-            }
-            | fields
-        )
+        told = {
+            "status": "accepted",
+            "submitted_by": "engineer",
+            "created_at": NOW.isoformat(),
+            "run_ids": [submission_id],
+        }
+        self.records.create_submission(build_submission(submission_id, **(told | fields)))
 
     def change_submission(self, submission_id: str = "s-1", **fields: Any) -> None:
-        self.records.change_submission(submission_id, lambda record: fields)
+        self.records.change_submission(submission_id, lambda found: found.change(**fields))

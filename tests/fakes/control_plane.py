@@ -42,6 +42,8 @@ from touchstone_agent.protocol.messages import (
     Input,
     Limits,
     PhaseChanged,
+    PullLogin,
+    PullLoginWanted,
     SlotClass,
     Start,
     Sync,
@@ -88,6 +90,9 @@ class ControlPlane:
         self.expected: tuple[AttemptRef, ...] | None = None
         self.events: list[EventMessage] = []
         self.refused: list[str] = []
+        self.answer_login: Callable[[PullLoginWanted], PullLogin] | None = None
+        self.texts: list[str] = []
+        """All that was put on its queues, in either direction."""
         self._seen: set[str] = set()
         self.unless: Callable[[], object] = lambda: None
         """Says why nothing more can come of the server; see :func:`waiting.wait_for`."""
@@ -159,6 +164,7 @@ class ControlPlane:
 
     def send_text(self, queue: str, text: str, *, group: str = "any") -> None:
         """Put any text on a queue."""
+        self.texts.append(text)
         self._sqs.send_message(
             QueueUrl=self._url(queue),
             MessageBody=text,
@@ -302,6 +308,7 @@ class ControlPlane:
                 time.sleep(0.2)  # the endpoint restarts in some tests
 
     def _handle(self, text: str) -> None:
+        self.texts.append(text)
         try:
             message = open_event(text, keys=self._server_keys, env=self.env, now=datetime.now(UTC))
         except MessageRefused as error:
@@ -319,6 +326,8 @@ class ControlPlane:
             grants = {w.path: self._grant(body.ref, body.purpose, w) for w in body.wants}
             answer = Grants(ref=body.ref, purpose=body.purpose, grants=grants)
             self.send(answer, correlation_id=correlation_id)
+        elif isinstance(body, PullLoginWanted) and self.answer_login is not None:
+            self.send(self.answer_login(body), correlation_id=correlation_id)
         elif isinstance(body, Hello) and self.expected is not None:
             self.send(Sync(expected=self.expected), correlation_id=correlation_id)
         elif isinstance(body, PhaseChanged) and self._is_to_acknowledge(body):

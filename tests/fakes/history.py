@@ -12,11 +12,11 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from touchstone.core import attempts
-from touchstone.core.conf import Schedule
+from touchstone.core.schedule import Schedule
 from touchstone.core.tasks import TaskSpec
-from touchstone.hooks.meter import to_item
-from touchstone.hooks.records import VERSION, _to_item
 from touchstone.settings import Settings
+from touchstone.stores import meter
+from touchstone.stores.tables import VERSION, to_item
 from touchstone_agent.protocol.messages import Limits
 
 from .money_promises import build_rental
@@ -25,7 +25,10 @@ BEGAN = datetime(2026, 1, 1, tzinfo=UTC)
 USERS = tuple(f"user{number}" for number in range(20))
 STATUSES = ("success", "success", "error", "success", "rejected", "cancelled")
 INTERVALS = (1, 5, 20, 60, 120)
-_LEAN = ("task_id", "kind", "status", "phase", "outcome", "fence", "attempt", VERSION)
+_LEAN = (
+    *("task_id", "kind", "status", "phase", "outcome", "fence", "attempt", "map_index"),
+    *("config", VERSION),
+)
 _AT_ONCE = 25
 
 Item = dict[str, Any]
@@ -53,10 +56,10 @@ class History:
 
     def build_submissions(self) -> Iterator[Item]:
         """Yield the records of the submissions as they are stored, oldest first."""
-        plain = _to_item({VERSION: 9} if self.is_lean else build_submission(self.tasks))
+        plain = to_item({VERSION: 9} if self.is_lean else build_submission(self.tasks))
         for number in range(self.submissions):
             name, at = self._name(number), self._find_time(number).isoformat()
-            yield plain | _to_item(
+            yield plain | to_item(
                 {
                     "submission_id": name,
                     "status": STATUSES[number % len(STATUSES)],
@@ -72,10 +75,10 @@ class History:
         records = [build_task(interval) for interval in INTERVALS[: self.tasks]]
         if self.is_lean:
             records = [{name: record[name] for name in _LEAN} for record in records]
-        plain = [_to_item(record) for record in records]
+        plain = [to_item(record) for record in records]
         for number in range(self.submissions):
             at = self._find_time(number)
-            changes = _to_item(
+            changes = to_item(
                 {
                     "submission_id": self._name(number),
                     "run_id": self._name(number),
@@ -93,7 +96,7 @@ class History:
             at = rental.started_at + timedelta(minutes=30)
             bill = rental.bill(at, 180_000)
             for entry in (rental.open(), rental.close(at, is_useful=True), bill):
-                yield to_item(entry.to_record())
+                yield meter.to_item(entry.dump())
 
     def _name(self, number: int) -> str:
         return f"past-{number:06}"
@@ -154,12 +157,11 @@ def build_task(interval: int) -> dict[str, Any]:
         submitted_by="ann",
     )
     task = attempts.new_task(spec, run_id="past", map_index=0, now=BEGAN)
-    claim = attempts.claim_attempt(
+    claimed = attempts.claim_attempt(
         task, attempt=1, server="rio", container_of=lambda ref: ref.task_key, now=BEGAN
     )
     return {
-        **task,
-        **claim,
+        **claimed.dump(),
         "status": "success",
         "phase": "uploaded",
         "outcome": "succeeded",

@@ -8,41 +8,59 @@ from typing import Any
 
 import pytest
 
+from fakes.submissions import build_submission
+from fakes.tasks import build_spec, build_task
 from touchstone.core.paging import Place
+from touchstone.core.records.kept import SparseRecord
+from touchstone.core.records.stored import Time
+from touchstone.core.records.submissions import Submission, SubmissionSummary
 from touchstone.core.states import SubmissionStatus
-from touchstone.hooks.records import RecordStore, SubmissionPage
+from touchstone.stores.records import RecordStore, SubmissionPage
 
 BEGAN = datetime(2026, 1, 1, tzinfo=UTC)
 STATUSES = ("success", "error", "running", "rejected")
 OWNERS = ("ann", "bob", "cyd")
 
 
+class Outline(SparseRecord):
+    """Some fields of a submission; of what the store hands out it takes also the others."""
+
+    score: float | None = None
+    system: str | None = None
+    created_at: Time
+
+    @classmethod
+    def list_wanted(cls) -> tuple[str, ...]:
+        return tuple(cls.model_fields)
+
+
 def write_submission(records: RecordStore, number: int, **fields: Any) -> None:
     """Write one of many submissions, each a minute younger than the one before."""
-    records.create_submission(
-        {
-            "submission_id": f"s-{number:04}",
-            "status": STATUSES[number % len(STATUSES)],
-            "submitted_by": OWNERS[number % len(OWNERS)],
-            "created_at": (BEGAN + timedelta(minutes=number)).isoformat(),
-        }
-        | fields
-    )
+    told = {
+        "status": STATUSES[number % len(STATUSES)],
+        "submitted_by": OWNERS[number % len(OWNERS)],
+        "created_at": (BEGAN + timedelta(minutes=number)).isoformat(),
+    }
+    records.create_submission(build_submission(f"s-{number:04}", **(told | fields)))
 
 
-def read_pages(records: RecordStore, limit: int, **query: Any) -> Iterator[SubmissionPage]:
+def read_pages(
+    records: RecordStore, limit: int, **query: Any
+) -> Iterator[SubmissionPage[SubmissionSummary]]:
     """Yield all pages of a list."""
     before = None
     while True:
-        page = records.list_submissions(limit=limit, before=before, **query)
+        page = records.list_submissions(
+            limit=limit, before=before, model=SubmissionSummary, **query
+        )
         yield page
         before = page.next
         if before is None:
             return
 
 
-def ids(*pages: SubmissionPage) -> list[str]:
-    return [record["submission_id"] for page in pages for record in page.records]
+def ids(*pages: SubmissionPage[SubmissionSummary]) -> list[str]:
+    return [record.submission_id for page in pages for record in page.records]
 
 
 class ListingPromises:
@@ -76,11 +94,11 @@ class ListingPromises:
     def test_a_page_goes_on_behind_what_came_meanwhile_and_what_is_gone(self, records) -> None:
         for number in range(6):
             write_submission(records, number)
-        first = records.list_submissions(limit=3)
+        first = records.list_submissions(limit=3, model=SubmissionSummary)
         write_submission(records, 6)
-        records.change_submission("s-0003", lambda _: {"status": "cancelled"})
+        records.change_submission("s-0003", lambda found: found.change(status="cancelled"))
         assert ids(first) == ["s-0005", "s-0004", "s-0003"]
-        following = records.list_submissions(limit=3, before=first.next)
+        following = records.list_submissions(limit=3, before=first.next, model=SubmissionSummary)
         assert ids(following) == ["s-0002", "s-0001", "s-0000"]
         assert following.next is None
 
@@ -88,42 +106,44 @@ class ListingPromises:
         for number in range(4):
             write_submission(records, number)
         moment = (BEGAN + timedelta(minutes=2)).isoformat()
-        page = records.list_submissions(limit=9, before=Place(moment, "s"))
+        page = records.list_submissions(limit=9, before=Place(moment, "s"), model=SubmissionSummary)
         assert ids(page) == ["s-0001", "s-0000"]
 
     def test_the_whole_record_is_read_or_what_is_wanted_of_it(self, records) -> None:
-        write_submission(records, 0, notes="mine", score=0.25, results=[1])
-        (record,) = records.list_submissions(limit=1).records
-        assert (record["notes"], record["score"], record["results"]) == ("mine", 0.25, [1])
-        fields = ("score", "system", "created_at")
-        (record,) = records.list_submissions(limit=1, fields=fields).records
-        assert record.keys() == {"submission_id", "status", "score", "created_at"}
-        assert record["score"] == 0.25
+        write_submission(records, 0, notes="mine", score=0.25, remarks=["x"], of_tomorrow=[1])
+        (record,) = records.list_submissions(limit=1, model=Submission).records
+        assert (record.notes, record.score, record.remarks) == ("mine", 0.25, ("x",))
+        assert record.dump()["of_tomorrow"] == [1]
+        (record,) = records.list_submissions(limit=1, model=Outline).records
+        assert (record.score, record.created_at) == (0.25, BEGAN)
+        assert record.dump().keys() == {"submission_id", "status", "score", "created_at"}
+
+    def test_one_that_makes_no_sense_is_left_out_of_a_page_and_told(
+        self, records, caplog, put_stored
+    ) -> None:
+        for number in range(4):
+            write_submission(records, number)
+        odd = build_submission("s-0002", created_at=(BEGAN + timedelta(minutes=2)).isoformat())
+        put_stored(odd.dump() | {"status": "running", "score": "much"})
+
+        page = records.list_submissions(limit=3, model=SubmissionSummary)
+
+        assert ids(page) == ["s-0003", "s-0001"]
+        assert page.next is not None
+        assert list(page.unreadable) == ["s-0002"]
+        assert "s-0002: submissionsummary record: score" in caplog.text
 
     def test_the_newest_tasks_that_have_ended_come_oldest_first(self, records) -> None:
         for number in range(20):
             status = ("success", "running", "error", "queued", "lost")[number % 5]
-            records.create_task(
-                {
-                    "submission_id": f"s-{number}",
-                    "task_id": "i5",
-                    "status": status,
-                    "created_at": (BEGAN + timedelta(minutes=number)).isoformat(),
-                }
-            )
-        found = [task["submission_id"] for task in records.list_ended_tasks(5)]
+            created_at = (BEGAN + timedelta(minutes=number)).isoformat()
+            spec = build_spec(submission_id=f"s-{number}")
+            records.create_task(build_task(spec, status=status, created_at=created_at))
+        found = [entry.read().submission_id for entry in records.list_ended_tasks(5)]
         assert found == ["s-12", "s-14", "s-15", "s-17", "s-19"]
 
     def test_where_tasks_are_at_work_is_told(self, records) -> None:
         for number, (status, attempt) in enumerate([("running", 1), ("success", 1), ("queued", 0)]):
-            records.create_task(
-                {
-                    "submission_id": f"s-{number}",
-                    "task_id": "i5",
-                    "status": status,
-                    "attempt": attempt,
-                    "server": "rio",
-                    "created_at": BEGAN.isoformat(),
-                }
-            )
+            spec = build_spec(submission_id=f"s-{number}")
+            records.create_task(build_task(spec, status=status, attempt=attempt, server="rio"))
         assert records.find_servers_at_work() == {("s-0", "i5"): "rio"}

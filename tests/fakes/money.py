@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from datetime import datetime
 
 from touchstone.core.meter import Entry, EntryKind
-from touchstone.core.money import Posting, Reservation
-from touchstone.hooks.meter import UNBILLED_INDEX, Meter
-from touchstone.hooks.money import Budgets, build_refusal
+from touchstone.core.money import BudgetUse, Posting, Reservation
 from touchstone.settings import Settings
+from touchstone.stores.meter import UNBILLED_INDEX, Meter
+from touchstone.stores.money import Budgets, build_refusal
 
 
 class FakeBudgets(Budgets):
@@ -24,7 +24,7 @@ class FakeBudgets(Budgets):
         super().__init__(client=None, settings=settings or Settings(), sleep=self._pause)
         self._lock = threading.Lock()
         self._reservations: dict[str, Reservation] = {}
-        self._used: dict[str, tuple[int, int]] = {}
+        self._used: dict[str, BudgetUse] = {}
         self.contentions = 0
         self.pauses: list[float] = []
 
@@ -43,16 +43,21 @@ class FakeBudgets(Budgets):
             if self._reservations.get(posting.after.pod) != posting.before:
                 return False
             for move in posting.moves:
-                used, _ = self._used.get(move.scope, (0, 0))
+                used = self._find_use(move.scope).used
                 if move.ceiling is not None and used > move.ceiling:
                     raise build_refusal(posting, move, used=used)
             for move in posting.moves:
-                used, spent = self._used.get(move.scope, (0, 0))
-                self._used[move.scope] = (used + move.used, spent + move.spent)
+                known = self._find_use(move.scope)
+                self._used[move.scope] = known.change(
+                    used=known.used + move.used, spent=known.spent + move.spent
+                )
             self._reservations[posting.after.pod] = posting.after
             return True
 
-    def _read_scopes(self, scope_ids: Sequence[str]) -> dict[str, tuple[int, int]]:
+    def _find_use(self, scope: str) -> BudgetUse:
+        return self._used.get(scope) or BudgetUse(scope=scope, used=0, spent=0)
+
+    def _read_scopes(self, scope_ids: Sequence[str]) -> dict[str, BudgetUse]:
         with self._lock:
             return {each: self._used[each] for each in scope_ids if each in self._used}
 
@@ -83,7 +88,7 @@ class FakeMeter(Meter):
             if standing is None and entry.kind is EntryKind.CLOSED:
                 self._marked.add(key)
             if standing is None or is_newer_bill:
-                self._entries[key] = Entry.from_record(entry.to_record())
+                self._entries[key] = Entry.load(entry.dump())
             return self._entries[key]
 
     def _set_mark(self, entry: Entry, change: str, values: object) -> None:
@@ -95,12 +100,18 @@ class FakeMeter(Meter):
                 self._marked.add(key)
 
     def _query(
-        self, key: str, value: str, index: str | None = None, since: datetime | None = None
+        self,
+        key: str,
+        value: str,
+        index: str | None = None,
+        since: datetime | None = None,
+        *,
+        skip_unreadable: bool = False,
     ) -> list[Entry]:
         with self._lock:
             if key == UNBILLED_INDEX:
                 found = [self._entries[marked] for marked in self._marked]
             else:
                 entries = self._entries.values()
-                found = [each for each in entries if each.to_record()[key] == value]
+                found = [each for each in entries if each.dump()[key] == value]
         return [each for each in found if since is None or each.at >= since]

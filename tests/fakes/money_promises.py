@@ -15,7 +15,7 @@ import pytest
 
 from touchstone.core.meter import EntryKind, Rental, sum_all
 from touchstone.core.money import BudgetState, Reservation, Scope
-from touchstone.hooks.money import OverBudget, ReservationOpen, ReservationSettled
+from touchstone.stores.money import OverBudget, ReservationOpen, ReservationSettled
 
 NOW = datetime(2026, 11, 22, 12, 0, tzinfo=UTC)
 USD = 1_000_000

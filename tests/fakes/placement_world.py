@@ -8,30 +8,30 @@ from datetime import UTC, datetime, timedelta
 from types import SimpleNamespace
 from typing import Any
 
-from airflow.sdk.exceptions import (
-    AirflowFailException,
-    AirflowRescheduleException,
-    TaskDeferred,
-)
+from airflow.sdk.exceptions import AirflowFailException, AirflowRescheduleException, TaskDeferred
 
 from fakes.agents import FakeAgentHook
 from fakes.airflow_pools import FakeAirflow, Key, Pool
+from fakes.servers import store_server, write_fields
 from fakes.stores import FakeObjectStore, FakeRecordStore
-from touchstone.core import attempts
-from touchstone.core.attempts import WaitEnd
+from fakes.submissions import build_submission
+from touchstone.airflow_db.rows import TRAINING, VALIDATION
+from touchstone.core import attempts, retries
 from touchstone.core.durations import History
 from touchstone.core.pools import build_validation_pool
+from touchstone.core.records.tasks import Task
+from touchstone.core.retries import WaitEnd
 from touchstone.core.tasks import TaskSpec
-from touchstone.dispatcher.book import TaskBook
-from touchstone.dispatcher.control import read_control
 from touchstone.dispatcher.events import EventHandler
-from touchstone.dispatcher.metadata.rows import TRAINING, VALIDATION
 from touchstone.dispatcher.placing import Placer
-from touchstone.dispatcher.rental import Rental
-from touchstone.hooks.records import Record, RecordExists, RecordStore
-from touchstone.hooks.starts import Starter
+from touchstone.dispatcher.runpod_watcher import RunPodWatcher
+from touchstone.dispatcher.task_cache import TaskCache
 from touchstone.operators.agent import PlacedOperator
+from touchstone.services.control import read_control
+from touchstone.services.starts import Starter
 from touchstone.settings import Settings
+from touchstone.stores.records import RecordStore
+from touchstone.stores.tables import RecordExists
 from touchstone_agent.protocol.envelope import EventMessage, Header
 from touchstone_agent.protocol.messages import AttemptPhase, AttemptRef, Limits, PhaseChanged, Start
 
@@ -66,7 +66,7 @@ class World:
             settings=self.settings,
         )
         self.runpod: Any = None
-        self.rental = Rental(
+        self.runpod_watcher = RunPodWatcher(
             settings=self.settings,
             pools=self.airflow,
             notes=self.records,
@@ -86,12 +86,12 @@ class World:
         )
         self.fences: dict[Key, int] = {}
         self.keys: dict[tuple[str, str], Key] = {}
-        patch("touchstone.hooks.records.RecordStore.connect", lambda _: self.records)
-        patch("touchstone.hooks.starts.Starter.connect", lambda _: self.starter)
+        patch("touchstone.stores.records.RecordStore.connect", lambda _: self.records)
+        patch("touchstone.services.starts.Starter.connect", lambda _: self.starter)
         patch("touchstone.hooks.agent.AgentHook", lambda **_: self.agent)
         patch("touchstone.operators.agent.get_settings", lambda: self.settings)
         patch("touchstone.operators.agent.datetime", SimpleNamespace(now=lambda _: self.now))
-        patch("touchstone.hooks.starts.datetime", SimpleNamespace(now=lambda _: self.now))
+        patch("touchstone.services.starts.datetime", SimpleNamespace(now=lambda _: self.now))
 
     def clock(self) -> datetime:
         """Return the time."""
@@ -100,21 +100,19 @@ class World:
     def advance(self, seconds: float) -> None:
         """Let time go by; servers that are alive are heard of."""
         self.now += timedelta(seconds=seconds)
-        for server in self.records.list_servers():
-            if not server.get("is_silent"):
-                self.records.change_server(
-                    server["server"], lambda _: {"heartbeat_at": self.now.isoformat()}
-                )
+        for entry in self.records.list_servers():
+            if not entry.stored.get("is_silent"):
+                write_fields(self.records, entry.name, {"heartbeat_at": self.now.isoformat()})
 
     def make_dispatcher(self, starter: Any = None) -> Placer:
         """Return one more dispatcher's placement loop, which knows nothing yet."""
         made = Placer(
             airflow=self.airflow,
-            book=TaskBook(self.records),
+            book=TaskCache(self.records),
             servers=self.records.list_servers,
             control=lambda: read_control(self.records),
             starter=starter or self.starter,
-            rental=self.rental,
+            runpod_watcher=self.runpod_watcher,
             history=self.history,
             settings=self.settings,
             clock=self.clock,
@@ -142,7 +140,8 @@ class World:
         :param takes: Trainings that its agent takes at a time; ``None`` to leave that open.
         """
         gpus = [{"name": "gpu", "memory_mib": int(vram_gib * 1024)}] if vram_gib else []
-        self.records.create_server(
+        store_server(
+            self.records,
             {
                 "server": name,
                 "public_key": "key",
@@ -153,37 +152,33 @@ class World:
                     **({} if takes is None else {"slots": takes}),
                 },
                 "declared": declared,
-            }
+            },
         )
         self.airflow.pools[name] = Pool(slots=slots)
         self.airflow.pools[build_validation_pool(name)] = Pool(slots=validation_slots)
 
     def silence(self, name: str) -> None:
         """Let a server say nothing more."""
-        self.records.change_server(name, lambda _: {"is_silent": True})
+        write_fields(self.records, name, {"is_silent": True})
 
     def revive(self, name: str) -> None:
         """Let a server be heard of again."""
-        self.records.change_server(
-            name, lambda _: {"is_silent": False, "heartbeat_at": self.now.isoformat()}
-        )
+        write_fields(self.records, name, {"is_silent": False, "heartbeat_at": self.now.isoformat()})
 
     def show(self, name: str, *running: tuple[AttemptRef, str]) -> None:
         """Let a server's heartbeat tell what it runs: attempts with their phases."""
         listed = [[ref.model_dump(mode="json"), phase] for ref, phase in running]
-        self.records.change_server(
-            name, lambda _: {"running": listed, "heartbeat_at": self.now.isoformat()}
-        )
+        write_fields(self.records, name, {"running": listed, "heartbeat_at": self.now.isoformat()})
 
     def submit(self, submission_id: str, *intervals: int, **spec: Any) -> list[Key]:
-        """Plan a submission's trainings: they enter the waiting room."""
+        """Plan a submission's trainings: they become pending."""
         return [
             self._enter(submission_id, f"i{interval}", index, interval=interval, **spec)
             for index, interval in enumerate(intervals)
         ]
 
     def validate(self, submission_id: str, **spec: Any) -> Key:
-        """Register a submission: its validation enters the waiting room."""
+        """Register a submission: its validation becomes pending."""
         return self._enter(submission_id, "validation", -1, **spec)
 
     def _enter(
@@ -223,12 +218,7 @@ class World:
     def _put_on_record(self, submission_id: str, run_id: str, owner: str) -> None:
         with contextlib.suppress(RecordExists):
             self.records.create_submission(
-                {
-                    "submission_id": submission_id,
-                    "submitted_by": owner,
-                    "status": "queued",
-                    "run_ids": [run_id],
-                }
+                build_submission(submission_id, submitted_by=owner, run_ids=[run_id])
             )
 
     # --- what happens ----------------------------------------------------------------------
@@ -253,12 +243,12 @@ class World:
     def work(self, key: Key) -> None:
         """Let a worker run the operator of a queued task instance."""
         placement = self.airflow.begin(key)
-        instance, record = self.airflow.instances[key], self.record(key)
-        operator = PlacedOperator(task_id=instance.task_id, interval=record["interval"])
+        instance, task = self.airflow.instances[key], self.record(key)
+        operator = PlacedOperator(task_id=instance.task_id, interval=task.interval)
         run = SimpleNamespace(
             run_id=instance.run_id,
-            conf={"submission_id": record["submission_id"]},
-            triggering_user_name=record["config"]["submitted_by"],
+            conf={"submission_id": task.submission_id},
+            triggering_user_name=task.spec.submitted_by,
         )
         ti = SimpleNamespace(
             id=instance.id,
@@ -280,7 +270,7 @@ class World:
         else:
             self.airflow.end(key)
 
-    def exit(self, key: Key, code: int = 0, **details: Any) -> Record:
+    def exit(self, key: Key, code: int = 0, **details: Any) -> Task:
         """Let the container of a task's newest attempt end; every dispatcher's peer hears it."""
         verdict = GOOD if code == 0 else {"outcome": "failed", "class": "temporary"}
         return self.report(
@@ -289,13 +279,13 @@ class World:
 
     def report(
         self, key: Key, phase: AttemptPhase, reason: str | None = None, **details: Any
-    ) -> Record:
+    ) -> Task:
         """Let an agent tell of a task's newest attempt."""
         record = self.record(key)
         event = PhaseChanged(
-            ref=attempts.get_ref(record), phase=phase, at=self.now, reason=reason, details=details
+            ref=record.ref, phase=phase, at=self.now, reason=reason, details=details
         )
-        server = record["server"]
+        server = record.newest.server
         header = Header(
             message_id="", env="dev", server=server, issued_at=self.now, expires_at=self.now
         )
@@ -305,7 +295,7 @@ class World:
     def trigger(self, key: Key) -> None:
         """Let a deferred task's trigger look at the record, and end the task as it does."""
         instance = self.airflow.instances[key]
-        end = attempts.find_end(self.record(key), fence=self.fences[key], run_id=instance.run_id)
+        end = retries.find_end(self.record(key), fence=self.fences[key], run_id=instance.run_id)
         if end is WaitEnd.SUCCEED:
             self.airflow.end(key)
         elif end is WaitEnd.RETRY:
@@ -315,7 +305,7 @@ class World:
 
     # --- what can be seen ------------------------------------------------------------------
 
-    def record(self, key: Key) -> Record:
+    def record(self, key: Key) -> Task:
         """Return the record of the task that an instance waits for."""
         submission_id, task_id = next(name for name, known in self.keys.items() if known == key)
         return self.records.get_task(submission_id, task_id)

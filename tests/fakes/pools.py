@@ -37,6 +37,9 @@ class FakePools:
         self.pools[name] = FakePool(slots=slots, description=description)
         return True
 
+    def remove_pool(self, name: str) -> bool:
+        return self.pools.pop(name, None) is not None
+
     def set_slots(self, name: str, slots: int) -> int:
         if self.dies_at is not None and len(self.changes) >= self.dies_at:
             raise ConnectionError("the process was killed")

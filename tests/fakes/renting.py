@@ -1,5 +1,5 @@
 """
-Touchstone's side of renting, on real stores: a desk, submissions, and a dispatcher's decisions.
+Touchstone's side of renting, on real stores: a context, submissions, and a dispatcher's decisions.
 
 As a program (``python -m fakes.renting``) it drives one task and can be told to die at a step.
 """
@@ -12,6 +12,7 @@ import io
 import json
 import os
 import secrets
+import shlex
 import signal
 import sys
 import tarfile
@@ -25,22 +26,24 @@ import boto3
 from botocore.config import Config
 
 from touchstone.core import attempts
-from touchstone.core.attempts import WaitEnd, find_end
-from touchstone.core.conf import Platform, System
+from touchstone.core.conf import System
 from touchstone.core.names import build_content_key
-from touchstone.core.tasks import PodWishes, TaskSpec, build_validation_spec
-from touchstone.hooks.meter import Meter
-from touchstone.hooks.money import Budgets
-from touchstone.hooks.objects import ObjectStore
-from touchstone.hooks.pods.desk import PodDesk, TaskKey
-from touchstone.hooks.pods.ledger import Ledger, build_limits
-from touchstone.hooks.pods.shell import PodShell
-from touchstone.hooks.records import Record, RecordStore
+from touchstone.core.records.tasks import Task
+from touchstone.core.retries import WaitEnd, find_end
+from touchstone.core.schedule import Platform, Training
+from touchstone.core.tasks import TaskSpec, build_validation_spec
 from touchstone.hooks.runpod.api import Account
 from touchstone.hooks.runpod.lister import AsyncPodLister, PodLister
 from touchstone.hooks.runpod.rest import AsyncRestPodApi, RestPodApi
+from touchstone.services.pods.context import PodContext, TaskRef
+from touchstone.services.pods.ledger import Ledger, build_limits
+from touchstone.services.pods.shell import PodShell
 from touchstone.settings import RunPodSettings, Settings
 from touchstone.stack.provision import Stores, provision
+from touchstone.stores.meter import Meter
+from touchstone.stores.money import Budgets
+from touchstone.stores.objects import ObjectStore
+from touchstone.stores.records import RecordStore
 from touchstone.triggers.pods.driver import PodDriver
 from touchstone_agent.protocol.messages import Limits, SlotClass
 
@@ -130,14 +133,14 @@ class Office:
         return RecordStore(_connect("dynamodb", self.aws_url), self.settings)
 
     @asynccontextmanager
-    async def work(self) -> AsyncIterator[PodDesk]:
-        """Open a desk in the running event loop."""
+    async def work(self) -> AsyncIterator[PodContext]:
+        """Open a pod context in the running event loop."""
         clients = Clients.connect(self.aws_url)
         account = Account(api_key="rpa_test", url=self.runpod_url)
         limits = build_limits(self.settings)
         async with AsyncRestPodApi(account) as api:
             with RestPodApi(account) as listing:
-                yield PodDesk(
+                yield PodContext(
                     api=api,
                     lister=AsyncPodLister(PodLister(listing, requests_per_minute=LISTS_PER_MINUTE)),
                     records=RecordStore(clients.dynamodb, self.settings),
@@ -156,14 +159,16 @@ class Office:
         self,
         *say: str,
         submission_id: str | None = None,
-        wishes: PodWishes | None = None,
+        wishes: Training | None = None,
         image_cuda: str | None = None,
-    ) -> TaskKey:
+        image_pod: str | None = None,
+    ) -> TaskRef:
         """
         Record a task that a schedule wants trained.
 
         :param say: What the trainer is told, see ``trainer.sh``.
         :param image_cuda: The trainer's image for where there is a GPU.
+        :param image_pod: The image of pods, as its submission has pinned it.
         """
         validation = self._build_validation({"features.py": "\n"}, submission_id)
         spec = validation.model_copy(
@@ -172,14 +177,18 @@ class Office:
                 "kind": SlotClass.TRAINING,
                 "interval": 5,
                 "image_cuda": image_cuda,
-                "passthrough": say,
-                "platform": Platform.RUNPOD.value,
-                "pods": wishes or PodWishes(),
+                "image_pod": image_pod,
+                "schedule": (wishes or Training()).model_copy(
+                    update={
+                        "passthrough_args": tuple(map(shlex.quote, say)),
+                        "platform": Platform.RUNPOD,
+                    }
+                ),
             }
         )
         return self._record(spec)
 
-    def validate(self, *, exit_code: int = 0) -> TaskKey:
+    def validate(self, *, exit_code: int = 0) -> TaskRef:
         """
         Record a submission that is to be validated.
 
@@ -205,20 +214,20 @@ class Office:
             submitted_by="ann",
         )
 
-    def _record(self, spec: TaskSpec) -> TaskKey:
+    def _record(self, spec: TaskSpec) -> TaskRef:
         record = attempts.new_task(
             spec, run_id=spec.submission_id, map_index=0, now=datetime.now(UTC)
         )
         self.records.create_task(record)
-        return TaskKey(submission_id=spec.submission_id, task_id=spec.task_id)
+        return TaskRef(submission_id=spec.submission_id, task_id=spec.task_id)
 
-    def claim(self, key: TaskKey) -> int:
+    def claim(self, key: TaskRef) -> int:
         """Write down the intent of another attempt; return its fence."""
 
-        def decide(record: Record) -> Record:
+        def decide(task: Task) -> Task:
             return attempts.claim_attempt(
-                record,
-                attempt=record["attempt"] + 1,
+                task,
+                attempt=task.newest.number + 1,
                 server="runpod",
                 container_of=lambda ref: ref.container_name(self.settings.env),
                 now=datetime.now(UTC),
@@ -226,10 +235,10 @@ class Office:
             )
 
         claimed = self.records.change_task(key.submission_id, key.task_id, decide)
-        return int(claimed["fence"])
+        return claimed.fence
 
-    def read(self, key: TaskKey) -> Record:
-        """Return a task's record."""
+    def read(self, key: TaskRef) -> Task:
+        """Return a task."""
         return self.records.get_task(key.submission_id, key.task_id)
 
 
@@ -244,13 +253,13 @@ def build_content(files: Mapping[str, str]) -> bytes:
     return memory.getvalue()
 
 
-async def train(desk: PodDesk, office: Office, key: TaskKey, *, tries: int = TRIES) -> Record:
+async def train(context: PodContext, office: Office, key: TaskRef, *, tries: int = TRIES) -> Task:
     """Give a task attempts as dispatcher and trigger do, until one of them is its end."""
     for _ in range(tries):
         fence = await asyncio.to_thread(office.claim, key)
-        await PodDriver(desk, key, fence).run()
-        record = await desk.read(key)
-        end = find_end(record, fence=fence, run_id=record["run_id"])
+        await PodDriver(context, key, fence).run()
+        record = await context.read(key)
+        end = find_end(record, fence=fence, run_id=record.run_id)
         if end is not WaitEnd.RETRY:
             return record
     return record
@@ -300,13 +309,13 @@ class Steps:
         return stepped
 
     @contextmanager
-    def watch(self, desk: PodDesk) -> Iterator[None]:
-        """Count the steps of a desk and of its logins."""
+    def watch(self, context: PodContext) -> Iterator[None]:
+        """Count the steps of a pod context and of its logins."""
         for name in ("create_pod", "terminate_pod", "get_pod", "read_logs"):
-            setattr(desk.api, name, self.around(name, getattr(desk.api, name)))
+            setattr(context.api, name, self.around(name, getattr(context.api, name)))
         for name in ("reserve", "open", "close"):
-            setattr(desk.ledger, name, self.around_sync(name, getattr(desk.ledger, name)))
-        desk.change = self.around("change", desk.change)  # type: ignore[method-assign]
+            setattr(context.ledger, name, self.around_sync(name, getattr(context.ledger, name)))
+        context.change = self.around("change", context.change)  # type: ignore[method-assign]
         call = PodShell.call
 
         async def stepped(
@@ -328,10 +337,10 @@ async def _drive(order: dict[str, Any]) -> None:
     office = Office(
         order["runpod_url"], order["aws_url"], Settings.model_validate(order["settings"])
     )
-    key = TaskKey(**order["key"])
-    async with office.work() as desk:
-        with Steps(order["die_at"]).watch(desk):
-            await PodDriver(desk, key, order["fence"]).run()
+    key = TaskRef(**order["key"])
+    async with office.work() as context:
+        with Steps(order["die_at"]).watch(context):
+            await PodDriver(context, key, order["fence"]).run()
 
 
 if __name__ == "__main__":

@@ -6,7 +6,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from decimal import Decimal
 
-from touchstone.core.pods import Balance, Cloud, CpuOffer, GpuOffer, Stock
+from touchstone.core.offers import CpuOffer, GpuOffer, Stock
+from touchstone.core.pods import Balance, Cloud
 
 
 def make_offer(name: str = "RTX 4090", price: str = "0.69", stock: Stock = Stock.HIGH) -> GpuOffer:

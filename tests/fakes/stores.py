@@ -8,7 +8,9 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from touchstone.hooks.objects import (
+from touchstone.core.records.evaluations import Evaluation
+from touchstone.settings import Settings
+from touchstone.stores.objects import (
     GRANT_SECONDS,
     MAX_BYTES,
     ObjectCorrupt,
@@ -17,16 +19,15 @@ from touchstone.hooks.objects import (
     ObjectTooLarge,
     StoredObject,
 )
-from touchstone.hooks.records import (
+from touchstone.stores.records import RecordStore
+from touchstone.stores.tables import (
     VERSION,
     Record,
     RecordExists,
     RecordNotFound,
-    RecordStore,
-    _from_item,
-    _to_item,
+    from_item,
+    to_item,
 )
-from touchstone.settings import Settings
 from touchstone_agent.protocol.messages import Grant
 
 
@@ -42,22 +43,34 @@ class FakeRecordStore(RecordStore):
         super().__init__(client=None, settings=settings or Settings())
         self._tables: dict[str, dict[str, dict[str, Any]]] = {}
 
-    def put_evaluation(self, record: Record) -> bool:
+    def put_evaluation(self, evaluation: Evaluation) -> bool:
         """Write an evaluation, unless a newer attempt has written its own."""
         table = self._settings.evaluations_table
-        old = self._find(table, {"model_id": record["model_id"]})
-        if old is not None and old["fence"] > record["fence"]:
+        old = self._find(table, {"model_id": evaluation.model_id})
+        if old is not None and old["fence"] > evaluation.fence:
             return False
-        self._put(table, record)
+        self._put(table, evaluation.dump())
         return True
+
+    def put_stored(self, table: str, record: Record) -> None:
+        """Write a record as it is, as another version might have."""
+        self._put(table, self._mark(table, record))
+
+    def get_stored(self, table: str, *key: str) -> Record:
+        """Return a record as it is, without reading anything into it."""
+        return from_item(self._tables[table]["/".join(key)])
+
+    def remove_server(self, server: str) -> None:
+        """Forget a server."""
+        self._tables.get(self._settings.servers_table, {}).pop(server, None)
 
     def _put(self, table: str, record: Mapping[str, Any]) -> None:
         key = "/".join(str(record[name]) for name in self._keys[table])
-        self._tables.setdefault(table, {})[key] = _to_item(record)
+        self._tables.setdefault(table, {})[key] = to_item(record)
 
     def _find(self, table: str, key: Mapping[str, str]) -> Record | None:
         item = self._tables.get(table, {}).get("/".join(key.values()))
-        return None if item is None else _from_item(item)
+        return None if item is None else from_item(item)
 
     def _find_many(
         self, table: str, keys: Iterable[tuple[str, ...]], fields: Sequence[str] = ()
@@ -90,7 +103,7 @@ class FakeRecordStore(RecordStore):
         return changed
 
     def _scan(self, table: str) -> list[Record]:
-        return [_from_item(item) for item in self._tables.get(table, {}).values()]
+        return [from_item(item) for item in self._tables.get(table, {}).values()]
 
     def _query(
         self,
@@ -99,10 +112,13 @@ class FakeRecordStore(RecordStore):
         value: str,
         index: str | None = None,
         fields: Sequence[str] = (),
+        begins: tuple[str, str] | None = None,
     ) -> Sequence[Record]:
         wanted = {"S": value}
         items = self._tables.get(table, {}).values()
-        found = [_from_item(item) for item in items if item.get(key) == wanted]
+        found = [from_item(item) for item in items if item.get(key) == wanted]
+        if begins is not None:
+            found = [record for record in found if str(record[begins[0]]).startswith(begins[1])]
         # The real table hands a partition out by its sort key.
         found.sort(key=lambda record: str(record.get(self._keys[table][-1])))
         return [{f: each.get(f) for f in fields} for each in found] if fields else found
@@ -110,7 +126,7 @@ class FakeRecordStore(RecordStore):
     def _iterate_newest(
         self, table: str, index: str, lane: Mapping[str, str], *, until: str | None, page: int
     ) -> Iterator[Record]:
-        records = [_from_item(item) for item in self._tables.get(table, {}).values()]
+        records = [from_item(item) for item in self._tables.get(table, {}).values()]
         found = [
             {name: each[name] for name in ("created_at", *self._keys[table])}
             for each in records

@@ -6,19 +6,16 @@ import datetime as dt
 import heapq
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from types import MappingProxyType
 
 from touchstone.core.fairness import Key
-from touchstone.core.placement import (
-    CUDA_GRACE,
-    NOTHING,
-    Resource,
-    Running,
-    Waiting,
-    plan,
-)
+from touchstone.core.placement import CUDA_GRACE, Resource, Running, Waiting
 from touchstone.core.usage import RecentUse, SlotUse
 from touchstone_agent.protocol.messages import SlotClass
 
+from .planning import plan
+
+NOTHING: Mapping[str, float] = MappingProxyType({})
 MORNING = dt.datetime(2026, 3, 2, 6, 0, tzinfo=dt.UTC)
 
 
@@ -31,7 +28,7 @@ class Job:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Held:
+class ReportedAttempt:
     """A slot that is in use."""
 
     job: Job
@@ -43,7 +40,7 @@ class Held:
         return self.began + dt.timedelta(seconds=self.job.seconds)
 
 
-def expect_truth(held: Held, now: dt.datetime) -> Running:
+def expect_truth(held: ReportedAttempt, now: dt.datetime) -> Running:
     """Expect what will be."""
     return Running(ends_p50=held.ends, ends_p90=held.ends)
 
@@ -62,15 +59,15 @@ class VirtualFleet:
         servers: Sequence[Resource],
         *,
         weights: Mapping[str, float] = NOTHING,
-        expect: Callable[[Held, dt.datetime], Running] = expect_truth,
+        expect: Callable[[ReportedAttempt, dt.datetime], Running] = expect_truth,
     ) -> None:
         self.servers = servers
         self.weights = weights
         self.now = MORNING
         self.waiting: dict[Key, Waiting] = {}
-        self.held: dict[Key, Held] = {}
-        self.started: dict[Key, Held] = {}
-        self.on_end: Callable[[Held], None] = lambda held: None
+        self.held: dict[Key, ReportedAttempt] = {}
+        self.started: dict[Key, ReportedAttempt] = {}
+        self.on_end: Callable[[ReportedAttempt], None] = lambda held: None
         self.on_tick: Callable[[], None] = lambda: None
         self._expect = expect
         self._use = RecentUse()
@@ -116,7 +113,9 @@ class VirtualFleet:
         )
         for placement in decided.placements:
             task = self.waiting.pop(placement.key)
-            held = Held(job=self._jobs[task.key], resource=placement.resource, began=self.now)
+            held = ReportedAttempt(
+                job=self._jobs[task.key], resource=placement.resource, began=self.now
+            )
             self.held[task.key] = self.started[task.key] = held
 
     def run(self, jobs: Iterable[Job]) -> None:
@@ -125,7 +124,7 @@ class VirtualFleet:
         for number, job in enumerate(jobs):
             self._jobs[job.task.key] = job
             heapq.heappush(events, (job.task.since, number, job))
-            if job.task.needs.prefer_cuda:
+            if job.task.needs.placement.prefer_cuda:
                 heapq.heappush(events, (job.task.since + CUDA_GRACE, -1 - number, None))
         while events or self.held:
             ends = [held.ends for held in self.held.values()]

@@ -10,13 +10,16 @@ import boto3
 import pytest
 
 from fakes.agents import FakeAgentHook
+from fakes.servers import store_server
 from fakes.stores import FakeObjectStore, FakeRecordStore
-from touchstone.dispatcher.alarms import LETTERS, Alarms
+from touchstone.core.records.notes import Letters
+from touchstone.dispatcher.alarms import Alarms
 from touchstone.dispatcher.events import EventHandler
 from touchstone.dispatcher.hearing import MAX_FAILURES, EventLoop
 from touchstone.hooks.letters import DeadLetters, build_dead_letter_queue
+from touchstone.hooks.queues import MAX_COMMAND_RECEIVES
 from touchstone.settings import Settings
-from touchstone.stack.provision import MAX_COMMAND_RECEIVES, Server, Stores, provision
+from touchstone.stack.provision import Server, Stores, provision
 from touchstone_agent.protocol.envelope import (
     EventMessage,
     Header,
@@ -98,7 +101,7 @@ def test_an_event_that_fails_is_set_aside_and_told_while_all_others_are_heard(
     # It comes again at once; how long a real one hides is not asked here.
     sqs.set_queue_attributes(QueueUrl=url_of(sqs, queue), Attributes={"VisibilityTimeout": "0"})
     records = FakeRecordStore(settings)
-    records.create_server({"server": server, "env": settings.env, "public_key": public})
+    store_server(records, {"server": server, "env": settings.env, "public_key": public})
     handler = EventHandler(
         records=records,
         objects=FakeObjectStore(),
@@ -144,7 +147,7 @@ def test_an_event_that_fails_is_set_aside_and_told_while_all_others_are_heard(
         tell(Heartbeat(inventory=INVENTORY), f"server-{server}")
         loop._receive(url_of(sqs, queue))
 
-    assert records.find_server(server)["heartbeat_at"]
+    assert records.find_server(server).heartbeat_at
     left = sqs.get_queue_attributes(
         QueueUrl=url_of(sqs, queue), AttributeNames=["ApproximateNumberOfMessages"]
     )
@@ -160,4 +163,4 @@ def test_an_event_that_fails_is_set_aside_and_told_while_all_others_are_heard(
     for _ in range(3):
         alarms.look()
     assert [subject for subject, _ in mails] == ["1 dead letter"]
-    assert records.find_note(LETTERS)["queues"] == {queue: 1}
+    assert records.find_note(Letters).queues == {queue: 1}

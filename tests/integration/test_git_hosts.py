@@ -11,6 +11,7 @@ import pytest
 
 from fakes.ports import find_free_port
 from touchstone.hooks import git as hook
+from touchstone.hooks import repository
 from touchstone.hooks.git import GitSource
 from touchstone_agent.protocol.errors import ConfigurationError
 
@@ -46,7 +47,7 @@ def test_whoever_git_has_called_is_left_when_its_time_is_over(
     silent: tuple[int, threading.Event], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """`git remote-https` kept the connection for as long as the host did."""
-    monkeypatch.setattr(hook, "GIT_SECONDS", 3)
+    monkeypatch.setattr(repository, "GIT_SECONDS", 3)
     port, gone = silent
 
     said = fetch(f"https://127.0.0.1:{port}/x.git")
@@ -60,7 +61,7 @@ def test_an_open_port_and_a_closed_one_are_told_in_the_same_words(
     silent: tuple[int, threading.Event], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Whoever may submit could find out which addresses of the network answer."""
-    monkeypatch.setattr(hook, "GIT_SECONDS", 3)
+    monkeypatch.setattr(repository, "GIT_SECONDS", 3)
     port, _ = silent
 
     closed = fetch(f"https://127.0.0.1:{find_free_port()}/x.git")

@@ -15,7 +15,8 @@ import pytest
 
 from fakes.ports import find_free_port
 from fakes.runpod.process import SSHD
-from touchstone.hooks.git import GitCredentials, GitSource
+from touchstone.hooks.git import GitSource
+from touchstone.hooks.repository import GitCredentials
 from touchstone_agent.protocol.errors import ConfigurationError
 from waiting import wait_for
 

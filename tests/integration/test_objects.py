@@ -12,7 +12,7 @@ import pytest
 
 from fakes.renting import Clients
 from fakes.stores import FakeObjectStore
-from touchstone.hooks.objects import ObjectCorrupt, ObjectNotFound, ObjectStore, ObjectTooLarge
+from touchstone.stores.objects import ObjectCorrupt, ObjectNotFound, ObjectStore, ObjectTooLarge
 
 pytestmark = pytest.mark.integration
 

@@ -101,11 +101,7 @@ def show(installation, submission_id):
 
 
 def trainings(installation, submission_id):
-    return [
-        task
-        for task in installation.records.list_tasks(submission_id)
-        if task["kind"] == "training"
-    ]
+    return [task for task in installation.tasks(submission_id) if task["kind"] == "training"]
 
 
 def count_running(installation, submission_id):
@@ -331,7 +327,7 @@ def test_a_lost_agents_tasks_run_elsewhere_and_its_late_result_is_refused(fleet,
     assert first["outcome"] == "lost"
     assert (second["server"], second["fence"]) == ("b", again["fence"])
     rows = fleet.records.list_evaluations(submission_id)
-    assert {row["fence"] for row in rows} == {again["fence"]}
+    assert {row.fence for row in rows} == {again["fence"]}
     fleet.wait_until_gone(task["container"])
 
 

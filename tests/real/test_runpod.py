@@ -7,7 +7,7 @@ from decimal import Decimal
 
 import pytest
 
-from real.one_pod import BOOT_SECONDS, LOGIN_SECONDS, list_mine, open_desk, visit_pod
+from real.one_pod import BOOT_SECONDS, LOGIN_SECONDS, list_mine, open_context, visit_pod
 from touchstone.hooks.runpod.api import Account
 from touchstone.settings import RunPodSettings
 
@@ -23,9 +23,9 @@ async def test_a_pod_is_rented_runs_a_command_and_is_given_back():
     # Models, image and registry as an installation has them; what it may cost is not theirs to say.
     wanted = RunPodSettings(boot_seconds=BOOT_SECONDS, login_seconds=LOGIN_SECONDS)
     account = Account(api_key=os.environ["RUNPOD_API_KEY"])
-    async with open_desk(account, wanted) as desk:
-        visit = await visit_pod(desk, cap=CAP)
-        assert await list_mine(desk) == []
+    async with open_context(account, wanted) as context:
+        visit = await visit_pod(context, cap=CAP)
+        assert await list_mine(context) == []
     assert visit.exit_code == 7
     assert "GPU 0" in visit.console
     assert visit.usd <= CAP

@@ -17,6 +17,7 @@ from typing import Any
 import httpx
 import pytest
 
+from fakes.servers import store_server
 from system.installation import Installation
 from touchstone_agent.protocol.envelope import generate_key, load_private_key
 from touchstone_agent.protocol.names import build_event_queue
@@ -138,7 +139,7 @@ class Victim:
         run = here.airflow.get(f"/dags/touchstone/dagRuns/{name}").json()
         return {
             "submission": submission,
-            "tasks": here.records.list_tasks(name),
+            "tasks": here.tasks(name),
             "evaluations": here.records.list_evaluations(name),
             "objects": objects,
             "run": run.get("state"),
@@ -211,8 +212,9 @@ class EvilServer:
         self._key = load_private_key(private)
         self._sqs = installation._aws("sqs")
         self._epoch = uuid.uuid4().hex
-        installation.records.create_server(
-            {"server": name, "env": installation.settings.env, "public_key": public}
+        store_server(
+            installation.records,
+            {"server": name, "env": installation.settings.env, "public_key": public},
         )
 
     def seal(self, body: dict[str, Any], *, raw: str | None = None, server: str = "") -> str:

@@ -55,7 +55,8 @@ def installation(tmp_path_factory, runpod):
     connection = {"conn_type": "runpod", "host": runpod.url, "password": "rpa_test"}
     options = SETTINGS | {"AIRFLOW_CONN_TOUCHSTONE_RUNPOD": json.dumps(connection)}
     made = Installation(state_dir, env=f"s{secrets.token_hex(3)}", options=options)
-    done = made.run("up", "--slots", "2")
+    # One of the two for the sleeper, which holds it for minutes.
+    done = made.run("up", "--slots", "2", "--validation-slots", "2")
     if done.returncode != 0:
         pytest.fail(f"the stack does not start:\n{done.stdout}\n{done.stderr}", pytrace=False)
     if os.environ.get("TOUCHSTONE_REQUIRE_ALL"):
@@ -74,6 +75,20 @@ def isolated(installation):
     if installation.runtime != "docker":
         pytest.skip("NO CONTAINER ENGINE: nothing isolates here, so NOT attacked from inside")
     return installation
+
+
+@pytest.fixture(scope="session")
+def sleeper(isolated):
+    """A submission that stops its watcher and sleeps."""
+    return isolated.submit(MODULES / "stopped_runner")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def begun_early(request, installation):
+    """It is ended after minutes, which the other tests need as well."""
+    wanted = any("sleeper" in item.fixturenames for item in request.session.items)
+    if wanted and installation.runtime == "docker":
+        request.getfixturevalue("sleeper")
 
 
 @pytest.fixture(scope="session")

@@ -35,11 +35,12 @@ def evil(installation):
 
 def is_heard(installation, server):
     """Tell whether a new heartbeat of a server comes through."""
-    before = (installation.records.find_server(server.name) or {}).get("heartbeat_at")
+    found = installation.records.find_server(server.name)
+    before = found and found.heartbeat_at
     server.beat()
     return wait_for(
         "a heartbeat is heard",
-        lambda: installation.records.find_server(server.name).get("heartbeat_at") != before,
+        lambda: installation.records.find_server(server.name).heartbeat_at != before,
     )
 
 

@@ -49,14 +49,12 @@ def test_whoever_stops_its_watcher_and_fills_the_disk_is_ended(isolated, modules
     assert before - shutil.disk_usage(isolated.state_dir).free < 2000 * MIB
 
 
-def test_whoever_stops_its_watcher_and_sleeps_is_ended(isolated, modules, unharmed):
-    submission_id = isolated.submit(modules / "stopped_runner")
-
-    found = isolated.wait_for_submission(submission_id, "rejected", "error")
+def test_whoever_stops_its_watcher_and_sleeps_is_ended(isolated, sleeper):
+    found = isolated.wait_for_submission(sleeper, "rejected", "error")
 
     assert found["status"] == "rejected"
     assert "limit" in found["reason"]
-    isolated.wait_until_gone(f"touchstone-{isolated.settings.env}-{submission_id}")
+    isolated.wait_until_gone(f"touchstone-{isolated.settings.env}-{sleeper}")
 
 
 def test_no_code_writes_its_own_verdict(isolated, modules, engineer, unharmed):

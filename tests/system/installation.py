@@ -20,15 +20,16 @@ import httpx
 import psutil
 from botocore.config import Config
 
+from fakes.tasks import read_stored
 from touchstone.client.access import get_access
 from touchstone.client.api import Client
-from touchstone.core.attempts import get_ref
 from touchstone.core.names import build_output_key
+from touchstone.core.records.tasks import Task
 from touchstone.core.states import TASK_TERMINAL
-from touchstone.hooks.objects import ObjectStore
-from touchstone.hooks.records import RecordStore
 from touchstone.settings import Settings
 from touchstone.stack.layout import StatePaths
+from touchstone.stores.objects import ObjectStore
+from touchstone.stores.records import RecordStore
 from waiting import wait_for
 
 REPOSITORY = Path(__file__).parents[2]
@@ -86,7 +87,10 @@ class Installation:
         return json.loads(done.stdout)
 
     def submit(self, source: Path | str, *arguments: str) -> str:
-        """Submit without waiting; return the submission's id."""
+        """Submit without waiting, a model structure as one; return the submission's id."""
+        is_model = isinstance(source, Path) and (source / "model.py").is_file()
+        if is_model and "--system" not in arguments:
+            arguments = ("--system", "model_structure", *arguments)
         return str(self.ask("submit", str(source), *arguments)["submission_id"])
 
     # --- what there is ---------------------------------------------------------------------
@@ -133,10 +137,17 @@ class Installation:
         )
 
     def task(self, submission_id: str, task_id: str) -> dict[str, Any]:
-        return self.records.find_task(submission_id, task_id) or {}
+        """Return a task's record as it is stored; empty while it is not there."""
+        return read_stored(self.records, submission_id, task_id)
+
+    def tasks(self, submission_id: str) -> list[dict[str, Any]]:
+        """Return the records of a submission's tasks as they are stored."""
+        return [dict(entry.stored) for entry in self.records.list_tasks(submission_id)]
 
     def submission(self, submission_id: str) -> dict[str, Any]:
-        return self.records.find_submission(submission_id) or {}
+        """Return a submission's record as it is stored; empty while it is not there."""
+        found = self.records.find_submission(submission_id)
+        return found.dump() if found else {}
 
     def wait_for_task(self, submission_id: str, task_id: str, *statuses: str) -> dict[str, Any]:
         """Wait until a task is in one of the statuses, unless its submission has ended."""
@@ -160,7 +171,7 @@ class Installation:
 
     def find_end(self, submission_id: str) -> str | None:
         """Say how a submission and all its tasks have ended; ``None`` while one goes on."""
-        found, tasks = self.submission(submission_id), self.records.list_tasks(submission_id)
+        found, tasks = self.submission(submission_id), self.tasks(submission_id)
         are_ended = all(task["status"] in TASK_TERMINAL for task in tasks)
         if found.get("status") not in _ENDED or not are_ended:
             return None
@@ -182,8 +193,14 @@ class Installation:
 
     def end_run(self, run_id: str) -> None:
         """Mark a run failed, as an admin does on its page."""
-        body = {"state": "failed"}
-        self.airflow.patch(f"/dags/touchstone/dagRuns/{run_id}", json=body).raise_for_status()
+
+        def end() -> httpx.Response | None:
+            body = {"state": "failed"}
+            answer = self.airflow.patch(f"/dags/touchstone/dagRuns/{run_id}", json=body)
+            # Airflow answers so where its scheduler has changed the same rows at that moment.
+            return None if answer.status_code == 500 else answer
+
+        wait_for(f"run {run_id} can be ended", end, every=0.5).raise_for_status()
 
     def has_pool(self, name: str) -> bool:
         """Return whether Airflow has a pool."""
@@ -197,7 +214,7 @@ class Installation:
     def read_output(self, task: dict[str, Any], path: str) -> bytes:
         """Return a file that a task's newest attempt has stored."""
         item = next(item for item in task["files"] if item["path"] == path)
-        key = build_output_key(get_ref(task), path)
+        key = build_output_key(Task.load(task).ref, path)
         return self.objects.get(self.settings.content_bucket, key, sha256=item["sha256"])
 
     def read_result(self, task: dict[str, Any]) -> dict[str, Any]:
@@ -248,7 +265,7 @@ class Installation:
 
     def let_all_go(self, submission_id: str) -> None:
         """Let all attempts of a submission go on that wait for it, now."""
-        for task in self.records.list_tasks(submission_id):
+        for task in self.tasks(submission_id):
             if task["status"] == "running":
                 # One that has just ended has no folder any more.
                 with contextlib.suppress(OSError):

@@ -6,6 +6,7 @@ import httpx
 import pytest
 
 from system.installation import EXAMPLES
+from touchstone.core.records.notes import ReaperNote
 from waiting import wait_for
 
 DAG = "/dags/touchstone"
@@ -55,7 +56,7 @@ def trigger(client, conf, run_id=None):
 
 
 def everything(installation, submission):
-    return installation.submission(submission), installation.records.list_tasks(submission)
+    return installation.submission(submission), installation.tasks(submission)
 
 
 def clear(client, run_id, *task_ids):
@@ -144,7 +145,8 @@ def test_an_engineer_schedules_by_the_form_as_well(installation, engineer, own):
 
 def test_the_reaper_looks_while_every_dag_is_paused(installation):
     def look():
-        return installation.records.find_note("reaper").get("proof", {}).get("at")
+        proof = installation.records.find_note(ReaperNote).proof
+        return proof and proof.at
 
     paused = [
         installation.airflow.patch(f"/dags/{dag}", json={"is_paused": True})

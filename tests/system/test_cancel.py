@@ -31,7 +31,7 @@ def set_state(installation, submission_id, task_id, state):
 
 
 def count_waiting(installation, submission_id):
-    """Return how many trainings stand in Airflow's waiting room."""
+    """Return how many trainings are pending in Airflow."""
     path = f"/dags/touchstone/dagRuns/{submission_id}/taskInstances"
     found = installation.airflow.get(path).json()["task_instances"]
     return sum(item["task_id"] == "train" and item["state"] == "scheduled" for item in found)

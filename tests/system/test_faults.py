@@ -11,6 +11,7 @@ import shutil
 import subprocess
 from contextlib import suppress
 
+import psutil
 import pytest
 
 from system.installation import EXAMPLES, SLOW
@@ -92,17 +93,17 @@ def wait_for_first_attempt(installation, submission_id):
 
 
 def assert_is_the_servers(attempt):
-    assert attempt["outcome"] in {"failed(infrastructure)", "lost"}, attempt
+    assert attempt["outcome"] in {"failed(infrastructure)", "lost"}, attempt["reason"]
     assert "FileNotFoundError" not in attempt["reason"], attempt
 
 
 def test_a_full_disk_is_the_servers_fault_and_the_task_is_tried_again(disk, anywhere, training):
     submission_id, task = training
     filler = disk / "filler"
-    with filler.open("wb") as file, suppress(OSError):
+    # Unbuffered: what is left in a buffer would be written once more when the file is closed.
+    with filler.open("wb", buffering=0) as file, suppress(OSError):
         while True:
             file.write(bytes(65536))
-            file.flush()
     anywhere.let_go(task)
 
     first = wait_for_first_attempt(anywhere, submission_id)
@@ -118,6 +119,52 @@ def test_a_folder_that_vanishes_is_the_servers_fault_and_the_task_is_tried_again
 ):
     submission_id, task = training
     make_vanish(find_folder(anywhere, task) / "out")
+
+    first = wait_for_first_attempt(anywhere, submission_id)
+
+    assert_is_the_servers(first)
+
+
+def find_trainer(submission_id):
+    """Return the process that trains: the runner's child, which hides what it was started with."""
+    for process in psutil.process_iter():
+        with suppress(psutil.Error):
+            is_runner = "train" in process.cmdline() and (
+                process.environ().get("TOUCHSTONE_SUBMISSION_ID") == submission_id
+            )
+            for child in process.children() if is_runner else ():
+                if child.name().startswith(("elnigma", "python")):
+                    return child
+    return None
+
+
+def take_all_files(process):
+    """Let a process open no file more; as its user, who may do that without being mighty."""
+    opened = process.num_fds()
+    subprocess.run(
+        ["prlimit", f"--pid={process.pid}", f"--nofile={opened}:{opened}"],
+        check=True,
+        user=process.uids().real,
+        group=process.gids().real,
+        extra_groups=[],
+    )
+
+
+def test_what_the_trainer_itself_cannot_open_is_the_servers_fault_and_the_task_is_tried_again(
+    anywhere, training
+):
+    submission_id, task = training
+    console = find_folder(anywhere, task) / "out" / "console.log"
+    # Before, Python itself may still be starting, and a trainer that has not begun tells nothing.
+    wait_for(
+        "it computes features",
+        lambda: console.exists() and b"slow line" in console.read_bytes(),
+        every=0.5,
+    )
+    trainer = wait_for("it trains", lambda: find_trainer(submission_id), every=0.5)
+    # As where others have taken all files that a machine can have open.
+    take_all_files(trainer)
+    anywhere.let_go(task)
 
     first = wait_for_first_attempt(anywhere, submission_id)
 

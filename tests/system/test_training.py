@@ -12,7 +12,7 @@ import httpx
 import pytest
 
 from system.installation import EXAMPLES, TRAINER
-from touchstone.hooks.parts import Parts
+from touchstone.stores.parts import Parts
 from touchstone.ui.queries import show_results
 
 INTERVALS = (1, 5, 20)
@@ -27,6 +27,19 @@ for path in sys.argv[1:]:
     assert found.shape[0] == 3 and numpy.isfinite(found).all(), path
     print("loaded", path)
 """
+
+
+RESAMPLED = {"net_sharpe_low", "net_sharpe_high"}
+
+
+def assert_agree(judged, told):
+    """Check that the judge's figures are the trainer's, but for what depends on random draws."""
+    assert judged.keys() == told.keys()
+    for name in told.keys() - RESAMPLED:
+        assert judged[name] == pytest.approx(told[name], rel=1e-9, abs=1e-9), name
+    width = judged["net_sharpe_high"] - judged["net_sharpe_low"]
+    for name in RESAMPLED:
+        assert judged[name] == pytest.approx(told[name], abs=width / 4), name
 
 
 @pytest.fixture(scope="module")
@@ -113,12 +126,14 @@ def test_every_metric_is_the_same_in_result_evaluation_and_mlflow(installation, 
     assert len(rows) == 6
     mlflow = httpx.Client(base_url=installation.stack["urls"]["mlflow"], timeout=300)
     for task in tasks:
-        metrics = installation.read_result(task)["metrics"]
+        assert task["published"]["judged"]["status"] == "judged"
+        metrics = task["published"]["metrics"]
+        assert_agree(metrics, installation.read_result(task)["metrics"])
         assert {"net_sharpe", "hit_rate", "hit_rate_base", "max_drawdown"} <= set(metrics)
-        mine = [row for row in rows if row["task_id"] == task["task_id"]]
-        assert [row["strategy"] for row in mine] == ["long", "short"]
-        assert all(row["metrics"] == metrics for row in mine)
-        assert all(row["model_group_id"] == trained for row in mine)
+        mine = [row for row in rows if row.task_id == task["task_id"]]
+        assert [row.strategy for row in mine] == ["long", "short"]
+        assert all(row.metrics == metrics for row in mine)
+        assert all(row.model_group_id == trained for row in mine)
 
         run = mlflow.get(
             "/api/2.0/mlflow/runs/get", params={"run_id": task["published"]["mlflow_run_id"]}
@@ -136,7 +151,7 @@ def test_every_metric_is_the_same_in_result_evaluation_and_mlflow(installation, 
 
 def test_charts_open_from_mlflow(installation, trained):
     parts = Parts(installation.objects, installation.settings.content_bucket)
-    links = show_results(installation.submission(trained), parts)["chart_links"]
+    links = show_results(installation.records.get_submission(trained), parts)["chart_links"]
 
     assert {link["task_id"] for link in links} == {"i1", "i5", "i20"}
     assert "equity" in {link["name"] for link in links}
@@ -178,7 +193,7 @@ def test_phases_have_times_and_the_configuration_is_on_record(installation, task
             task[f"{n}_at"] for n in ("accepted", "preparing", "running", "exited", "uploaded")
         ]
         assert times == sorted(times)
-        assert task["config"]["overrides"] == ["training.epochs=4"]
+        assert task["config"]["schedule"]["config_overrides"] == ["training.epochs=4"]
         assert task["container"] == f"touchstone-{installation.settings.env}-" + "-".join(
             [task["submission_id"], task["task_id"], "1", "1"]
         )
@@ -216,7 +231,7 @@ def test_a_model_structure_is_trained_on_the_reference_features(installation, mo
 
     task = installation.task(model_structure, "i5")
     rows = installation.records.list_evaluations(model_structure)
-    assert [row["strategy"] for row in rows] == ["long", "short"]
+    assert [row.strategy for row in rows] == ["long", "short"]
     for model in task["published"]["models"]:
         body = installation.objects.get(installation.settings.models_bucket, model["key"])
         # The reference model has no such layer, and none of this width.
@@ -245,8 +260,29 @@ def test_results_are_shown_with_the_figures_of_the_result(installation, trained,
     results = installation.ask("results", trained)
 
     by_task = {item["task_id"]: item for item in results["results"]}
-    assert by_task["i5"]["metrics"] == installation.read_result(tasks[1])["metrics"]
+    assert by_task["i5"]["judged"] == "judged"
+    assert by_task["i5"]["metrics"] == tasks[1]["published"]["metrics"]
+    assert_agree(by_task["i5"]["metrics"], installation.read_result(tasks[1])["metrics"])
 
 
 def test_nothing_is_left_running(installation, trained):
     assert not any(trained in name for name in installation.running_attempts())
+
+
+def test_a_training_that_is_run_again_comes_to_the_same_bits(installation, trained, tasks):
+    before = installation.submission(trained), installation.task(trained, "i1")
+
+    done = installation.run("replay", trained, "i1", "--wait", "--json")
+
+    assert done.returncode == 0, f"{done.stdout}\n{done.stderr}"
+    found = json.loads(done.stdout)
+    assert (found["verdict"], found["replay_of"]) == ("identical", f"{trained}/i1")
+    replay = found["submission_id"]
+    (task,) = installation.tasks(replay)
+    assert task["published"]["replay"]["is_same_class"] is True
+    assert task["image_digest"] == tasks[0]["image_digest"]
+    assert (installation.submission(trained), installation.task(trained, "i1")) == before
+    assert installation.records.list_evaluations(replay) == []
+    assert not installation.objects.list(installation.settings.models_bucket, f"{replay}/")
+    listed = installation.ask("list")["submissions"]
+    assert {item["submission_id"]: item["replay_of"] for item in listed}[replay] == f"{trained}/i1"

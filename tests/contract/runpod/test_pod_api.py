@@ -12,7 +12,8 @@ import pytest
 
 from contract.runpod.conftest import NEVER_SECONDS
 from fakes.runpod.server import Admin
-from touchstone.core.pods import Cloud, PodOrder, PodStatus, Stock
+from touchstone.core.offers import Stock
+from touchstone.core.pods import Cloud, PodOrder, PodStatus
 from touchstone.hooks.runpod.api import Account, PodApi
 from touchstone.hooks.runpod.errors import (
     Ambiguous,

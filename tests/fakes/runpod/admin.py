@@ -264,6 +264,7 @@ def _describe(cloud: Cloud, pod_id: str) -> dict[str, Any]:
         "image": pod.image,
         "gpu": pod.gpu,
         "min_cuda": pod.min_cuda,
+        "registry": pod.registry,
         "cloud": pod.cloud,
         "data_center": pod.data_center,
         "ssh_port": pod.ssh_port,

@@ -69,6 +69,14 @@ class MountsBody(Body):
     network: list[NetworkBody] | None = Field(default=None, max_length=1)
 
 
+class RegistryBody(Body):
+    """The login of a registry."""
+
+    name: str = Field(min_length=1)
+    username: str = Field(min_length=1)
+    password: str = Field(min_length=1)
+
+
 class CreateBody(Body):
     """An order."""
 

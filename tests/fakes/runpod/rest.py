@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import json
+import secrets
 from collections.abc import AsyncIterator, Awaitable, Callable
 from datetime import timedelta
 from decimal import Decimal
@@ -19,6 +20,7 @@ from fakes.runpod.bodies import (
     ActionBody,
     CreateBody,
     KeysBody,
+    RegistryBody,
     render_cpu,
     render_data_center,
     render_gpu,
@@ -340,6 +342,41 @@ def _build_account_routes() -> APIRouter:
         caller.require_account()
         gateway.cloud.store.set_value("ssh_keys", body.keys)
         return {"keys": body.keys}
+
+    @router.get("/registries")
+    async def list_registries(
+        *, caller: Annotated[Caller, Depends(admit("registries"))], gateway: Gate
+    ) -> dict[str, Any]:
+        caller.require_account()
+        known = gateway.cloud.store.get_value("registries", [])
+        return {"registries": [{"id": each["id"], "name": each["name"]} for each in known]}
+
+    @router.post("/registries", status_code=201)
+    async def create_registry(
+        *,
+        body: RegistryBody,
+        caller: Annotated[Caller, Depends(admit("registry"))],
+        gateway: Gate,
+    ) -> dict[str, Any]:
+        caller.require_account()
+        known = gateway.cloud.store.get_value("registries", [])
+        made = {"id": f"cra{secrets.token_hex(8)}", **body.model_dump()}
+        gateway.cloud.store.set_value("registries", [*known, made])
+        return {"id": made["id"], "name": body.name}
+
+    @router.delete("/registries/{registry_id}", status_code=204)
+    async def delete_registry(
+        *,
+        registry_id: str,
+        caller: Annotated[Caller, Depends(admit("registry"))],
+        gateway: Gate,
+    ) -> None:
+        caller.require_account()
+        known = gateway.cloud.store.get_value("registries", [])
+        left = [each for each in known if each["id"] != registry_id]
+        if len(left) == len(known):
+            raise Refused(400, "Registry auth not found")
+        gateway.cloud.store.set_value("registries", left)
 
     @router.get("/billing/pods")
     async def bill(

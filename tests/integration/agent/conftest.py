@@ -39,6 +39,7 @@ class AgentProcess:
             "gpu": "none",
         }
         self.docker: dict[str, Any] = {"pull": False}
+        self.command = ["/bin/sh", str(RUNNER)]
         self._process: subprocess.Popen[bytes] | None = None
         plane.unless = self.find_end
 
@@ -76,7 +77,7 @@ class AgentProcess:
         tables = {
             "sqs": {"endpoint_url": self.plane.endpoint_url},
             "docker": self.docker,
-            "process": {"command": ["/bin/sh", str(RUNNER)]},
+            "process": {"command": self.command},
         }
         lines = [f"{name} = {json.dumps(value)}" for name, value in top.items()]
         for table, values in tables.items():

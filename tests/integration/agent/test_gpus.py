@@ -183,7 +183,7 @@ def test_check_tells_of_gpus_and_who_uses_them(
     gpus.use(0, find_child(stopped_agent, ref))
     gpus.use(1, stranger)
 
-    checked = stopped_agent.run("check").stdout.splitlines()
+    checked = stopped_agent.run("doctor").stdout.splitlines()
 
     (line,) = [line for line in checked if " GPUs: " in line]
     assert line.startswith(f"WARN GPUs: 0: {RTX} (24576 MiB, driver 550.54.14), 1: {RTX}")

@@ -252,7 +252,7 @@ def test_the_image_says_that_it_keeps_them_apart(
     agent.options["images_allowed"] = [image]
     agent.write_config()
 
-    checked = agent.run("check")
+    checked = agent.run("doctor")
 
     assert f"ok   users in {image}: it has a runner and a trainer that are two users" in (
         checked.stdout

@@ -373,7 +373,7 @@ def test_its_commands_tell_what_an_agent_does(agent: AgentProcess, plane: Contro
     plane.wait_phase(ref, AttemptPhase.RUNNING)
 
     status = json.loads(agent.run("status", "--json").stdout)
-    checked = agent.run("check")
+    checked = agent.run("doctor")
     second = agent.run("run")
     refused = agent.run("purge")
 

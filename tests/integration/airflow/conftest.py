@@ -20,7 +20,7 @@ from sqlalchemy import delete
 from fakes.airflow_pools import FakeAirflow
 from integration.airflow.database import RealAirflow, migrate, use_database
 from integration.airflow.postgres import Postgres, find_programs
-from touchstone.dispatcher.metadata.rows import DAG_ID, EVALUATE, TRAINING
+from touchstone.airflow_db.rows import DAG_ID, EVALUATE, TRAINING
 
 BUNDLE = "tests"
 

@@ -6,9 +6,9 @@ from datetime import UTC, datetime, timedelta
 
 from airflow.sdk import DAG
 
+from touchstone.airflow_db.rows import DAG_ID, TRAINING
 from touchstone.core.pools import QUEUE_POOL
-from touchstone.dispatcher.metadata.rows import DAG_ID, TRAINING
-from touchstone.operators.agent import AgentOperator
+from touchstone.operators.agent import AttemptOperator
 
 TASKS = 25
 
@@ -20,6 +20,6 @@ with DAG(
     max_active_tasks=4096,
     is_paused_upon_creation=False,
 ):
-    AgentOperator.partial(
+    AttemptOperator.partial(
         task_id=TRAINING, pool=QUEUE_POOL, retries=20, retry_delay=timedelta(seconds=3)
     ).expand(interval=[number + 1 for number in range(TASKS)])

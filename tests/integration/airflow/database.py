@@ -20,9 +20,9 @@ from airflow.utils.session import create_session
 from sqlalchemy import delete, select, update
 
 from fakes.airflow_pools import RETRIES
-from touchstone.core.pools import DECK_POOL, FINISH_POOL, QUEUE_POOL, UNLIMITED
-from touchstone.dispatcher.metadata import pools
-from touchstone.dispatcher.metadata.rows import DAG_ID, TRAINING
+from touchstone.airflow_db import pools
+from touchstone.airflow_db.rows import DAG_ID, TRAINING
+from touchstone.core.pools import FINISH_POOL, PRESTAGED_POOL, QUEUE_POOL, UNLIMITED
 
 Key = tuple[str, str, int]
 
@@ -61,7 +61,7 @@ class RealAirflow:
     What :class:`fakes.airflow_pools.FakeAirflow` is in memory, on Airflow's tables.
 
     Rows are written through Airflow's models; what the dispatcher does goes through
-    ``touchstone.dispatcher.metadata`` alone.
+    ``touchstone.airflow_db`` alone.
     """
 
     read_instances = staticmethod(pools.read_instances)
@@ -77,7 +77,7 @@ class RealAirflow:
                 session.execute(delete(model))
         for name, slots in (
             (QUEUE_POOL, 0),
-            (DECK_POOL, UNLIMITED),
+            (PRESTAGED_POOL, UNLIMITED),
             (FINISH_POOL, UNLIMITED),
         ):
             assert pools.create_pool(name, slots, "")
@@ -91,7 +91,7 @@ class RealAirflow:
         dag_id: str = DAG_ID,
         state: str | None = "scheduled",
     ) -> Key:
-        """Schedule a new task instance: it enters the waiting room."""
+        """Schedule a new task instance: it becomes pending."""
         dag = DAG(dag_id, schedule=None)
         task = BaseOperator(task_id=task_id, pool=QUEUE_POOL, retries=RETRIES, dag=dag)
         now = datetime.now(UTC)

@@ -24,11 +24,12 @@ from fastapi.testclient import TestClient
 from sqlalchemy import delete, select, update
 
 from fakes.stores import FakeRecordStore
+from fakes.submissions import build_submission
+from touchstone.airflow_db import acts, runs
+from touchstone.airflow_db.acts import EVENT
+from touchstone.airflow_db.rows import EVALUATE, TRAINING
 from touchstone.dispatcher.acting import Chronicler
-from touchstone.dispatcher.control import read_control
-from touchstone.dispatcher.metadata import acts, runs
-from touchstone.dispatcher.metadata.acts import EVENT
-from touchstone.dispatcher.metadata.rows import EVALUATE, TRAINING
+from touchstone.services.control import read_control
 from touchstone.settings import Settings
 from touchstone.ui.acts import MAX_BODY_BYTES
 
@@ -315,7 +316,7 @@ def test_what_cannot_be_noted_is_not_done(login, run, monkeypatch):
     def fail(*_, **__):
         raise OSError("the database is away")
 
-    monkeypatch.setattr("touchstone.dispatcher.acting.write_entries", fail)
+    monkeypatch.setattr("touchstone.airflow_db.acts.write_entries", fail)
 
     answer = login("operator").patch(RUN, json={"state": "success"})
 
@@ -337,13 +338,7 @@ def test_what_a_run_named_is_noted_while_it_can_be_read(login, run):
 def test_it_all_comes_onto_the_submissions_record(login, run):
     records = FakeRecordStore(Settings())
     records.create_submission(
-        {
-            "submission_id": "s-1",
-            "submitted_by": "ann",
-            "status": "running",
-            "run_ids": ["s-1"],
-            "actions": [],
-        }
+        build_submission("s-1", status="running", run_ids=["s-1"], actions=[])
     )
     later = [datetime.now(UTC)]
     chronicler = Chronicler(airflow=acts, records=records, clock=lambda: later[0])
@@ -357,9 +352,9 @@ def test_it_all_comes_onto_the_submissions_record(login, run):
     for _ in range(2):
         chronicler.run()
 
-    told = [(a["by"], a["action"]) for a in records.get_submission("s-1")["actions"]]
+    told = [(a.by, a.action) for a in records.get_submission("s-1").actions]
     assert told[0] == ("operator", "cleared evaluate in Airflow")
-    assert [(a["by"], a["action"]) for a in read_control(records).actions] == [
+    assert [(a.by, a.action) for a in read_control(records).actions] == [
         ("chief", "paused the DAG touchstone in Airflow")
     ]
 

@@ -9,8 +9,8 @@ from airflow.models.taskinstance import TaskInstance
 from airflow.utils.session import create_session
 from sqlalchemy import select
 
-from touchstone.dispatcher.metadata import runs
-from touchstone.dispatcher.metadata.rows import EVALUATE, TRAINING
+from touchstone.airflow_db import runs
+from touchstone.airflow_db.rows import EVALUATE, TRAINING
 
 
 def read_states(run_id):

@@ -11,7 +11,7 @@ from sqlalchemy import event, text
 
 from integration.airflow.conftest import use_real
 from integration.airflow.database import RealAirflow
-from touchstone.dispatcher.metadata import pools, runs
+from touchstone.airflow_db import pools, runs
 
 NARROW = r"\b(id|rowid|run_id|state|run_after)(=\?|>)"
 """What leaves but few runs or task instances: which they are, or that they have not ended."""
@@ -29,12 +29,12 @@ def sqlite_airflow(request) -> Iterator[RealAirflow]:
     [
         (pools.read_instances, NARROW),
         (runs.read_early_runs, NARROW),
-        (runs.release_parked, NARROW),
+        (runs.release_suspended, NARROW),
         (lambda: runs.find_run_states(["a", "b"]), OF_RUNS),
         (lambda: runs.find_ended_instances(["a", "b"]), OF_RUNS),
         (lambda: runs.find_submitter("a"), OF_RUNS),
     ],
-    ids=["instances", "early runs", "parked runs", "run states", "ended instances", "submitter"],
+    ids=["instances", "early runs", "suspended runs", "run states", "ended instances", "submitter"],
 )
 @pytest.mark.usefixtures("sqlite_airflow")
 def test_no_question_makes_sqlite_go_through_what_has_ended(ask, narrow) -> None:

@@ -24,14 +24,14 @@ from airflow.utils.state import TaskInstanceState
 from sqlalchemy import select, update
 from sqlalchemy.exc import OperationalError
 
-from touchstone.core.pools import DECK_POOL, FINISH_POOL, QUEUE_POOL
-from touchstone.dispatcher.metadata import runs
-from touchstone.dispatcher.metadata.pools import (
+from touchstone.airflow_db import runs
+from touchstone.airflow_db.pools import (
     MAX_NOTE_CHARACTERS,
     PLACEMENT_KEY,
     PoolsBusy,
 )
-from touchstone.dispatcher.metadata.rows import PARKED_UNTIL, TRAINING, VALIDATION
+from touchstone.airflow_db.rows import SUSPENDED_UNTIL, TRAINING, VALIDATION
+from touchstone.core.pools import FINISH_POOL, PRESTAGED_POOL, QUEUE_POOL
 from touchstone_agent.protocol.errors import PermanentError
 
 
@@ -138,12 +138,12 @@ def test_tasks_of_other_dags_and_other_steps_are_not_ours(real_airflow):
 
 
 @pytest.mark.parametrize(
-    ("state", "pool", "is_resuming", "is_waiting", "is_on_deck"),
+    ("state", "pool", "is_resuming", "is_waiting", "is_prestaged"),
     [
         ("scheduled", QUEUE_POOL, False, True, False),
-        ("scheduled", DECK_POOL, False, True, False),
-        ("deferred", DECK_POOL, False, True, True),
-        ("running", DECK_POOL, False, False, False),
+        ("scheduled", PRESTAGED_POOL, False, True, False),
+        ("deferred", PRESTAGED_POOL, False, True, True),
+        ("running", PRESTAGED_POOL, False, False, False),
         ("scheduled", QUEUE_POOL, True, False, False),
         ("scheduled", "rio", False, False, False),
         ("deferred", "rio", False, False, False),
@@ -151,14 +151,14 @@ def test_tasks_of_other_dags_and_other_steps_are_not_ours(real_airflow):
     ],
 )
 def test_what_waits_is_told_by_state_and_pool(
-    airflow, state, pool, is_resuming, is_waiting, is_on_deck
+    airflow, state, pool, is_resuming, is_waiting, is_prestaged
 ):
     key = airflow.add("s-1", map_index=0)
     airflow.change(key, state=state, pool=pool, is_resuming=is_resuming)
 
     instance = read(airflow, key)
 
-    assert (instance.is_waiting, instance.is_on_deck) == (is_waiting, is_on_deck)
+    assert (instance.is_waiting, instance.is_prestaged) == (is_waiting, is_prestaged)
     assert instance.is_resuming == is_resuming
 
 
@@ -313,12 +313,12 @@ def test_pools_are_counted_as_they_are_under_the_lock(airflow):
         airflow.change(airflow.add("s-1", map_index=index), pool="rio", state=state)
 
     with airflow.lock_pools() as locked:
-        rio, deck = locked.pools["rio"], locked.pools[DECK_POOL]
+        rio, prestaged = locked.pools["rio"], locked.pools[PRESTAGED_POOL]
 
     assert (rio.slots, rio.open) == (4, 1)
     assert (rio.scheduled, rio.queued, rio.running, rio.deferred) == (1, 1, 1, 1)
     assert rio.include_deferred
-    assert (deck.slots, deck.open) == (-1, float("inf"))
+    assert (prestaged.slots, prestaged.open) == (-1, float("inf"))
     assert airflow.read_pools()["rio"] == rio
 
 
@@ -539,13 +539,13 @@ def test_many_dispatchers_at_once_fill_each_pool_once(real_airflow):
     assert crowd.most <= Counter(slots)
 
 
-# --- parked runs --------------------------------------------------------------------------------
+# --- suspended runs -----------------------------------------------------------------------------
 
 
-def park(airflow, *keys):
+def suspend(airflow, *keys):
     runs = [read(airflow, key).dag_run_pk for key in keys]
     with airflow.lock_pools() as locked:
-        return locked.park(runs)
+        return locked.suspend(runs)
 
 
 def read_run(run_id):
@@ -553,13 +553,17 @@ def read_run(run_id):
         return session.scalar(select(DagRun).where(DagRun.run_id == run_id))
 
 
-def test_a_run_of_which_all_trainings_wait_is_parked_and_seen_all_the_same(airflow):
+def test_a_run_of_which_all_trainings_wait_is_suspended_and_seen_all_the_same(airflow):
     first, second = airflow.add("s-1", map_index=0), airflow.add("s-1", map_index=1)
     other = airflow.add("s-2", map_index=0)
 
-    assert park(airflow, first) == 1
+    assert suspend(airflow, first) == 1
 
-    assert [read(airflow, key).is_parked for key in (first, second, other)] == [True, True, False]
+    assert [read(airflow, key).is_suspended for key in (first, second, other)] == [
+        True,
+        True,
+        False,
+    ]
     assert read(airflow, first).is_waiting
 
 
@@ -567,99 +571,99 @@ def test_a_run_of_which_all_trainings_wait_is_parked_and_seen_all_the_same(airfl
     "change",
     [
         {"pool": "rio"},
-        {"pool": DECK_POOL},
+        {"pool": PRESTAGED_POOL},
         {"state": "queued"},
         {"state": "deferred"},
         {"state": "up_for_retry"},
     ],
     ids=str,
 )
-def test_a_run_with_anything_else_to_do_is_not_parked(airflow, change):
+def test_a_run_with_anything_else_to_do_is_not_suspended(airflow, change):
     waiting, busy = airflow.add("s-1", map_index=0), airflow.add("s-1", map_index=1)
     airflow.change(busy, **change)
 
-    assert park(airflow, waiting) == 0
-    assert not read(airflow, waiting).is_parked
+    assert suspend(airflow, waiting) == 0
+    assert not read(airflow, waiting).is_suspended
 
 
 @pytest.mark.parametrize("state", ["scheduled", "queued", "running", "up_for_retry"])
-def test_a_run_with_another_step_at_work_is_not_parked(real_airflow, state):
+def test_a_run_with_another_step_at_work_is_not_suspended(real_airflow, state):
     waiting = real_airflow.add("s-1", map_index=0)
     real_airflow.add("s-1", "plan", state=state)
 
-    assert park(real_airflow, waiting) == 0
+    assert suspend(real_airflow, waiting) == 0
 
 
 @pytest.mark.parametrize("state", [None, "success", "skipped"])
-def test_steps_that_are_done_or_still_to_come_keep_no_run_from_being_parked(real_airflow, state):
+def test_steps_that_are_done_or_still_to_come_keep_no_run_from_being_suspended(real_airflow, state):
     waiting = real_airflow.add("s-1", map_index=0)
     real_airflow.add("s-1", "evaluate", state=state)
 
-    assert park(real_airflow, waiting) == 1
+    assert suspend(real_airflow, waiting) == 1
 
 
 @pytest.mark.parametrize("state", [None, "success"])
-def test_a_run_whose_trainings_are_not_all_there_or_not_all_waiting_is_not_parked(
+def test_a_run_whose_trainings_are_not_all_there_or_not_all_waiting_is_not_suspended(
     real_airflow, state
 ):
     """Before it is expanded there is one training without a state."""
     waiting = real_airflow.add("s-1", map_index=0)
     real_airflow.add("s-1", map_index=1, state=state)
 
-    assert park(real_airflow, waiting) == 0
+    assert suspend(real_airflow, waiting) == 0
 
 
-def test_airflow_itself_never_starts_a_parked_run(real_airflow):
+def test_airflow_itself_never_starts_a_suspended_run(real_airflow):
     waiting = real_airflow.add("s-1", map_index=0)
 
-    park(real_airflow, waiting)
+    suspend(real_airflow, waiting)
 
     run = read_run("s-1")
     assert run.state == "queued"
-    assert run.run_after == PARKED_UNTIL
+    assert run.run_after == SUSPENDED_UNTIL
 
 
-def test_a_run_that_airflow_has_queued_or_ended_is_not_parked(real_airflow):
+def test_a_run_that_airflow_has_queued_or_ended_is_not_suspended(real_airflow):
     waiting = real_airflow.add("s-1", map_index=0)
     with create_session() as session:
         session.scalar(select(DagRun)).state = "failed"
 
-    assert park(real_airflow, waiting) == 0
+    assert suspend(real_airflow, waiting) == 0
     assert read_run("s-1").state == "failed"
 
 
 def test_the_first_placement_sets_its_run_going_again(real_airflow):
     first, second = (real_airflow.add("s-1", map_index=index) for index in range(2))
     asked_for_at = read_run("s-1").queued_at or read_run("s-1").start_date
-    park(real_airflow, first)
+    suspend(real_airflow, first)
 
     assert place(real_airflow, first, "rio", server="rio")
 
-    assert [read(real_airflow, key).is_parked for key in (first, second)] == [False, False]
+    assert [read(real_airflow, key).is_suspended for key in (first, second)] == [False, False]
     assert (read_run("s-1").state, read_run("s-1").run_after) == ("running", asked_for_at)
 
 
-def test_a_placement_unparks_only_with_its_move(airflow):
+def test_a_placement_resumes_a_run_only_with_its_move(airflow):
     key = airflow.add("s-1", map_index=0)
-    park(airflow, key)
+    suspend(airflow, key)
     stale = replace(read(airflow, key), state="queued")
 
     with airflow.lock_pools() as locked:
         assert not locked.place(stale, "rio", {"server": "rio"})
 
-    assert read(airflow, key).is_parked
+    assert read(airflow, key).is_suspended
 
 
-def test_a_placement_that_was_read_before_the_run_was_parked_sets_it_going_too(airflow):
-    """Another dispatcher may have parked it in between; the scheduler would not look at it."""
+def test_a_placement_that_was_read_before_the_run_was_suspended_resumes_it_too(airflow):
+    """Another dispatcher may have suspended it in between; the scheduler would not look at it."""
     key = airflow.add("s-1", map_index=0)
     old = read(airflow, key)
-    park(airflow, key)
+    suspend(airflow, key)
 
     with airflow.lock_pools() as locked:
         assert locked.place(old, "rio", {"server": "rio"})
 
-    assert not read(airflow, key).is_parked
+    assert not read(airflow, key).is_suspended
 
 
 def test_a_run_that_a_scheduler_looks_at_is_not_waited_for(postgresql_airflow):
@@ -669,23 +673,23 @@ def test_a_run_that_a_scheduler_looks_at_is_not_waited_for(postgresql_airflow):
         session.scalar(select(DagRun).where(DagRun.run_id == "s-1").with_for_update())
 
         # One that waited would wait for ever: it is this thread that has the row.
-        assert park(postgresql_airflow, key, other) == 1
-    assert park(postgresql_airflow, key, other) == 1
+        assert suspend(postgresql_airflow, key, other) == 1
+    assert suspend(postgresql_airflow, key, other) == 1
 
 
 @pytest.mark.parametrize(
     "change", [{"state": "success"}, {"state": None}, {"pool": "rio"}], ids=str
 )
-def test_a_parked_run_that_somebody_has_a_hand_in_is_airflows_again(real_airflow, change):
+def test_a_suspended_run_that_a_user_has_changed_is_airflows_again(real_airflow, change):
     key = real_airflow.add("s-1", map_index=0)
     untouched = real_airflow.add("s-2", map_index=0)
-    park(real_airflow, key, untouched)
+    suspend(real_airflow, key, untouched)
     real_airflow.change(key, **change)
 
-    assert runs.release_parked() == 1
+    assert runs.release_suspended() == 1
 
-    assert read_run("s-1").run_after < PARKED_UNTIL
-    assert read_run("s-2").run_after == PARKED_UNTIL
+    assert read_run("s-1").run_after < SUSPENDED_UNTIL
+    assert read_run("s-2").run_after == SUSPENDED_UNTIL
 
 
 # --- runs ---------------------------------------------------------------------------------------

@@ -32,21 +32,23 @@ from airflow.utils.types import DagRunTriggeredByType
 from botocore.config import Config
 from sqlalchemy import select
 
+from fakes.submissions import build_submission
+from fakes.tasks import read_tasks
 from fakes.virtual_agents import VirtualAgents, fail_some_first_attempts
 from integration.airflow.dag_for_placement import TASKS
 from integration.airflow.database import CONNECTION, migrate, use_database
 from integration.airflow.workers import Workers
+from touchstone.airflow_db import pools, rows
 from touchstone.core import attempts
 from touchstone.core.names import build_task_id
-from touchstone.core.pools import DECK_POOL, FINISH_POOL, QUEUE_POOL, UNLIMITED
+from touchstone.core.pools import FINISH_POOL, PRESTAGED_POOL, QUEUE_POOL, UNLIMITED
 from touchstone.core.tasks import TaskSpec
-from touchstone.dispatcher.metadata import pools, rows
 from touchstone.hooks.agent import AgentHook
-from touchstone.hooks.objects import ObjectStore
-from touchstone.hooks.records import RecordStore
-from touchstone.hooks.starts import Starter
+from touchstone.services.starts import Starter
 from touchstone.settings import Settings, get_settings
 from touchstone.stack.provision import Server, Stores, provision
+from touchstone.stores.objects import ObjectStore
+from touchstone.stores.records import RecordStore
 from touchstone_agent.protocol.envelope import generate_key
 from touchstone_agent.protocol.messages import Limits
 from waiting import wait_for
@@ -156,7 +158,7 @@ class Installation:
             "AWS_EC2_METADATA_DISABLED": "true",
             "TOUCHSTONE_ENV": env,
             "TOUCHSTONE_STATE_DIR": str(folder),
-            # Most of the runs wait parked for most of the time.
+            # Most of the runs wait suspended for most of the time.
             "TOUCHSTONE_WARM_RUNS": "1",
         }
 
@@ -187,7 +189,7 @@ class Installation:
         )
         servers = [Server(name=name, public_key=key[1]) for name, key in self.keys.items()]
         provision(self.settings, stores, servers)
-        system = {QUEUE_POOL: 0, DECK_POOL: UNLIMITED, FINISH_POOL: UNLIMITED}
+        system = {QUEUE_POOL: 0, PRESTAGED_POOL: UNLIMITED, FINISH_POOL: UNLIMITED}
         for pool, slots in (system | self.slots).items():
             pools.create_pool(pool, slots, "")
         return RecordStore(self.connect("dynamodb"), self.settings)
@@ -198,15 +200,14 @@ class Installation:
             now = datetime.now(UTC)
             submission_id = f"{self.settings.env}-s{number}"
             records.create_submission(
-                {
-                    "submission_id": submission_id,
-                    "submitted_by": f"user{number % 2}",
-                    "status": "queued",
-                    "accepted_at": now.isoformat(),
-                    "created_at": now.isoformat(),
-                    "run_ids": [submission_id],
-                    "actions": [],
-                }
+                build_submission(
+                    submission_id,
+                    submitted_by=f"user{number % 2}",
+                    accepted_at=now.isoformat(),
+                    created_at=now.isoformat(),
+                    run_ids=[submission_id],
+                    actions=[],
+                )
             )
             for index in range(TASKS):
                 spec = TaskSpec(
@@ -240,22 +241,22 @@ class Installation:
             )
             return Counter(str(state) for state in states)
 
-    def count_parked(self) -> int:
+    def count_suspended(self) -> int:
         """Return how many runs are kept from the scheduler at the moment."""
         with create_session(scoped=False) as session:
             after = session.scalars(select(DagRun.run_after))
-            return sum(moment == rows.PARKED_UNTIL for moment in after)
+            return sum(moment == rows.SUSPENDED_UNTIL for moment in after)
 
     def wait_for_end(self, killer: Killer, unless: Callable[[], object]) -> int:
-        """Wait until all have succeeded; return how many runs were parked at most."""
+        """Wait until all have succeeded; return how many runs were suspended at most."""
         began, most = time.monotonic(), 0
 
         def look() -> bool:
             nonlocal most
-            states, parked = self.count_states(), self.count_parked()
-            most = max(most, parked)
+            states, suspended = self.count_states(), self.count_suspended()
+            most = max(most, suspended)
             passed = time.monotonic() - began
-            print(f"{passed:5.1f} s, {killer.kills} kills, {parked} parked: {dict(states)}")
+            print(f"{passed:5.1f} s, {killer.kills} kills, {suspended} suspended: {dict(states)}")
             assert not states.keys() & {"failed", "upstream_failed", "skipped"}, states
             return states["success"] == RUNS * TASKS
 
@@ -383,7 +384,7 @@ def test_every_task_runs_once_while_dispatchers_are_killed(
         ]
         return agents.faults or workers.faults or (ended and f"ended by themselves: {ended}")
 
-    most_parked = installation.wait_for_end(killer, unless=find_fault)
+    most_suspended = installation.wait_for_end(killer, unless=find_fault)
     killer.join()
     workers.stop()
 
@@ -391,8 +392,8 @@ def test_every_task_runs_once_while_dispatchers_are_killed(
     assert workers.faults == []
     assert installation.count_states() == {"success": RUNS * TASKS}
     assert killer.kills == KILLS
-    assert most_parked > 0
-    assert installation.count_parked() == 0
+    assert most_suspended > 0
+    assert installation.count_suspended() == 0
     assert all(programs[name].is_alive for name in programs), "a part has ended by itself"
     runs = Counter(container.ref.task_key for container in agents.containers)
     retried = [task for task, count in runs.items() if count > 1]
@@ -401,5 +402,5 @@ def test_every_task_runs_once_while_dispatchers_are_killed(
     assert set(runs.values()) == {1, 2}
     assert agents.most == Counter(installation.slots), "some slots were never used"
     submissions = [f"{installation.settings.env}-s{number}" for number in range(RUNS)]
-    ours = [task for each in submissions for task in records.list_tasks(each)]
-    assert Counter(task["outcome"] for task in ours) == {"succeeded": RUNS * TASKS}
+    ours = [task for each in submissions for task in read_tasks(records, each)]
+    assert Counter(task.newest.outcome for task in ours) == {"succeeded": RUNS * TASKS}

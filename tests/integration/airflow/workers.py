@@ -20,9 +20,9 @@ from airflow.utils.session import create_session
 from sqlalchemy import select, update
 from sqlalchemy.orm import Session
 
-from touchstone.dispatcher.metadata.pools import PLACEMENT_KEY
-from touchstone.dispatcher.metadata.rows import DAG_ID, TRAINING
-from touchstone.operators.agent import AgentOperator
+from touchstone.airflow_db.pools import PLACEMENT_KEY
+from touchstone.airflow_db.rows import DAG_ID, TRAINING
+from touchstone.operators.agent import AttemptOperator
 
 _POLL_SECONDS = 0.2
 
@@ -92,7 +92,7 @@ class Workers:
                 )
             )
         run_id, map_index, try_number, max_tries, _, conf, user = row
-        operator = AgentOperator(task_id=TRAINING, interval=map_index + 1)
+        operator = AttemptOperator(task_id=TRAINING, interval=map_index + 1)
         run = SimpleNamespace(run_id=run_id, conf=conf, triggering_user_name=user)
         ti = SimpleNamespace(
             id=ti_id,

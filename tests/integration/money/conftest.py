@@ -9,10 +9,10 @@ import boto3
 import pytest
 from botocore.config import Config
 
-from touchstone.hooks.meter import Meter
-from touchstone.hooks.money import Budgets
 from touchstone.settings import Settings
 from touchstone.stack.provision import build_tables
+from touchstone.stores.meter import Meter
+from touchstone.stores.money import Budgets
 
 THREADS = 20
 

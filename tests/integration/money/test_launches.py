@@ -16,7 +16,7 @@ from fakes.money_promises import build_rental
 from integration.money.conftest import THREADS
 from touchstone.core.meter import sum_all, sum_by
 from touchstone.core.money import BudgetLimits, build_scopes, compute_worst_case
-from touchstone.hooks.money import Budgets, OverBudget, ReservationSettled
+from touchstone.stores.money import Budgets, OverBudget, ReservationSettled
 
 LAUNCHES = 1000
 USERS = ("ann", "ann", "bob", "eve")

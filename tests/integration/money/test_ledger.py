@@ -32,12 +32,12 @@ from touchstone.core.money import (
     to_micros,
 )
 from touchstone.core.pods import Pod, PodOrder
-from touchstone.core.reaping import Claim, Graces, Sightings, decide
-from touchstone.hooks.meter import Meter
-from touchstone.hooks.money import Budgets, OverBudget
+from touchstone.core.reaping import ReapingThresholds, RecordedPod, Sightings, decide
 from touchstone.hooks.runpod.api import Account
 from touchstone.hooks.runpod.errors import Ambiguous, PodNotFound
 from touchstone.hooks.runpod.rest import RestPodApi
+from touchstone.stores.meter import Meter
+from touchstone.stores.money import Budgets, OverBudget
 from touchstone_agent.protocol.errors import TransientError
 from touchstone_agent.protocol.names import build_container_name, build_prefix
 from waiting import wait_for
@@ -47,7 +47,7 @@ Fault = tuple[str, float, dict[str, Any]]
 GPU, PRICE = "NVIDIA L4", Decimal("0.39")
 WORST = compute_worst_case(PRICE, boot_seconds=10, life_seconds=110)
 DRIVERS = 10
-GRACES = Graces(young_seconds=1.5)
+THRESHOLDS = ReapingThresholds(young_seconds=1.5)
 FOREIGN = ("somebody-elses", "touchstone-dev2-s-1-i1-1-1", "touchstone-prod-s-1-i1-1-1")
 
 
@@ -55,30 +55,30 @@ FOREIGN = ("somebody-elses", "touchstone-dev2-s-1-i1-1-1", "touchstone-prod-s-1-
 class Records:
     """What is on record of pods, as the task records have it."""
 
-    claims: dict[str, Claim] = field(default_factory=dict)
+    recorded_pods: dict[str, RecordedPod] = field(default_factory=dict)
     ended: set[str] = field(default_factory=set)
     useful: set[str] = field(default_factory=set)
     lock: threading.Lock = field(default_factory=threading.Lock)
 
-    def put(self, claim: Claim) -> None:
+    def put(self, recorded: RecordedPod) -> None:
         with self.lock:
-            self.claims[claim.name] = claim
+            self.recorded_pods[recorded.name] = recorded
 
-    def change(self, name: str, **changes) -> Claim:
+    def change(self, name: str, **changes) -> RecordedPod:
         with self.lock:
-            claim = self.claims[name] = replace(self.claims[name], **changes)
-            return claim
+            recorded = self.recorded_pods[name] = replace(self.recorded_pods[name], **changes)
+            return recorded
 
     def end(self, name: str) -> None:
         """Write down that an attempt is over, with or without a pod."""
         with self.lock:
             self.ended.add(name)
-            if name in self.claims:
-                self.claims[name] = replace(self.claims[name], is_live=False)
+            if name in self.recorded_pods:
+                self.recorded_pods[name] = replace(self.recorded_pods[name], is_live=False)
 
-    def list(self) -> list[Claim]:
+    def list(self) -> list[RecordedPod]:
         with self.lock:
-            return list(self.claims.values())
+            return list(self.recorded_pods.values())
 
 
 class Stopped(Exception):
@@ -100,16 +100,16 @@ class Touchstone:
     def open_api(self) -> RestPodApi:
         return RestPodApi(Account(api_key="k", url=self.emulator.url))
 
-    def build_rental(self, claim: Claim, pod: Pod) -> Rental:
+    def build_rental(self, recorded: RecordedPod, pod: Pod) -> Rental:
         return Rental(
-            pod=claim.name,
+            pod=recorded.name,
             pod_id=pod.id,
-            submission_id=claim.submission_id,
-            task_id=claim.task_id,
+            submission_id=recorded.submission_id,
+            task_id=recorded.task_id,
             attempt=1,
-            fence=claim.fence,
+            fence=recorded.fence,
             user="ann",
-            month=build_month(claim.ordered_at),
+            month=build_month(recorded.ordered_at),
             gpu=pod.gpu,
             cloud=pod.cloud and pod.cloud.value,
             data_center=pod.data_center,
@@ -117,16 +117,16 @@ class Touchstone:
             started_at=pod.created_at or datetime.now(UTC),
         )
 
-    def note_gone(self, claim: Claim) -> None:
+    def note_gone(self, recorded: RecordedPod) -> None:
         """Close the meters of all pods of a claim, and settle for what they say."""
-        now, is_useful = datetime.now(UTC), claim.name in self.records.useful
-        entries = self.meter.list_pod(claim.name)
+        now, is_useful = datetime.now(UTC), recorded.name in self.records.useful
+        entries = self.meter.list_pod(recorded.name)
         rentals = {entry.rental.pod_id: entry.rental for entry in entries}
         closed = [
             self.meter.close(rental, at=now, is_useful=is_useful) for rental in rentals.values()
         ]
-        self.budgets.settle(claim.name, sum(each.micros or 0 for each in closed))
-        self.records.change(claim.name, gone_at=now)
+        self.budgets.settle(recorded.name, sum(each.micros or 0 for each in closed))
+        self.records.change(recorded.name, gone_at=now)
 
 
 class Driver:
@@ -158,7 +158,7 @@ class Driver:
                 world.refused += 1
                 time.sleep(0.1)
         self._may_stop()
-        claim = Claim(
+        recorded = RecordedPod(
             name=name,
             submission_id=submission,
             task_id=f"i{number}",
@@ -167,13 +167,13 @@ class Driver:
             is_live=True,
             ordered_at=datetime.now(UTC),
         )
-        world.records.put(claim)
+        world.records.put(recorded)
         self._may_stop()
         pod = self._order(name)
         self._may_stop()
         world.records.change(name, pod_id=pod.id)
         self._may_stop()
-        world.meter.open(world.build_rental(claim, pod))
+        world.meter.open(world.build_rental(recorded, pod))
         time.sleep(self._random.uniform(0.1, 0.6))
         self._may_stop()
         if pod.id not in {each["id"] for each in world.emulator.admin.list_pods()}:
@@ -184,7 +184,7 @@ class Driver:
         self._api.terminate_pod(pod.id)
         self._may_stop()
         if self._is_gone(pod.id):
-            world.note_gone(claim)
+            world.note_gone(recorded)
 
     def _order(self, name: str) -> Pod:
         order = PodOrder(name=name, image="trainer:1", gpu=GPU)
@@ -233,30 +233,30 @@ class Reaper:
     def tick(self) -> None:
         now = datetime.now(UTC)
         pods = self._api.list_pods()
-        claims = self._world.records.list()
-        by_name = {claim.name: claim for claim in claims}
+        recorded_pods = self._world.records.list()
+        by_name = {recorded.name: recorded for recorded in recorded_pods}
         for pod in pods:
-            if claim := by_name.get(pod.name):
-                self._world.meter.open(self._world.build_rental(claim, pod))
+            if recorded := by_name.get(pod.name):
+                self._world.meter.open(self._world.build_rental(recorded, pod))
         decision = decide(
             pods,
-            claims,
-            Sightings.from_json(self._sightings),
+            recorded_pods,
+            Sightings.load(self._sightings),
             prefix=build_prefix("dev"),
             now=now,
-            graces=GRACES,
+            thresholds=THRESHOLDS,
         )
-        self._sightings = decision.sightings.to_json()
+        self._sightings = decision.sightings.dump()
         for each in decision.terminations:
             self.reasons[each.reason.value] += 1
             with suppress(TransientError):
                 # Gone already, or to be asked for again.
                 self._api.terminate_pod(each.pod.id)
-        for claim in decision.gone:
-            self._world.note_gone(claim)
+        for recorded in decision.gone:
+            self._world.note_gone(recorded)
         for reservation in self._world.budgets.list_open():
             name = reservation.pod
-            if name in self._world.records.ended and name not in self._world.records.claims:
+            if name in self._world.records.ended and name not in self._world.records.recorded_pods:
                 # Its driver has stopped before anything was ordered.
                 self._world.budgets.settle(name, 0)
 
@@ -347,24 +347,24 @@ def finish(world: Touchstone, reaper: Reaper) -> list[Entry]:
     def tick_and_look() -> bool:
         with suppress(TransientError):
             reaper.tick()
-        claims = world.records.list()
-        return not world.budgets.list_open() and all(claim.gone_at for claim in claims)
+        recorded_pods = world.records.list()
+        return not world.budgets.list_open() and all(recorded.gone_at for recorded in recorded_pods)
 
     wait_for("all are gone and settled", tick_and_look, every=0.3)
     # Whatever came back after it was proven gone is seen, too, and so is an unknown one.
-    for _ in range(int(GRACES.young_seconds / 0.3) + 2):
+    for _ in range(int(THRESHOLDS.young_seconds / 0.3) + 2):
         time.sleep(0.3)
         with suppress(TransientError):
             reaper.tick()
     with world.open_api() as api:
         bills = {bill.pod_id: to_micros(bill.usd) for bill in api.list_bills()}
     now = datetime.now(UTC)
-    for claim in world.records.list():
-        entries = world.meter.list_pod(claim.name)
+    for recorded in world.records.list():
+        entries = world.meter.list_pod(recorded.name)
         for rental in {entry.rental.pod_id: entry.rental for entry in entries}.values():
             world.meter.bill(rental, at=now, micros=bills.get(rental.pod_id, 0))
-        entries = world.meter.list_pod(claim.name)
-        world.budgets.correct(claim.name, sum_all(entries, now=now).micros)
+        entries = world.meter.list_pod(recorded.name)
+        world.budgets.correct(recorded.name, sum_all(entries, now=now).micros)
     return world.meter.list_month(build_month(now))
 
 

@@ -17,9 +17,9 @@ from fakes.money_promises import (
     read_amounts,
 )
 from touchstone.core.meter import EntryKind, sum_all
-from touchstone.hooks.meter import Meter
-from touchstone.hooks.money import Budgets, ReservationSettled
 from touchstone.settings import Settings
+from touchstone.stores.meter import Meter
+from touchstone.stores.money import Budgets, ReservationSettled
 from touchstone_agent.protocol.errors import PermanentError, TransientError
 
 

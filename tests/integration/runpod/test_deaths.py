@@ -29,10 +29,10 @@ from tests.integration.runpod.rented import (
 )
 
 from fakes.renting import Clients, Office, train
-from touchstone.core.attempts import WaitEnd, find_end
-from touchstone.hooks.money import Budgets
-from touchstone.hooks.pods.desk import TaskKey
-from touchstone.hooks.records import Record
+from touchstone.core.records.tasks import Task
+from touchstone.core.retries import WaitEnd, find_end
+from touchstone.services.pods.context import TaskRef
+from touchstone.stores.money import Budgets
 from touchstone.triggers.pods.driver import PodDriver
 from waiting import find_exit, wait_for
 
@@ -50,7 +50,7 @@ def shared_world(tmp_path_factory: pytest.TempPathFactory, ssh: SshClient) -> It
         yield world
 
 
-def start_driver(office: Office, key: TaskKey, fence: int, die_at: int) -> subprocess.Popen[str]:
+def start_driver(office: Office, key: TaskRef, fence: int, die_at: int) -> subprocess.Popen[str]:
     """Drive a task in a process of its own, which dies at a step."""
     order = {
         "runpod_url": office.runpod_url,
@@ -82,20 +82,20 @@ def find_last_step(process: subprocess.Popen[str]) -> str:
     return str(json.loads(lines[-1])["what"]) if lines else "nothing"
 
 
-async def drive(office: Office, key: TaskKey, fence: int) -> Record:
+async def drive(office: Office, key: TaskRef, fence: int) -> Task:
     """Take over an attempt, as the next triggerer does; return what has become of it."""
-    async with office.work() as desk:
-        await PodDriver(desk, key, fence).run()
-        return await desk.read(key)
+    async with office.work() as context:
+        await PodDriver(context, key, fence).run()
+        return await context.read(key)
 
 
-async def go_on(office: Office, key: TaskKey, fence: int) -> Record:
+async def go_on(office: Office, key: TaskRef, fence: int) -> Task:
     """Take over, as the next triggerer does, and give the task further attempts if need be."""
-    async with office.work() as desk:
-        await PodDriver(desk, key, fence).run()
-        record = await desk.read(key)
-        if find_end(record, fence=fence, run_id=record["run_id"]) is WaitEnd.RETRY:
-            record = await train(desk, office, key)
+    async with office.work() as context:
+        await PodDriver(context, key, fence).run()
+        record = await context.read(key)
+        if find_end(record, fence=fence, run_id=record.run_id) is WaitEnd.RETRY:
+            record = await train(context, office, key)
         return record
 
 
@@ -110,11 +110,11 @@ def test_another_goes_on_where_it_died(world: World, ministack: str, die_at: int
     record = asyncio.run(go_on(office, key, fence))
 
     spans = list_spans(world, office)
-    assert record["outcome"] == "succeeded", (last, record)
+    assert record.newest.outcome == "succeeded", (last, record)
     assert list_alive(world, office) == [], last
     assert count_doubled(spans) == 0, (last, spans)
-    pods = [item["pod"] for item in (*record["attempts"], record) if item.get("pod")]
-    assert abs(sum(Decimal(pod["usd"]) for pod in pods) - sum_usd(spans)) < CENT, (last, pods)
+    pods = [item.pod for item in record.attempts if item.pod]
+    assert abs(sum((pod.usd or 0) for pod in pods) - sum_usd(spans)) < CENT, (last, pods)
     assert Budgets(Clients.connect(office.aws_url).dynamodb, office.settings).list_open() == []
 
 
@@ -127,7 +127,7 @@ def test_when_nobody_goes_on_the_pod_ends_itself(world: World, ministack: str) -
     try:
         wait_for(
             "it trains",
-            lambda: office.read(key)["status"] == "running",
+            lambda: office.read(key).status == "running",
             unless=lambda: find_exit(process),
         )
     finally:
@@ -138,5 +138,5 @@ def test_when_nobody_goes_on_the_pod_ends_itself(world: World, ministack: str) -
     assert all(span["ended_at"] for span in spans)
     # Whoever comes back finds that out, and counts what was billed.
     record = asyncio.run(drive(office, key, fence))
-    assert record["failure_class"] in {"gone", "login"}
-    assert record["pod"]["gone_at"]
+    assert record.newest.failure_class in {"gone", "login"}
+    assert record.newest.pod.gone_at

@@ -28,9 +28,9 @@ from tests.integration.runpod.rented import (
 from fakes.renting import Office, train
 from fakes.runpod.faults import KINDS
 from touchstone.core.pods import PodOrder
-from touchstone.hooks.pods.desk import PodDesk, TaskKey
-from touchstone.hooks.pods.reaper import reap
-from touchstone.hooks.records import Record
+from touchstone.core.records.tasks import Task
+from touchstone.services.pods.context import PodContext, TaskRef
+from touchstone.services.pods.reaper import reap
 from touchstone_agent.protocol.errors import TouchstoneError
 
 pytestmark = [pytest.mark.integration, pytest.mark.campaign(sample=28)]
@@ -58,7 +58,7 @@ SELDOM = ("catalog.error", "billing.lag", "list.page_loss")
 """Drawn so seldom that they always happen."""
 
 KINDS_OF_PODS = sorted(kind for kind in KINDS if kind != "balance.error")
-"""All but the one that only the dispatcher meets; see tests/unit/dispatcher/test_rental.py."""
+"""All but the one that only the dispatcher meets: unit/dispatcher/test_runpod_watcher.py."""
 
 
 @dataclass(frozen=True)
@@ -100,7 +100,7 @@ def test_nothing_is_lost_doubled_or_orphaned(
     alive = {pod["id"] for pod in world.admin.list_pods()}
     assert {pod.id for pod in manual} <= alive, "what is not ours was touched"
     spans = list_spans(world, office)
-    useful = {r["pod"]["id"] for r in records if r["outcome"] == "succeeded"}
+    useful = {r.newest.pod.id for r in records if r.newest.pod and r.newest.outcome == "succeeded"}
     wasted = sum((Decimal(s["usd"]) for s in spans if s["pod_id"] not in useful), Decimal())
     row = Row(
         fault=kind,
@@ -127,14 +127,14 @@ def inject(world: World, kind: str) -> None:
 
 
 async def run_all(
-    world: World, office: Office, keys: list[TaskKey]
-) -> tuple[list[Record], list[Any]]:
+    world: World, office: Office, keys: list[TaskRef]
+) -> tuple[list[Task], list[Any]]:
     """Run all tasks beside a reaper, then let it look a few times more."""
     ticks: list[Any] = []
-    async with office.work() as desk:
-        reaping = asyncio.create_task(reap_for_ever(desk, ticks))
+    async with office.work() as context:
+        reaping = asyncio.create_task(reap_for_ever(context, ticks))
         try:
-            await asyncio.gather(*(train(desk, office, key) for key in keys))
+            await asyncio.gather(*(train(context, office, key) for key in keys))
         finally:
             reaping.cancel()
             with contextlib.suppress(asyncio.CancelledError):
@@ -145,22 +145,22 @@ async def run_all(
                 break
             await asyncio.sleep(REAP_SECONDS)
             with contextlib.suppress(TouchstoneError):
-                ticks.append(await reap(desk))
-        records = [await desk.read(key) for key in keys]
+                ticks.append(await reap(context))
+        records = [await context.read(key) for key in keys]
     return records, ticks
 
 
-async def reap_for_ever(desk: PodDesk, ticks: list[Any]) -> None:
+async def reap_for_ever(context: PodContext, ticks: list[Any]) -> None:
     while True:
         with contextlib.suppress(TouchstoneError):
-            ticks.append(await reap(desk))
+            ticks.append(await reap(context))
         await asyncio.sleep(REAP_SECONDS)
 
 
-def is_result(record: Record) -> bool:
-    return bool(record["outcome"] == "succeeded" and record["uploaded_at"])
+def is_result(record: Task) -> bool:
+    return bool(record.newest.outcome == "succeeded" and record.newest.uploaded_at)
 
 
-def is_failure(record: Record) -> bool:
-    is_ended = record["outcome"] == "failed(infrastructure)"
-    return bool(is_ended and record["failure_class"] and record["reason"])
+def is_failure(record: Task) -> bool:
+    is_ended = record.newest.outcome == "failed(infrastructure)"
+    return bool(is_ended and record.newest.failure_class and record.newest.reason)

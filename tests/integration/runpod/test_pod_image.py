@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
-from tests.integration.runpod.boarded import board
 from tests.integration.runpod.conftest import SshClient, World, open_world
+from tests.integration.runpod.connected_pod import connect_pod
 
 from fakes.runpod.docker_pods import find_engine
 from touchstone.settings import Settings
@@ -35,7 +35,7 @@ def shared_world(
 
 
 def test_the_trainer_image_trains_in_a_pod(world: World, image: str) -> None:
-    pod = board(world, image=image, lease=120)
+    pod = connect_pod(world, image=image, lease=120)
     ref = AttemptRef(submission_id="s", task_id="i5", attempt=1, fence=1)
     arguments = ("--prediction-interval", "5", "--config", "fast.toml", "--out", "{out}")
     environment = {

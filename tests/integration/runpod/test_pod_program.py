@@ -19,12 +19,12 @@ from typing import Any
 import boto3
 import pytest
 from botocore.config import Config
-from tests.integration.runpod.boarded import Boarded, board
 from tests.integration.runpod.conftest import SshClient, World, find_processes, open_world
+from tests.integration.runpod.connected_pod import ConnectedPod, connect_pod
 
 from fakes.runpod.process import can_isolate
 from touchstone.core.pods import PodStatus
-from touchstone.hooks.objects import ObjectStore
+from touchstone.stores.objects import ObjectStore
 from touchstone_agent.protocol.facts import PodGpu
 from touchstone_agent.protocol.messages import AttemptRef, Grant, Input, Limits, Preparation
 from touchstone_agent.protocol.pods import (
@@ -125,11 +125,11 @@ def read_console(state: PodState) -> str:
     return base64.b64decode(state.console).decode()
 
 
-# --- boarding --------------------------------------------------------------------------------
+# --- connecting ------------------------------------------------------------------------------
 
 
 def test_the_host_key_in_the_containers_log_is_that_of_the_login(world: World) -> None:
-    pod = board(world)
+    pod = connect_pod(world)
     shown = base64.b64decode(world.ssh.scan_host_key(pod.port))
     digest = base64.b64encode(hashlib.sha256(shown).digest()).decode().rstrip("=")
     lines = [line.text for line in world.api.read_logs(pod.id, source="container")]
@@ -139,7 +139,7 @@ def test_the_host_key_in_the_containers_log_is_that_of_the_login(world: World) -
 
 
 def test_only_the_orders_key_logs_in(world: World, tmp_path: Path) -> None:
-    pod = board(world)
+    pod = connect_pod(world)
     assert pod.poll().phase is PodPhase.IDLE
     stranger = SshClient(tmp_path)
     refused = stranger.run(pod.port, "true")
@@ -148,7 +148,7 @@ def test_only_the_orders_key_logs_in(world: World, tmp_path: Path) -> None:
 
 
 def test_an_idle_pod_tells_its_gpu_its_disk_and_its_lease(world: World) -> None:
-    state = board(world, lease=60).poll(lease_seconds=500)
+    state = connect_pod(world, lease=60).poll(lease_seconds=500)
     assert state.gpus == (PodGpu(name="NVIDIA L4", memory_mib=24576, driver="570.124.06"),)
     assert state.disk_free_bytes > 0
     assert 60 < state.lease_seconds_left <= 500
@@ -156,13 +156,13 @@ def test_an_idle_pod_tells_its_gpu_its_disk_and_its_lease(world: World) -> None:
 
 
 def test_the_program_is_the_pods_first_process(world: World) -> None:
-    pod = board(world)
+    pod = connect_pod(world)
     assert POD_PROGRAM in pod.run("tr '\\0' ' ' < /proc/1/cmdline")
     assert pod.run("ls /etc/rp_environment 2> /dev/null; echo $RUNPOD_POD_ID") == ""
 
 
 def test_each_call_is_answered_by_one_document_or_one_line(world: World) -> None:
-    pod = board(world)
+    pod = connect_pod(world)
     code, output, errors = pod.call("poll", PodPoll(lease_seconds=60))
     assert (code, errors, len(output.splitlines())) == (0, "", 1)
     assert json.loads(output)["boot_id"]
@@ -181,7 +181,7 @@ def test_each_call_is_answered_by_one_document_or_one_line(world: World) -> None
 
 
 def test_an_attempt_goes_from_its_inputs_to_its_uploaded_files(world: World, store: Store) -> None:
-    pod = board(world)
+    pod = connect_pod(world)
     content = store.put_input("content", pack(train__py="print(1)"), unpack=True)
     big = store.put_input("big", secrets.token_bytes(300_000))
     pod.start(order("ok", "4", "0.3", inputs=(content, big)))
@@ -207,7 +207,7 @@ def test_an_attempt_goes_from_its_inputs_to_its_uploaded_files(world: World, sto
 
 
 def test_the_console_is_told_from_where_it_was_left(world: World) -> None:
-    pod = board(world)
+    pod = connect_pod(world)
     pod.start(order("ok", "3", "0"))
     state = pod.wait_phase(PodPhase.EXITED)
     rest = pod.poll(console_offset=state.console_size - 5, console_bytes=3)
@@ -216,7 +216,7 @@ def test_the_console_is_told_from_where_it_was_left(world: World) -> None:
 
 
 def test_uploading_again_changes_nothing(world: World, store: Store) -> None:
-    pod = board(world)
+    pod = connect_pod(world)
     pod.start(order("ok", "1", "0"))
     state = pod.wait_phase(PodPhase.EXITED)
     grants = store.grant_outputs(state, secrets.token_hex(4))
@@ -224,7 +224,7 @@ def test_uploading_again_changes_nothing(world: World, store: Store) -> None:
 
 
 def test_files_without_a_usable_grant_are_told(world: World, store: Store) -> None:
-    pod = board(world)
+    pod = connect_pod(world)
     pod.start(order("ok", "1", "0"))
     state = pod.wait_phase(PodPhase.EXITED)
     grants = store.grant_outputs(state, secrets.token_hex(4))
@@ -250,7 +250,7 @@ def spoil(grant: Grant) -> Grant:
 
 
 def test_two_starts_at_once_start_one(world: World) -> None:
-    pod = board(world)
+    pod = connect_pod(world)
     pod.poll()
     wanted = order("sleep", "60")
     with ThreadPoolExecutor(2) as pool:
@@ -263,7 +263,7 @@ def test_two_starts_at_once_start_one(world: World) -> None:
 
 
 def test_a_start_for_another_attempt_is_refused(world: World) -> None:
-    pod = board(world)
+    pod = connect_pod(world)
     pod.start(order("sleep", "60"))
     other = REF.model_copy(update={"fence": 2})
     code, _, errors = pod.call("start", order("sleep", "60", ref=other))
@@ -274,7 +274,7 @@ def test_a_start_for_another_attempt_is_refused(world: World) -> None:
 def test_fresh_grants_are_taken_when_the_store_refuses_the_old_ones(
     world: World, store: Store
 ) -> None:
-    pod = board(world)
+    pod = connect_pod(world)
     good = store.put_input("content", pack(train__py="print(1)"), unpack=True)
     bad = good.model_copy(update={"grant": spoil(good.grant)})
     pod.start(order("ok", "1", "0", inputs=(bad,)))
@@ -290,7 +290,7 @@ def test_fresh_grants_are_taken_when_the_store_refuses_the_old_ones(
 def test_an_archive_that_leads_out_of_its_folder_is_the_submissions_fault(
     world: World, store: Store
 ) -> None:
-    pod = board(world)
+    pod = connect_pod(world)
     content = store.put_input("content", pack(**{"..__evil": "x"}), unpack=True)
     pod.start(order("ok", "1", "0", inputs=(content,)))
     state = pod.wait_phase(PodPhase.EXITED)
@@ -300,7 +300,7 @@ def test_an_archive_that_leads_out_of_its_folder_is_the_submissions_fault(
 
 
 def test_a_runner_that_dies_without_a_verdict_is_told(world: World) -> None:
-    pod = board(world)
+    pod = connect_pod(world)
     pod.start(order("crash", "5"))
     state = pod.wait_phase(PodPhase.EXITED)
     assert (state.exit_code, state.verdict) == (5, None)
@@ -309,7 +309,7 @@ def test_a_runner_that_dies_without_a_verdict_is_told(world: World) -> None:
 
 
 def test_nothing_that_a_trainer_starts_outlives_it(world: World) -> None:
-    pod = board(world)
+    pod = connect_pod(world)
     # Numbers of its own: others that test beside it leave such processes behind, too.
     runner, numbers = RUNNER, [f"{secrets.randbelow(10**9):09d}" for _ in range(2)]
     for usual, own in zip(("303", "304"), numbers, strict=True):
@@ -322,7 +322,7 @@ def test_nothing_that_a_trainer_starts_outlives_it(world: World) -> None:
 
 
 def test_the_trainer_is_nobody_and_sees_nothing_of_the_pod(world: World) -> None:
-    pod = board(world, SOMETHING_OF_THE_POD="secret", XLA_FLAGS="--of the_image")
+    pod = connect_pod(world, SOMETHING_OF_THE_POD="secret", XLA_FLAGS="--of the_image")
     look = """
 say() { echo "$*" >> "$1/console.log"; }
 { env | sort
@@ -358,7 +358,7 @@ exit 9
 
 
 def test_an_image_that_says_so_keeps_its_root_with_next_to_no_rights(world: World) -> None:
-    pod = board(world, TOUCHSTONE_RUNNER_USER="root")
+    pod = connect_pod(world, TOUCHSTONE_RUNNER_USER="root")
     look = """
 { id -u; id -G
   grep -e CapEff -e CapBnd -e CapInh -e NoNewPrivs /proc/self/status
@@ -382,7 +382,7 @@ exit 9
 
 def test_a_runner_that_is_stopped_does_not_lift_the_limits_of_a_pod(world: World) -> None:
     mib = 1024**2
-    pod = board(world)
+    pod = connect_pod(world)
     limits = Limits(memory_mib=1024, wall_seconds=300, output_bytes=mib, console_bytes=mib)
     pod.start(order("fill", limits=limits))
     state = pod.wait_phase(PodPhase.EXITED)
@@ -396,7 +396,7 @@ def test_a_runner_that_is_stopped_does_not_lift_the_limits_of_a_pod(world: World
 
 
 def test_a_branch_is_prepared_before_the_content_is_there(world: World, store: Store) -> None:
-    pod = board(world)
+    pod = connect_pod(world)
     content = store.put_input("content", pack(**{"train.py": "submitted"}), unpack=True)
     branch = store.put_input("elnigma", pack(**{"requirements.txt": "tiny==1"}), unpack=True)
     prepare = Preparation(argv=("prepare", "{in}", "{out}"), inputs=("elnigma",))
@@ -413,7 +413,7 @@ def test_a_branch_is_prepared_before_the_content_is_there(world: World, store: S
 
 
 def test_a_broken_connection_does_not_touch_the_training(world: World) -> None:
-    pod = board(world)
+    pod = connect_pod(world)
     pod.start(order("ok", "10", "0.5"))
     pod.wait_phase(PodPhase.RUNNING)
     follower = world.ssh.start(pod.port, "tail -f /workspace/touchstone/attempt/out/console.log")
@@ -426,7 +426,7 @@ def test_a_broken_connection_does_not_touch_the_training(world: World) -> None:
 
 
 def test_a_container_that_was_started_again_does_not_run_the_attempt_again(world: World) -> None:
-    pod = board(world)
+    pod = connect_pod(world)
     before = pod.start(order("sleep", "60"))
     pod.wait_phase(PodPhase.RUNNING)
     world.admin.inject(pod.id, "run.container_restart", after=0)
@@ -443,7 +443,7 @@ def test_a_container_that_was_started_again_does_not_run_the_attempt_again(world
 
 
 def test_files_survive_a_restart_of_the_container(world: World, store: Store) -> None:
-    pod = board(world)
+    pod = connect_pod(world)
     pod.start(order("ok", "1", "0"))
     state = pod.wait_phase(PodPhase.EXITED)
     world.admin.inject(pod.id, "run.container_restart", after=0)
@@ -454,7 +454,7 @@ def test_files_survive_a_restart_of_the_container(world: World, store: Store) ->
 
 
 def test_a_runner_that_is_killed_is_noticed(world: World) -> None:
-    pod = board(world)
+    pod = connect_pod(world)
     pod.start(order("family"))
     pod.wait_phase(PodPhase.RUNNING)
     pod.run("kill -KILL $(pgrep -f 'touchstone_agent.pod run$')")
@@ -464,7 +464,7 @@ def test_a_runner_that_is_killed_is_noticed(world: World) -> None:
 
 
 def test_sshd_that_ends_is_started_again(world: World) -> None:
-    pod = board(world)
+    pod = connect_pod(world)
     pod.poll()
     # It may take this login along.
     world.ssh.run(pod.port, "kill -KILL $(pgrep -o sshd)")
@@ -473,7 +473,7 @@ def test_sshd_that_ends_is_started_again(world: World) -> None:
 
 def test_a_full_disk_neither_ends_the_lease_nor_hides_the_end(world: World) -> None:
     world.admin.add_fault("run.disk_full", params={"after": 3600, "mib": 64})
-    pod = board(world)
+    pod = connect_pod(world)
     pod.start(order("sleep", "600"))
     pod.wait_phase(PodPhase.RUNNING)
     world.admin.inject(pod.id, "run.disk_full", after=0)
@@ -488,14 +488,14 @@ def test_a_full_disk_neither_ends_the_lease_nor_hides_the_end(world: World) -> N
 
 
 def test_a_pod_whose_lease_is_over_ends_itself(world: World) -> None:
-    pod = board(world)
+    pod = connect_pod(world)
     pod.start(order("sleep", "60"))
     pod.poll(lease_seconds=2)
     pod.wait_gone()
 
 
 def test_a_poll_renews_the_lease(world: World) -> None:
-    pod = board(world, lease=60)
+    pod = connect_pod(world, lease=60)
     assert pod.poll(lease_seconds=300).lease_seconds_left > 60
     let_pass(pod, 200)
     assert pod.poll(lease_seconds=300).phase is PodPhase.IDLE, "it ended with its first lease"
@@ -503,14 +503,14 @@ def test_a_poll_renews_the_lease(world: World) -> None:
     pod.wait_gone()
 
 
-def let_pass(pod: Boarded, seconds: int) -> None:
+def let_pass(pod: ConnectedPod, seconds: int) -> None:
     """Make a pod's lease shorter by so much, as if the time had passed."""
     lease = "/workspace/touchstone/state/lease"
     pod.run(f'touch -m -d "@$(($(stat -c %Y {lease}) - {seconds}))" {lease}')
 
 
 def test_a_pod_ends_with_its_life_however_often_it_is_asked(world: World) -> None:
-    pod = board(world, life=8)
+    pod = connect_pod(world, life=8)
     port = pod.port
 
     def ask_and_look() -> bool:
@@ -523,7 +523,7 @@ def test_a_pod_ends_with_its_life_however_often_it_is_asked(world: World) -> Non
 
 
 def test_a_restart_does_not_prolong_a_pods_life(world: World) -> None:
-    pod = board(world, life=600)
+    pod = connect_pod(world, life=600)
     pod.poll(lease_seconds=3600)
     life = "/workspace/touchstone/state/life.json"
     # As if it had lived for almost as long as it may.
@@ -534,7 +534,7 @@ def test_a_restart_does_not_prolong_a_pods_life(world: World) -> None:
 
 
 def test_a_trainer_that_will_not_end_does_not_keep_its_pod(world: World) -> None:
-    pod = board(world)
+    pod = connect_pod(world)
     pod.start(order("stubborn"))
     pod.wait_phase(PodPhase.RUNNING)
     assert pod.poll(lease_seconds=1).phase is PodPhase.RUNNING
@@ -543,13 +543,13 @@ def test_a_trainer_that_will_not_end_does_not_keep_its_pod(world: World) -> None
 
 def test_a_pod_whose_key_may_not_terminate_it_is_stopped(world: World) -> None:
     world.admin.add_fault("platform.pod_key_may_not_terminate", count=None)
-    pod = board(world, lease=3)
+    pod = connect_pod(world, lease=3)
     wait_for("it is stopped", lambda: world.api.get_pod(pod.id).status is PodStatus.EXITED)
     assert pod.bill["open"] == 0
 
 
 def test_a_pod_outlasts_an_api_that_is_out_of_order(world: World) -> None:
-    pod = board(world, lease=3)
+    pod = connect_pod(world, lease=3)
     world.admin.add_fault("platform.unavailable", count=3, match={"operation": "terminate"})
     world.admin.add_fault("platform.unavailable", count=None, match={"operation": "action"})
     world.admin.add_fault("platform.unavailable", count=None, match={"operation": "graphql"})
@@ -559,7 +559,7 @@ def test_a_pod_outlasts_an_api_that_is_out_of_order(world: World) -> None:
 
 def test_a_promise_that_is_not_kept_is_asked_for_again(world: World) -> None:
     world.admin.add_fault("terminate.ignored", count=2)
-    pod = board(world, lease=3)
+    pod = connect_pod(world, lease=3)
     pod.wait_gone()
     assert world.admin.count_hits()["terminate.ignored"] == 2
 
@@ -567,7 +567,7 @@ def test_a_promise_that_is_not_kept_is_asked_for_again(world: World) -> None:
 def test_the_end_that_has_begun_goes_on_after_a_restart(world: World) -> None:
     for operation in ("terminate", "action", "graphql"):
         world.admin.add_fault("platform.unavailable", count=None, match={"operation": operation})
-    pod = board(world, lease=3)
+    pod = connect_pod(world, lease=3)
     wait_for("it asks", lambda: world.admin.count_hits()["platform.unavailable"])
     assert pod.poll(lease_seconds=600).lease_seconds_left == 0
     world.admin.inject(pod.id, "run.container_restart", after=0)
@@ -577,12 +577,12 @@ def test_the_end_that_has_begun_goes_on_after_a_restart(world: World) -> None:
 
 
 def test_a_pod_that_nobody_can_log_in_to_ends_too(world: World) -> None:
-    pod = board(world, lease=3, key="")
+    pod = connect_pod(world, lease=3, key="")
     pod.wait_gone()
 
 
 def test_sigterm_ends_the_training_in_order(world: World) -> None:
-    pod = board(world)
+    pod = connect_pod(world)
     pod.start(order("sleep", "60"))
     pod.wait_phase(PodPhase.RUNNING)
     world.ssh.run(pod.port, "kill -TERM 1")

@@ -11,8 +11,8 @@ import asyncssh
 import pytest
 
 from touchstone.core.pods import SshAddress
-from touchstone.hooks.pods.keys import derive_key
-from touchstone.hooks.pods.shell import (
+from touchstone.services.pods.keys import derive_key
+from touchstone.services.pods.shell import (
     MAX_ERROR_BYTES,
     CallRefused,
     PodShell,

@@ -13,11 +13,11 @@ from fakes.runpod.app import Config
 from fakes.runpod.server import Admin, EmulatorThread
 from touchstone.core.money import BudgetLimits
 from touchstone.core.pods import PodOrder
-from touchstone.hooks.meter import Meter
-from touchstone.hooks.money import Budgets
-from touchstone.hooks.pods.ledger import Ledger
 from touchstone.hooks.runpod.api import Account
 from touchstone.hooks.runpod.rest import RestPodApi
+from touchstone.services.pods.ledger import Ledger
+from touchstone.stores.meter import Meter
+from touchstone.stores.money import Budgets
 
 pytestmark = pytest.mark.integration
 

@@ -10,15 +10,16 @@ import boto3
 import pytest
 from botocore.config import Config
 
-from touchstone.hooks.records import RecordStore
 from touchstone.settings import Settings
 from touchstone.stack.provision import build_tables
+from touchstone.stores.records import RecordStore
 
 TABLES = (
     "submissions_table",
     "tasks_table",
     "evaluations_table",
     "servers_table",
+    "events_table",
     "budgets_table",
     "meter_table",
 )

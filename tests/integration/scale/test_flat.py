@@ -8,6 +8,8 @@ from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+from fakes.servers import write_fields
+
 # Airflow writes its configuration on import; never into the home of whoever runs the tests.
 os.environ.setdefault("AIRFLOW_HOME", tempfile.mkdtemp(prefix="touchstone-airflow-"))
 
@@ -22,18 +24,19 @@ from fakes.history import History as Past
 from fakes.money import FakeBudgets
 from fakes.money_promises import build_rental
 from fakes.placement_world import World
+from fakes.submissions import build_submission
 from touchstone.core.durations import ErrorLog, History
 from touchstone.core.names import build_console_key
+from touchstone.dispatcher.duration_recorder import DurationRecorder
 from touchstone.dispatcher.events import EventHandler
-from touchstone.dispatcher.learning import FIELDS, Learner
 from touchstone.dispatcher.publishing import Publisher
 from touchstone.dispatcher.reconcile import Reconciler
-from touchstone.hooks.consoles import find_end
-from touchstone.hooks.meter import Meter
-from touchstone.hooks.objects import ObjectStore
-from touchstone.hooks.pods.ledger import Ledger, build_limits
-from touchstone.hooks.records import RecordStore
+from touchstone.services.pods.ledger import Ledger, build_limits
 from touchstone.settings import Settings, get_settings
+from touchstone.stores.consoles import find_end
+from touchstone.stores.meter import Meter
+from touchstone.stores.objects import ObjectStore
+from touchstone.stores.records import RecordStore
 from touchstone.ui import dependencies
 from touchstone.ui.app import build_app
 from touchstone.ui.waiting import QueueReader
@@ -46,7 +49,6 @@ from touchstone_agent.protocol.envelope import (
 )
 from touchstone_agent.protocol.messages import (
     AttemptPhase,
-    AttemptRef,
     Hello,
     Inventory,
     PhaseChanged,
@@ -75,7 +77,7 @@ class Runs:
     def find_ended_instances(self, run_ids: Any) -> set[tuple[str, str, int]]:
         return set()
 
-    def release_parked(self) -> int:
+    def release_suspended(self) -> int:
         return 0
 
     def fail_runs(self, run_ids: Any) -> list[str]:
@@ -123,26 +125,22 @@ class Installation:
             world.now = self.now
             world.settings = self.settings
             world.add_server("rio", slots=2)
-            self.records.change_server("rio", lambda _: {"public_key": self._public_key})
+            write_fields(self.records, "rio", {"public_key": self._public_key})
             for number in range(3):
                 self.records.create_submission(
-                    {
-                        "submission_id": f"now-{number}",
-                        "status": "queued",
-                        "submitted_by": "ann",
-                        "accepted_at": self.now.isoformat(),
-                        "created_at": (self.now + timedelta(seconds=number)).isoformat(),
-                        "run_ids": [f"now-{number}"],
-                        "actions": [],
-                    }
+                    build_submission(
+                        f"now-{number}",
+                        accepted_at=self.now.isoformat(),
+                        created_at=(self.now + timedelta(seconds=number)).isoformat(),
+                        run_ids=[f"now-{number}"],
+                        actions=[],
+                    )
                 )
                 world.submit(f"now-{number}", 5, submitted_by="ann")
             world.settle()
         self.running = []
-        for task in self.records.list_tasks_at_work():
-            ref = AttemptRef.model_validate(
-                {name: task[name] for name in ("submission_id", "task_id", "attempt", "fence")}
-            )
+        for entry in self.records.list_tasks_at_work():
+            ref = entry.read().ref
             self.say(PhaseChanged(ref=ref, phase=AttemptPhase.RUNNING, at=self.now))
             self.running.append(ref)
         assert len(self.running) == 2
@@ -230,8 +228,8 @@ class Installation:
 
     def start(self) -> None:
         history = History()
-        learner = Learner(history=history, errors=ErrorLog())
-        learner.learn_all(self.records.list_ended_tasks(LEARNT, FIELDS))
+        recorder = DurationRecorder(history=history, errors=ErrorLog())
+        recorder.learn_all(self.records.list_ended_tasks(LEARNT))
         assert len(max(history._seconds.values(), key=len)) == LEARNT
 
     def reconcile(self) -> None:

@@ -7,15 +7,22 @@ from datetime import timedelta
 import pytest
 
 from fakes.listing_promises import BEGAN, ListingPromises, ids, read_pages, write_submission
+from touchstone.core.records.submissions import SubmissionSummary
 from touchstone.core.states import SubmissionStatus
-from touchstone.hooks.meter import Meter
-from touchstone.hooks.records import RecordStore
 from touchstone.stack.provision import Stores, provision
+from touchstone.stores.meter import Meter
+from touchstone.stores.records import RecordStore
+from touchstone.stores.tables import to_item
 from touchstone_agent.protocol.errors import PermanentError
 
 
 class TestRecords(ListingPromises):
-    pass
+    @pytest.fixture
+    def put_stored(self, dynamodb, settings):
+        def put(record) -> None:
+            dynamodb.put_item(TableName=settings.submissions_table, Item=to_item(record))
+
+        return put
 
 
 @pytest.fixture
@@ -51,7 +58,7 @@ def test_nothing_is_missing_from_lists_after_an_upgrade(dynamodb, s3, older) -> 
 def test_an_index_that_is_missing_is_said_to_be_made_by_init(dynamodb, older) -> None:
     records = RecordStore(dynamodb, older)
     for ask in (
-        lambda: records.list_submissions(limit=1),
+        lambda: records.list_submissions(limit=1, model=SubmissionSummary),
         lambda: list(records.list_ended_tasks(1)),
         lambda: Meter(dynamodb, older).list_unbilled(BEGAN - timedelta(days=1)),
     ):

@@ -11,13 +11,16 @@ from uuid import uuid4
 
 import pytest
 
-from fakes.agent_world import NOW, FakeClock, FakeDesk, FakeQueues, FakeRuntime, FakeStore
+from fakes.agent_world import NOW, FakeClock, FakeGrantRequester, FakeQueues, FakeRuntime, FakeStore
+from touchstone_agent.adapters.compiled import CompiledCache
 from touchstone_agent.adapters.journal import Journal
 from touchstone_agent.adapters.prepared import PreparedCache
 from touchstone_agent.adapters.sqs import Received
-from touchstone_agent.cell import AttemptCell
+from touchstone_agent.attempt_handle import AttemptHandle
+from touchstone_agent.context import AgentContext
 from touchstone_agent.core.gpus import DetectedGpu
 from touchstone_agent.daemon import Agent
+from touchstone_agent.logins import LoginRequester
 from touchstone_agent.machine import Machine
 from touchstone_agent.outbox import Outbox
 from touchstone_agent.protocol.envelope import (
@@ -31,7 +34,6 @@ from touchstone_agent.protocol.envelope import (
 from touchstone_agent.protocol.messages import Command, PhaseChanged
 from touchstone_agent.settings import AgentSettings
 from touchstone_agent.supervisor import Supervisor
-from touchstone_agent.workshop import Workshop
 
 CONTROL_PRIVATE, CONTROL_PUBLIC = generate_key()
 SERVER_PRIVATE, SERVER_PUBLIC = generate_key()
@@ -49,7 +51,7 @@ class AgentWorld:
         self.queues = FakeQueues()
         self.runtime = FakeRuntime()
         self.store = FakeStore()
-        self.desk = FakeDesk()
+        self.grant_requester = FakeGrantRequester()
         self.settings = AgentSettings(
             **{
                 "env": "dev",
@@ -79,9 +81,10 @@ class AgentWorld:
             clock=self.clock,
             epoch="e1",
         )
-        self.shop = Workshop(
+        self.context = AgentContext(
             runtime=self.runtime,
-            desk=self.desk,
+            grant_requester=self.grant_requester,
+            logins=LoginRequester(self.outbox, self.clock, server="box"),
             transfer=self.store,
             outbox=self.outbox,
             clock=self.clock,
@@ -89,6 +92,13 @@ class AgentWorld:
             server="box",
             instance=self.journal.instance,
             prepared=PreparedCache(self.folder / "prepared", most_bytes=1024**3),
+            compiled=CompiledCache(
+                self.folder / "compiled",
+                most_bytes=self.settings.compilation_cache_mib * 1024**2,
+                free_bytes=0,
+                devices=tuple,
+                boot="boot",
+            ),
             flush_seconds=0.01,
             stopping=threading.Event(),
         )
@@ -98,7 +108,7 @@ class AgentWorld:
             queues=self.queues,
             journal=self.journal,
             outbox=self.outbox,
-            shop=self.shop,
+            context=self.context,
             machine=Machine(cpus=4, memory_mib=1000, gpus=self.gpus),
             epoch="e1",
         )
@@ -117,7 +127,7 @@ class AgentWorld:
         message = CommandMessage(header=Header(**fields), body=command)
         text = seal(message, "control", load_private_key(CONTROL_PRIVATE))
         receipt = uuid4().hex
-        self.agent.handle("queue", Received(message_id="m", receipt=receipt, body=text))
+        self.agent._commands.handle("queue", Received(message_id="m", receipt=receipt, body=text))
         assert receipt in self.queues.deleted
         return receipt
 
@@ -144,7 +154,7 @@ def supervised(monkeypatch: pytest.MonkeyPatch) -> list[Supervisor]:
     started: list[Supervisor] = []
 
     def start(self: Supervisor) -> None:
-        self._cell.is_supervised = True
+        self._handle.is_supervised = True
         started.append(self)
 
     monkeypatch.setattr(Supervisor, "start", start)
@@ -165,5 +175,5 @@ def world(make_world: Callable[..., AgentWorld]) -> AgentWorld:
 
 
 @pytest.fixture
-def cells(world: AgentWorld) -> Callable[[], list[AttemptCell]]:
-    return lambda: list(world.agent._cells.values())
+def handles(world: AgentWorld) -> Callable[[], list[AttemptHandle]]:
+    return lambda: list(world.agent._attempts.handles.values())

@@ -49,6 +49,24 @@ def test_a_validation_is_taken_while_all_training_slots_are_taken() -> None:
     assert decide(start, [running]) == Accept()
 
 
+@pytest.mark.parametrize(
+    ("pattern", "is_allowed"),
+    [
+        ("reg.example/trainer:*", True),
+        ("reg.example/trainer:1", True),
+        (f"reg.example/trainer:1@sha256:{'a' * 64}", True),
+        (f"reg.example/trainer:1@sha256:{'b' * 64}", False),
+        ("reg.example/trainer:2", False),
+        ("reg.example/other:*", False),
+    ],
+)
+def test_a_pinned_image_is_allowed_by_its_tag_or_by_its_content(
+    pattern: str, is_allowed: bool
+) -> None:
+    image = f"reg.example/trainer:1@sha256:{'a' * 64}"
+    assert replace(ONE, images_allowed=(pattern,)).allows(image) is is_allowed
+
+
 @pytest.mark.parametrize("phase", [AttemptPhase.EXITED, AttemptPhase.UPLOADED, AttemptPhase.LOST])
 def test_an_attempt_whose_container_has_ended_holds_no_slot(phase: AttemptPhase) -> None:
     ended = make_attempt(make_ref("i1"), phase)

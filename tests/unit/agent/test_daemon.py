@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import threading
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import timedelta
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from fakes.agent_world import NOW, make_attempt, make_grant, make_ref, make_start
 from touchstone_agent.adapters.sqs import Received
+from touchstone_agent.context import build_labels
 from touchstone_agent.protocol.envelope import CommandMessage, Header, load_private_key, seal
 from touchstone_agent.protocol.errors import TransientError
+from touchstone_agent.protocol.images import ServerImage
 from touchstone_agent.protocol.messages import (
     Acknowledge,
     AttemptPhase,
@@ -22,12 +26,12 @@ from touchstone_agent.protocol.messages import (
     Grants,
     Hello,
     Input,
+    Inventory,
     Poison,
     SlotClass,
     Sync,
 )
 from touchstone_agent.supervisor import Supervisor
-from touchstone_agent.workshop import build_labels
 
 from .conftest import CONTROL_PRIVATE, AgentWorld
 
@@ -175,19 +179,19 @@ def test_an_acknowledged_attempt_waits_for_the_end_of_its_console(
     world.order(make_start())
     world.order(Cancel(ref=make_ref(), reason="x"))
     monkey = supervised[0]._on_done
-    supervised[0]._on_done = lambda cell: None  # still at the console
+    supervised[0]._on_done = lambda handle: None  # still at the console
     supervised[0].run()
 
     world.order(Acknowledge(ref=make_ref()))
     assert len(world.journal.load()) == 1
-    monkey(supervised[0]._cell)
+    monkey(supervised[0]._handle)
 
     assert world.journal.load() == ()
 
 
 @pytest.mark.parametrize("body", ["", "{}", '{"kid":"control","sig":"AA==","payload":"x"}'])
 def test_a_message_that_is_refused_is_reported_and_deleted(world: AgentWorld, body: str) -> None:
-    world.agent.handle("queue", Received(message_id="m9", receipt="r9", body=body))
+    world.agent._commands.handle("queue", Received(message_id="m9", receipt="r9", body=body))
 
     (told,) = world.tell()
     assert isinstance(told, Poison)
@@ -201,7 +205,7 @@ def test_what_is_refused_on_both_queues_at_once_is_counted_twice(world: AgentWor
 
     def refuse(number: int) -> None:
         message = Received(message_id=f"m{number}", receipt=f"r{number}", body="")
-        world.agent.handle("queue", message)
+        world.agent._commands.handle("queue", message)
 
     class Slow(Counter[str]):
         def __getitem__(self, what: str) -> int:
@@ -213,7 +217,7 @@ def test_what_is_refused_on_both_queues_at_once_is_counted_twice(world: AgentWor
             return count
 
     others: list[threading.Thread] = []
-    world.agent.counts = Slow()
+    world.agent._commands.counts = Slow()
 
     refuse(1)
     others[0].join()
@@ -233,7 +237,7 @@ def test_unexpected_grants_are_counted_and_ignored(world: AgentWorld) -> None:
 
 def sync(world: AgentWorld, *expected: object) -> None:
     world.agent._say_hello()
-    (hello_id,) = world.agent._hellos
+    (hello_id,) = world.agent._expectations.hellos
     world.order(Sync(expected=expected), correlation_id=hello_id)
 
 
@@ -248,11 +252,37 @@ def test_a_sync_that_answers_no_hello_of_this_start_is_ignored(world: AgentWorld
     assert world.journal.load()[0].cancel_reason is None
 
 
+def test_the_first_hello_tells_what_the_images_compute_with(tmp_path: Path) -> None:
+    world = AgentWorld(tmp_path, images_allowed=["t:1", "registry/*"])
+    world.runtime.image_labels = {"touchstone.backend": "cuda", "touchstone.cuda": "12.8"}
+    world.context.stopping.set()
+
+    world.agent.run()
+
+    (hello,) = (body for body in world.tell() if isinstance(body, Hello))
+    assert hello.inventory.images == (ServerImage(name="t:1", backend="cuda", cuda="12.8"),)
+
+
+def test_an_engine_that_does_not_answer_keeps_no_hello_back(tmp_path: Path) -> None:
+    world = AgentWorld(tmp_path, images_allowed=["t:1"])
+    world.runtime.read_image_labels = fail_to_answer  # type: ignore[method-assign]
+    world.context.stopping.set()
+
+    world.agent.run()
+
+    (hello,) = (body for body in world.tell() if isinstance(body, Hello))
+    assert hello.inventory.images == ()
+
+
+def fail_to_answer(image: str) -> Mapping[str, str]:
+    raise TransientError(f"image {image}: the engine does not answer")
+
+
 def test_hello_is_said_until_it_is_answered(world: AgentWorld) -> None:
     world.agent._say_hello()
     world.agent._repeat_hello()
     assert [type(body) for body in world.tell()] == [Hello]
-    (first, _) = world.agent._hellos
+    (first, _) = world.agent._expectations.hellos
     world.order(Sync(), correlation_id=first)
 
     world.agent._repeat_hello()
@@ -338,7 +368,7 @@ def test_every_attempt_is_told_again_after_a_restart_and_the_unfinished_go_on(
         "uploaded",
         "cancelled",
     ]
-    assert [s._cell.attempt.phase for s in supervised] == [P.ACCEPTED, P.RUNNING, P.EXITED]
+    assert [s._handle.attempt.phase for s in supervised] == [P.ACCEPTED, P.RUNNING, P.EXITED]
 
 
 def test_what_was_not_sent_is_sent_after_a_restart_once(world: AgentWorld) -> None:
@@ -380,7 +410,7 @@ def test_a_container_that_the_journal_lost_is_adopted(
     world: AgentWorld, supervised: list[Supervisor]
 ) -> None:
     world.order(make_start())
-    labels = build_labels(supervised[0]._cell, world.shop)
+    labels = build_labels(supervised[0]._handle, world.context)
     put_stranger(world, "touchstone-dev-s1-i5-1-1", **labels)
     world.journal.close()
     world.settings.journal_file.unlink()
@@ -388,7 +418,7 @@ def test_a_container_that_the_journal_lost_is_adopted(
 
     world.restart().recover()
 
-    assert [s._cell.ref for s in supervised] == [make_ref()]
+    assert [s._handle.ref for s in supervised] == [make_ref()]
     assert world.tell_phases()[-1] == ("i5", 1, "running")
 
 
@@ -396,7 +426,7 @@ def test_an_outranked_container_is_not_adopted(
     world: AgentWorld, supervised: list[Supervisor]
 ) -> None:
     world.order(make_start())
-    labels = build_labels(supervised[0]._cell, world.shop)
+    labels = build_labels(supervised[0]._handle, world.context)
     world.journal.clear()
     world.journal.mark(make_ref(fence=2), now=NOW, cancelled=True)
     put_stranger(world, "touchstone-dev-s1-i5-1-1", **labels)
@@ -411,7 +441,7 @@ def test_labels_hold_no_grant(world: AgentWorld, supervised: list[Supervisor]) -
     secret = Input(path="c", grant=make_grant("http://sesame"), sha256="0" * 64, size=1)
     world.order(make_start(inputs=(secret,)))
 
-    assert "sesame" not in str(build_labels(supervised[0]._cell, world.shop))
+    assert "sesame" not in str(build_labels(supervised[0]._handle, world.context))
 
 
 # --- time -------------------------------------------------------------------------------------
@@ -421,11 +451,11 @@ def test_an_end_is_told_again_until_it_is_acknowledged(world: AgentWorld) -> Non
     world.journal.save(make_attempt(phase=P.UPLOADED), now=NOW)
     world.agent.recover()
     world.tell()
-    world.agent._repeat_ends()
+    world.agent._attempts.repeat_ends()
     assert world.tell() == []
 
     world.clock.advance(601)
-    world.agent._repeat_ends()
+    world.agent._attempts.repeat_ends()
 
     assert world.tell_phases() == [("i5", 1, "uploaded")]
 
@@ -436,13 +466,13 @@ def test_an_end_that_nobody_acknowledges_is_forgotten_at_last(world: AgentWorld)
     world.agent.recover()
 
     world.clock.advance(timedelta(hours=49).total_seconds())
-    world.agent._repeat_ends()
+    world.agent._attempts.repeat_ends()
 
     assert [a.ref.task_id for a in world.journal.load()] == ["i6"]
 
 
 def test_the_inventory_lists_what_has_not_ended(
-    world: AgentWorld, cells: Callable[[], list]
+    world: AgentWorld, handles: Callable[[], list]
 ) -> None:
     world.journal.save(make_attempt(phase=P.EXITED), now=NOW)
     world.journal.save(make_attempt(make_ref("i6"), P.LOST), now=NOW)
@@ -455,6 +485,30 @@ def test_the_inventory_lists_what_has_not_ended(
         ("i5", P.EXITED),
         ("validation", P.ACCEPTED),
     ]
+
+
+def test_the_inventory_tells_the_disk_that_is_free_beside_what_is_kept_free(
+    world: AgentWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    usage = SimpleNamespace(free=(world.settings.min_free_mib + 5 * 1024 + 700) * 1024**2)
+    monkeypatch.setattr("touchstone_agent.daemon.shutil.disk_usage", lambda _: usage)
+
+    inventory = world.agent.build_inventory()
+
+    # In whole GiB: what changes with each heartbeat would be written with each.
+    assert inventory.disk_free_mib == 5 * 1024
+    assert Inventory.model_validate_json(inventory.model_dump_json()) == inventory
+
+
+def test_a_disk_that_cannot_be_asked_is_left_out(
+    world: AgentWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(_: object) -> None:
+        raise OSError("gone")
+
+    monkeypatch.setattr("touchstone_agent.daemon.shutil.disk_usage", fail)
+
+    assert "disk_free_mib" not in world.agent.build_inventory().model_dump()
 
 
 def test_an_engine_that_does_not_answer_does_not_keep_the_agent_from_starting(
@@ -498,14 +552,14 @@ def received(world: AgentWorld, command: Command, number: str) -> Received:
 
 
 def fail_on(world: AgentWorld, monkeypatch: pytest.MonkeyPatch, task_id: str, error: Exception):
-    real = world.agent._on_start
+    real = world.agent._commands._on_start
 
     def on_start(start):
         if start.ref.task_id == task_id:
             raise error
         real(start)
 
-    monkeypatch.setattr(world.agent, "_on_start", on_start)
+    monkeypatch.setattr(world.agent._commands, "_on_start", on_start)
 
 
 @pytest.mark.parametrize("error", [KeyError("bug"), TransientError("no room in the journal")])
@@ -520,7 +574,7 @@ def test_only_the_same_tasks_later_messages_wait_for_one_that_fails(
         received(world, make_start(make_ref("i5")), "c"),
     ]
 
-    world.agent.take("queue", batch)
+    world.agent._commands.take("queue", batch)
 
     assert world.queues.deleted == ["c"]
     assert [attempt.ref.task_id for attempt in world.journal.load()] == ["i5"]
@@ -533,10 +587,10 @@ def test_a_message_that_fails_five_times_is_told_of_once(
     message = received(world, make_start(make_ref("i1")), "a")
 
     for _ in range(4):
-        world.agent.take("queue", [message])
+        world.agent._commands.take("queue", [message])
     assert world.tell() == []
     for _ in range(4):
-        world.agent.take("queue", [message])
+        world.agent._commands.take("queue", [message])
 
     (poison,) = world.tell()
     assert isinstance(poison, Poison)
@@ -563,7 +617,7 @@ def test_an_agent_whose_loop_has_ended_ends_and_is_started_again(world: AgentWor
 
     with pytest.raises(SystemExit, match="'outbox' has ended"):
         world.agent._check_threads()
-    world.shop.stopping.set()
+    world.context.stopping.set()
     world.agent._check_threads()
 
 
@@ -579,10 +633,10 @@ def test_an_attempt_whose_supervisor_has_ended_gets_another(
 
     monkeypatch.setattr(first, "run", die)
     first._run()
-    world.agent._supervise_again()
-    world.agent._supervise_again()
+    world.agent._attempts.supervise_again()
+    world.agent._attempts.supervise_again()
 
-    assert [supervisor._cell.ref for supervisor in supervised] == [make_ref(), make_ref()]
+    assert [supervisor._handle.ref for supervisor in supervised] == [make_ref(), make_ref()]
 
 
 def test_a_refusal_is_told_with_its_class(make_world) -> None:

@@ -15,7 +15,9 @@ from fakes.gpus import FakeGpus, make_gpu, make_gpus
 from touchstone_agent.adapters import gpu
 from touchstone_agent.adapters.docker import DockerRuntime
 from touchstone_agent.adapters.process import ProcessRuntime
+from touchstone_agent.context import build_labels, build_spec
 from touchstone_agent.core.ports import LaunchSpec
+from touchstone_agent.orphans import build_adopted
 from touchstone_agent.protocol.messages import (
     AttemptPhase,
     AttemptRef,
@@ -25,9 +27,7 @@ from touchstone_agent.protocol.messages import (
     SlotClass,
 )
 from touchstone_agent.settings import DockerSettings, ProcessSettings
-from touchstone_agent.strangers import build_adopted
 from touchstone_agent.supervisor import Supervisor
-from touchstone_agent.workshop import build_labels, build_spec
 from waiting import wait_for
 
 from .conftest import AgentWorld
@@ -85,7 +85,7 @@ def look_at_attempts(world: AgentWorld) -> dict[str, tuple[str, ...]]:
 
 
 def find_environment(supervisor: Supervisor, world: AgentWorld) -> dict[str, str]:
-    environment = build_spec(supervisor._cell, world.shop).environment
+    environment = build_spec(supervisor._handle, world.context).environment
     names = ("TOUCHSTONE_CUDA", "TOUCHSTONE_GPU_SHARE")
     return {name: environment[name] for name in names if name in environment}
 
@@ -100,7 +100,7 @@ def test_two_trainings_are_handed_two_gpus_by_their_uuids(
     order(world, "i2")
 
     assert look_at_attempts(world) == {"i1": ("GPU-0",), "i2": ("GPU-1",)}
-    specs = [build_spec(supervisor._cell, world.shop) for supervisor in supervised]
+    specs = [build_spec(supervisor._handle, world.context) for supervisor in supervised]
     assert [spec.gpu_ids for spec in specs] == [("GPU-0",), ("GPU-1",)]
 
 
@@ -238,7 +238,7 @@ def test_an_attempt_that_the_journal_lost_is_adopted_with_its_gpu(
     world: AgentWorld, supervised: list[Supervisor]
 ) -> None:
     order(world, "i1")
-    labels = build_labels(supervised[0]._cell, world.shop)
+    labels = build_labels(supervised[0]._handle, world.context)
 
     adopted = build_adopted(labels, runtime="docker", now=NOW)
 
@@ -250,7 +250,7 @@ def test_a_container_of_the_version_before_is_adopted_with_its_gpu(
     world: AgentWorld, supervised: list[Supervisor]
 ) -> None:
     order(world, "i1")
-    labels = build_labels(supervised[0]._cell, world.shop)
+    labels = build_labels(supervised[0]._handle, world.context)
     del labels["touchstone.gpu_shares"]
 
     adopted = build_adopted({**labels, "touchstone.gpus": "0,2"}, runtime="docker", now=NOW)
@@ -273,7 +273,7 @@ def test_labels_that_make_no_sense_are_nobodys(
     world: AgentWorld, supervised: list[Supervisor], labels: dict[str, str]
 ) -> None:
     order(world, "i1")
-    known = build_labels(supervised[0]._cell, world.shop)
+    known = build_labels(supervised[0]._handle, world.context)
 
     assert build_adopted({**known, **labels}, runtime="docker", now=NOW) is None
 

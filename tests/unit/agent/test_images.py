@@ -2,29 +2,34 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import pytest
 
+from fakes.agent_world import FakeRuntime
+from touchstone_agent.images import look_at_images
+from touchstone_agent.protocol.errors import PermanentError
 from touchstone_agent.protocol.images import (
     ImageFacts,
+    ServerImage,
     find_driver_problem,
     find_idle_gpus,
     parse_version,
     read_image_labels,
 )
+from touchstone_agent.protocol.messages import MAX_IMAGES, Inventory
 
 CUDA = ImageFacts(backend="cuda", cuda="12.8", min_driver="525.60.13")
 CPU = ImageFacts(backend="cpu")
+LABELS = {
+    "touchstone.backend": "cuda",
+    "touchstone.cuda": "12.8",
+    "touchstone.min_driver": "525.60.13",
+}
 
 
 def test_the_labels_of_an_image_are_read_and_all_others_left_out() -> None:
-    labels = {
-        "touchstone.backend": "cuda",
-        "touchstone.cuda": "12.8",
-        "touchstone.min_driver": "525.60.13",
-        "maintainer": "x" * 100_000,
-    }
-
-    assert read_image_labels(labels) == CUDA
+    assert read_image_labels({**LABELS, "maintainer": "x" * 100_000}) == CUDA
     assert read_image_labels({}) == ImageFacts()
 
 
@@ -81,3 +86,68 @@ def test_no_other_image_leaves_a_gpu_idle(facts: ImageFacts, has_gpus: bool) -> 
 def test_versions_compare_by_their_numbers() -> None:
     assert parse_version("525.60.13") == (525, 60, 13)
     assert parse_version("v1") is None
+
+
+# --- what an agent tells of them ----------------------------------------------------------------
+
+
+class Engine(FakeRuntime):
+    """Has the images that it is given."""
+
+    def __init__(self, **images: Mapping[str, str]) -> None:
+        super().__init__()
+        self.images = images
+        self.asked: list[str] = []
+
+    def read_image_labels(self, image: str) -> Mapping[str, str]:
+        self.asked.append(image)
+        if image not in self.images:
+            raise PermanentError(f"image {image}: no such image")
+        return self.images[image]
+
+
+def test_an_agent_tells_what_images_say_and_which_are_not_here() -> None:
+    engine = Engine(cuda=LABELS, cpu={"touchstone.backend": "cpu"}, silent={})
+
+    told = look_at_images(("cuda", "cpu", "gone", "silent", "any/*", "on?", "[a]"), engine)
+
+    assert told == (
+        ServerImage(name="cuda", backend="cuda", cuda="12.8", min_driver="525.60.13"),
+        ServerImage(name="cpu", backend="cpu"),
+        ServerImage(name="gone", is_here=False),
+    )
+    assert engine.asked == ["cuda", "cpu", "gone", "silent"]
+
+
+def test_an_agent_tells_of_no_more_images_than_a_message_takes() -> None:
+    names = ["x" * 201, *(f"image-{number}" for number in range(50))]
+
+    told = look_at_images(names, Engine())
+
+    assert [image.name for image in told] == names[1 : MAX_IMAGES + 1]
+    assert len(Inventory.model_validate(make_inventory(images=told)).images) == MAX_IMAGES
+
+
+def test_an_inventory_without_images_is_written_as_before_there_were_any() -> None:
+    assert "images" not in Inventory.model_validate(make_inventory()).model_dump(mode="json")
+
+
+@pytest.mark.parametrize("nonsense", ["rocm", 7, None, ["cpu"], "9" * 1000, {"a": 1}])
+def test_a_newer_agents_word_on_an_image_costs_it_no_heartbeat(nonsense: object) -> None:
+    item = {"name": "x", "backend": nonsense, "cuda": nonsense, "min_driver": nonsense, "new": 1}
+
+    (read,) = Inventory.model_validate(make_inventory(images=[item])).images
+
+    assert read == ServerImage(name="x")
+
+
+def make_inventory(**fields: object) -> dict[str, object]:
+    return {
+        "slots": 1,
+        "validation_slots": 1,
+        "runtime": "docker",
+        "agent_version": "1",
+        "cpus": 1,
+        "memory_mib": 1,
+        **fields,
+    }

@@ -17,7 +17,7 @@ from touchstone_agent.protocol.messages import AttemptPhase
 GOOD = {"path": "model", "sha256": hashlib.sha256(b"weights").hexdigest(), "size": 7}
 
 
-class FakeCell:
+class FakeHandle:
     """An attempt of the journal."""
 
     name = "attempt"
@@ -52,9 +52,9 @@ def test_a_file_that_is_not_taken_any_more_is_failed_by_name_and_the_others_go_o
     (tmp_path / "out/model").write_bytes(b"weights")
     [attempt] = journal.load()
     assert journal.load_outbox()[0].event.details == details, "told as it was"
-    cell, stored = FakeCell(attempt, tmp_path), []
-    shop = SimpleNamespace(
-        desk=SimpleNamespace(
+    handle, stored = FakeHandle(attempt, tmp_path), []
+    context = SimpleNamespace(
+        grant_requester=SimpleNamespace(
             ask=lambda ref, purpose, wants, **_: Answer(
                 grants={want.path: make_grant("http://store") for want in wants}
             )
@@ -62,8 +62,8 @@ def test_a_file_that_is_not_taken_any_more_is_failed_by_name_and_the_others_go_o
         transfer=SimpleNamespace(put=lambda grant, source, **_: stored.append(source.read())),
     )
 
-    OutputUploader(cell, shop, is_ended=lambda: False).upload()
+    OutputUploader(handle, context, is_ended=lambda: False).upload()
 
-    assert cell.attempt.uploaded == ("model",)
-    assert "backslash" in cell.attempt.failed["a\\b"]
+    assert handle.attempt.uploaded == ("model",)
+    assert "backslash" in handle.attempt.failed["a\\b"]
     assert stored

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 from collections.abc import Callable, Iterator
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -12,8 +14,10 @@ import pytest
 from fakes.agent_world import FakeRuntime
 from fakes.gpus import RTX, FakeGpus
 from touchstone_agent import __main__ as command
-from touchstone_agent import preflight
+from touchstone_agent import host_checks, preflight
 from touchstone_agent.adapters import gpu
+from touchstone_agent.core.ports import EngineFacts
+from touchstone_agent.host_checks import Origin
 from touchstone_agent.preflight import CheckResult, run_checks
 from touchstone_agent.settings import AgentSettings
 
@@ -30,8 +34,11 @@ class SharingRuntime(FakeRuntime):
 @pytest.fixture
 def check(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[CheckResult]]:
     monkeypatch.setattr(preflight, "_check_queue", lambda settings, queue: "reachable")
+    monkeypatch.setattr(host_checks, "ask_origin", lambda url: Origin(skew=timedelta(0)))
 
-    def check(runtime: FakeRuntime, **settings: object) -> list[CheckResult]:
+    def check(
+        runtime: FakeRuntime, *, is_enrolled: bool = True, **settings: object
+    ) -> list[CheckResult]:
         known = AgentSettings(
             **{
                 "env": "dev",
@@ -44,7 +51,7 @@ def check(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., list
                 **settings,
             }
         )
-        return list(run_checks(known, lambda _: runtime))
+        return list(run_checks(known, lambda _: runtime, is_enrolled=is_enrolled))
 
     return check
 
@@ -64,8 +71,8 @@ def test_who_shares_a_user_is_warned_of_loudly_and_may_go_on(
     assert told.is_warning
     assert "SHARE A USER: this agent is not root" in told.text
 
-    monkeypatch.setattr(preflight, "run_checks", lambda *_: (told,))
-    assert command.check(None) == 0
+    monkeypatch.setattr(preflight, "run_checks", lambda *_, **__: (told,))
+    assert command.doctor(None) == 0
     assert capsys.readouterr().out.startswith("WARN users: RUNNER AND TRAINER")
 
 
@@ -271,3 +278,102 @@ def test_an_image_that_says_nothing_is_taken_as_given(gpus: FakeGpus, look_at_im
     told = look_at_image()
 
     assert (told.is_ok, told.is_warning) == (True, False)
+
+
+# --- the machine ------------------------------------------------------------------------------
+
+
+def build_engine(**facts: object) -> FakeRuntime:
+    runtime = FakeRuntime()
+    known = {
+        "storage_driver": "overlay2",
+        "root": Path("/"),
+        "has_live_restore": True,
+        "runtimes": ("runc",),
+    }
+    runtime.engine = EngineFacts(**{**known, **facts})
+    return runtime
+
+
+def test_a_machine_as_it_should_be_is_told_line_by_line(check) -> None:
+    told = check(build_engine(), gpu="none", is_enrolled=False)
+
+    assert [r.name for r in told] == [
+        *("Python", "memory", "disk", "clock", "way to the queues", "engine", "storage driver"),
+        *("live-restore", "disk of the engine", "GPU runtime", "GPUs", "users"),
+    ]
+    assert all(r.is_ok for r in told)
+
+
+def test_of_a_server_that_is_not_enrolled_neither_keys_nor_queues_are_asked(check) -> None:
+    named = {r.name for r in check(build_engine()) if "key" in r.name or "queue " in r.name}
+    assert "queue req-box.fifo" in named
+    left = {r.name for r in check(build_engine(), is_enrolled=False)}
+    assert not named & left
+
+
+@pytest.mark.parametrize(
+    ("name", "facts", "words"),
+    [
+        ("storage driver", {"storage_driver": "vfs"}, "overlay2"),
+        ("live-restore", {"has_live_restore": False}, '"live-restore": true'),
+    ],
+)
+def test_an_engine_that_serves_badly_is_warned_of_with_the_way_out(
+    look, name: str, facts: dict[str, object], words: str
+) -> None:
+    told = look(name, build_engine(**facts), gpu="none")
+    assert told.is_ok
+    assert told.is_warning
+    assert words in told.text
+    assert not look(name, build_engine(), gpu="none").is_warning
+
+
+def test_gpus_that_the_engine_cannot_hand_over_are_a_failure(
+    gpus: FakeGpus, look, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(host_checks, "_CDI_FOLDERS", ())
+    told = look("GPU runtime", build_engine())
+    assert not told.is_ok
+    assert "NVIDIA Container Toolkit" in told.text
+    assert look("GPU runtime", build_engine(runtimes=("nvidia", "runc"))).is_ok
+    assert look("GPU runtime", build_engine(), gpu="none").is_ok
+
+
+@pytest.mark.parametrize(
+    ("seconds", "words"), [(3600, "3600 s ahead"), (-3600, "3600 s behind"), (-121, "121 s behind")]
+)
+def test_a_clock_that_is_wrong_is_a_failure(
+    look, check, monkeypatch: pytest.MonkeyPatch, seconds: int, words: str
+) -> None:
+    skewed = Origin(skew=timedelta(seconds=seconds))
+    monkeypatch.setattr(host_checks, "ask_origin", lambda url: skewed)
+    (told,) = [r for r in check(FakeRuntime()) if r.name == "clock"]
+    assert not told.is_ok
+    assert told.text.startswith(words)
+    assert "timedatectl set-ntp true" in told.text
+
+
+def test_an_object_store_that_cannot_be_reached_is_a_failure(
+    check, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def ask(url: str) -> Origin:
+        if "objects" in url:
+            raise OSError(f"{url} cannot be reached: firewall")
+        return Origin(skew=timedelta(0))
+
+    monkeypatch.setattr(host_checks, "ask_origin", ask)
+    told = {r.name: r for r in check(FakeRuntime(), objects_url="https://objects.example")}
+    assert told["way to the queues"].is_ok
+    assert not told["way to the object store"].is_ok
+
+
+def test_the_same_list_is_a_document_for_programs(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    told = CheckResult(name="disk", is_ok=False, text="1 MiB free")
+    monkeypatch.setattr(preflight, "run_checks", lambda *_, **__: (told,))
+    assert command.doctor(None, as_json=True) == 1
+    assert json.loads(capsys.readouterr().out) == [
+        {"name": "disk", "is_ok": False, "text": "1 MiB free", "is_warning": False}
+    ]

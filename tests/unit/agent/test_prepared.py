@@ -39,7 +39,7 @@ def test_an_entry_is_found_once_it_is_complete(cache: PreparedCache, attempt: Pa
     found = cache.claim("k1", attempt)
     assert found is not None
     assert (found / "lib").read_text() == "half"
-    assert cache.find_claimed(attempt) == found
+    assert cache.find_assigned(attempt) == found
 
 
 def test_what_an_earlier_try_has_left_is_gone(cache: PreparedCache) -> None:

@@ -219,7 +219,7 @@ def test_it_may_take_no_longer_than_its_attempt(
 
 
 def test_it_may_take_no_more_disk_than_all_that_is_prepared(stage: Stage) -> None:
-    stage.world.shop.prepared.most_bytes = MIB
+    stage.world.context.prepared.most_bytes = MIB
 
     def fill(spec: LaunchSpec) -> None:
         assert spec.cache is not None
@@ -234,12 +234,12 @@ def test_it_may_take_no_more_disk_than_all_that_is_prepared(stage: Stage) -> Non
 
 def test_a_cancel_ends_it(stage: Stage) -> None:
     supervisor = stage.begin(lambda _: None)
-    cells = list(stage.world.agent._cells.values())
+    handles = list(stage.world.agent._attempts.handles.values())
     launch = stage.world.runtime.launch
 
     def launch_then_cancel(spec: LaunchSpec) -> None:
         launch(spec)
-        cells[0].end("enough")
+        handles[0].end("enough")
 
     stage.world.runtime.launch = launch_then_cancel
     supervisor.run()
@@ -255,21 +255,21 @@ def test_what_a_dead_agent_had_begun_is_ended_and_done_again(
 ) -> None:
     supervisor = stage.begin(lambda _: None)
     supervisor._prepare()
-    (cell,) = stage.world.agent._cells.values()
+    (handle,) = stage.world.agent._attempts.handles.values()
     begun = threading.Event()
 
     def launch_then_die(spec: LaunchSpec) -> None:
         launch(spec)
         assert spec.cache is not None
         (spec.cache / "half").write_text("x")
-        stage.world.shop.stopping.set()
+        stage.world.context.stopping.set()
         begun.set()
 
     launch, stage.world.runtime.launch = stage.world.runtime.launch, launch_then_die
     supervisor._launch()
     assert begun.is_set()
     assert stage.world.runtime.exists(PREPARE)
-    assert cell.attempt.phase == "preparing"
+    assert handle.attempt.phase == "preparing"
 
     stage.world.runtime.launch = launch
     stage.world.runtime._work = work
@@ -301,7 +301,7 @@ def test_one_that_is_over_is_removed(stage: Stage) -> None:
     stage.world.runtime.labels[PREPARE] = {"touchstone.env": "dev"}
     stage.world.runtime.removed.clear()
 
-    stage.world.agent._look_for_strangers()
+    stage.world.agent._look_for_orphans()
 
     assert stage.world.runtime.removed == [PREPARE]
 
@@ -320,7 +320,7 @@ def test_what_is_used_is_held_by_the_attempts_folder(stage: Stage, tmp_path: Pat
     supervisor = stage.begin(lambda spec: work(spec) if spec.network else None)
     supervisor._prepare()
     supervisor._launch()
-    stage.world.shop.prepared.most_bytes = 0
+    stage.world.context.prepared.most_bytes = 0
 
     stage.world.agent._sweep()
 

@@ -6,13 +6,14 @@ import hashlib
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from fakes.agent_world import FakeRuntime, make_grant, make_ref, make_start
 from touchstone_agent.adapters.transfer import GrantExpired
 from touchstone_agent.core.cursor import MAX_CHUNK_BYTES, Chunk
-from touchstone_agent.core.ports import Exit, HostLacks, LaunchSpec
+from touchstone_agent.core.ports import Exit, HostLacks, LaunchSpec, RegistryAway
 from touchstone_agent.protocol.errors import PermanentError, TransientError
 from touchstone_agent.protocol.messages import (
     AttemptPhase,
@@ -21,9 +22,10 @@ from touchstone_agent.protocol.messages import (
     Input,
     Limits,
     PhaseChanged,
+    Progress,
     Refusal,
 )
-from touchstone_agent.supervisor import Supervisor
+from touchstone_agent.supervisor import PULL_BUDGET_SECONDS, Supervisor
 
 from .conftest import AgentWorld
 
@@ -193,7 +195,7 @@ def test_a_link_in_the_output_is_not_followed(stage: Stage, tmp_path: Path) -> N
 
 
 def test_refused_outputs_are_named_and_do_not_hold_up_the_end(stage: Stage) -> None:
-    stage.world.desk.refused = {"model": "a newer attempt has taken its place"}
+    stage.world.grant_requester.refused = {"model": "a newer attempt has taken its place"}
     stage.begin()
     stage._supervised[-1].run()
 
@@ -203,7 +205,7 @@ def test_refused_outputs_are_named_and_do_not_hold_up_the_end(stage: Stage) -> N
 
 
 def test_a_refused_console_does_not_hold_up_the_end(stage: Stage) -> None:
-    stage.world.desk.refused = {"000000000000": "gone"}
+    stage.world.grant_requester.refused = {"000000000000": "gone"}
 
     assert stage.begin().run()[-1] == "uploaded"
 
@@ -226,6 +228,41 @@ def test_an_engine_that_stays_away_loses_the_attempt(
     assert stage.begin().run() == ["accepted", "lost"]
 
 
+def test_a_registry_that_stays_away_leaves_the_slot_to_others(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def resolve(*_: object, **__: object) -> str:
+        stage.world.clock.advance(PULL_BUDGET_SECONDS / 2)
+        raise RegistryAway("image reg.example/t:1 cannot be pulled now: refused")
+
+    monkeypatch.setattr(stage.runtime, "resolve_image", resolve)
+
+    assert stage.begin().run() == ["accepted", "lost"]
+    (attempt,) = (handle.attempt for handle in stage.world.agent._attempts.list())
+    assert attempt.reason == "image reg.example/t:1 cannot be pulled now: refused"
+    assert attempt.details == {"refusal": "image"}
+
+
+def test_how_far_a_pull_is_is_told_now_and_then(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def resolve(*_: object, tell: Any, **__: object) -> str:
+        for percent in range(100):
+            tell(percent, f"layer {percent} of 100")
+        stage.world.clock.advance(10)
+        tell(100, "layer 100 of 100")
+        return "digest"
+
+    monkeypatch.setattr(stage.runtime, "resolve_image", resolve)
+    told = []
+    monkeypatch.setattr(stage.world.outbox, "tell", lambda key, event, *, group: told.append(event))
+
+    stage.begin().run()
+
+    news = [(event.phase, event.percent) for event in told if isinstance(event, Progress)]
+    assert news[:2] == [("layer 0 of 100", 0), ("layer 100 of 100", 100)]
+
+
 def test_what_can_never_start_is_removed_and_lost(stage: Stage) -> None:
     stage.runtime.problems = [PermanentError("no such image")]
 
@@ -235,13 +272,13 @@ def test_what_can_never_start_is_removed_and_lost(stage: Stage) -> None:
 
 def test_a_cancel_is_told_only_once_the_container_is_gone(stage: Stage) -> None:
     stage.begin(lambda _: None)
-    (cell,) = stage.world.agent._cells.values()
+    (handle,) = stage.world.agent._attempts.handles.values()
     gone_when_told = []
     save = stage.world.journal.save
 
     def look(attempt, **options):
         if attempt.phase == "cancelled":
-            gone_when_told.append(not stage.runtime.exists(cell.name))
+            gone_when_told.append(not stage.runtime.exists(handle.name))
         return save(attempt, **options)
 
     stage.world.journal.save = look
@@ -249,7 +286,7 @@ def test_a_cancel_is_told_only_once_the_container_is_gone(stage: Stage) -> None:
 
     def launch_then_cancel(spec: LaunchSpec) -> None:
         launch(spec)
-        cell.end("enough")
+        handle.end("enough")
 
     stage.runtime.launch = launch_then_cancel
 
@@ -259,12 +296,12 @@ def test_a_cancel_is_told_only_once_the_container_is_gone(stage: Stage) -> None:
 
 def test_a_container_that_cannot_be_stopped_yet_is_not_called_cancelled(stage: Stage) -> None:
     stage.begin(lambda _: None)
-    (cell,) = stage.world.agent._cells.values()
-    cell.end("enough")
+    (handle,) = stage.world.agent._attempts.handles.values()
+    handle.end("enough")
     stage.runtime.problems = [TransientError("busy"), PermanentError("odd"), TransientError("busy")]
 
     assert stage.run() == ["accepted", "cancelled"]
-    assert stage.runtime.stopped == [cell.name]
+    assert stage.runtime.stopped == [handle.name]
 
 
 def make_input(stage: Stage, data: bytes, grant: Grant | None = None, **fields: object) -> Input:
@@ -289,7 +326,7 @@ def test_an_input_arrives_before_the_container_starts(stage: Stage) -> None:
     stage.begin(work, inputs=(make_input(stage, b"42"),)).run()
 
     assert seen == [b"42"]
-    assert stage.world.desk.asked[0].purpose != "input"
+    assert stage.world.grant_requester.asked[0].purpose != "input"
 
 
 def test_an_input_whose_grant_has_expired_is_asked_for(stage: Stage) -> None:
@@ -297,19 +334,19 @@ def test_an_input_whose_grant_has_expired_is_asked_for(stage: Stage) -> None:
 
     stage.begin(inputs=(make_input(stage, b"42", old),)).run()
 
-    assert stage.world.desk.asked[0].purpose == "input"
+    assert stage.world.grant_requester.asked[0].purpose == "input"
 
 
 def test_a_grant_that_the_store_refuses_is_replaced(stage: Stage) -> None:
     stage.world.store.problems = [GrantExpired("403")]
 
     assert stage.begin(inputs=(make_input(stage, b"42"),)).run()[-1] == "uploaded"
-    assert stage.world.desk.asked[0].purpose == "input"
+    assert stage.world.grant_requester.asked[0].purpose == "input"
 
 
 def test_inputs_that_are_refused_lose_the_attempt(stage: Stage) -> None:
     stage.world.store.problems = [GrantExpired("403")]
-    stage.world.desk.refused = {"data": "no"}
+    stage.world.grant_requester.refused = {"data": "no"}
 
     assert stage.begin(inputs=(make_input(stage, b"42"),)).run()[-1] == "lost"
 
@@ -456,7 +493,7 @@ def test_the_kill_does_not_wait_for_a_journal_that_the_disk_has_no_room_for(
     stage: Stage,
 ) -> None:
     stage.begin(fill, limits=SMALL)
-    (cell,) = stage.world.agent._cells.values()
+    (handle,) = stage.world.agent._attempts.handles.values()
     save = stage.world.journal.save
 
     def save_if_there_is_room(attempt, **options):
@@ -470,7 +507,7 @@ def test_the_kill_does_not_wait_for_a_journal_that_the_disk_has_no_room_for(
     stage.world.journal.save = save_if_there_is_room
     stage._supervised[-1].run()
 
-    assert stage.runtime.killed[0] == cell.name
+    assert stage.runtime.killed[0] == handle.name
     assert find_exit(stage).details["verdict"]["class"] == "limit"
 
 
@@ -490,12 +527,12 @@ def test_the_decision_outlives_a_crash(stage: Stage, supervised: list[Supervisor
 
 def test_a_cancel_behind_the_decision_changes_nothing(stage: Stage) -> None:
     stage.begin(fill, limits=SMALL)
-    (cell,) = stage.world.agent._cells.values()
+    (handle,) = stage.world.agent._attempts.handles.values()
     supervisor = stage._supervised[-1]
     supervisor._prepare()
     supervisor._launch()
     supervisor._watch()
-    cell.end("by hand")
+    handle.end("by hand")
 
     assert stage.run()[-2:] == ["exited", "uploaded"]
 

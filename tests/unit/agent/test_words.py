@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import TypeAdapter, ValidationError
 
-from touchstone.hooks.records import _to_item
+from touchstone.stores.tables import to_item
 from touchstone_agent.protocol.envelope import (
     EventMessage,
     Header,
@@ -189,7 +189,7 @@ def test_what_is_odd_is_refused_or_fits_in_a_record(case: tuple[type[Wire], Any]
         return
     # The details of a phase are read with a model of their own before any of them is kept.
     told = read.model_dump(mode="json", by_alias=True, exclude={"details"})
-    _to_item({"told": told})
+    to_item({"told": told})
     assert len(json.dumps(told)) < 200_000
 
 

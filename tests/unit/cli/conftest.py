@@ -16,7 +16,7 @@ import pytest
 from fastapi.testclient import TestClient
 from typer.testing import CliRunner, Result
 
-from fakes.api import PASSWORDS, URL, FakeAirflow, FakeEnder
+from fakes.api import PASSWORDS, URL, FakeAirflow, FakeCancelService
 from fakes.stores import FakeObjectStore, FakeRecordStore
 from touchstone import cli
 from touchstone.client.api import Client
@@ -29,7 +29,7 @@ def airflow(tmp_path: Path) -> FakeAirflow:
     return FakeAirflow(
         records=FakeRecordStore(settings),
         objects=FakeObjectStore(),
-        ender=FakeEnder(),
+        cancel_service=FakeCancelService(),
         settings=settings,
     )
 

@@ -71,19 +71,17 @@ def test_a_change_that_has_no_name_is_never_sent_twice() -> None:
 
 def test_a_run_is_asked_for_again_because_its_id_makes_that_harmless() -> None:
     calls: list[httpx.Request] = []
-    started = httpx.Response(200, json={"dag_run_id": "s-1"})
+    started = httpx.Response(200, json={"dag_run_id": "s-1", "state": "queued"})
 
-    assert make_client(break_after(calls, started)).start_run("s-1", {})["dag_run_id"] == "s-1"
+    assert make_client(break_after(calls, started)).start_run("s-1", {}).state == "queued"
 
 
 def test_a_run_that_had_started_unheard_is_ours() -> None:
     calls: list[httpx.Request] = []
     taken = httpx.Response(409, json={"detail": {"reason": "Unique constraint violation"}})
-    found = httpx.Response(200, json={"dag_run_id": "s-1"})
+    found = httpx.Response(200, json={"dag_run_id": "s-1", "state": "running"})
 
-    assert make_client(break_after(calls, taken, found)).start_run("s-1", {}) == {
-        "dag_run_id": "s-1"
-    }
+    assert make_client(break_after(calls, taken, found)).start_run("s-1", {}).state == "running"
     assert [call.method for call in calls] == ["POST", "POST", "GET"]
 
 
@@ -145,7 +143,7 @@ def test_a_token_is_sent_and_nobody_logs_in() -> None:
 
     def handler(request: httpx.Request) -> httpx.Response:
         paths.append((request.url.path, request.headers["Authorization"]))
-        return httpx.Response(200, json={})
+        return httpx.Response(200, json={"submissions": []})
 
     access = Access(url="http://touchstone.test", user="engineer", token="abc")
     Client(access, transport=httpx.MockTransport(handler)).list_submissions()
@@ -157,7 +155,7 @@ def test_an_installation_below_a_path_is_reached_there() -> None:
 
     def handler(request: httpx.Request) -> httpx.Response:
         paths.append(request.url.path)
-        return httpx.Response(200, json={})
+        return httpx.Response(200, json={"state": "queued"})
 
     access = Access(url="http://touchstone.test/airflow", user="engineer", token="abc")
     Client(access, transport=httpx.MockTransport(handler)).get_run("s-1")
@@ -170,7 +168,7 @@ def test_secrets_are_not_shown_with_the_access() -> None:
 
 def test_an_upload_waits_while_as_many_are_under_way_as_may_be() -> None:
     busy = httpx.Response(429, json={"detail": "content: 2 uploads", "field": "content"})
-    taken = httpx.Response(201, json={"source": "upload:a"})
+    taken = httpx.Response(201, json={"sha256": "a", "size": 1, "source": "upload:a"})
     answers, sleeps = iter([busy, busy, taken]), []
 
     client = make_client(lambda request: next(answers), sleeps=sleeps)
@@ -184,3 +182,28 @@ def test_an_upload_that_is_never_let_in_is_refused_with_the_reason() -> None:
 
     with pytest.raises(Refused, match="uploads of yours are under way"):
         make_client(answer(429, body)).upload(b"x")
+
+
+def test_what_a_newer_server_adds_is_ignored_and_printed() -> None:
+    document = {"submissions": [{"submission_id": "s-1", "new": {"x": 1}}], "next": None, "new": 2}
+
+    found = make_client(answer(200, document)).list_submissions()
+
+    assert found.document == document
+    assert found.value.submissions[0].submission_id == "s-1"
+
+
+@pytest.mark.parametrize("body", [{}, {"submissions": 5}, {"submissions": [{}]}])
+def test_an_answer_of_another_form_names_the_field(body: object) -> None:
+    with pytest.raises(NotInstalled, match=r"something else than Touchstone.*submissions"):
+        make_client(answer(200, body)).list_submissions()
+
+
+def test_an_odd_field_of_one_task_hides_nothing_else() -> None:
+    odd = {"task_id": "i5", "status": 7, "percent": "x", "pod": [], "cost": {"usd": None}}
+    document = {"submission": {"submission_id": "s-1"}, "tasks": [odd, {"task_id": "i20"}]}
+
+    first, second = make_client(answer(200, document)).get_submission("s-1").value.tasks
+
+    assert (first.status, first.percent, first.pod, first.cost) == ("7", None, None, None)
+    assert second.task_id == "i20"

@@ -14,31 +14,21 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from fakes.api import NOW, URL, FakeAirflow
+from fakes.tasks import build_spec, build_task, change_fields
 from touchstone import cli
-from touchstone.core.admission import HELD_UNTIL
 from touchstone.core.names import build_console_key
-from touchstone.core.pods import GpuRow, Stock
-from touchstone.hooks.consoles import find_end
+from touchstone.core.offers import GpuRow, Stock
+from touchstone.core.throttling import THROTTLED_UNTIL
+from touchstone.stores.consoles import find_end
 from touchstone_agent.protocol.messages import MAX_CHUNK_BYTES, AttemptRef
 
 Run = Callable[..., Result]
 
 
 def add_task(airflow: FakeAirflow, task_id: str = "i5", **fields: Any) -> None:
-    airflow.records.create_task(
-        {
-            "submission_id": "s-1",
-            "task_id": task_id,
-            "interval": None if task_id == "validation" else 5,
-            "status": "success",
-            "phase": "uploaded",
-            "outcome": "succeeded",
-            "attempt": 1,
-            "fence": 1,
-            "attempts": [],
-        }
-        | fields
-    )
+    told = {"status": "success", "phase": "uploaded", "outcome": "succeeded"}
+    spec = build_spec(task_id=task_id, interval=None if task_id == "validation" else 5)
+    airflow.records.create_task(build_task(spec, **({"attempt": 1, "fence": 1} | told | fields)))
 
 
 def add_log(airflow: FakeAirflow, text: str, *, task: str = "i5", attempt: int = 1) -> None:
@@ -115,8 +105,20 @@ def test_results_before_there_are_any_say_the_status(run: Run, airflow: FakeAirf
 def test_results_are_a_table(run: Run, airflow: FakeAirflow) -> None:
     airflow.add_submission(
         results=[
-            {"interval": 5, "metrics": {"net_sharpe": 0.5, "auc_long": None}},
-            {"interval": 20, "status": "error", "metrics": {}, "reason": "diverged"},
+            {
+                "task_id": "i5",
+                "interval": 5,
+                "status": "success",
+                "judged": "judged",
+                "metrics": {"net_sharpe": 0.5, "auc_long": None},
+            },
+            {
+                "task_id": "i20",
+                "interval": 20,
+                "status": "error",
+                "metrics": {},
+                "reason": "diverged",
+            },
         ],
         score=0.5,
         score_low=0.25,
@@ -129,6 +131,29 @@ def test_results_are_a_table(run: Run, airflow: FakeAirflow) -> None:
         assert text in result.stdout
 
 
+def test_figures_that_are_not_judged_are_claims_with_the_reason(
+    run: Run, airflow: FakeAirflow
+) -> None:
+    airflow.add_submission(
+        results=[
+            {
+                "task_id": "i5",
+                "interval": 5,
+                "status": "success",
+                "judged": "not judged",
+                "judged_reason": "other rows (split.test_from is 2017-01-01)",
+                "metrics": {},
+                "claimed": {"net_sharpe": 12.0, "auc_long": 0.9, "auc_short": 0.9},
+            }
+        ]
+    )
+    result = run("results", "s-1")
+    assert result.exit_code == 0, result.output
+    assert "claimed 12" in result.stdout
+    assert "0.9" not in result.stdout
+    assert "not judged: other rows (split.test_from is 2017-01-01)" in result.stdout
+
+
 def test_models_that_may_carry_code_are_told_beside_results_and_tasks(
     run: Run, airflow: FakeAirflow
 ) -> None:
@@ -137,16 +162,17 @@ def test_models_that_may_carry_code_are_told_beside_results_and_tasks(
         {"strategy": "short", "may_carry_code": False, "code_reason": None},
     ]
     airflow.add_submission(
-        results=[{"task_id": "i5", "interval": 5, "metrics": {}, "models": models}]
+        results=[
+            {
+                "task_id": "i5",
+                "interval": 5,
+                "status": "success",
+                "metrics": {},
+                "models": models,
+            }
+        ]
     )
-    airflow.records.create_task(
-        {
-            "submission_id": "s-1",
-            "task_id": "i5",
-            "status": "success",
-            "published": {"models": models},
-        }
-    )
+    airflow.records.create_task(build_task(status="success", published={"models": models}))
 
     for command in ("results", "show"):
         shown = " ".join(run(command, "s-1").stdout.split())
@@ -168,7 +194,7 @@ def test_ending_a_submission_says_who_ends_it(
 ) -> None:
     airflow.add_submission()
     assert run(*args).exit_code == 0
-    assert airflow.ender.calls == [call]
+    assert airflow.cancel_service.calls == [call]
     assert json.loads(run(*args, "--json").stdout)["submission_id"] == "s-1"
 
 
@@ -234,9 +260,7 @@ def test_following_ends_when_the_task_has(
     steps = iter(
         [
             lambda: add_log(airflow, "two\n"),
-            lambda: airflow.records.change_task(
-                "s-1", "i5", lambda task: {"status": "success", "phase": "uploaded"}
-            ),
+            lambda: change_fields(airflow.records, "s-1", "i5", status="success", phase="uploaded"),
         ]
     )
     monkeypatch.setattr("time.sleep", lambda seconds: next(steps)())
@@ -255,17 +279,8 @@ def test_following_goes_on_with_the_next_attempt(
 
     def retry() -> None:
         add_log(airflow, "second\n", attempt=2)
-        airflow.records.change_task(
-            "s-1",
-            "i5",
-            lambda task: {
-                "status": "success",
-                "phase": "uploaded",
-                "attempt": 2,
-                "fence": 2,
-                "attempts": [earlier],
-            },
-        )
+        done = {"status": "success", "phase": "uploaded", "attempt": 2, "fence": 2}
+        change_fields(airflow.records, "s-1", "i5", attempts=[earlier], **done)
 
     steps = iter([lambda: None, retry])
     monkeypatch.setattr("time.sleep", lambda seconds: next(steps)())
@@ -347,7 +362,7 @@ def test_a_submission_on_its_way_is_not_called_missing(
 
 
 def test_a_submission_that_lets_others_go_first_says_so(run: Run, airflow: FakeAirflow) -> None:
-    run_after = HELD_UNTIL.isoformat().replace("+00:00", "Z")
+    run_after = THROTTLED_UNTIL.isoformat().replace("+00:00", "Z")
     airflow.runs["s-1"] = {"dag_run_id": "s-1", "state": "queued", "run_after": run_after}
     assert "its run is queued, behind others of its submitter's" in run("show", "s-1").stderr
 
@@ -406,7 +421,16 @@ def test_ids_and_links_are_whole_on_a_narrow_terminal(run: Run, airflow: FakeAir
         submission_id,
         notes="n" * 200,
         score=-0.07585,
-        results=[{"interval": 20, "metrics": metrics, "mlflow_url": url}],
+        results=[
+            {
+                "task_id": "i20",
+                "interval": 20,
+                "status": "success",
+                "judged": "judged",
+                "metrics": metrics,
+                "mlflow_url": url,
+            }
+        ],
     )
     listed = run("list", columns=80).stdout
     shown = run("results", submission_id, columns=80).stdout
@@ -547,3 +571,24 @@ def test_a_device_cannot_control_the_terminal(run: Run, airflow: FakeAirflow) ->
     airflow.add_submission()
     add_task(airflow, published={"device": {"platform": "gpu", "name": "\x1b]0;owned\x07[/red]"}})
     assert "\x1b" not in run("show", "s-1").stdout
+
+
+@pytest.mark.parametrize(
+    ("command", "path"),
+    [
+        ("list", "submissions?limit=20"),
+        ("show s-1", "submissions/s-1"),
+        ("results s-1", "submissions/s-1/results"),
+    ],
+)
+def test_json_is_the_answer_as_it_came(
+    run: Run, airflow: FakeAirflow, transport: httpx.BaseTransport, command: str, path: str
+) -> None:
+    airflow.add_submission(status="running", notes="ein Vers…uch", score=1.5)
+    add_task(airflow, metrics={"loss": 1e-07}, published={"metrics": {"mse": 0.25}})
+    headers = {"Authorization": "Bearer engineer#1"}
+    answer = httpx.Client(transport=transport, base_url=URL).get(
+        f"/touchstone/api/v1/{path}", headers=headers
+    )
+
+    assert run(*command.split(), "--json").stdout == json.dumps(answer.json(), indent=2) + "\n"

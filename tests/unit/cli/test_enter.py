@@ -8,6 +8,7 @@ import pytest
 from typer.testing import Result
 
 from fakes.api import FakeAirflow
+from fakes.tasks import build_spec, build_task
 
 Run = Callable[..., Result]
 POD = {
@@ -29,8 +30,8 @@ def add(airflow: FakeAirflow) -> Callable[..., None]:
 
     def add_one(task_id: str, **fields: Any) -> None:
         defaults = {"container": f"touchstone-dev-s-1-{task_id}-1-1", "server": "rio"}
-        task = {"submission_id": "s-1", "task_id": task_id, "kind": "training", "fence": 1}
-        airflow.records.create_task({**task, "status": "running", **defaults, **fields})
+        told = {"fence": 1, "status": "running", **defaults, **fields}
+        airflow.records.create_task(build_task(build_spec(task_id=task_id), **told))
 
     return add_one
 

@@ -10,10 +10,12 @@ from typer.testing import Result
 
 from fakes.api import NOW, FakeAirflow
 from fakes.pools import FakePools
+from fakes.servers import read_fields, store_server, write_fields
 from touchstone.client import manifests
 from touchstone.client.errors import Unreachable
 from touchstone.core.queue import QUEUE_KEY, Queue
-from touchstone.dispatcher import fleet
+from touchstone.core.records.notes import Letters, ReaperNote, RentalNote
+from touchstone.services import fleet
 from touchstone_agent.protocol.errors import ConfigurationError
 
 Run = Callable[..., Result]
@@ -51,7 +53,8 @@ def pools(monkeypatch: pytest.MonkeyPatch) -> FakePools:
 
 @pytest.fixture
 def rio(airflow: FakeAirflow, pools: FakePools) -> None:
-    airflow.records.create_server(
+    store_server(
+        airflow.records,
         {
             "server": "rio",
             "heartbeat_at": NOW.isoformat(),
@@ -61,7 +64,7 @@ def rio(airflow: FakeAirflow, pools: FakePools) -> None:
                 "memory_mib": 64 * 1024,
                 "gpus": [{"name": "RTX 3090", "memory_mib": 24 * 1024}] * 2,
             },
-        }
+        },
     )
 
 
@@ -260,14 +263,29 @@ def test_the_status_shows_servers_and_what_differs(run: Run, file: Path, pools: 
 def test_the_status_tells_what_gpus_there_are(run: Run, airflow: FakeAirflow, rio: None) -> None:
     assert "driver" not in run("fleet", "status", columns=160).stdout
     gpu = {"name": "RTX 3090", "memory_mib": 24 * 1024, "driver": "550.54.14", "shares": 2}
-    airflow.records.change_server(
-        "rio", lambda found: {"inventory": {**found["inventory"], "gpus": [gpu] * 2}}
-    )
+    inventory = read_fields(airflow.records, "rio")["inventory"]
+    write_fields(airflow.records, "rio", {"inventory": {**inventory, "gpus": [gpu] * 2}})
 
     shown = run("fleet", "status", columns=160).stdout
 
     assert "rio: 2 RTX 3090, driver 550.54.14, each shared by 2 trainings" in shown
     assert "CUDA 12 GiB" in shown
+
+
+def test_the_status_tells_what_disk_is_free_as_far_as_agents_tell(
+    run: Run, airflow: FakeAirflow, rio: None
+) -> None:
+    assert "GiB free" not in run("fleet", "status", columns=160).stdout
+    assert (
+        out(run("fleet", "status", "--json"))["servers"][0]["capability"]["free_disk_gib"] is None
+    )
+    inventory = read_fields(airflow.records, "rio")["inventory"]
+    told = {**inventory, "disk_free_mib": 87.25 * 1024}
+    write_fields(airflow.records, "rio", {"inventory": told})
+
+    assert "64 GiB RAM, 87.2 GiB free" in run("fleet", "status", columns=160).stdout
+    row = out(run("fleet", "status", "--json"))["servers"][0]
+    assert row["capability"]["free_disk_gib"] == 87.2
 
 
 def test_a_server_that_one_submitters_trainings_keep_away_from_is_no_server_that_refuses(
@@ -279,7 +297,7 @@ def test_a_server_that_one_submitters_trainings_keep_away_from_is_no_server_that
         "kind": "training",
         "label": "user:eve",
     }
-    airflow.records.change_server("rio", lambda _: {"holds": {"blind/user:eve": hold}})
+    write_fields(airflow.records, "rio", {"holds": {"blind/user:eve": hold}})
 
     shown = run("fleet", "status", columns=160).stdout
 
@@ -295,8 +313,8 @@ def test_the_status_tells_what_goes_wrong(run: Run, airflow: FakeAirflow, rio: N
         "until": "2026-03-01T12:30:00+00:00",
         "reason": "disk: \x1b[2J10 MiB",
     }
-    airflow.records.change_server("rio", lambda _: {"holds": {"disk": hold}})
-    airflow.records.put_note("letters", {"queues": {"evt-dev.fifo": 2, "ctl-rio.fifo": 1}})
+    write_fields(airflow.records, "rio", {"holds": {"disk": hold}})
+    airflow.records.put_note(Letters(queues={"evt-dev.fifo": 2, "ctl-rio.fifo": 1}))
     server = {"slots": 2, "free": 0, "validation_slots": 3, "validation_free": 3, "lingering": 1}
     trouble = {"what": "place", "items": 3, "times": 9, "reason": "odd", "item": "s-1/i5"}
     queue = Queue.model_validate(
@@ -342,7 +360,7 @@ PROOF = {
     "seen": 5,
     "ours": 3,
     "unknown": 1,
-    "terminated": ["a"],
+    "terminated": [{"pod": "a", "name": "a", "reason": "its attempt has ended"}],
     "has_failed": False,
     "is_dry_run": False,
 }
@@ -370,8 +388,8 @@ def test_the_status_tells_how_runpod_is_and_what_the_reaper_has_seen(
     told: list[str],
 ) -> None:
     pools.create_pool("runpod", 2, "")
-    airflow.records.put_note("rental", rental)
-    airflow.records.put_note("reaper", {"proof": proof})
+    airflow.records.put_note(RentalNote.load(rental))
+    airflow.records.put_note(ReaperNote.load({"proof": proof}))
     shown = run("fleet", "status").stdout
     for text in told:
         assert text in shown, shown
@@ -381,9 +399,10 @@ def test_the_status_tells_how_runpod_is_and_what_the_reaper_has_seen(
 def test_a_server_that_was_never_heard_of_is_shown_as_that(
     run: Run, airflow: FakeAirflow, pools: FakePools
 ) -> None:
-    airflow.records.create_server({"server": "new\x1b[2J", "declared": None})
-    airflow.records.create_server(
-        {"server": "old", "heartbeat_at": "2026-03-01T11:00:00+00:00", "inventory": {"slots": 1}}
+    store_server(airflow.records, {"server": "new\x1b[2J", "declared": None})
+    store_server(
+        airflow.records,
+        {"server": "old", "heartbeat_at": "2026-03-01T11:00:00+00:00", "inventory": {"slots": 1}},
     )
     result = run("fleet", "status")
     assert "never heard of" in result.stdout

@@ -10,7 +10,7 @@ from fastapi import HTTPException
 from typer.testing import Result
 
 from fakes.api import FakeAirflow
-from touchstone.client import watch
+from touchstone.client import answers, watch
 
 Run = Callable[..., Result]
 GIT = "https://host.test/owner/module.git"
@@ -156,6 +156,27 @@ def test_what_airflow_refuses_is_said_with_the_field_and_without_the_schema(
     assert result.stderr.strip() == "touchstone: ref: 'x' is too long"
 
 
+def test_a_replay_is_a_run_of_its_own_that_names_the_training(
+    run: Run, airflow: FakeAirflow
+) -> None:
+    result = run("replay", "mine", "i5", "--host", "rio", "--host", "moa", "--id", "r-1", "--json")
+    assert result.exit_code == 0, result.output
+    assert list(airflow.runs) == ["r-1"]
+    conf = {"replay": "mine/i5", "allowed_hosts": ["rio", "moa"]}
+    assert airflow.runs["r-1"]["conf"] == conf
+    assert json.loads(result.stdout)["conf"] == conf
+
+
+@pytest.mark.parametrize("task", ["validation", "i0", "../i5", "i5/i6", ""])
+def test_a_replay_of_what_is_no_training_is_refused_before_anything_is_sent(
+    run: Run, airflow: FakeAirflow, task: str
+) -> None:
+    result = run("replay", "mine", task)
+    assert result.exit_code == 2
+    assert result.stderr.startswith("touchstone: replay: ")
+    assert airflow.runs == {}
+
+
 def test_scheduling_takes_the_next_run_of_the_submission(run: Run, airflow: FakeAirflow) -> None:
     airflow.add_submission()
     result = run("schedule", "s-1", "--intervals", "5", "--json")
@@ -240,4 +261,4 @@ def test_a_paused_dag_is_told_to_whoever_does_not_wait(run: Run, airflow: FakeAi
     ],
 )
 def test_a_logical_date_to_come_is_seen(date: str | None, is_to_come: bool) -> None:
-    assert watch.is_to_come({"logical_date": date}) is is_to_come
+    assert watch.is_to_come(answers.Run(state="queued", logical_date=date)) is is_to_come

@@ -12,7 +12,9 @@ from rich.console import Console
 from typer.testing import Result
 
 from fakes.api import PASSWORDS, URL, FakeAirflow
+from fakes.tasks import build_task, change_fields
 from touchstone.client.access import Access
+from touchstone.client.answers import ShownSubmission, ShownTask
 from touchstone.client.api import Client
 from touchstone.client.errors import Unreachable
 from touchstone.client.tables import LineView, LiveView
@@ -27,6 +29,7 @@ RESULT = {
     "interval": 5,
     "status": "success",
     "mlflow_url": "http://mlflow.test/runs/1",
+    "judged": "judged",
     "metrics": {
         "net_sharpe": 0.5123,
         "net_sharpe_low": -0.25,
@@ -62,27 +65,18 @@ def script(airflow: FakeAirflow) -> Callable[..., None]:
                 set_run(airflow, "running"),
                 lambda: airflow.add_submission(status="validating"),
             ),
-            lambda: airflow.records.create_task(
-                {
-                    "submission_id": "s-1",
-                    "task_id": "i5",
-                    "interval": 5,
-                    "status": "queued",
-                    "reason": "rio is full",
-                }
-            ),
+            lambda: airflow.records.create_task(build_task(reason="rio is full")),
             lambda: (
-                airflow.records.change_task(
+                change_fields(
+                    airflow.records,
                     "s-1",
                     "i5",
-                    lambda record: {
-                        "status": "running",
-                        "server": "rio",
-                        "reason": None,
-                        "percent": 40,
-                        "progress_phase": "fit",
-                        "eta_seconds": 61,
-                    },
+                    status="running",
+                    server="rio",
+                    reason=None,
+                    percent=40,
+                    progress_phase="fit",
+                    eta_seconds=61,
                 )
                 and None
             ),
@@ -125,8 +119,35 @@ def test_being_accepted_is_not_enough_with_a_schedule(
     assert run(*TRAIN).exit_code == 1
 
 
-@pytest.mark.parametrize("status", ["rejected", "error", "cancelled"])
+@pytest.mark.parametrize(
+    ("verdict", "code"), [("identical", 0), ("equivalent", 0), ("different", 1)]
+)
+def test_a_replay_ends_by_whether_it_came_to_the_same(
+    run: Run, airflow: FakeAirflow, script: Callable[..., None], verdict: str, code: int
+) -> None:
+    script(
+        end(
+            airflow,
+            "success",
+            status="success",
+            replay_of="mine/i5",
+            verdict=verdict,
+            verdict_reason="as its figures say",
+            results=[RESULT],
+        )
+    )
+    result = run("replay", "mine", "i5", "--id", "s-1", "--wait")
+    assert result.exit_code == code, result.output
+    text = " ".join(result.stdout.split())
+    assert "replay of: mine/i5" in text
+    assert f"verdict: {verdict} (as its figures say)" in text
+    listed = " ".join(run("list").stdout.split())
+    assert f"replay of mine/i5: {verdict}" in listed
+    assert f"verdict {verdict} (as its figures say)" in " ".join(run("show", "s-1").stdout.split())
+
+
 @pytest.mark.parametrize("run_state", ["failed", "success"])
+@pytest.mark.parametrize("status", ["rejected", "error", "cancelled"])
 def test_a_bad_end_is_a_failure_with_its_reason(
     run: Run, airflow: FakeAirflow, script: Callable[..., None], status: str, run_state: str
 ) -> None:
@@ -241,7 +262,7 @@ def test_interrupting_leaves_the_submission_running_and_says_how_to_go_on(
     assert result.exit_code == 130
     assert "touchstone cancel s-1" in result.stderr
     assert "touchstone logs s-1 --follow" in result.stderr
-    assert airflow.ender.calls == []
+    assert airflow.cancel_service.calls == []
 
 
 class VirtualTime:
@@ -314,9 +335,7 @@ def test_progress_is_printed_now_and_then_and_changes_at_once(
     airflow: FakeAirflow, script: Callable[..., None], wait: Callable[..., Any]
 ) -> None:
     def advance(percent: int) -> Callable[[], None]:
-        return lambda: (
-            airflow.records.change_task("s-1", "i5", lambda task: {"percent": percent}) and None
-        )
+        return lambda: change_fields(airflow.records, "s-1", "i5", percent=percent) and None
 
     script(
         *(advance(40 + step) for step in range(1, 31)),
@@ -330,8 +349,8 @@ def test_progress_is_printed_now_and_then_and_changes_at_once(
 def test_a_terminal_is_redrawn_in_place_and_left_clean() -> None:
     out = io.StringIO()
     console = Console(file=out, force_terminal=True, width=80, markup=False)
-    task = {"task_id": "i5", "status": "running", "percent": 40, "reason": "[/b] \x1b[2J"}
-    submission = {"submission_id": "s-1", "status": "running"}
+    task = ShownTask(task_id="i5", status="running", percent=40, reason="[/b] \x1b[2J")
+    submission = ShownSubmission(submission_id="s-1", status="running")
     with LiveView(console) as view:
         view.show(Snapshot(run_state="queued", submission=None, tasks=(), hint="waits"))
         view.show(Snapshot(run_state="running", submission=submission, tasks=(task,)))

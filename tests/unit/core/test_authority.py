@@ -4,16 +4,12 @@ from __future__ import annotations
 
 import pytest
 
+from fakes.submissions import build_submission
 from touchstone.core.authority import build_run, find_claimed_submission, find_objection, may_spend
 from touchstone.core.names import build_submission_id
 
 ADMINS = frozenset({"admin"})
-SUBMISSION = {
-    "submission_id": "s-1",
-    "submitted_by": "ann",
-    "status": "queued",
-    "run_ids": ["s-1", "s-1--2"],
-}
+SUBMISSION = build_submission(submitted_by="ann", run_ids=["s-1", "s-1--2"])
 
 
 @pytest.mark.parametrize(
@@ -59,13 +55,13 @@ def test_a_conf_that_is_none_names_nothing(conf):
         ({"status": "retracted"}, "s-1--2", "ann", "was retracted"),
         ({"run_ids": []}, "s-1--2", "ann", "no run of a submission"),
         ({"run_ids": None}, "s-1--2", "ann", "no run of a submission"),
-        ({"submitted_by": None}, "s-1--2", None, "no run of a submission"),
+        ({"submitted_by": ""}, "s-1--2", None, "no run of a submission"),
     ],
 )
 def test_a_run_works_on_what_names_it_and_is_its_users(changes, run_id, user, objection):
     run = build_run(run_id, conf={"submission_id": "s-1"}, user=user)
 
-    found = find_objection({**SUBMISSION, **changes}, run, ADMINS)
+    found = find_objection(SUBMISSION.change(**changes), run, ADMINS)
 
     assert found is None if objection is None else objection in found
 
@@ -77,5 +73,5 @@ def test_a_run_of_what_is_not_there_may_not_work_on_it():
 
 
 def test_a_submission_without_an_owner_is_nobodys():
-    assert not may_spend({}, "ann", ADMINS)
-    assert may_spend({}, "admin", ADMINS)
+    assert not may_spend("", "ann", ADMINS)
+    assert may_spend("", "admin", ADMINS)

@@ -6,7 +6,8 @@ import datetime as dt
 
 import pytest
 
-from touchstone.core.conf import Platform, Schedule, System, build_conf, parse_conf
+from touchstone.core.conf import System, build_conf, parse_conf
+from touchstone.core.schedule import Platform, Schedule
 from touchstone.core.tasks import TaskSpec, build_start
 from touchstone_agent.protocol.envelope import (
     SQS_LIMIT_BYTES,
@@ -50,7 +51,7 @@ def test_a_form_that_fills_every_field_becomes_a_source_and_a_schedule():
     assert conf.schedule.intervals == (1, 5, 20)
     assert conf.schedule.fetched_data_end_to == dt.date(2018, 6, 30)
     assert conf.schedule.platform is Platform.ON_PREM
-    assert conf.schedule.overrides == ("training.epochs=3",)
+    assert conf.schedule.config_overrides == ("training.epochs=3",)
     assert conf.schedule.passthrough_argv == ("--config_override", "a.b=x y")
 
 
@@ -213,7 +214,7 @@ def test_the_longest_conf_that_is_taken_fits_into_a_start():
         content_size=1,
         limits=Limits(),
         interval=250,
-        overrides=schedule.overrides,
+        schedule={"config_overrides": schedule.config_overrides},
     )
     grant = Grant(method="GET", url="u" * 8000, expires_at=NOW)
     header = Header(message_id="m", env="dev", server="s", issued_at=NOW, expires_at=NOW)

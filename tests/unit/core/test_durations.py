@@ -8,36 +8,39 @@ import threading
 
 import pytest
 
+from fakes.tasks import build_spec
 from touchstone.core.durations import (
     _MOST_KEYS,
     DEFAULTS,
     Duration,
+    DurationKey,
     ErrorLog,
     ErrorSummary,
     History,
-    Like,
     describe_task,
     summarise,
 )
 from touchstone_agent.protocol.messages import SlotClass
 
-FIVE = Like(kind=SlotClass.TRAINING, system="feature_set", config_file="default.toml", interval=5)
-TWENTY = Like(
+FIVE = DurationKey(
+    kind=SlotClass.TRAINING, system="feature_set", config_file="default.toml", interval=5
+)
+TWENTY = DurationKey(
     kind=SlotClass.TRAINING, system="feature_set", config_file="default.toml", interval=20
 )
-VALIDATION = Like(kind=SlotClass.VALIDATION, system="feature_set")
+VALIDATION = DurationKey(kind=SlotClass.VALIDATION, system="feature_set")
 
 
-def fill(history, like, *seconds):
+def fill(history, duration_key, *seconds):
     for item in seconds:
-        history.add(like, item)
+        history.add(duration_key, item)
 
 
 def test_of_a_kind_of_which_nothing_is_known_the_default_is_expected():
     history = History()
 
-    for like in (FIVE, VALIDATION):
-        assert history.expect(like) == DEFAULTS[like.kind]
+    for duration_key in (FIVE, VALIDATION):
+        assert history.expect(duration_key) == DEFAULTS[duration_key.kind]
 
 
 def test_what_like_tasks_took_is_expected():
@@ -97,7 +100,7 @@ def test_asking_for_unknown_tasks_keeps_nothing_for_good():
     history = History()
 
     for interval in range(1000):
-        history.expect(Like(kind=SlotClass.TRAINING, interval=interval))
+        history.expect(DurationKey(kind=SlotClass.TRAINING, interval=interval))
 
     assert not history._seconds
 
@@ -221,17 +224,12 @@ def test_a_calm_night_makes_no_bolder_promises():
 
 
 def test_a_task_is_compared_by_kind_system_configuration_and_interval():
-    record = {
-        "kind": "training",
-        "config": {"system": "feature_set", "config_file": "default.toml", "interval": 5},
-    }
-
-    assert describe_task(record) == FIVE
-    assert describe_task({"kind": "validation", "config": {"system": "feature_set"}}) == VALIDATION
+    assert describe_task(build_spec(schedule={"config_file": "default.toml"})) == FIVE
+    assert describe_task(build_spec(kind="validation", interval=None)) == VALIDATION
 
 
-def test_a_task_of_which_nothing_is_known_is_taken_for_any_training():
-    assert describe_task({}) == Like(kind=SlotClass.TRAINING)
+def test_a_task_of_the_version_before_is_compared_by_the_same():
+    assert describe_task(build_spec(config_file="default.toml")) == FIVE
 
 
 # --- several threads ---------------------------------------------------------------------------
@@ -301,11 +299,11 @@ def test_no_more_kinds_of_tasks_are_kept_than_are_of_use():
     """Whoever submits chooses the configuration's name, and so what is told apart."""
     history = History()
     for number in range(3 * _MOST_KEYS):
-        key = Like(kind=SlotClass.TRAINING, system="a", config_file=f"c{number}", interval=5)
+        key = DurationKey(kind=SlotClass.TRAINING, system="a", config_file=f"c{number}", interval=5)
         history.add(key, number)
         history.expect(key)
 
     assert len(history._seconds) <= _MOST_KEYS
     assert len(history._known) <= _MOST_KEYS
-    newest = Like(kind=SlotClass.TRAINING, system="a")
+    newest = DurationKey(kind=SlotClass.TRAINING, system="a")
     assert history.expect(newest).p50_seconds > 3 * _MOST_KEYS - 60

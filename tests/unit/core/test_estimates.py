@@ -9,10 +9,12 @@ from dataclasses import dataclass, replace
 
 import pytest
 
-from fakes.virtual_fleet import MORNING, Held, Job, VirtualFleet
-from touchstone.core.durations import Duration, ErrorLog, History, Like
-from touchstone.core.estimates import Estimate, estimate
+from fakes.planning import estimate
+from fakes.virtual_fleet import MORNING, Job, ReportedAttempt, VirtualFleet
+from touchstone.core.durations import Duration, DurationKey, ErrorLog, History
+from touchstone.core.estimates import Estimate
 from touchstone.core.placement import Capability, Needs, Resource, Running, Waiting
+from touchstone.core.schedule import Placement
 from touchstone_agent.protocol.messages import SlotClass
 
 NOW = MORNING
@@ -71,7 +73,10 @@ def test_a_task_takes_the_slot_that_fits_it_not_the_next_one():
     large = make_server("large", free=0, running=(make_running(500, 500),), capability=CUDA)
 
     found = estimate(
-        [make_waiting(1, needs=replace(TRAINING, require_cuda=True)), make_waiting(2)],
+        [
+            make_waiting(1, needs=replace(TRAINING, placement=Placement(require_cuda=True))),
+            make_waiting(2),
+        ],
         [small, large],
         now=NOW,
     )
@@ -92,7 +97,7 @@ def test_nothing_has_an_estimate_while_placements_are_paused():
 
 
 def test_a_task_that_prefers_cuda_takes_a_lesser_server_after_its_grace():
-    needs = replace(TRAINING, prefer_cuda=True)
+    needs = replace(TRAINING, placement=Placement(prefer_cuda=True))
     busy = make_server("large", free=0, running=(make_running(9000, 9000),), capability=CUDA)
 
     found = estimate([make_waiting(needs=needs, waited=60)], [busy, make_server()], now=NOW)
@@ -101,7 +106,7 @@ def test_a_task_that_prefers_cuda_takes_a_lesser_server_after_its_grace():
 
 
 def test_a_task_that_prefers_cuda_does_not_wait_for_its_grace_when_cuda_comes_before():
-    needs = replace(TRAINING, prefer_cuda=True)
+    needs = replace(TRAINING, placement=Placement(prefer_cuda=True))
     busy = make_server("large", free=0, running=(make_running(50, 50),), capability=CUDA)
 
     found = estimate([make_waiting(needs=needs)], [busy, make_server()], now=NOW)
@@ -181,8 +186,9 @@ def make_day(seed, *, load):
         submitter = source.choice(["ada", "bob", "bob", "bob", "cyd", "dan", "dan"])
         needs = replace(
             TRAINING,
-            require_cuda=source.random() < 0.15,
-            prefer_cuda=source.random() < 0.15,
+            placement=Placement(
+                require_cuda=source.random() < 0.15, prefer_cuda=source.random() < 0.15
+            ),
         )
         for order, interval in enumerate(source.sample(list(medians), source.randint(1, 4))):
             number += 1
@@ -211,15 +217,15 @@ class Day:
         self.checked = {}
         self.learns = learn
 
-    def like(self, task):
-        return Like(kind=task.needs.kind, interval=int(task.key[1].removeprefix("i")))
+    def duration_key(self, task):
+        return DurationKey(kind=task.needs.kind, interval=int(task.key[1].removeprefix("i")))
 
     def learn(self, held):
-        self.history.add(self.like(held.job.task), held.job.seconds)
+        self.history.add(self.duration_key(held.job.task), held.job.seconds)
 
-    def expect(self, held: Held, now):
+    def expect(self, held: ReportedAttempt, now):
         lasted = (now - held.began).total_seconds()
-        left = self.history.expect(self.like(held.job.task)).get_remaining(lasted)
+        left = self.history.expect(self.duration_key(held.job.task)).get_remaining(lasted)
         return Running(
             ends_p50=now + dt.timedelta(seconds=left.p50_seconds),
             ends_p90=now + dt.timedelta(seconds=left.p90_seconds),
@@ -242,7 +248,7 @@ class Day:
         if not self.fleet.waiting.keys() - self.first.keys():
             return
         waiting = [
-            replace(task, expected=self.history.expect(self.like(task)))
+            replace(task, expected=self.history.expect(self.duration_key(task)))
             for task in self.fleet.waiting.values()
         ]
         stretch = self.errors.stretch if self.learns else 1.0

@@ -57,7 +57,7 @@ def server(text, name="rio"):
 def test_a_whole_file_is_understood():
     fleet = parse_fleet(WHOLE)
 
-    assert fleet.servers["rio-3090"].build_declared() == {
+    assert fleet.servers["rio-3090"].build_declared().dump() == {
         "description": "two RTX 3090",
         "priority": 10,
         "slots": 2,

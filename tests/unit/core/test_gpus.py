@@ -9,7 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from fakes.tasks import build_task
 from touchstone.core.gpus import describe_device, describe_use, find_gpu_use
+from touchstone.core.records.tasks import Task
 
 BEGAN = datetime(2026, 11, 22, 12, 0, tzinfo=UTC)
 ENDED = BEGAN + timedelta(hours=2)
@@ -19,8 +21,7 @@ NOW = BEGAN + timedelta(hours=3)
 def make_record(utilisation=50, **fields):
     """Return a training that held its server's GPU for two hours."""
     gpu = None if utilisation is None else {"mean_utilisation_percent": utilisation}
-    return {
-        "kind": "training",
+    held = {
         "phase": "uploaded",
         "gpus": 1,
         "intent_at": BEGAN.isoformat(),
@@ -28,13 +29,14 @@ def make_record(utilisation=50, **fields):
         "placement": {"gpus": 1, "gpu_price_per_hour": 0.4},
         "verdict": {"usage": {"gpu": gpu}},
         "pod": None,
-        **fields,
     }
+    return build_task(**(held | fields))
 
 
 def make_pod(**fields):
     return {
         "id": "p1",
+        "name": "n",
         "gpu": "NVIDIA L4",
         "ordered_at": BEGAN.isoformat(),
         "price_per_hour": "0.5",
@@ -134,11 +136,10 @@ def test_what_held_no_gpu_has_made_nothing_of_one(fields):
 
 
 def test_a_record_from_before_tells_what_it_can():
-    record = make_record(None, gpus=None)
-    del record["gpus"]
-    record["verdict"] = None
+    stored = make_record(None, verdict=None).dump()
+    del stored["gpus"]
 
-    use = find_gpu_use(record, NOW)
+    use = find_gpu_use(Task.load(stored), NOW)
 
     assert (use.held_hours, use.utilisation_percent, use.useful_hours) == (2.0, None, None)
     assert describe_use(use) == "held a GPU for 2.00 h"

@@ -7,7 +7,6 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from touchstone.core.holds import (
-    HOLDS,
     find_refusal,
     hold_blind,
     hold_server,
@@ -17,9 +16,11 @@ from touchstone.core.holds import (
     release_renewed,
     release_server,
 )
+from touchstone.core.records.servers import Server
 from touchstone_agent.protocol.messages import AttemptPhase, Refusal, SlotClass
 
 NOW = datetime(2026, 11, 22, 12, 0, tzinfo=UTC)
+BARE = Server(server="rio")
 
 
 def refuse(server, refusal, *, at=NOW, kind="training", image="trainer", reason="because"):
@@ -45,7 +46,7 @@ def the(server):
     ],
 )
 def test_what_is_held_follows_from_what_was_refused(refusal, kind, image):
-    hold = the(refuse({}, refusal, kind=kind or "validation"))
+    hold = the(refuse(BARE, refusal, kind=kind or "validation"))
 
     assert (hold.refusal, hold.kind, hold.image) == (refusal, kind, image)
     assert hold.until > NOW
@@ -53,7 +54,7 @@ def test_what_is_held_follows_from_what_was_refused(refusal, kind, image):
 
 @pytest.mark.parametrize("refusal", [Refusal.FENCE, Refusal.NAME])
 def test_what_is_wrong_with_a_start_is_held_against_no_server(refusal):
-    assert refuse({}, refusal) is None
+    assert refuse(BARE, refusal) is None
 
 
 @pytest.mark.parametrize(
@@ -63,9 +64,9 @@ def test_what_is_wrong_with_a_start_is_held_against_no_server(refusal):
 def test_a_hold_grows_with_each_refusal_after_it_and_is_bounded_at_any_count(
     refusal, first, longest
 ):
-    server, at, waits = {}, NOW, []
+    server, at, waits = BARE, NOW, []
     for _ in range(200):
-        server |= refuse(server, refusal, at=at)
+        server = refuse(server, refusal, at=at)
         waits.append((the(server).until - at).total_seconds())
         at = the(server).until
 
@@ -77,7 +78,7 @@ def test_a_hold_grows_with_each_refusal_after_it_and_is_bounded_at_any_count(
 
 def test_what_was_sent_before_a_hold_makes_it_no_longer():
     """Four tasks in four slots are refused within a second, and that is one reason, not four."""
-    server = refuse({}, Refusal.DISK)
+    server = refuse(BARE, Refusal.DISK)
 
     assert refuse(server, Refusal.DISK, at=NOW + timedelta(seconds=1)) is None
 
@@ -95,18 +96,18 @@ def test_what_was_sent_before_a_hold_makes_it_no_longer():
     ],
 )
 def test_a_server_is_asked_again_as_soon_as_it_takes_the_like(refusal, phase, gpus, is_released):
-    server = refuse({}, refusal)
+    server = refuse(BARE, refusal)
 
     released = release_server(
         server, phase=phase, kind=SlotClass.TRAINING, image="trainer", gpus=gpus
     )
 
-    assert released == ({HOLDS: {}} if is_released else None)
+    assert (released and released.holds) == ({} if is_released else None)
 
 
 def test_a_training_that_was_taken_says_nothing_of_validations_and_other_images():
-    server = refuse({}, Refusal.FULL, kind="validation")
-    server |= refuse(server, Refusal.IMAGE, image="other")
+    server = refuse(BARE, Refusal.FULL, kind="validation")
+    server = refuse(server, Refusal.IMAGE, image="other")
 
     for phase in (AttemptPhase.ACCEPTED, AttemptPhase.RUNNING):
         assert (
@@ -116,23 +117,23 @@ def test_a_training_that_was_taken_says_nothing_of_validations_and_other_images(
 
 
 def test_an_agent_that_was_started_anew_is_asked_again():
-    server = {"epoch": "one", **refuse({}, Refusal.DISK)}
+    server = refuse(BARE, Refusal.DISK).change(epoch="one")
 
     assert release_renewed(server, epoch="one", gpus=0, old_gpus=0) is None
-    assert release_renewed(server, epoch="two", gpus=0, old_gpus=0) == {HOLDS: {}}
+    assert release_renewed(server, epoch="two", gpus=0, old_gpus=0).holds == {}
 
 
 def test_a_gpu_that_is_seen_again_lifts_the_hold_for_it():
-    server = {"epoch": "one", **refuse({}, Refusal.GPU)}
+    server = refuse(BARE, Refusal.GPU).change(epoch="one")
 
     assert release_renewed(server, epoch="one", gpus=1, old_gpus=1) is None
-    assert release_renewed(server, epoch="one", gpus=2, old_gpus=1) == {HOLDS: {}}
+    assert release_renewed(server, epoch="one", gpus=2, old_gpus=1).holds == {}
 
 
 def test_the_admins_are_told_once_of_a_hold_that_grows():
-    server = refuse({}, Refusal.DISK)
-    server |= mark_told(server, {"disk"})
-    server |= refuse(server, Refusal.DISK, at=NOW + timedelta(hours=1))
+    server = refuse(BARE, Refusal.DISK)
+    server = mark_told(server, {"disk"})
+    server = refuse(server, Refusal.DISK, at=NOW + timedelta(hours=1))
 
     assert the(server).is_told
     assert the(server).times == 2
@@ -148,16 +149,21 @@ def test_a_class_that_nobody_knows_is_none(details):
     "odd", [None, 7, {"until": "now", "reason": "x"}, {"reason": "x"}, {"until": None}]
 )
 def test_a_hold_that_makes_no_sense_hides_no_other(odd):
-    server = refuse({}, Refusal.DISK)
-    server[HOLDS]["odd"] = odd
+    server = refuse(BARE, Refusal.DISK)
+    stored = server.dump()
+    stored["holds"]["odd"] = odd
 
-    assert the(server).refusal is Refusal.DISK
+    found = Server.load(stored)
+
+    assert the(found).refusal is Refusal.DISK
+    told = mark_told(found, {"disk"})
+    assert told.dump()["holds"]["odd"] == odd, "what another version wrote stays"
 
 
 def test_a_server_keeps_few_holds_whatever_images_there_are():
-    server = {}
+    server = BARE
     for number in range(100):
-        server |= refuse(server, Refusal.IMAGE, image=f"image-{number}")
+        server = refuse(server, Refusal.IMAGE, image=f"image-{number}")
 
     assert len(list(list_holds(server))) == 20
 
@@ -167,7 +173,7 @@ def test_a_server_keeps_few_holds_whatever_images_there_are():
 
 def see_nothing(server, user, *, at=NOW):
     found = hold_blind(server, label=f"user:{user}", reason="the driver is too old", now=at)
-    return {**server, **(found or {})}
+    return found or server
 
 
 def held(server, at=NOW):
@@ -177,7 +183,7 @@ def held(server, at=NOW):
 
 def test_one_submitters_word_keeps_only_that_submitters_trainings_away():
     """It is written in the container: else submitted code could put a server out of service."""
-    server, at = {}, NOW
+    server, at = BARE, NOW
     for _ in range(50):
         server = see_nothing(server, "ann", at=at)
         at = the(server).until
@@ -189,7 +195,7 @@ def test_one_submitters_word_keeps_only_that_submitters_trainings_away():
 
 
 def test_a_second_submitters_word_makes_it_the_servers_fault():
-    server = see_nothing(see_nothing({}, "ann"), "bob", at=NOW + timedelta(minutes=5))
+    server = see_nothing(see_nothing(BARE, "ann"), "bob", at=NOW + timedelta(minutes=5))
 
     everybodys = next(hold for hold in list_holds(server) if hold.label is None)
     assert (everybodys.refusal, everybodys.kind) == (Refusal.GPU, SlotClass.TRAINING)
@@ -197,13 +203,13 @@ def test_a_second_submitters_word_makes_it_the_servers_fault():
 
 
 def test_a_word_of_long_ago_bears_out_nobodys():
-    server = see_nothing(see_nothing({}, "ann"), "bob", at=NOW + timedelta(hours=2))
+    server = see_nothing(see_nothing(BARE, "ann"), "bob", at=NOW + timedelta(hours=2))
 
     assert held(server, NOW + timedelta(hours=2)) == {"user:bob"}
 
 
 def test_several_trainings_that_see_nothing_at_once_are_one_reason():
-    server = see_nothing({}, "ann")
+    server = see_nothing(BARE, "ann")
 
     again = hold_blind(server, label="user:ann", reason="x", now=NOW + timedelta(seconds=1))
 
@@ -211,26 +217,26 @@ def test_several_trainings_that_see_nothing_at_once_are_one_reason():
 
 
 def test_a_training_that_sees_its_gpu_lifts_all_of_it_and_nothing_else():
-    server = see_nothing(see_nothing(refuse({}, Refusal.DISK), "ann"), "bob")
+    server = see_nothing(see_nothing(refuse(BARE, Refusal.DISK), "ann"), "bob")
     assert held(server) == {None, "user:ann", "user:bob"}
 
-    server |= release_blind(server)
+    server = release_blind(server)
 
     assert the(server).refusal is Refusal.DISK
     assert release_blind(server) is None
 
 
 def test_a_gpu_more_or_another_agent_lifts_it_too():
-    server = {"epoch": "one", **see_nothing({}, "ann")}
+    server = see_nothing(BARE, "ann").change(epoch="one")
 
     assert release_renewed(server, epoch="one", gpus=1, old_gpus=1) is None
-    assert release_renewed(server, epoch="one", gpus=2, old_gpus=1) == {HOLDS: {}}
-    assert release_renewed(server, epoch="two", gpus=1, old_gpus=1) == {HOLDS: {}}
+    assert release_renewed(server, epoch="one", gpus=2, old_gpus=1).holds == {}
+    assert release_renewed(server, epoch="two", gpus=1, old_gpus=1).holds == {}
 
 
 def test_a_training_that_only_begins_lifts_nothing():
     """It is given its GPU, and sees nothing of it."""
-    server = see_nothing(see_nothing({}, "ann"), "bob")
+    server = see_nothing(see_nothing(BARE, "ann"), "bob")
 
     for phase in (AttemptPhase.ACCEPTED, AttemptPhase.RUNNING):
         found = release_server(

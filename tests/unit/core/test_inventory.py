@@ -6,8 +6,9 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
+from fakes.tasks import build_task
 from touchstone.core.inventory import (
-    Held,
+    ReportedAttempt,
     Stray,
     count_lingering,
     find_stray,
@@ -15,31 +16,30 @@ from touchstone.core.inventory import (
     is_missing,
     read_inventory,
 )
+from touchstone.core.records.servers import Server
 from touchstone_agent.protocol.messages import AttemptPhase, AttemptRef, SlotClass
 
 NOW = datetime(2026, 11, 22, 12, 0, tzinfo=UTC)
 
 
-def ref(task_id="i5", fence=2):
-    return AttemptRef(submission_id="s-1", task_id=task_id, attempt=1, fence=fence)
+def ref(task_id="i5", fence=2, submission_id="s-1"):
+    return AttemptRef(submission_id=submission_id, task_id=task_id, attempt=1, fence=fence)
 
 
 def held(phase="running", **of):
-    return Held(ref=ref(**of), phase=AttemptPhase(phase))
+    return ReportedAttempt(ref=ref(**of), phase=AttemptPhase(phase))
 
 
 def record(**changes):
-    return {
-        "submission_id": "s-1",
-        "task_id": "i5",
+    told = {
         "server": "rio",
         "attempt": 2,
         "fence": 2,
         "status": "running",
         "phase": "running",
         "last_event_at": NOW.isoformat(),
-        **changes,
     }
+    return build_task(**(told | changes))
 
 
 @pytest.mark.parametrize(
@@ -113,4 +113,22 @@ def test_only_what_nobody_waits_for_holds_a_slot_beside_those_that_are_counted()
 def test_an_entry_that_makes_no_sense_hides_no_other(odd):
     good = [ref().model_dump(mode="json"), "running"]
 
-    assert list(read_inventory({"running": [odd, good, [good[0], "dancing"]]})) == [held()]
+    running = [odd, good, [good[0], "dancing"]]
+    server = Server.load({"server": "rio", "running": running})
+
+    assert list(read_inventory(server)) == [held()]
+    assert server.dump()["running"] == running, "what another version wrote stays"
+
+
+def test_programs_of_other_dags_are_counted_once_with_the_slots_that_those_hold():
+    running = [
+        held(submission_id="dag--nightly-1", fence=1),
+        held(submission_id="dag--nightly-2", fence=1),
+        held(task_id="i9", fence=1),
+    ]
+
+    def count(others):
+        return count_lingering(running, waited_for={}, ended=(), others=others)[SlotClass.TRAINING]
+
+    # A program that lost its slot still holds the server; a task of another DAG may be no program.
+    assert [count(others) for others in (0, 1, 2, 3)] == [3, 2, 1, 1]

@@ -283,10 +283,10 @@ def test_a_submission_is_known_by_its_notes_as_a_job_of_this_manifest():
     manifest = parse_manifest(WHOLE)
     notes = build_notes(manifest, manifest.jobs[0])
 
-    assert find_job(manifest, {"submission_id": "m-1", "notes": notes}) == "momentum"
-    assert find_job(manifest, {"submission_id": "x-1", "notes": notes}) is None
-    assert find_job(manifest, {"submission_id": "m-1", "notes": None}) is None
-    assert find_job(manifest, {"submission_id": "m-1", "notes": "manifest tiers2: a"}) is None
+    assert find_job(manifest, "m-1", notes) == "momentum"
+    assert find_job(manifest, "x-1", notes) is None
+    assert find_job(manifest, "m-1", None) is None
+    assert find_job(manifest, "m-1", "manifest tiers2: a") is None
 
 
 # --- against the trainer -------------------------------------------------------------------

@@ -9,11 +9,11 @@ from decimal import Decimal
 
 import pytest
 
+from fakes.planning import estimate, plan
 from fakes.runpod_account import make_cpu
-from touchstone.core.conf import CloudChoice, Platform
-from touchstone.core.estimates import estimate
-from touchstone.core.fairness import Hold
+from touchstone.core.fairness import TaskBackoff
 from touchstone.core.market import Market
+from touchstone.core.offers import GpuOffer, Stock
 from touchstone.core.placement import (
     Capability,
     Declared,
@@ -24,9 +24,9 @@ from touchstone.core.placement import (
     find_impossible,
     find_unfit,
     intersect,
-    plan,
 )
-from touchstone.core.pods import Cloud, GpuOffer, Stock
+from touchstone.core.pods import Cloud
+from touchstone.core.schedule import CloudChoice, Placement, Platform
 from touchstone_agent.protocol.messages import SlotClass
 
 NOW = dt.datetime(2026, 3, 2, 14, 0, tzinfo=dt.UTC)
@@ -81,7 +81,8 @@ def make_waiting(task_id="i1", *, waited=0, **overrides):
 
 
 def needs(**overrides):
-    return replace(TRAINING, **overrides)
+    asked = {name: overrides.pop(name) for name in Placement.model_fields if name in overrides}
+    return replace(TRAINING, placement=Placement(**asked), **overrides)
 
 
 def place(waiting, *resources, **facts):
@@ -106,7 +107,7 @@ CONSTRAINTS = [
     (needs(min_vram_gib=24), {"capability": SMALL_GPU}, "rio1 has 8 GiB VRAM, it needs 24"),
     (needs(min_ram_gib=65), {}, "rio1 has 64 GiB RAM, it needs 65"),
     (
-        needs(allowed_hosts=frozenset({"rio2", "rio3"})),
+        needs(allowed_hosts=("rio2", "rio3")),
         {},
         "rio1 is not one of its allowed hosts (rio2, rio3)",
     ),
@@ -659,22 +660,24 @@ def test_the_installations_ceiling_holds_beside_the_tasks_own():
     assert "over the ceiling of $0.5/h" in str(find_unfit(task, make_runpod(market=market)))
 
 
-def make_hold(seconds, reason="no pod to be had"):
-    return Hold(until=NOW + dt.timedelta(seconds=seconds), reason=reason)
+def make_backoff(seconds, reason="no pod to be had"):
+    return TaskBackoff(until=NOW + dt.timedelta(seconds=seconds), reason=reason)
 
 
 def test_what_could_not_be_rented_is_not_tried_again_at_once_but_a_server_may_take_it():
     runpod = make_runpod(market=make_market())
-    task = make_waiting(hold=make_hold(60))
+    task = make_waiting(backoff=make_backoff(60))
 
     assert place(task, runpod) == {}
     assert place(task, runpod, make_server()) == {"i1": "rio1"}
-    assert place(replace(task, hold=make_hold(0)), runpod) == {"i1": "runpod"}
+    assert place(replace(task, backoff=make_backoff(0)), runpod) == {"i1": "runpod"}
 
 
 def test_why_no_pod_is_tried_is_told_with_the_time_it_will_be():
     runpod = make_runpod(market=make_market())
-    only = make_waiting(needs=needs(platform=Platform.RUNPOD), hold=make_hold(600, "over budget"))
+    only = make_waiting(
+        needs=needs(platform=Platform.RUNPOD), backoff=make_backoff(600, "over budget")
+    )
 
     assert explain(only, runpod) == "over budget: no pod is tried again before 14:10 UTC"
     assert explain(replace(only, needs=TRAINING), runpod, make_full()) == (
@@ -685,7 +688,7 @@ def test_why_no_pod_is_tried_is_told_with_the_time_it_will_be():
 
 def test_the_end_of_a_hold_is_in_the_estimate():
     runpod = make_runpod(market=make_market())
-    task = make_waiting(needs=needs(platform=Platform.RUNPOD), hold=make_hold(600))
+    task = make_waiting(needs=needs(platform=Platform.RUNPOD), backoff=make_backoff(600))
 
     assert estimate([task], [runpod], now=NOW)[task.key].p50 == NOW + dt.timedelta(seconds=600)
 
@@ -762,18 +765,18 @@ def test_full_pods_are_told_to_a_validation_with_their_next_end():
 
 
 def make_held(seconds, *places):
-    return Hold(
+    return TaskBackoff(
         until=NOW + dt.timedelta(seconds=seconds), reason="rio1: full", places=frozenset(places)
     )
 
 
 def test_a_task_keeps_away_only_from_the_servers_that_refused_it():
-    task = make_waiting(hold=make_held(60, "rio1"))
+    task = make_waiting(backoff=make_held(60, "rio1"))
 
     assert place(task, make_server()) == {}
     assert place(task, make_server(), make_server("rio2")) == {"i1": "rio2"}
     assert place(task, make_server(), make_runpod(market=make_market())) == {"i1": "runpod"}
-    assert place(replace(task, hold=make_held(0, "rio1")), make_server()) == {"i1": "rio1"}
+    assert place(replace(task, backoff=make_held(0, "rio1")), make_server()) == {"i1": "rio1"}
 
 
 @pytest.mark.parametrize(
@@ -785,7 +788,7 @@ def test_a_task_keeps_away_only_from_the_servers_that_refused_it():
 )
 def test_why_it_keeps_away_is_told_with_the_time_it_will_not(places, told):
     servers = make_server(), make_runpod(market=make_market())
-    task = make_waiting(hold=make_held(600, *places))
+    task = make_waiting(backoff=make_held(600, *places))
     if "runpod" not in places:
         task = replace(task, needs=needs(platform=Platform.ON_PREM))
 
@@ -877,3 +880,23 @@ def test_a_server_that_takes_nothing_of_one_kind_takes_the_other():
 )
 def test_a_slot_that_is_held_by_what_nobody_waits_for_is_told_of(lingering, told):
     assert explain(make_waiting(), make_server(free=0, lingering=lingering)) == told
+
+
+# --- free disk ------------------------------------------------------------------------------------
+
+
+def test_a_task_waits_for_as_much_disk_as_it_asks_for():
+    asks = make_waiting(needs=needs(min_disk_gib=50))
+    short, roomy = (replace(CPU, free_disk_gib=free) for free in (40, 50))
+
+    told = explain(asks, make_server(capability=short))
+    assert "rio1 has 40 GiB of free disk, it needs 50" in told
+    assert place(asks, make_server(capability=roomy)) == {"i1": "rio1"}
+    # Of an agent that does not tell it nobody knows better.
+    assert place(asks, make_server(capability=CPU)) == {"i1": "rio1"}
+
+
+def test_disk_that_is_full_now_makes_nothing_impossible():
+    full = make_server(capability=replace(CPU, free_disk_gib=0))
+
+    assert find_unfit(needs(min_disk_gib=50), full) is None

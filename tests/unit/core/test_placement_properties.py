@@ -16,8 +16,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from touchstone.core.conf import Platform
-from touchstone.core.placement import Capability, Needs, Resource, Waiting, plan
+from fakes.planning import plan
+from touchstone.core.placement import Capability, Needs, Resource, Waiting
+from touchstone.core.schedule import CloudChoice, Placement, Platform
 from touchstone.core.usage import RecentUse, SlotUse
 from touchstone_agent.protocol.messages import SlotClass
 
@@ -60,15 +61,16 @@ def matches(label, pattern):
 def could_run(task, server):
     """Whether a server is one for a task at all."""
     needs, has = task.needs, server.capability
+    asked = needs.placement
     hit = [p for p in server.deny for label in needs.labels if matches(label, p)]
     let = [p for p in server.allow for label in needs.labels if matches(label, p)]
     return (
         needs.kind in server.kinds
-        and (needs.platform.value == "any" or needs.platform.value == server.platform.value)
-        and (not needs.allowed_hosts or server.name in needs.allowed_hosts)
-        and (has.cuda or not needs.require_cuda)
-        and (needs.min_vram_gib == 0 or has.vram_gib >= needs.min_vram_gib)
-        and has.ram_gib >= needs.min_ram_gib
+        and (asked.platform.value == "any" or asked.platform.value == server.platform.value)
+        and (not asked.allowed_hosts or server.name in asked.allowed_hosts)
+        and (has.cuda or not asked.require_cuda)
+        and (asked.min_vram_gib == 0 or has.vram_gib >= asked.min_vram_gib)
+        and has.ram_gib >= asked.min_ram_gib
         and not hit
         and (bool(let) or not server.allow)
     )
@@ -86,7 +88,7 @@ def may_now(task, server, servers, now):
         return (
             could_run(task, other)
             and takes_tasks(other, task.needs.kind.value)
-            and (other.capability.cuda or not task.needs.prefer_cuda or waited >= GRACE)
+            and (other.capability.cuda or not task.needs.placement.prefer_cuda or waited >= GRACE)
         )
 
     if not is_candidate(server):
@@ -142,7 +144,7 @@ def check_choice(task, server, choices):
     if server.name in task.avoid:
         assert all(other.name in task.avoid for other in alike)
     alike = [o for o in alike if (o.name in task.avoid) == (server.name in task.avoid)]
-    if task.needs.prefer_cuda:
+    if task.needs.placement.prefer_cuda:
         assert server.capability.cuda or not any(other.capability.cuda for other in alike)
     else:
         assert server.priority == max(other.priority for other in alike)
@@ -213,13 +215,15 @@ class World:
         submitter = source.choice(["ada", "bob", "cyd"])
         needs = Needs(
             kind=kind,
-            platform=source.choice([Platform.ANY] * 4 + [Platform.ON_PREM, Platform.RUNPOD]),
-            require_cuda=source.random() < 0.15,
-            prefer_cuda=source.random() < 0.2,
-            min_vram_gib=source.choice([0, 0, 0, 8, 24]),
-            min_ram_gib=source.choice([0, 0, 32]),
-            allowed_hosts=frozenset(
-                source.sample(sorted(self.servers), 2) if source.random() < 0.1 else ()
+            placement=Placement(
+                platform=source.choice([Platform.ANY] * 4 + [Platform.ON_PREM, Platform.RUNPOD]),
+                require_cuda=source.random() < 0.15,
+                prefer_cuda=source.random() < 0.2,
+                min_vram_gib=source.choice([0, 0, 0, 8, 24]),
+                min_ram_gib=source.choice([0, 0, 32]),
+                allowed_hosts=(
+                    source.sample(sorted(self.servers), 2) if source.random() < 0.1 else ()
+                ),
             ),
             labels=frozenset(
                 {source.choice(["feature_set", "model_structure"]), f"user:{submitter}"}
@@ -509,12 +513,19 @@ CAPABILITIES = st.builds(
 NEEDS = st.builds(
     Needs,
     kind=st.sampled_from(SlotClass),
-    platform=st.sampled_from(Platform),
-    require_cuda=st.booleans(),
-    prefer_cuda=st.booleans(),
-    min_vram_gib=st.sampled_from([0, 8, 24]),
-    min_ram_gib=st.sampled_from([0, 16]),
-    allowed_hosts=st.frozensets(st.sampled_from([*NAMES, "elsewhere"]), max_size=2),
+    placement=st.builds(
+        Placement,
+        platform=st.sampled_from(Platform),
+        require_cuda=st.booleans(),
+        prefer_cuda=st.booleans(),
+        min_vram_gib=st.sampled_from([0, 8, 24]),
+        min_ram_gib=st.sampled_from([0, 16]),
+        min_disk_gib=st.just(0),
+        allowed_hosts=st.lists(st.sampled_from([*NAMES, "elsewhere"]), max_size=2, unique=True),
+        gpu_models=st.just(()),
+        cloud=st.just(CloudChoice.ANY),
+        max_price=st.none(),
+    ),
     labels=st.frozensets(st.sampled_from(LABELS), max_size=2),
 )
 

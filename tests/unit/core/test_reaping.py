@@ -13,12 +13,12 @@ from hypothesis import strategies as st
 
 from touchstone.core.pods import Cloud, Pod, PodStatus
 from touchstone.core.reaping import (
-    Claim,
     Counts,
     Decision,
     Doubt,
-    Graces,
+    ReapingThresholds,
     Reason,
+    RecordedPod,
     Sightings,
     decide,
 )
@@ -49,7 +49,9 @@ def build_pod(pod_id="x", name=NAME, *, age: float | None = OLD, status=PodStatu
     )
 
 
-def build_claim(pod_id: str | None = "x", name=NAME, *, is_live=True, age=OLD, **changes) -> Claim:
+def build_recorded_pod(
+    pod_id: str | None = "x", name=NAME, *, is_live=True, age=OLD, **changes
+) -> RecordedPod:
     facts = {
         "name": name,
         "submission_id": "s-1",
@@ -59,21 +61,23 @@ def build_claim(pod_id: str | None = "x", name=NAME, *, is_live=True, age=OLD, *
         "is_live": is_live,
         "ordered_at": ago(age),
     }
-    return Claim(**{**facts, **changes})
+    return RecordedPod(**{**facts, **changes})
 
 
-def tick(pods=(), claims=(), before: Decision | None = None, *, at: float = 0, **options):
+def tick(pods=(), recorded_pods=(), before: Decision | None = None, *, at: float = 0, **options):
     """Decide at so many seconds after NOW."""
     sightings = Sightings() if before is None else before.sightings
     now = NOW + timedelta(seconds=at)
-    return decide(list(pods), list(claims), sightings, prefix=PREFIX, now=now, **options)
+    return decide(list(pods), list(recorded_pods), sightings, prefix=PREFIX, now=now, **options)
 
 
-def reap(pods=(), claims=(), ticks: int = 2) -> list[Decision]:
+def reap(pods=(), recorded_pods=(), ticks: int = 2) -> list[Decision]:
     """Decide over and over about the same, every ten seconds."""
     decisions: list[Decision] = []
     for number in range(ticks):
-        decisions.append(tick(pods, claims, decisions[-1] if decisions else None, at=10 * number))
+        decisions.append(
+            tick(pods, recorded_pods, decisions[-1] if decisions else None, at=10 * number)
+        )
     return decisions
 
 
@@ -85,37 +89,37 @@ def reasons(decision: Decision) -> dict[str, Reason]:
 
 
 def test_the_pod_of_an_attempt_that_goes_on_is_left_alone() -> None:
-    for decision in reap([build_pod()], [build_claim()], ticks=5):
+    for decision in reap([build_pod()], [build_recorded_pod()], ticks=5):
         assert decision.terminations == decision.gone == decision.missing == ()
         assert decision.counts == Counts(seen=1, ours=1)
 
 
 @pytest.mark.parametrize(
-    ("claim", "reason"),
+    ("recorded", "reason"),
     [
-        (build_claim(is_live=False), Reason.ENDED),
-        (build_claim(None, is_live=False), Reason.ENDED),
-        (build_claim(ending_at=NOW), Reason.ENDING),
-        (build_claim(is_live=False, ending_at=NOW), Reason.ENDED),
-        (build_claim(is_live=False, ending_at=ago(9), gone_at=ago(1)), Reason.RETURNED),
+        (build_recorded_pod(is_live=False), Reason.ENDED),
+        (build_recorded_pod(None, is_live=False), Reason.ENDED),
+        (build_recorded_pod(ending_at=NOW), Reason.ENDING),
+        (build_recorded_pod(is_live=False, ending_at=NOW), Reason.ENDED),
+        (build_recorded_pod(is_live=False, ending_at=ago(9), gone_at=ago(1)), Reason.RETURNED),
     ],
 )
 @pytest.mark.parametrize("age", [YOUNG, OLD])
-def test_a_pod_that_is_not_needed_any_more_is_terminated_at_once(claim, reason, age) -> None:
-    decision = tick([build_pod(age=age)], [claim])
+def test_a_pod_that_is_not_needed_any_more_is_terminated_at_once(recorded, reason, age) -> None:
+    decision = tick([build_pod(age=age)], [recorded])
     assert reasons(decision) == {"x": reason}
-    assert decision.terminations[0].claim == claim
+    assert decision.terminations[0].recorded == recorded
 
 
 def test_a_pod_that_was_given_back_after_the_list_was_read_did_not_come_back() -> None:
-    claim = build_claim(is_live=False, gone_at=NOW + timedelta(seconds=1))
-    first, second = reap([build_pod()], [claim])
+    recorded = build_recorded_pod(is_live=False, gone_at=NOW + timedelta(seconds=1))
+    first, second = reap([build_pod()], [recorded])
     assert reasons(first) == {}
     assert reasons(second) == {"x": Reason.RETURNED}, "a later list has it still"
 
 
 def test_a_pod_is_terminated_again_until_it_is_gone() -> None:
-    for decision in reap([build_pod()], [build_claim(is_live=False)], ticks=4):
+    for decision in reap([build_pod()], [build_recorded_pod(is_live=False)], ticks=4):
         assert reasons(decision) == {"x": Reason.ENDED}
     first, *later = reap([build_pod()], ticks=4)
     assert reasons(first) == {}
@@ -126,7 +130,7 @@ def test_a_pod_of_no_attempt_is_terminated_when_it_is_seen_again() -> None:
     first, second = reap([build_pod()])
     assert reasons(first) == {}
     assert reasons(second) == {"x": Reason.UNKNOWN}
-    assert second.terminations[0].claim is None
+    assert second.terminations[0].recorded is None
     assert second.counts == Counts(seen=1, ours=1, unknown=1)
 
 
@@ -140,7 +144,7 @@ def test_a_young_pod_of_no_attempt_may_still_become_somebodys() -> None:
 def test_a_pod_that_became_somebodys_starts_anew_if_it_is_nobodys_again() -> None:
     pod = build_pod()
     first = tick([pod])
-    second = tick([pod], [build_claim()], first, at=10)
+    second = tick([pod], [build_recorded_pod()], first, at=10)
     third = tick([pod], [], second, at=20)
     assert third.terminations == ()
 
@@ -174,7 +178,7 @@ def test_a_pod_whose_age_is_not_known_is_as_old_as_we_know_it(age) -> None:
     ],
 )
 def test_another_name_is_never_touched(name) -> None:
-    for decision in reap([build_pod(name=name)], [build_claim("y", is_live=False)], ticks=4):
+    for decision in reap([build_pod(name=name)], [build_recorded_pod("y", is_live=False)], ticks=4):
         assert decision.terminations == ()
         assert decision.counts == Counts(seen=1, foreign=1)
 
@@ -187,58 +191,58 @@ def test_what_is_no_prefix_of_an_environment_is_refused(prefix) -> None:
 
 def test_a_second_pod_goes_as_soon_as_the_first_is_on_record() -> None:
     first, second = build_pod("x", age=YOUNG), build_pod("y", age=YOUNG)
-    assert reasons(tick([second, first], [build_claim("x")])) == {"y": Reason.SECOND}
-    assert reasons(tick([second, first], [build_claim("y")])) == {"x": Reason.SECOND}
+    assert reasons(tick([second, first], [build_recorded_pod("x")])) == {"y": Reason.SECOND}
+    assert reasons(tick([second, first], [build_recorded_pod("y")])) == {"x": Reason.SECOND}
 
 
 def test_while_none_is_on_record_the_oldest_stays_and_the_others_wait_their_grace() -> None:
     pods = [build_pod("b", age=500), build_pod("a", age=400), build_pod("c", age=None)]
-    first, *_, last = reap(pods, [build_claim(None)], ticks=14)
+    first, *_, last = reap(pods, [build_recorded_pod(None)], ticks=14)
     assert first.terminations == ()
     assert reasons(last) == {"a": Reason.SECOND, "c": Reason.SECOND}
 
 
 def test_a_second_pod_without_the_first_may_be_about_to_be_adopted() -> None:
     second = build_pod("y")
-    first, *later = reap([second], [build_claim("x")])
+    first, *later = reap([second], [build_recorded_pod("x")])
     assert first.terminations == ()
     assert reasons(later[0]) == {"y": Reason.SECOND}
-    assert reap([second], [build_claim("y")])[-1].terminations == ()
+    assert reap([second], [build_recorded_pod("y")])[-1].terminations == ()
 
 
 def test_a_renamed_pod_is_still_its_attempts() -> None:
     renamed = build_pod("x", name=f"{PREFIX}my-name")
-    assert reap([renamed], [build_claim("x")], ticks=4)[-1].terminations == ()
-    assert reasons(tick([renamed], [build_claim("x", is_live=False)])) == {"x": Reason.ENDED}
+    assert reap([renamed], [build_recorded_pod("x")], ticks=4)[-1].terminations == ()
+    assert reasons(tick([renamed], [build_recorded_pod("x", is_live=False)])) == {"x": Reason.ENDED}
 
 
 def test_a_pod_is_gone_when_two_lists_in_a_row_lack_it() -> None:
-    claim, other = build_claim(is_live=False), build_pod("o", name="other")
-    first, second = reap([other], [claim])
-    assert (first.gone, second.gone) == ((), (claim,))
-    assert tick([other], [replace(claim, gone_at=NOW)], second, at=20).gone == ()
+    recorded, other = build_recorded_pod(is_live=False), build_pod("o", name="other")
+    first, second = reap([other], [recorded])
+    assert (first.gone, second.gone) == ((), (recorded,))
+    assert tick([other], [replace(recorded, gone_at=NOW)], second, at=20).gone == ()
 
 
 def test_a_list_that_has_it_breaks_the_row() -> None:
-    claim, other = build_claim(is_live=False), build_pod("o", name="other")
-    first = tick([other], [claim])
-    second = tick([build_pod()], [claim], first, at=10)
-    third = tick([other], [claim], second, at=20)
+    recorded, other = build_recorded_pod(is_live=False), build_pod("o", name="other")
+    first = tick([other], [recorded])
+    second = tick([build_pod()], [recorded], first, at=10)
+    third = tick([other], [recorded], second, at=20)
     assert third.gone == ()
-    assert tick([other], [claim], third, at=30).gone == (claim,)
+    assert tick([other], [recorded], third, at=30).gone == (recorded,)
 
 
 @pytest.mark.parametrize(
     "pod", [build_pod("y"), build_pod("x", name="renamed"), build_pod(status=PodStatus.EXITED)]
 )
 def test_what_may_still_be_billed_is_not_gone(pod) -> None:
-    assert reap([pod], [build_claim(is_live=False)], ticks=4)[-1].gone == ()
+    assert reap([pod], [build_recorded_pod(is_live=False)], ticks=4)[-1].gone == ()
 
 
 def test_what_runpod_calls_terminated_is_not_there() -> None:
-    claim = build_claim(is_live=False)
-    _, second = reap([build_pod(status=PodStatus.TERMINATED)], [claim])
-    assert second.gone == (claim,)
+    recorded = build_recorded_pod(is_live=False)
+    _, second = reap([build_pod(status=PodStatus.TERMINATED)], [recorded])
+    assert second.gone == (recorded,)
     assert second.counts == Counts()
     assert second.terminations == ()
 
@@ -246,26 +250,26 @@ def test_what_runpod_calls_terminated_is_not_there() -> None:
 @pytest.mark.parametrize("pod_id", ["x", None])
 def test_a_fresh_order_may_not_be_listed_yet(pod_id) -> None:
     """Cancelled at once, it would be taken for gone, and come up in the next list."""
-    claim = build_claim(pod_id, is_live=False, age=YOUNG)
-    *decisions, last = reap([], [claim], ticks=13)
+    recorded = build_recorded_pod(pod_id, is_live=False, age=YOUNG)
+    *decisions, last = reap([], [recorded], ticks=13)
     assert not any(each.gone for each in decisions[:-1])
-    assert last.gone == (claim,)
+    assert last.gone == (recorded,)
 
 
 def test_a_needed_pod_that_is_missing_is_told_and_left_to_its_driver() -> None:
-    claim, other = build_claim(), build_pod("o", name="other")
-    for decision in reap([other], [claim], ticks=4):
-        assert decision.missing == (claim,)
+    recorded, other = build_recorded_pod(), build_pod("o", name="other")
+    for decision in reap([other], [recorded], ticks=4):
+        assert decision.missing == (recorded,)
         assert decision.gone == decision.terminations == ()
 
 
 def test_an_order_that_is_still_awaited_is_not_missing() -> None:
-    for decision in reap([build_pod("o", name="other")], [build_claim(None)], ticks=4):
+    for decision in reap([build_pod("o", name="other")], [build_recorded_pod(None)], ticks=4):
         assert decision.missing == decision.gone == ()
 
 
 def test_an_empty_list_where_pods_should_be_is_no_list() -> None:
-    live, ended = build_claim(), build_claim("y", name=f"{PREFIX}y", is_live=False)
+    live, ended = build_recorded_pod(), build_recorded_pod("y", name=f"{PREFIX}y", is_live=False)
     before = tick([build_pod()], [live, ended])
     for decision in (tick([], [live, ended], before, at=10 * n) for n in (1, 2, 3)):
         assert decision.has_failed
@@ -277,36 +281,36 @@ def test_an_empty_list_where_pods_should_be_is_no_list() -> None:
 
 
 def test_an_empty_account_is_believed_when_nothing_should_be_there() -> None:
-    ended = build_claim(is_live=False)
-    first, second = reap([], [ended, build_claim(None, name=f"{PREFIX}z")])
+    ended = build_recorded_pod(is_live=False)
+    first, second = reap([], [ended, build_recorded_pod(None, name=f"{PREFIX}z")])
     assert not first.has_failed
     assert second.gone == (ended,)
 
 
 def test_a_list_of_other_peoples_pods_is_a_list() -> None:
-    decision = tick([build_pod("o", name="other")], [build_claim()])
+    decision = tick([build_pod("o", name="other")], [build_recorded_pod()])
     assert not decision.has_failed
 
 
 def test_of_two_records_of_a_name_the_one_that_is_needed_holds() -> None:
-    claims = [build_claim(), build_claim(is_live=False)]
-    for order in (claims, claims[::-1]):
+    recorded_pods = [build_recorded_pod(), build_recorded_pod(is_live=False)]
+    for order in (recorded_pods, recorded_pods[::-1]):
         assert tick([build_pod()], order).terminations == ()
 
 
 def test_graces_are_settings() -> None:
-    graces = Graces(young_seconds=0, strikes=1)
-    assert reasons(tick([build_pod(age=0)], graces=graces)) == {"x": Reason.UNKNOWN}
-    claim = build_claim(is_live=False, age=0)
-    assert tick([], [claim], graces=graces).gone == (claim,)
+    thresholds = ReapingThresholds(young_seconds=0, strikes=1)
+    assert reasons(tick([build_pod(age=0)], thresholds=thresholds)) == {"x": Reason.UNKNOWN}
+    recorded = build_recorded_pod(is_live=False, age=0)
+    assert tick([], [recorded], thresholds=thresholds).gone == (recorded,)
 
 
 def test_sightings_are_the_same_after_they_were_json() -> None:
     sightings = Sightings(
         at=NOW, doubts={"x": Doubt(since=ago(9.5), strikes=3)}, absences={NAME: 1}
     )
-    assert Sightings.from_json(json.loads(json.dumps(sightings.to_json()))) == sightings
-    assert Sightings.from_json(Sightings().to_json()) == Sightings.from_json({}) == Sightings()
+    assert Sightings.load(json.loads(json.dumps(sightings.dump()))) == sightings
+    assert Sightings.load(Sightings().dump()) == Sightings.load({}) == Sightings()
 
 
 # --- in any world -----------------------------------------------------------------------------
@@ -317,9 +321,9 @@ IDS = [f"id{number}" for number in range(8)]
 AGES = st.one_of(st.none(), st.integers(-1000, 10_000))
 TIMES = st.one_of(st.none(), st.integers(1, 1000).map(ago))
 
-CLAIMS = st.lists(
+RECORDED = st.lists(
     st.builds(
-        build_claim,
+        build_recorded_pod,
         st.sampled_from([None, *IDS]),
         st.sampled_from(OURS),
         is_live=st.booleans(),
@@ -340,22 +344,22 @@ PODS = st.lists(
     max_size=8,
     unique_by=lambda pod: pod.id,
 )
-WORLDS = st.lists(st.tuples(PODS, CLAIMS, st.integers(-5, 200)), min_size=1, max_size=6)
+WORLDS = st.lists(st.tuples(PODS, RECORDED, st.integers(-5, 200)), min_size=1, max_size=6)
 
 
-def play(world) -> list[tuple[list[Pod], list[Claim], Decision, datetime]]:
+def play(world) -> list[tuple[list[Pod], list[RecordedPod], Decision, datetime]]:
     """Decide about one list after the other, with what is remembered kept as JSON."""
     played, sightings, now = [], Sightings(), NOW
-    for pods, claims, seconds in world:
+    for pods, recorded_pods, seconds in world:
         now += timedelta(seconds=seconds)
-        decision = decide(pods, claims, sightings, prefix=PREFIX, now=now)
-        sightings = Sightings.from_json(json.loads(json.dumps(decision.sightings.to_json())))
-        played.append((pods, claims, decision, now))
+        decision = decide(pods, recorded_pods, sightings, prefix=PREFIX, now=now)
+        sightings = Sightings.load(json.loads(json.dumps(decision.sightings.dump())))
+        played.append((pods, recorded_pods, decision, now))
     return played
 
 
-def is_needed(claim: Claim) -> bool:
-    return claim.is_live and claim.ending_at is None and claim.gone_at is None
+def is_needed(recorded: RecordedPod) -> bool:
+    return recorded.is_live and recorded.ending_at is None and recorded.gone_at is None
 
 
 @given(WORLDS)
@@ -366,37 +370,41 @@ def test_a_foreign_pod_is_never_touched(world) -> None:
 
 @given(WORLDS)
 def test_the_pod_of_a_needed_attempt_is_never_touched(world) -> None:
-    for pods, claims, decision, _ in play(world):
+    for pods, recorded_pods, decision, _ in play(world):
         ended = {each.pod.id for each in decision.terminations}
-        for claim in filter(is_needed, claims):
-            assert claim.pod_id not in ended
+        for recorded in filter(is_needed, recorded_pods):
+            assert recorded.pod_id not in ended
             named = [
                 pod
                 for pod in pods
-                if pod.name == claim.name and pod.status is not PodStatus.TERMINATED
+                if pod.name == recorded.name and pod.status is not PodStatus.TERMINATED
             ]
             # Whatever its driver adopts first is there.
-            if claim.pod_id is None and named:
+            if recorded.pod_id is None and named:
                 dated = [pod for pod in named if pod.created_at]
                 oldest = min(dated, key=lambda pod: (pod.created_at, pod.id), default=None)
                 assert oldest is None or oldest.id not in ended
                 assert {pod.id for pod in named} - ended
 
 
-@given(PODS, CLAIMS)
-def test_whatever_nobody_needs_is_terminated_by_the_second_list(pods, claims) -> None:
+@given(PODS, RECORDED)
+def test_whatever_nobody_needs_is_terminated_by_the_second_list(pods, recorded_pods) -> None:
     pods = [replace(pod, created_at=ago(OLD)) for pod in pods]
     pods = [pod for pod in pods if pod.status is not PodStatus.TERMINATED]
-    needed = [claim for claim in claims if is_needed(claim)]
-    kept = {claim.pod_id for claim in needed if claim.pod_id}
-    for claim in needed:
-        kept |= {min((p.id for p in pods if p.name == claim.name and not claim.pod_id), default="")}
+    needed = [recorded for recorded in recorded_pods if is_needed(recorded)]
+    kept = {recorded.pod_id for recorded in needed if recorded.pod_id}
+    for recorded in needed:
+        kept |= {
+            min((p.id for p in pods if p.name == recorded.name and not recorded.pod_id), default="")
+        }
     orphans = {pod.id for pod in pods if pod.name.startswith(PREFIX) and pod.id not in kept}
-    first, second = reap(pods, claims)
+    first, second = reap(pods, recorded_pods)
     if pods:
         assert set(reasons(second)) == orphans
         assert set(reasons(first)) <= orphans
-        dead = {claim.name for claim in claims} - {claim.name for claim in needed}
+        dead = {recorded.name for recorded in recorded_pods} - {
+            recorded.name for recorded in needed
+        }
         assert {pod.id for pod in pods if pod.name in dead} & orphans <= set(reasons(first))
 
 
@@ -405,24 +413,45 @@ def test_what_is_gone_is_in_neither_of_two_lists(world) -> None:
     played = play(world)
     for number, (_, _, decision, now) in enumerate(played):
         lists = [pods for pods, _, past, _ in played[: number + 1] if not past.has_failed]
-        for claim in decision.gone:
-            assert not is_needed(claim)
-            assert claim.gone_at is None
-            assert (now - claim.ordered_at).total_seconds() >= Graces().young_seconds
+        for recorded in decision.gone:
+            assert not is_needed(recorded)
+            assert recorded.gone_at is None
+            assert (now - recorded.ordered_at).total_seconds() >= ReapingThresholds().young_seconds
             assert len(lists) >= 2
             for pods in lists[-2:]:
                 for pod in pods:
-                    is_same = pod.name == claim.name or pod.id == claim.pod_id
+                    is_same = pod.name == recorded.name or pod.id == recorded.pod_id
                     assert not is_same or pod.status is PodStatus.TERMINATED
 
 
 @given(WORLDS)
 def test_equal_inputs_bring_equal_decisions_in_whatever_order(world) -> None:
-    shuffled = [(pods[::-1], claims[::-1], seconds) for pods, claims, seconds in world]
+    shuffled = [
+        (pods[::-1], recorded_pods[::-1], seconds) for pods, recorded_pods, seconds in world
+    ]
     for (_, _, one, _), (_, _, other, _) in zip(play(world), play(shuffled), strict=True):
         assert one.terminations == other.terminations or {
             each.pod.id for each in one.terminations
         } == {each.pod.id for each in other.terminations}
         assert one.sightings == other.sightings
         assert one.counts == other.counts
-        assert {claim.name for claim in one.gone} == {claim.name for claim in other.gone}
+        assert {recorded.name for recorded in one.gone} == {
+            recorded.name for recorded in other.gone
+        }
+
+
+def test_a_pod_whose_record_makes_no_sense_is_nobodys_to_end() -> None:
+    """Without a claim it would be taken for one that no attempt knows of."""
+    pods, sightings = [build_pod()], Sightings()
+    for tick in range(10):
+        now = NOW + timedelta(minutes=tick)
+        spared = decide(pods, [], sightings, prefix=PREFIX, now=now, spared=[pods[0].name])
+        sightings = spared.sightings
+        assert spared.terminations == ()
+
+    # As soon as its record is read again it is judged like all others.
+    later = NOW + timedelta(hours=1)
+    for tick in range(2):
+        judged = decide(pods, [], sightings, prefix=PREFIX, now=later + timedelta(minutes=tick))
+        sightings = judged.sightings
+    assert [each.pod.id for each in judged.terminations] == [pods[0].id]

@@ -4,28 +4,35 @@ from __future__ import annotations
 
 import copy
 import json
+from datetime import UTC, datetime
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from fakes.tasks import build_spec, build_task
+from touchstone.core.records.judged import Judged
+from touchstone.core.records.tasks import PublishedModel
 from touchstone.core.results import (
     RESULT_BYTES,
     ResultRefused,
+    TrainerResult,
     build_evaluations,
     check_result,
     judge_submission,
     read_result,
+    split_published,
     split_results,
+    tell_lines,
 )
-from touchstone.hooks.records import _to_item
+from touchstone.stores.tables import to_item
 from touchstone_agent.protocol.messages import AttemptRef
 
 FILES = [
     {"path": f"models/{name}.h5", "sha256": digit * 64, "size": 1}
     for name, digit in (("long", "1"), ("short", "2"))
 ]
-NOT_KEPT = {"contract", "submission_id", "task_id", "scale", "files"}
+NOT_KEPT = {"submission_id", "task_id", "scale", "files"}
 RESULT = {
     "contract": 1,
     "submission_id": "s-1",
@@ -53,27 +60,44 @@ def check(result):
     return check_result(result, submission_id="s-1", task_id="i5")
 
 
-def make_task(interval, sharpe=1.0, **changes):
-    return {
-        "task_id": f"i{interval}",
-        "interval": interval,
-        "status": "success",
-        "outcome": "succeeded",
-        "published": {
-            "metrics": {"net_sharpe": sharpe},
-            "charts": [{"name": "equity", "url": "u"}],
-        },
-    } | changes
+CANCEL = {"through_fence": 1, "by": "ann", "at": "2026-11-22T12:00:00Z", "reason": "asked"}
+
+
+JUDGED = Judged(status="judged", metrics={"net_sharpe": 0.2}, metric_notes={"beta": "none"})
+UNJUDGED = Judged(status="not judged", reason="other rows")
+
+
+def make_task(interval, sharpe=1.0, *, device=None, judged=JUDGED, **changes):
+    """Return a training, and what it has published."""
+    published = {
+        "judged": judged.dump() if judged else None,
+        "metrics": {"net_sharpe": sharpe},
+        "charts": [{"name": "equity", "url": "u"}],
+        "device": device,
+    }
+    told = {"status": "success", "outcome": "succeeded", "published": published}
+    spec = build_spec(task_id=f"i{interval}", interval=interval)
+    task = build_task(spec, **(told | changes))
+    return task, task.newest.published
 
 
 def test_a_result_of_the_contract_is_taken_as_it_is():
-    assert check(make_result()) == KEPT
+    assert check(make_result()).model_dump() == KEPT
+
+
+def test_of_the_second_contract_as_much_is_kept():
+    look_ahead = {"cuts": 16, "blocks": 95, "leaks": 0}
+    part = {"first": "2014-01-02T00:00:00+00:00", "last": "2018-12-21T00:00:00+00:00"}
+    told = {"split": {"test": part}, "features": {"look_ahead": look_ahead}, "models": {}}
+
+    assert check(make_result(contract=2, **told)).model_dump() == {**KEPT, "contract": 2}
 
 
 def test_of_a_file_the_same_is_kept():
     text = json.dumps(make_result()).encode()
 
-    assert read_result(text, submission_id="s-1", task_id="i5") == KEPT
+    found = read_result(text, submission_id="s-1", task_id="i5")
+    assert found.model_dump() == KEPT
 
 
 @pytest.mark.parametrize(
@@ -97,7 +121,7 @@ def test_a_file_that_is_no_result_is_refused(text, message):
     ("result", "message"),
     [
         ([], "not a result"),
-        (make_result(contract=2), "not a result"),
+        (make_result(contract=3), "not a result of contract 1 or 2"),
         (make_result(submission_id="s-2"), "is of s-2/i5"),
         (make_result(metrics={}), "has no metrics"),
         (make_result(metrics={"x": "1"}), "'x' is '1'"),
@@ -160,35 +184,43 @@ def test_each_model_of_a_pair_has_its_row():
         {"strategy": "long", "key": "l", "sha256": "long", "may_carry_code": False},
         {"strategy": "short", "key": "s", "sha256": "short", "may_carry_code": True},
     ]
-    models = [{"code_reason": "layer 2 is a 'Lambda'", **model} for model in models]
+    models = [PublishedModel(code_reason="layer 2 is a 'Lambda'", **model) for model in models]
     rows = build_evaluations(
-        KEPT, ref, models=models, mlflow={"run_id": "r", "url": "u"}, now="2026"
+        TrainerResult(**KEPT),
+        ref,
+        judged=JUDGED,
+        models=models,
+        mlflow_run_id="r",
+        mlflow_url="u",
+        now=datetime.now(UTC),
     )
 
-    assert [row["model_id"] for row in rows] == ["s-1/i5/long", "s-1/i5/short"]
-    assert {row["model_group_id"] for row in rows} == {"s-1"}
-    assert [row["model_sha256"] for row in rows] == ["long", "short"]
-    assert [row["may_carry_code"] for row in rows] == [False, True]
-    assert all(row["metrics"] == RESULT["metrics"] for row in rows)
-    assert all(row["device"] == RESULT["device"] for row in rows)
+    assert [row.model_id for row in rows] == ["s-1/i5/long", "s-1/i5/short"]
+    assert {row.model_group_id for row in rows} == {"s-1"}
+    assert [row.model_sha256 for row in rows] == ["long", "short"]
+    assert [row.may_carry_code for row in rows] == [False, True]
+    assert {(row.mlflow_run_id, row.mlflow_url) for row in rows} == {("r", "u")}
+    assert {(row.judged, row.metrics["net_sharpe"]) for row in rows} == {("judged", 0.2)}
+    assert all((row.claimed, row.metric_notes) == ({}, JUDGED.metric_notes) for row in rows)
+    assert all(row.device == RESULT["device"] for row in rows)
 
 
 def test_texts_are_made_one_line_and_cut():
     kept = check(make_result(params={"a": "x\x00y\n" + "z" * 2000}, versions={"keras": "3\n1"}))
 
-    assert kept["params"]["a"].startswith("x y z")
-    assert len(kept["params"]["a"]) == 1000
-    assert kept["versions"] == {"keras": "3 1"}
+    assert kept.params["a"].startswith("x y z")
+    assert len(kept.params["a"]) == 1000
+    assert kept.versions == {"keras": "3 1"}
     kept = check(make_result(device={"name": "N\x1b[2J\n" + "V" * 1000}))
-    assert kept["device"]["name"].isprintable()
-    assert len(kept["device"]["name"]) == 200
+    assert kept.device["name"].isprintable()
+    assert len(kept.device["name"]) == 200
 
 
 def test_a_result_of_a_trainer_that_tells_no_device_is_taken_as_ever():
     result = make_result()
     del result["device"]
 
-    assert check(result)["device"] is None
+    assert check(result).device is None
 
 
 ODD = st.recursive(
@@ -201,69 +233,130 @@ ODD = st.recursive(
 @given(st.dictionaries(st.sampled_from(sorted(RESULT)), ODD, max_size=3))
 def test_whatever_a_trainer_writes_is_refused_or_fits_in_a_record(changes):
     try:
-        kept = check(make_result(**changes))
+        kept = check(make_result(**changes)).model_dump()
     except ResultRefused as error:
         kept = {"reason": str(error)}
-    _to_item(kept)
+    to_item(kept)
 
 
 def test_the_score_is_the_mean_over_the_intervals():
     judged = judge_submission([make_task(1, 0.2), make_task(5, 0.4), make_task(20, -0.3)])
 
-    assert judged["status"] == "success"
-    assert judged["score"] == pytest.approx(0.1)
-    assert [link["task_id"] for link in judged["chart_links"]] == ["i1", "i5", "i20"]
+    assert judged.status == "success"
+    assert judged.score == pytest.approx(0.1)
+    assert [link.task_id for link in judged.chart_links] == ["i1", "i5", "i20"]
 
 
 def test_with_an_interval_missing_there_is_no_score():
     broken = make_task(5, status="error", outcome="failed(user)", reason="diverged", published=None)
     judged = judge_submission([make_task(1), broken])
 
-    assert judged["status"] == "error"
-    assert judged["score"] is None
-    assert judged["reason"] == "i5: diverged"
+    assert judged.status == "error"
+    assert judged.score is None
+    assert judged.reason == "i5: diverged"
 
 
 def test_an_undefined_sharpe_gives_no_score_but_no_error_either():
     judged = judge_submission([make_task(1, None), make_task(5)])
 
-    assert (judged["status"], judged["score"]) == ("success", None)
+    assert (judged.status, judged.score) == ("success", None)
 
 
 def test_a_submission_is_cancelled_when_nothing_but_cancels_kept_it_from_ending():
     cancelled = make_task(5, status="cancelled", outcome="cancelled", reason="asked")
     failed = make_task(20, status="error", outcome="failed(user)", reason="bad")
 
-    assert judge_submission([make_task(1), cancelled])["status"] == "cancelled"
-    assert judge_submission([failed, cancelled])["reason"] == "i20: bad"
-    assert judge_submission([failed, cancelled])["status"] == "error"
+    assert judge_submission([make_task(1), cancelled]).status == "cancelled"
+    assert judge_submission([failed, cancelled]).reason == "i20: bad"
+    assert judge_submission([failed, cancelled]).status == "error"
 
 
 def test_a_wish_to_cancel_counts_before_its_agent_has_answered():
-    ending = make_task(
-        5, status="running", outcome=None, cancel={"reason": "asked"}, published=None
-    )
+    ending = make_task(5, status="running", outcome=None, cancel=CANCEL, published=None)
 
     judged = judge_submission([make_task(1), ending])
 
-    assert (judged["status"], judged["reason"]) == ("cancelled", "i5: asked")
+    assert (judged.status, judged.reason) == ("cancelled", "i5: asked")
 
 
 def test_a_task_that_failed_before_the_wish_to_cancel_is_a_failure():
-    broken = make_task(5, status="lost", outcome="lost", reason="gone", cancel={"reason": "asked"})
+    broken = make_task(5, status="lost", outcome="lost", reason="gone", cancel=CANCEL)
 
-    assert judge_submission([broken])["status"] == "error"
+    assert judge_submission([broken]).status == "error"
 
 
 def test_a_schedule_without_tasks_is_an_error():
-    assert judge_submission([])["status"] == "error"
+    assert judge_submission([]).status == "error"
 
 
 def test_the_device_is_told_with_the_results_and_stands_beside_the_record():
-    task = make_task(5)
-    task["published"]["device"] = RESULT["device"]
+    task = make_task(5, device=RESULT["device"])
 
     kept, document = split_results(judge_submission([task, make_task(20)]))
 
     assert [line["device"] for line in document["results"]] == [RESULT["device"], {}]
-    assert all("device" not in line for line in kept["results"])
+    assert all("device" not in line.dump() for line in kept.results)
+
+
+# --- whose figures they are ---------------------------------------------------------------------
+
+
+def test_a_model_that_is_not_judged_has_claims_and_the_reason_in_its_row():
+    ref = AttemptRef(submission_id="s-1", task_id="i5", attempt=1, fence=2)
+    (row,) = build_evaluations(
+        TrainerResult(**KEPT),
+        ref,
+        judged=UNJUDGED,
+        models=[PublishedModel(strategy="long", key="l", sha256="long")],
+        mlflow_run_id="r",
+        mlflow_url="u",
+        now=datetime.now(UTC),
+    )
+
+    assert (row.judged, row.judged_reason, row.metrics) == ("not judged", "other rows", {})
+    assert (row.claimed, row.metric_notes) == (RESULT["metrics"], RESULT["metric_notes"])
+
+
+def test_one_interval_that_is_not_judged_leaves_no_score():
+    end = judge_submission([make_task(1), make_task(5, judged=UNJUDGED)])
+
+    assert (end.status, end.score, end.verdict) == ("success", None, "not judged")
+    assert end.verdict_reason == "i5: other rows"
+    assert [line.judged for line in end.results] == ["judged", "not judged"]
+
+
+def test_a_training_from_before_has_claims_only():
+    end = judge_submission([make_task(5, 0.4, judged=None)])
+
+    (line,) = end.results
+    assert (line.judged, line.judged_reason) == ("not judged", "trained before judging")
+    assert (line.metrics, line.claimed) == ({}, {"net_sharpe": 0.4})
+    assert (end.score, end.verdict_reason) == (None, "i5: trained before judging")
+
+
+def test_claims_stand_in_the_record_as_figures_do():
+    _, published = make_task(5, judged=UNJUDGED)
+    claimed = {"net_sharpe": 0.1, "beauty": 1}
+
+    kept, document = split_published(published.change(metrics={}, claimed=claimed))
+
+    assert (kept.metrics, kept.claimed) == ({}, {"net_sharpe": 0.1})
+    assert document["claimed"] == claimed
+
+
+def test_a_stored_line_from_before_is_shown_as_a_claim():
+    line = {"task_id": "i5", "status": "success", "metrics": {"net_sharpe": 0.4}}
+
+    (shown,) = tell_lines([line], is_replay=False)
+    assert shown == {
+        "task_id": "i5",
+        "status": "success",
+        "judged": "not judged",
+        "judged_reason": "trained before judging",
+        "metrics": {},
+        "claimed": {"net_sharpe": 0.4},
+    }
+    assert tell_lines([line], is_replay=True) == [line]
+    for same in ({**line, "judged": "judged"}, {**line, "metrics": {}, "status": "error"}):
+        assert tell_lines([same], is_replay=False) == [same]
+    assert tell_lines(None, is_replay=False) == []

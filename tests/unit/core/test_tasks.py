@@ -7,7 +7,8 @@ from datetime import UTC, datetime
 
 import pytest
 
-from touchstone.core.conf import Schedule, System
+from touchstone.core.conf import System
+from touchstone.core.schedule import Schedule
 from touchstone.core.tasks import (
     Checkout,
     TaskSpec,
@@ -63,8 +64,8 @@ def test_every_field_of_the_schedule_arrives_verbatim_in_the_arguments():
     spec = make_trainings(
         config_file="deep/fast.toml",
         fetched_data_end_to=dt.date(2018, 6, 30),
-        overrides=("model.units=8",),
-        passthrough=("--epochs 3", "--note 'two words'"),
+        config_overrides=("model.units=8",),
+        passthrough_args=("--epochs 3", "--note 'two words'"),
     )[1]
 
     assert build_argv(spec) == (
@@ -94,7 +95,7 @@ def test_a_validation_has_neither_network_nor_schedule(system):
 
 
 def test_a_validation_may_run_wherever_validations_are_taken():
-    assert make_validation().platform == "any"
+    assert make_validation().schedule.platform == "any"
 
 
 def test_submitted_code_never_has_the_network_and_a_branch_is_prepared_without_it():
@@ -185,3 +186,80 @@ def test_a_task_from_before_there_were_two_images_runs_in_its_one():
     spec = TaskSpec.model_validate(document)
 
     assert build_start(spec, make_ref("i1"), GRANTS, gpus=1).image == "trainer:1"
+
+
+# --- what the version before has written --------------------------------------------------------
+
+FLAT_LIMITS = {
+    "cpus": 1.0,
+    "memory_mib": 4096,
+    "pids": 512,
+    "wall_seconds": 21600,
+    "cpu_seconds": None,
+    "console_bytes": 8388608,
+    "output_bytes": 1073741824,
+}
+FLAT = {
+    "submission_id": "s-1",
+    "task_id": "i5",
+    "kind": "training",
+    "system": "feature_set",
+    "image": "trainer@sha256:1",
+    "image_cuda": "cuda@sha256:3",
+    "image_pod": "pod@sha256:2",
+    "content_sha256": "a" * 64,
+    "content_size": 9,
+    "limits": FLAT_LIMITS,
+    "interval": 5,
+    "config_file": "fast.toml",
+    "overrides": ["a.b=x y"],
+    "passthrough": ["--units", "8 0"],
+    "fetched_data_end_to": "2018-06-30",
+    "elnigma": {"commit": "e" * 40, "sha256": "f" * 64, "size": 7},
+    "seed": 7,
+    "platform": "runpod",
+    "submitted_by": "ann",
+    "priority": 5,
+    "require_cuda": True,
+    "prefer_cuda": True,
+    "min_vram_gib": 24.0,
+    "min_ram_gib": 32.0,
+    "allowed_hosts": ["rio"],
+    "job": "nightly",
+    "pods": {"gpu_models": ["RTX 4090"], "cloud": "secure", "max_price": "0.8", "budget": "20"},
+    "replay": None,
+}
+"""A training's specification as the version before wrote it, with nothing left at its default."""
+
+
+def test_a_specification_of_the_version_before_runs_what_it_ran():
+    spec = TaskSpec.model_validate(FLAT)
+
+    assert build_argv(spec) == (
+        *("train", "--config", "fast.toml", "--feature-set", "{in}/content"),
+        *("--prediction-interval", "5", "--fetched-data-end-to", "2018-06-30"),
+        *("--out", "{out}", "--config_override", "a.b=x y", "--", "--units", "8 0"),
+    )
+    assert build_environment(spec, make_ref("i5"))["TOUCHSTONE_SEED"] == "7"
+    # All of it, also what has stood in other places.
+    was = {**FLAT, **FLAT["pods"], "config_overrides": FLAT["overrides"]}
+    asked = spec.schedule.model_dump(mode="json")
+    assert len(asked.keys() & was.keys()) == 16
+    assert {name: asked[name] for name in asked.keys() & was.keys()} == {
+        name: was[name] for name in asked.keys() & was.keys()
+    }
+    assert spec.schedule.passthrough_argv == ("--units", "8 0")
+    assert TaskSpec.model_validate(spec.model_dump(mode="json")) == spec
+
+
+def test_many_further_arguments_of_the_version_before_are_kept_as_they_are():
+    words = [f"--note=it's {number} {'x' * 100}" for number in range(900)]
+
+    spec = TaskSpec.model_validate({**FLAT, "passthrough": words})
+
+    assert spec.schedule.passthrough_argv == tuple(words)
+
+
+def test_the_version_before_refuses_what_it_would_take_for_a_training_by_default():
+    """It had a table of that name, and takes its own defaults for what is not there."""
+    assert make_trainings(seed=7)[0].model_dump(mode="json")["pods"] is None

@@ -8,6 +8,7 @@ import pytest
 
 from fakes.virtual_fleet import MORNING, Job, VirtualFleet
 from touchstone.core.placement import Capability, Needs, Resource, Waiting
+from touchstone.core.schedule import Placement
 from touchstone.core.usage import RecentUse, SlotUse
 from touchstone_agent.protocol.messages import SlotClass
 
@@ -73,7 +74,7 @@ def test_who_gives_a_gpu_back_does_not_take_it_again_beside_one_who_waits_for_it
     ]
 
     def job(name, submitter, *, since, cuda=False, seconds=600):
-        needs = Needs(kind=SlotClass.TRAINING, require_cuda=cuda)
+        needs = Needs(kind=SlotClass.TRAINING, placement=Placement(require_cuda=cuda))
         task = Waiting(key=(name, "i1"), needs=needs, since=after(since), submitter=submitter)
         return Job(task=task, seconds=seconds)
 

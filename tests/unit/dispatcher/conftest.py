@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 
 import pytest
 
 from fakes.agents import FakeAgentHook
+from fakes.clock import NOW, Clock
+from fakes.servers import store_server
 from fakes.stores import FakeObjectStore, FakeRecordStore
+from fakes.submissions import build_submission
+from fakes.tasks import with_fields
 from touchstone.core import attempts
 from touchstone.core.tasks import TaskSpec
 from touchstone.settings import Settings
@@ -19,21 +23,6 @@ from touchstone_agent.protocol.envelope import (
     seal,
 )
 from touchstone_agent.protocol.messages import AttemptRef, Limits
-
-NOW = datetime(2026, 11, 22, 12, 0, tzinfo=UTC)
-
-
-class Clock:
-    """The time, moved by hand."""
-
-    def __init__(self):
-        self.now = NOW
-
-    def __call__(self):
-        return self.now
-
-    def advance(self, **delta):
-        self.now += timedelta(**delta)
 
 
 @pytest.fixture
@@ -64,7 +53,7 @@ def agent():
 @pytest.fixture
 def server_key(records):
     private, public = generate_key()
-    records.create_server({"server": "local", "env": "dev", "public_key": public})
+    store_server(records, {"server": "local", "env": "dev", "public_key": public})
     return load_private_key(private)
 
 
@@ -107,10 +96,10 @@ def make_task(records):
         )
         task = attempts.new_task(spec, run_id="s-1", map_index=0, now=NOW)
         for number in range(1, attempt + 1):
-            task |= attempts.claim_attempt(
+            task = attempts.claim_attempt(
                 task, attempt=number, server=server, container_of=lambda _: "c", now=NOW
             )
-        records.create_task(task | changes)
+        records.create_task(with_fields(task, **changes))
         return AttemptRef(
             submission_id="s-1", task_id=task_id, attempt=max(1, attempt), fence=max(1, attempt)
         )
@@ -121,13 +110,12 @@ def make_task(records):
 @pytest.fixture
 def make_submission(records):
     def make(status="queued", **changes):
-        record = {
-            "submission_id": "s-1",
+        told = {
             "status": status,
             "run_ids": ["s-1"],
             "created_at": NOW.isoformat(),
             "actions": [],
         }
-        records.create_submission(record | changes)
+        records.create_submission(build_submission(**(told | changes)))
 
     return make

@@ -7,11 +7,12 @@ from datetime import timedelta
 
 import pytest
 
-from touchstone.core.actions import MAX_ACTIONS
+from touchstone.airflow_db.acts import Entry
 from touchstone.core.acts import Act
-from touchstone.dispatcher.acting import ANSWER, BATCH, CURSOR, SETTLE, Chronicler
-from touchstone.dispatcher.control import read_control
-from touchstone.dispatcher.metadata.acts import Entry
+from touchstone.core.records.actions import MAX_ACTIONS
+from touchstone.core.records.notes import Cursor
+from touchstone.dispatcher.acting import ANSWER, BATCH, SETTLE, Chronicler
+from touchstone.services.control import read_control
 from touchstone_agent.protocol.errors import PermanentError, TransientError
 
 
@@ -72,8 +73,8 @@ def chronicler(make_chronicler, make_submission):
 @pytest.fixture
 def actions(records):
     def read():
-        found = records.get_submission("s-1")["actions"]
-        return [(action["by"], action["action"]) for action in found]
+        found = records.get_submission("s-1").actions
+        return [(action.by, action.action) for action in found]
 
     return read
 
@@ -88,9 +89,9 @@ def test_what_was_done_to_a_run_is_on_the_submissions_record(chronicler, log, cl
 
     chronicler.run()
 
-    (action,) = records.get_submission("s-1")["actions"]
-    assert (action["by"], action["action"]) == ("op", "cleared train[2] in Airflow")
-    assert action["at"] == entry.at.isoformat()
+    (action,) = records.get_submission("s-1").actions
+    assert (action.by, action.action) == ("op", "cleared train[2] in Airflow")
+    assert action.at == entry.at
 
 
 def test_a_run_of_any_id_is_known_by_what_its_conf_named(chronicler, log, clock, actions):
@@ -132,7 +133,7 @@ def test_what_concerns_no_run_is_on_the_installations_record(chronicler, log, cl
     chronicler.run()
 
     (action,) = read_control(records).actions
-    assert action["action"] == "paused the DAG touchstone in Airflow"
+    assert action.action == "paused the DAG touchstone in Airflow"
     assert read_control(records).is_paused is False
 
 
@@ -218,14 +219,14 @@ def test_what_was_done_while_no_dispatcher_ran_is_caught_up(
 
     assert len(actions()) == MAX_ACTIONS
     assert actions()[-1][1] == f"cleared {BATCH * 2 + 4} in Airflow"
-    assert records.find_note(CURSOR)["after"] == BATCH * 2 + 5
+    assert records.find_note(Cursor).after == BATCH * 2 + 5
 
 
 def test_a_log_that_begins_anew_is_read_from_its_beginning(
     chronicler, log, clock, records, actions
 ):
     """Airflow's database was made anew; the place in the old one was far behind its end."""
-    records.put_note(CURSOR, {"after": 5000})
+    records.put_note(Cursor(after=5000))
     log.add()
     settle(clock)
 
@@ -241,10 +242,10 @@ def test_an_entry_that_no_record_takes_holds_up_no_other(
 
     def refuse(submission_id, decide):
         def decide_once(found):
-            changes = decide(found)
-            if changes and "odd" in changes["actions"][-1]["action"]:
+            changed = decide(found)
+            if changed and "odd" in changed.actions[-1].action:
                 raise PermanentError("the record is too large")
-            return changes
+            return changed
 
         return change(submission_id, decide_once)
 
@@ -256,7 +257,7 @@ def test_an_entry_that_no_record_takes_holds_up_no_other(
     chronicler.run()
 
     assert actions() == [("op", "cleared train in Airflow")]
-    assert records.find_note(CURSOR)["after"] == 2
+    assert records.find_note(Cursor).after == 2
 
 
 def test_a_store_that_is_away_is_asked_again(chronicler, log, clock, actions, records, monkeypatch):
@@ -294,22 +295,22 @@ def test_a_run_that_is_deleted_while_it_is_at_work_is_cancelled(
 
     chronicler.run()
 
-    cancel = records.get_submission("s-1").get("cancel")
+    cancel = records.get_submission("s-1").cancel
     assert bool(cancel) is is_cancelled
     if cancel:
-        assert (cancel["by"], cancel["reason"]) == ("op", "its DAG run was deleted by op")
+        assert (cancel.by, cancel.reason) == ("op", "its DAG run was deleted by op")
 
 
 def test_a_run_that_is_deleted_after_its_end_changes_nothing_but_the_record(
     chronicler, log, clock, records, actions
 ):
-    records.change_submission("s-1", lambda _: {"status": "success"})
+    records.change_submission("s-1", lambda found: found.change(status="success"))
     log.add("deleted the run", is_deletion=True, run_id="manual__2", named="s-1")
     settle(clock)
 
     chronicler.run()
 
-    assert records.get_submission("s-1").get("cancel") is None
+    assert records.get_submission("s-1").cancel is None
     assert actions() == [("op", "deleted the run in Airflow")]
 
 

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import pytest
 
-from touchstone.core.holds import HOLDS, hold_server
-from touchstone.dispatcher.alarms import LETTERS, QUEUES_AT_A_TIME, Alarms
-from touchstone.dispatcher.troubles import Troubles
+from fakes.servers import store_server, write_fields
+from touchstone.core.holds import hold_server
+from touchstone.core.records.notes import Letters
+from touchstone.dispatcher.alarms import QUEUES_AT_A_TIME, Alarms
+from touchstone.services.troubles import Troubles
 from touchstone_agent.protocol.errors import PermanentError, TransientError
 from touchstone_agent.protocol.messages import Refusal, SlotClass
 
 
-class Letters:
+class FakeLetters:
     """Depths by queue; those looked at are remembered."""
 
     def __init__(self):
@@ -39,7 +41,7 @@ class Mailbox:
 
 @pytest.fixture
 def letters():
-    return Letters()
+    return FakeLetters()
 
 
 @pytest.fixture
@@ -74,16 +76,16 @@ def alarms(make_alarms):
 
 @pytest.fixture
 def rio(records):
-    records.create_server({"server": "rio", "env": "dev"})
+    store_server(records, {"server": "rio", "env": "dev"})
 
 
 def noted(records):
-    return records.find_note(LETTERS).get("queues")
+    return records.find_note(Letters).queues
 
 
 @pytest.mark.usefixtures("rio")
 def test_all_queues_of_the_environment_are_looked_at(alarms, letters, records):
-    records.create_server({"server": "other", "env": "prod"})
+    store_server(records, {"server": "other", "env": "prod"})
 
     alarms.look()
 
@@ -156,7 +158,7 @@ def test_a_queue_without_dead_letters_of_its_own_hides_no_others(
 
 def test_many_servers_are_looked_at_in_turns(alarms, letters, records):
     for number in range(50):
-        records.create_server({"server": f"s{number:02}", "env": "dev"})
+        store_server(records, {"server": f"s{number:02}", "env": "dev"})
 
     alarms.look()
     assert len(letters.looked_at) == 1 + QUEUES_AT_A_TIME
@@ -169,11 +171,11 @@ def test_many_servers_are_looked_at_in_turns(alarms, letters, records):
 def test_nothing_is_written_while_nothing_changes(alarms, letters, records):
     letters.depths = {"evt-dev.fifo": 1}
     alarms.look()
-    before = records.find_note(LETTERS)
+    before = records.find_note(Letters)
     for _ in range(3):
         alarms.look()
 
-    assert records.find_note(LETTERS) == before
+    assert records.find_note(Letters) == before
 
 
 # --- servers that refuse ------------------------------------------------------------------------
@@ -224,7 +226,7 @@ def test_a_disk_that_is_just_full_again_and_again_is_no_mail_each_time(
     for _ in range(5):
         refuse(records, clock)
         alarms.look()
-        records.change_server("rio", lambda _: {HOLDS: {}})
+        write_fields(records, "rio", {"holds": {}})
         clock.advance(minutes=5)
     assert len(mailbox.mails) == 1
 
@@ -236,9 +238,23 @@ def test_a_disk_that_is_just_full_again_and_again_is_no_mail_each_time(
 
 @pytest.mark.usefixtures("rio")
 def test_a_server_whose_holds_make_no_sense_hides_no_other(alarms, records, clock, mailbox):
-    records.create_server({"server": "a-odd", "env": "dev", HOLDS: 7})
+    store_server(records, {"server": "a-odd", "env": "dev", "holds": 7})
     refuse(records, clock)
 
     alarms.look()
 
+    assert len(mailbox.mails) == 1
+
+
+@pytest.mark.usefixtures("rio")
+def test_the_dead_letters_of_a_server_whose_record_makes_no_sense_are_not_forgotten(
+    alarms, letters, records, mailbox
+):
+    letters.depths = {"req-rio.fifo": 2}
+    alarms.look()
+    write_fields(records, "rio", {"declared": 7})
+
+    alarms.look()
+
+    assert noted(records) == {"req-rio.fifo": 2}
     assert len(mailbox.mails) == 1

@@ -6,10 +6,17 @@ import json
 
 import pytest
 
+from fakes.servers import read_fields, store_server, write_fields
+from fakes.tasks import read_stored, write_task
 from touchstone.dispatcher.events import EventHandler
-from touchstone.hooks.parts import Parts, find_files
+from touchstone.dispatcher.hearing import MAX_FAILURES
+from touchstone.services.troubles import Troubles
+from touchstone.stores.parts import Parts, find_files
 from touchstone_agent.protocol.envelope import generate_key, load_private_key
-from touchstone_agent.protocol.errors import MessageRefused
+from touchstone_agent.protocol.errors import MessageRefused, TransientError
+from touchstone_agent.protocol.facts import ServerGpu
+from touchstone_agent.protocol.images import ServerImage
+from touchstone_agent.protocol.logins import PullKey
 from touchstone_agent.protocol.messages import (
     MAX_CHUNK_BYTES,
     MAX_RUNNING,
@@ -22,10 +29,13 @@ from touchstone_agent.protocol.messages import (
     Inventory,
     PhaseChanged,
     Progress,
+    PullLogin,
+    PullLoginWanted,
     Sync,
     Want,
 )
 
+NOW = "2026-11-22T12:00:00+00:00"
 INVENTORY = Inventory(
     slots=2,
     validation_slots=1,
@@ -54,30 +64,46 @@ def want(ref, purpose, path, sha256="a" * 64):
 def test_a_running_training_makes_its_submission_running(
     handler, records, make_event, make_task, make_submission, clock
 ):
-    make_submission(accepted_at="2026")
+    make_submission(accepted_at=NOW)
     ref = make_task()
 
     handler.handle(make_event(phase(ref, "running", clock)))
 
-    assert records.get_task("s-1", "i5")["status"] == "running"
-    assert records.get_submission("s-1")["status"] == "running"
+    assert records.get_task("s-1", "i5").status == "running"
+    assert records.get_submission("s-1").status == "running"
 
 
 def test_a_cleared_task_makes_an_ended_submission_run_again(
     handler, records, make_event, make_task, make_submission, clock
 ):
-    make_submission("cancelled", accepted_at="2026", cancel={"by": "ann"})
+    make_submission("cancelled", accepted_at=NOW, cancel={"by": "ann", "at": NOW})
     ref = make_task()
 
     handler.handle(make_event(phase(ref, "running", clock)))
 
-    assert records.get_submission("s-1")["status"] == "running"
-    assert records.get_submission("s-1")["cancel"] is None
+    assert records.get_submission("s-1").status == "running"
+    assert records.get_submission("s-1").cancel is None
+
+
+def test_a_submission_that_makes_no_sense_keeps_no_event_from_being_followed(
+    handler, records, make_event, make_task, make_submission, settings, clock
+):
+    make_submission(accepted_at=NOW)
+    table = settings.submissions_table
+    records.put_stored(table, records.get_stored(table, "s-1") | {"score": "much"})
+    ref = make_task()
+
+    handler.handle(make_event(phase(ref, "running", clock)))
+
+    assert records.get_task("s-1", "i5").status == "running"
+    (trouble,) = handler._troubles.summarise()
+    assert (trouble.what, trouble.item) == ("mark as running", "s-1")
+    assert "submission record: score" in trouble.reason
 
 
 def test_a_key_that_was_replaced_is_soon_refused(handler, records, make_event, clock):
     handler.handle(make_event(Heartbeat(inventory=INVENTORY)))
-    records.change_server("local", lambda _: {"public_key": generate_key()[1]})
+    write_fields(records, "local", {"public_key": generate_key()[1]})
     clock.advance(seconds=31)
 
     with pytest.raises(MessageRefused):
@@ -103,7 +129,7 @@ def test_a_final_phase_is_acknowledged_even_when_it_is_outranked(
 
     handler.handle(make_event(phase(old, "uploaded", clock)))
 
-    assert records.get_task("s-1", "i5")["uploaded_at"] is None
+    assert records.get_task("s-1", "i5").newest.uploaded_at is None
     assert agent.commands(Acknowledge) == [Acknowledge(ref=old)]
 
 
@@ -114,7 +140,7 @@ def test_a_server_cannot_speak_for_a_task_of_another(
 
     handler.handle(make_event(phase(ref, "running", clock)))
 
-    assert records.get_task("s-1", "i5")["status"] == "queued"
+    assert records.get_task("s-1", "i5").status == "queued"
 
 
 def list_files(count):
@@ -137,8 +163,8 @@ def test_a_long_list_of_files_stands_beside_the_record_and_a_short_one_in_it(
         )
 
         record = records.get_task("s-1", f"i{number}")
-        assert len(record["files"]) == (3 if count == 3 else 0)
-        assert find_files(record, parts) == files
+        assert len(record.newest.files) == (3 if count == 3 else 0)
+        assert [file.dump() for file in find_files(record.newest, parts)] == files
 
 
 def test_a_server_stores_nothing_for_a_task_of_another(
@@ -157,7 +183,7 @@ def test_progress_reaches_the_record(handler, records, make_event, make_task, cl
 
     handler.handle(make_event(Progress(ref=ref, at=clock(), phase="fit", percent=50)))
 
-    assert records.get_task("s-1", "i5")["percent"] == 50
+    assert records.get_task("s-1", "i5").newest.percent == 50
 
 
 def test_forged_foreign_and_expired_messages_are_refused(handler, make_event, make_task, clock):
@@ -185,7 +211,7 @@ def test_a_server_enrolled_later_is_heard_without_a_restart(
 ):
     handler.handle(make_event(Heartbeat(inventory=INVENTORY)))
     private, public = generate_key()
-    records.create_server({"server": "new", "env": "dev", "public_key": public})
+    store_server(records, {"server": "new", "env": "dev", "public_key": public})
     ref = make_task(server="new", kind="validation")
 
     event = make_event(
@@ -193,7 +219,7 @@ def test_a_server_enrolled_later_is_heard_without_a_restart(
     )
     handler.handle(event)
 
-    assert records.get_task("s-1", "i5")["status"] == "running"
+    assert records.get_task("s-1", "i5").status == "running"
 
 
 @pytest.mark.parametrize(
@@ -278,7 +304,25 @@ def test_a_hello_is_answered_with_what_the_server_should_be_running(
     assert sync.expected == (running,)
     assert sent_only not in sync.expected
     assert ended not in sync.expected
-    assert records.find_server("local")["heartbeat_at"] == clock().isoformat()
+    assert records.find_server("local").heartbeat_at == clock()
+
+
+def test_a_hello_of_a_server_whose_driver_is_too_old_is_told_in_the_log(
+    handler, make_event, records, caplog
+):
+    image = ServerImage(name="t:1", backend="cuda", cuda="12.8", min_driver="525.60.13")
+    gpu = ServerGpu(name="RTX 3090", memory_mib=24576, driver="470.57.02")
+    inventory = INVENTORY.model_copy(update={"gpus": (gpu,), "images": (image,)})
+
+    handler.handle(make_event(Hello(inventory=inventory)))
+    handler.handle(make_event(Heartbeat(inventory=inventory)))
+
+    told = [line for line in caplog.messages if "needs driver" in line]
+    assert told == [
+        "image t:1 is for CUDA 12.8 and needs driver 525.60.13 or newer, local has 470.57.02: "
+        "install a newer driver, or let it run an image for the CPU"
+    ]
+    assert records.find_server("local").inventory.images[0].min_driver == "525.60.13"
 
 
 def say_hello(make_event, *refs):
@@ -423,3 +467,126 @@ def test_a_piece_of_a_console_has_a_longest_size(handler, agent, make_event, mak
     first, second = agent.commands(Grants)
     assert first.grants
     assert "longer" in second.refused["000000000000"]
+
+
+# --- a task whose record makes no sense -----------------------------------------------------------
+
+
+ODD_TASKS = [{"status": "dancing"}, {"config": None}, {"fence": "x"}, {"placement": 7}]
+
+
+@pytest.mark.parametrize("odd", ODD_TASKS)
+def test_what_is_told_of_a_task_that_makes_no_sense_comes_again_until_it_does(
+    handler, records, agent, make_event, make_task, clock, odd
+):
+    """Set aside, or dropped, the end of its attempt would be lost."""
+    ref = make_task()
+    before = read_stored(records, "s-1", "i5")
+    write_task(records, ("s-1", "i5"), odd)
+    told = make_event(phase(ref, "lost", clock, reason="gone"))
+
+    for _ in range(MAX_FAILURES + 1):
+        with pytest.raises(TransientError, match="task s-1/i5: "):
+            handler.handle(told)
+    assert agent.commands(Acknowledge) == [], "its agent keeps what it has"
+
+    write_task(records, ("s-1", "i5"), {name: before[name] for name in odd})
+    handler.handle(told)
+
+    assert records.get_task("s-1", "i5").status == "lost"
+    assert [sent.ref for sent in agent.commands(Acknowledge)] == [ref]
+
+
+@pytest.mark.parametrize("odd", [{"status": "dancing"}, {"config": None}, {"fence": "x"}])
+def test_what_a_server_runs_of_a_task_that_makes_no_sense_is_expected_there(
+    handler, records, agent, make_event, make_task, clock, odd
+):
+    ref, other = make_task("i5"), make_task("i20")
+    for each in (ref, other):
+        handler.handle(make_event(phase(each, "running", clock)))
+    write_task(records, ("s-1", "i5"), odd)
+
+    running = [(ref, AttemptPhase.RUNNING), (other, AttemptPhase.RUNNING)]
+    inventory = INVENTORY.model_copy(update={"running": tuple(running)})
+    handler.handle(make_event(Hello(inventory=inventory)))
+
+    [sync] = agent.commands(Sync)
+    assert set(sync.expected) == {ref, other}
+
+
+# --- a server whose record makes no sense ---------------------------------------------------------
+
+
+@pytest.fixture
+def odd_server(records, server_key):
+    write_fields(records, "local", {"declared": 7})
+
+
+@pytest.mark.usefixtures("odd_server")
+def test_an_end_on_a_server_whose_record_makes_no_sense_is_on_record_and_acknowledged(
+    handler, records, agent, make_event, make_task, clock
+):
+    ref = make_task()
+
+    handler.handle(make_event(phase(ref, "rejected", clock, refusal="disk")))
+
+    assert records.get_task("s-1", "i5").newest.phase == "rejected"
+    assert [sent.ref for sent in agent.commands(Acknowledge)] == [ref]
+    assert "holds" not in read_fields(records, "local")
+
+
+@pytest.mark.usefixtures("odd_server")
+def test_a_server_whose_record_makes_no_sense_is_told_what_it_should_run(
+    records, objects, agent, settings, make_event, make_task, make_submission, clock
+):
+    troubles = Troubles(clock)
+    handler = EventHandler(
+        records=records,
+        objects=objects,
+        agent=agent,
+        settings=settings,
+        clock=clock,
+        troubles=troubles,
+    )
+    make_submission(accepted_at=NOW)
+    running = make_task()
+    handler.handle(make_event(phase(running, "running", clock)))
+
+    handler.handle(make_event(Hello(inventory=INVENTORY)))
+
+    [sync] = agent.commands(Sync)
+    assert sync.expected == (running,)
+    assert [(t.what, t.item) for t in troubles.summarise()] == [("make sense of", "local")]
+    assert "heartbeat_at" not in read_fields(records, "local")
+
+    write_fields(records, "local", {"declared": None})
+    handler.handle(make_event(Heartbeat(inventory=INVENTORY)))
+    assert troubles.summarise() == ()
+
+
+@pytest.mark.parametrize(
+    "odd", [{"heartbeat_at": "never"}, {"inventory": {"gpus": 7}}, {"running": 7}, {"epoch": 7}]
+)
+def test_a_heartbeat_mends_what_it_writes_anew(handler, records, make_event, clock, odd):
+    write_fields(records, "local", odd)
+
+    handler.handle(make_event(Heartbeat(inventory=INVENTORY)))
+
+    server = records.find_server("local")
+    assert (server.heartbeat_at, server.epoch, server.running) == (clock(), "e", ())
+    assert server.inventory.slots == 2
+
+
+@pytest.mark.usefixtures("odd_server")
+def test_a_server_whose_record_makes_no_sense_gets_no_login_for_what_it_was_not_seen_to_stage(
+    handler, agent, make_event
+):
+    wanted = PullLoginWanted(ref=None, image="reg.example/t:1", public_key=PullKey().public)
+
+    handler.handle(make_event(wanted))
+
+    (answer,) = agent.commands(PullLogin)
+    assert (answer.sealed, answer.problem) == (
+        None,
+        "this server was not asked to have this image",
+    )

@@ -9,9 +9,10 @@ import threading
 import pytest
 from botocore.exceptions import ClientError
 
+from fakes.servers import store_server
 from touchstone.dispatcher.events import EventHandler
 from touchstone.dispatcher.hearing import MAX_FAILURES, EventLoop
-from touchstone.dispatcher.troubles import Troubles
+from touchstone.services.troubles import Troubles
 from touchstone_agent.protocol.envelope import EventMessage, Header
 from touchstone_agent.protocol.errors import PermanentError, TransientError
 from touchstone_agent.protocol.messages import (
@@ -184,8 +185,8 @@ def test_only_later_events_of_the_same_task_wait_for_one_that_fails(
 
     hear(loop)
 
-    assert records.get_task("s-1", "i5")["status"] == "running"
-    assert records.get_task("s-1", "i1")["phase"] is None
+    assert records.get_task("s-1", "i5").status == "running"
+    assert records.get_task("s-1", "i1").newest.phase is None
     assert later in {message["MessageId"] for message in sqs.messages}
 
 
@@ -231,8 +232,8 @@ def test_nobody_waits_for_an_attempt_whose_end_was_set_aside(
     hear(loop, MAX_FAILURES)
 
     task = records.get_task("s-1", "i5")
-    assert (task["status"], task["phase"]) == ("error", "exited")
-    assert "KeyError" in task["reason"]
+    assert (task.status, task.newest.phase) == ("error", "exited")
+    assert "KeyError" in task.newest.reason
 
 
 def test_what_cannot_be_set_aside_stays_and_stops_nobody_else(
@@ -301,8 +302,8 @@ def test_an_end_that_no_record_can_hold_ends_its_attempt_the_first_time(
     handler.take(checked(event.model_copy(update={"details": details}), clock))
 
     task = records.get_task("s-1", "i5")
-    assert (task["status"], task["outcome"]) == ("error", "failed(infrastructure)")
-    assert "reported an end that makes no sense" in task["reason"]
+    assert (task.status, task.newest.outcome) == ("error", "failed(infrastructure)")
+    assert "reported an end that makes no sense" in task.newest.reason
     assert agent.commands(Acknowledge) == [Acknowledge(ref=ref)]
 
 
@@ -318,7 +319,7 @@ def test_news_that_no_record_can_hold_are_dropped_and_counted(
         checked(Heartbeat(inventory=INVENTORY).model_copy(update={"inventory": inventory}), clock)
     )
 
-    assert records.get_task("s-1", "i5")["percent"] == 0
+    assert records.get_task("s-1", "i5").newest.percent == 0
     (trouble,) = troubles.summarise()
     assert (trouble.what, trouble.items) == ("put on record", 2)
 
@@ -335,18 +336,18 @@ def test_a_server_without_a_queue_is_heard_all_the_same(
     hear(loop)
 
     assert sqs.messages == []
-    assert records.get_task("s-1", "i5")["status"] == "lost"
+    assert records.get_task("s-1", "i5").status == "lost"
     assert [trouble.what for trouble in troubles.summarise()] == ["answer"]
 
 
 def test_a_server_whose_key_is_none_makes_no_other_unheard(loop, sqs, beat, records):
-    records.create_server({"server": "broken", "env": "dev", "public_key": "no key"})
+    store_server(records, {"server": "broken", "env": "dev", "public_key": "no key"})
     sqs.put(beat(), "server-local")
 
     hear(loop)
 
     assert sqs.messages == []
-    assert records.find_server("local")["heartbeat_at"]
+    assert records.find_server("local").heartbeat_at
 
 
 def test_an_end_that_teaches_nothing_is_an_end_all_the_same(
@@ -368,7 +369,7 @@ def test_an_end_that_teaches_nothing_is_an_end_all_the_same(
 
     handler.handle(tell(ref, "lost", reason="gone"))
 
-    assert records.get_task("s-1", "i5")["status"] == "lost"
+    assert records.get_task("s-1", "i5").status == "lost"
     assert agent.commands(Acknowledge) == [Acknowledge(ref=ref)]
     assert [trouble.what for trouble in troubles.summarise()] == ["follow the end of"]
 

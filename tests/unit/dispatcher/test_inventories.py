@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import pytest
 
+from fakes.servers import store_server, write_fields
+from fakes.tasks import change_fields, write_task
 from touchstone.dispatcher.inventories import InventoryCheck
-from touchstone.dispatcher.troubles import Troubles
-from touchstone.hooks.records import AT_WORK
+from touchstone.services.troubles import Troubles
 from touchstone_agent.protocol.errors import PermanentError
 from touchstone_agent.protocol.messages import Cancel, Sync
 
@@ -48,7 +49,7 @@ class Fleet:
                     "heartbeat_at": self._clock().isoformat(),
                     "running": [[ref.model_dump(mode="json"), phase] for ref, phase in running],
                 }
-                self._records.change_server(name, lambda _, facts=facts: facts)
+                write_fields(self._records, name, facts)
             self.look()
 
     def look(self, times=1, seconds=0):
@@ -167,7 +168,7 @@ def test_a_server_that_is_not_heard_of_is_not_judged(fleet, agent, make_task):
 
 def test_a_server_of_another_environment_is_none_of_ours(fleet, agent, make_task, records):
     newest = make_task(attempt=2, server="other", phase="running", status="running")
-    records.change_server("local", lambda _: {"env": "prod"})
+    write_fields(records, "local", {"env": "prod"})
     fleet.running["local"] = [(newest.model_copy(update={"fence": 1}), "running")]
 
     fleet.beat(20)
@@ -220,7 +221,7 @@ def test_a_server_is_not_asked_in_each_round_and_once_more_when_all_is_well(
     fleet.look(3, seconds=5)
     assert len(agent.commands(Sync)) == 1
 
-    records.change_task("s-1", "i5", lambda _: {"status": "lost", "phase": "lost"})
+    change_fields(records, "s-1", "i5", status="lost", phase="lost")
     young = make_task("i7", **told(clock))
     fleet.running["local"] = [(young, "running")]
     fleet.beat(10)
@@ -242,7 +243,7 @@ def test_news_outweigh_an_older_inventory(fleet, agent, make_task, clock, record
     make_task(**told(clock))
     for _ in range(20):
         fleet.beat()
-        records.change_task("s-1", "i5", lambda _: {"last_event_at": clock().isoformat()})
+        change_fields(records, "s-1", "i5", last_event_at=clock().isoformat())
 
     assert agent.sent == []
 
@@ -254,13 +255,13 @@ def test_a_server_that_makes_no_sense_keeps_no_other_from_being_looked_at(
     fleet, agent, make_task, records, odd
 ):
     newest = make_task(attempt=2, server="elsewhere", phase="running", status="running")
-    records.create_server({"server": "a-odd", "env": "dev", "public_key": "k"})
+    store_server(records, {"server": "a-odd", "env": "dev", "public_key": "k"})
     fleet.running["local"] = [
         (newest.model_copy(update={"attempt": 1, "fence": 1}), "running"),
     ]
     fleet.beat()
     agent.sent.clear()
-    records.change_server("a-odd", lambda _: odd)
+    write_fields(records, "a-odd", odd)
 
     fleet.beat()
 
@@ -272,7 +273,7 @@ def test_a_server_without_a_queue_keeps_no_other_from_being_looked_at(
 ):
     newest = make_task(attempt=2, server="elsewhere", phase="running", status="running")
     old = newest.model_copy(update={"attempt": 1, "fence": 1})
-    records.create_server({"server": "a-broken", "env": "dev", "public_key": "k"})
+    store_server(records, {"server": "a-broken", "env": "dev", "public_key": "k"})
     fleet.running |= {"a-broken": [(old, "running")], "local": [(old, "running")]}
     sent = agent.send
 
@@ -294,10 +295,50 @@ def test_a_task_that_makes_no_sense_keeps_no_other_of_its_server_from_being_look
 ):
     make_task("i1", **told(clock))
     missing = make_task("i5", **told(clock))
-    task = records.get_task("s-1", "i1")
-    records._put(records._settings.tasks_table, {**task, **odd, AT_WORK: "yes"})
+    write_task(records, ("s-1", "i1"), odd)
 
     fleet.beat(6)
 
     (sync,) = agent.commands(Sync)
     assert missing in sync.expected
+
+
+@pytest.mark.parametrize("odd", [{"status": "dancing"}, {"kind": None}, {"server": 7}])
+def test_what_runs_of_a_task_whose_record_makes_no_sense_is_no_stray(
+    fleet, agent, make_task, clock, records, odd
+):
+    """It would have been ended as one that no record knows of."""
+    running = make_task("i1", **told(clock))
+    make_task("i5", **told(clock))
+    fleet.running["local"] = [(running, "running")]
+    write_task(records, ("s-1", "i1"), odd)
+
+    fleet.beat(12)
+
+    assert refs_of(agent, Cancel) == []
+    assert all(running in sync.expected for sync in agent.commands(Sync))
+
+
+@pytest.mark.parametrize("odd", [{"declared": 7}, {"drained": 7}, {"enrolment": {"state": "x"}}])
+def test_nothing_of_a_server_whose_record_makes_no_sense_is_a_stray_or_missing(
+    fleet, agent, make_task, records, clock, troubles, odd
+):
+    """It shows an attempt that its task has left behind, and lacks one that it should have."""
+    left = make_task("i1", attempt=2, server="elsewhere", phase="running", status="running")
+    make_task("i5", **told(clock))
+    fleet.running["local"] = [(left.model_copy(update={"attempt": 1, "fence": 1}), "running")]
+    write_fields(records, "local", odd)
+
+    fleet.beat(20)
+
+    assert agent.sent == []
+    (trouble,) = troubles.summarise()
+    assert (trouble.what, trouble.item) == ("compare the inventory of", "local")
+    assert f"server local: server record: {next(iter(odd))}" in trouble.reason
+
+    write_fields(records, "local", dict.fromkeys(odd))
+    fleet.beat(6)
+
+    assert refs_of(agent, Cancel)[0] == ("i1", 1)
+    assert agent.commands(Sync)
+    assert troubles.summarise() == ()

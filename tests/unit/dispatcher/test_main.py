@@ -9,8 +9,8 @@ import pytest
 
 from fakes.agents import FakeAgentHook
 from fakes.stores import FakeObjectStore, FakeRecordStore
-from touchstone.core.conf import Platform
 from touchstone.core.eligibility import Capability, Resource
+from touchstone.core.schedule import Platform
 from touchstone.dispatcher import main
 from touchstone.dispatcher.main import Dispatcher
 from touchstone_agent.protocol.errors import TransientError
@@ -66,7 +66,7 @@ def test_a_past_that_cannot_be_read_is_read_again_and_its_end_is_no_alarm(
         if isinstance(answer, Exception):
             raise answer
 
-    monkeypatch.setattr(dispatcher._learner, "learn_all", learn)
+    monkeypatch.setattr(dispatcher._recorder, "learn_all", learn)
     dispatcher._has_ticked.set()
 
     run(dispatcher._learn)

@@ -8,9 +8,10 @@ from datetime import timedelta
 
 import pytest
 
-from touchstone.core.attempts import WaitEnd, find_end
+from fakes.servers import read_fields
+from touchstone.core.retries import WaitEnd, find_end
 from touchstone.dispatcher.events import EventHandler
-from touchstone.hooks.records import RecordUnfit
+from touchstone.stores.tables import RecordUnfit
 from touchstone_agent.protocol.errors import MessageRefused
 from touchstone_agent.protocol.messages import (
     AttemptPhase,
@@ -97,22 +98,29 @@ def test_an_end_that_makes_no_sense_ends_the_attempt(
     handler.handle(sign(told(ref, phase, clock, **details)))
 
     task = records.get_task("s-1", "i5")
-    assert (task["status"], task["outcome"]) == ("error", "failed(infrastructure)")
-    assert task["reason"].startswith("local reported an end that makes no sense: ")
-    assert words in task["reason"]
-    assert (task["files"], task["verdict"]) == ([], None)
+    assert (task.status, task.newest.outcome) == ("error", "failed(infrastructure)")
+    assert task.newest.reason.startswith("local reported an end that makes no sense: ")
+    assert words in task.newest.reason
+    assert (task.newest.files, task.newest.verdict) == ((), None)
     assert find_end(task, fence=1, run_id="s-1") is WaitEnd.RETRY
 
 
 def test_the_wish_to_cancel_is_the_reason_of_an_end_that_makes_no_sense(
     handler, records, sign, make_task, clock
 ):
-    ref = make_task(cancel={"through_fence": 1, "by": "ann", "reason": "asked"})
+    ref = make_task(
+        cancel={
+            "through_fence": 1,
+            "by": "ann",
+            "at": "2026-11-22T12:00:00+00:00",
+            "reason": "asked",
+        }
+    )
 
     handler.handle(sign(told(ref, "exited", clock, exit_code=10**12)))
 
     task = records.get_task("s-1", "i5")
-    assert (task["status"], task["reason"]) == ("cancelled", "asked")
+    assert (task.status, task.newest.reason) == ("cancelled", "asked")
 
 
 def test_what_nobody_knows_is_not_kept(handler, records, sign, make_task, clock):
@@ -124,10 +132,10 @@ def test_what_nobody_knows_is_not_kept(handler, records, sign, make_task, clock)
     )
 
     task = records.get_task("s-1", "i5")
-    assert task["status"] == "uploading"
-    assert task["files"] == [FILE]
-    assert task["verdict"]["reason"] == "one two"
-    assert "x" * 1000 not in task["verdict"]
+    assert task.status == "uploading"
+    assert [file.dump() for file in task.newest.files] == [FILE]
+    assert task.newest.verdict.dump()["reason"] == "one two"
+    assert "x" * 1000 not in task.newest.verdict.dump()
 
 
 def test_a_report_that_no_record_can_hold_ends_the_attempt(
@@ -137,11 +145,11 @@ def test_a_report_that_no_record_can_hold_ends_the_attempt(
     change_task = records.change_task
 
     def refuse_files(submission_id, task_id, decide):
-        def decided(record):
-            changes = decide(record)
-            if changes and changes.get("files"):
+        def decided(task):
+            changed = decide(task)
+            if changed and changed.newest.files:
                 raise RecordUnfit("a record of 500000 bytes is too large: 409600 fit")
-            return changes
+            return changed
 
         return change_task(submission_id, task_id, decided)
 
@@ -150,8 +158,8 @@ def test_a_report_that_no_record_can_hold_ends_the_attempt(
     handler.handle(sign(told(ref, "exited", clock, exit_code=0, verdict=GOOD, files=[FILE])))
 
     task = records.get_task("s-1", "i5")
-    assert (task["phase"], task["status"]) == ("exited", "error")
-    assert "500000 bytes is too large" in task["reason"]
+    assert (task.newest.phase, task.status) == ("exited", "error")
+    assert "500000 bytes is too large" in task.newest.reason
 
 
 @pytest.mark.parametrize(
@@ -214,7 +222,7 @@ def test_a_phase_at_an_odd_time_is_refused(handler, records, sign, make_task, cl
     with pytest.raises(MessageRefused, match=r"body\.phase\.at"):
         handler.handle(sign(told(ref, "running", clock) | {"at": at}))
 
-    assert records.get_task("s-1", "i5")["status"] == "queued"
+    assert records.get_task("s-1", "i5").status == "queued"
 
 
 @pytest.mark.parametrize(
@@ -228,7 +236,7 @@ def test_a_clock_that_is_years_wrong_does_not_reach_the_record(
     handler.handle(sign(told(ref, "running", clock) | {"at": at}))
 
     expected = clock() + timedelta(minutes=kept)
-    assert records.get_task("s-1", "i5")["running_at"] == expected.isoformat()
+    assert records.get_task("s-1", "i5").newest.running_at == expected
 
 
 @pytest.mark.parametrize(
@@ -260,13 +268,13 @@ def test_an_inventory_beyond_a_bound_is_refused_and_changes_nothing(
         "gpus": [{"index": 0, "name": "L4", "memory_mib": 24_000, "uuid": "u", "more": {"a": 1}}],
     }
     handler.handle(sign({"kind": "heartbeat", "inventory": good}))
-    before = records.find_server("local")
+    before = read_fields(records, "local")
     assert "more" not in before["inventory"]["gpus"][0]
 
     with pytest.raises(MessageRefused):
         handler.handle(sign({"kind": "heartbeat", "inventory": good | inventory}))
 
-    assert records.find_server("local") == before
+    assert read_fields(records, "local") == before
 
 
 @pytest.mark.parametrize(
@@ -308,5 +316,6 @@ def test_an_end_as_an_older_agent_tells_it_is_read(handler, records, make_event,
     )
 
     task = records.get_task("s-1", "i5")
-    assert (task["outcome"], task["files"]) == ("succeeded", [FILE])
-    assert "files" not in task["verdict"], "they have a place of their own"
+    assert task.newest.outcome == "succeeded"
+    assert [file.dump() for file in task.newest.files] == [FILE]
+    assert "files" not in task.newest.verdict, "they have a place of their own"

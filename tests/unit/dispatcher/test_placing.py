@@ -8,13 +8,16 @@ from datetime import timedelta
 import pytest
 
 from fakes.placement_world import World
-from touchstone.core.attempts import declare_lost, get_ref, renew_task
-from touchstone.core.pools import DECK_POOL, FINISH_POOL, QUEUE_POOL, UNLIMITED
-from touchstone.core.tasks import TaskSpec
-from touchstone.dispatcher.control import set_paused
-from touchstone.dispatcher.metadata.pools import PoolsBusy
-from touchstone.dispatcher.metadata.rows import VALIDATION
+from fakes.servers import store_server, write_fields
+from fakes.tasks import change_fields, write_task
+from touchstone.airflow_db.pools import PoolsBusy
+from touchstone.airflow_db.rows import VALIDATION
+from touchstone.core.attempts import renew_task
+from touchstone.core.phases import declare_lost
+from touchstone.core.pools import FINISH_POOL, PRESTAGED_POOL, QUEUE_POOL, UNLIMITED
+from touchstone.core.records.tasks import StartEstimate
 from touchstone.dispatcher.placing import RECOVER_AFTER
+from touchstone.services.control import set_paused
 from touchstone_agent.protocol.errors import PermanentError, TransientError
 from touchstone_agent.protocol.messages import AttemptPhase, AttemptRef, Start
 
@@ -52,11 +55,11 @@ def pools(world, keys):
 
 def wait_of(world, key):
     record = world.record(key)
-    name = record["submission_id"], record["task_id"]
+    name = record.submission_id, record.task_id
     return next(wait for wait in world.dispatcher.view.plan.waits if wait.key == name)
 
 
-def put_on_deck(world, *intervals):
+def put_prestaged(world, *intervals):
     """A server of one slot that trains, and trainings that stand ready behind it."""
     world.add_server("rio")
     running, *rest = world.submit("s-1", *intervals)
@@ -90,7 +93,7 @@ def test_a_waiting_training_goes_to_a_free_slot_and_is_started_there(world):
 
     assert world.state(key) == "deferred"
     assert world.starts() == [("rio", 1)]
-    assert world.record(key)["placement"]["reason"] == note["reason"]
+    assert world.record(key).newest.placement.reason == note["reason"]
 
 
 def test_a_validation_takes_a_validation_slot_and_no_gpu(world):
@@ -130,7 +133,7 @@ def test_a_task_without_a_record_waits_without_holding_up_others(world):
 
 
 def test_a_server_that_is_declared_but_has_no_agent_gets_nothing(world):
-    world.records.create_server({"server": "rio", "declared": {"slots": 1}})
+    store_server(world.records, {"server": "rio", "declared": {"slots": 1}})
     world.airflow.create_pool("rio", 1, "")
     (key,) = world.submit("s-1", 5)
 
@@ -151,7 +154,7 @@ def test_what_is_placed_but_not_begun_counts_as_its_submitters(world):
     world.airflow.set_slots("rio", 2)
     world.tick()
 
-    assert pools(world, [second, other]) == [DECK_POOL, "rio"]
+    assert pools(world, [second, other]) == [PRESTAGED_POOL, "rio"]
 
 
 def test_who_gives_slots_back_goes_behind_one_who_had_none(world):
@@ -175,31 +178,31 @@ def test_who_gives_slots_back_goes_behind_one_who_had_none(world):
     assert pools(world, [longest, another]) == ["rio", "rio"]
 
 
-# --- on deck ------------------------------------------------------------------------------------
+# --- prestaged ---------------------------------------------------------------------------------
 
 
-def test_the_next_trainings_stand_ready_on_deck_and_no_more_than_there_are_slots(world):
+def test_the_next_trainings_are_prestaged_and_no_more_than_there_are_slots(world):
     world.add_server("rio", slots=2)
     keys = world.submit("s-1", *range(1, 8))
 
     world.settle()
 
-    assert pools(world, keys) == ["rio"] * 2 + [DECK_POOL] * 2 + [QUEUE_POOL] * 3
+    assert pools(world, keys) == ["rio"] * 2 + [PRESTAGED_POOL] * 2 + [QUEUE_POOL] * 3
     assert [world.state(key) for key in keys[:4]] == ["deferred"] * 4
     assert len(world.starts()) == 2
 
 
-def test_the_deck_is_never_larger_than_its_size(make_world):
+def test_never_more_trainings_are_prestaged_than_the_setting_allows(make_world):
     world = make_world(deck_size=1)
     world.add_server("rio", slots=3)
     keys = world.submit("s-1", *range(1, 8))
 
     world.settle()
 
-    assert pools(world, keys).count(DECK_POOL) == 1
+    assert pools(world, keys).count(PRESTAGED_POOL) == 1
 
 
-def test_a_task_that_no_live_server_fits_does_not_stand_on_deck(world):
+def test_a_task_that_no_live_server_fits_is_not_prestaged(world):
     world.add_server("rio", slots=1, ram_gib=8)
     world.add_server("lima", slots=1, ram_gib=64)
     world.silence("lima")
@@ -212,10 +215,10 @@ def test_a_task_that_no_live_server_fits_does_not_stand_on_deck(world):
 
     world.settle()
 
-    assert pools(world, [large, small]) == [QUEUE_POOL, DECK_POOL]
+    assert pools(world, [large, small]) == [QUEUE_POOL, PRESTAGED_POOL]
 
 
-def test_validations_never_stand_on_deck(world):
+def test_validations_are_never_prestaged(world):
     world.add_server("rio")
     keys = [world.validate(f"s-{number}") for number in range(4)]
 
@@ -224,20 +227,20 @@ def test_validations_never_stand_on_deck(world):
     assert pools(world, keys) == ["rio_validation"] + [QUEUE_POOL] * 3
 
 
-def test_an_admin_who_closes_the_deck_leaves_nothing_behind_in_it(world):
+def test_an_admin_who_closes_the_prestaged_pool_leaves_nothing_in_it(world):
     world.add_server("rio")
     keys = world.submit("s-1", 1, 5)
     world.tick()
-    assert pools(world, keys) == ["rio", DECK_POOL]
+    assert pools(world, keys) == ["rio", PRESTAGED_POOL]
 
-    world.airflow.set_slots(DECK_POOL, 0)
+    world.airflow.set_slots(PRESTAGED_POOL, 0)
     world.settle()
 
     assert pools(world, keys) == ["rio", QUEUE_POOL]
 
 
-def test_without_a_pool_for_the_deck_tasks_are_placed_all_the_same(world):
-    world.airflow.delete_pool(DECK_POOL)
+def test_without_the_prestaged_pool_tasks_are_placed_all_the_same(world):
+    world.airflow.delete_pool(PRESTAGED_POOL)
     world.add_server("rio")
     first, second = world.submit("s-1", 1, 5)
 
@@ -249,8 +252,8 @@ def test_without_a_pool_for_the_deck_tasks_are_placed_all_the_same(world):
     assert world.starts(second) == [("rio", 1)]
 
 
-def test_an_exit_starts_what_stands_on_deck_in_the_same_tick(world):
-    running, ready = put_on_deck(world, 1, 5)
+def test_an_exit_starts_a_prestaged_training_in_the_same_tick(world):
+    running, ready = put_prestaged(world, 1, 5)
 
     world.dispatcher.note_exit(world.exit(running))
     world.tick()
@@ -259,24 +262,24 @@ def test_an_exit_starts_what_stands_on_deck_in_the_same_tick(world):
     assert (world.pool(ready), world.state(ready)) == ("rio", "deferred")
     assert world.starts(ready) == [("rio", 1)]
     record = world.record(ready)
-    assert (record["server"], record["attempt"]) == ("rio", 1)
-    assert record["fence"] == world.fences[ready]  # what its trigger waits for
-    assert record["placement"]["was_on_deck"]
+    assert (record.newest.server, record.newest.number) == ("rio", 1)
+    assert record.fence == world.fences[ready]  # what its trigger waits for
+    assert record.newest.placement.dump()["was_on_deck"]
 
 
-def test_a_more_urgent_task_overtakes_the_deck(world):
-    running, ready = put_on_deck(world, 1, 5)
+def test_a_more_urgent_task_overtakes_prestaged_ones(world):
+    running, ready = put_prestaged(world, 1, 5)
     (urgent,) = world.submit("s-2", 1, priority=5)
     world.settle()
 
     world.dispatcher.note_exit(world.exit(running))
     world.tick()
 
-    assert pools(world, [ready, urgent]) == [DECK_POOL, "rio"]
+    assert pools(world, [ready, urgent]) == [PRESTAGED_POOL, "rio"]
 
 
-def test_what_stands_on_deck_is_in_the_queue_with_its_position(world):
-    _, ready, behind = put_on_deck(world, 1, 5, 20)
+def test_a_prestaged_training_is_in_the_queue_with_its_position(world):
+    _, ready, behind = put_prestaged(world, 1, 5, 20)
 
     assert [wait_of(world, key).position for key in (ready, behind)] == [1, 2]
 
@@ -285,7 +288,7 @@ def test_what_stands_on_deck_is_in_the_queue_with_its_position(world):
 
 
 def test_the_decision_is_in_the_database_before_anything_is_started(world):
-    running, ready = put_on_deck(world, 1, 5)
+    running, ready = put_prestaged(world, 1, 5)
     dying = world.make_dispatcher(Interrupted(Killed()))
     dying.note_exit(world.exit(running))
 
@@ -298,7 +301,7 @@ def test_the_decision_is_in_the_database_before_anything_is_started(world):
 
 
 def test_a_start_that_a_dead_dispatcher_owes_is_made_by_another_after_a_while(world):
-    running, ready = put_on_deck(world, 1, 5)
+    running, ready = put_prestaged(world, 1, 5)
     dying = world.make_dispatcher(Interrupted(Killed()))
     dying.note_exit(world.exit(running))
     with pytest.raises(Killed):
@@ -333,7 +336,7 @@ def test_a_retry_that_a_dead_dispatcher_owes_is_started_too(world):
     world.settle()
     world.airflow.retry(key)
     world.settle()
-    assert (world.pool(blocker), world.pool(key)) == ("rio", DECK_POOL)
+    assert (world.pool(blocker), world.pool(key)) == ("rio", PRESTAGED_POOL)
     dying = world.make_dispatcher(Interrupted(Killed()))
     dying.note_exit(world.exit(blocker))
     with pytest.raises(Killed):
@@ -343,11 +346,11 @@ def test_a_retry_that_a_dead_dispatcher_owes_is_started_too(world):
     world.tick()
 
     assert world.starts(key) == [("rio", 1), ("rio", 2)]
-    assert world.record(key)["attempt"] == 2
+    assert world.record(key).newest.number == 2
 
 
 def test_a_start_fails_for_now_and_is_tried_again(world):
-    running, ready = put_on_deck(world, 1, 5)
+    running, ready = put_prestaged(world, 1, 5)
     unlucky = world.make_dispatcher(Interrupted(TransientError("the queue is away")))
     unlucky.note_exit(world.exit(running))
     world.tick(unlucky)
@@ -361,7 +364,7 @@ def test_a_start_fails_for_now_and_is_tried_again(world):
 
 
 def test_two_dispatchers_that_start_the_same_try_claim_it_once(world):
-    running, ready = put_on_deck(world, 1, 5)
+    running, ready = put_prestaged(world, 1, 5)
     world.dispatcher.note_exit(world.exit(running))
     world.tick()
     world.airflow.end(running)
@@ -372,12 +375,12 @@ def test_two_dispatchers_that_start_the_same_try_claim_it_once(world):
     world.tick(other)
 
     assert world.starts(ready) == [("rio", 1), ("rio", 1)]
-    assert world.record(ready)["fence"] == 1
-    assert world.record(ready)["attempts"] == []
+    assert world.record(ready).fence == 1
+    assert world.record(ready).past == ()
 
 
 def test_what_an_agent_has_answered_is_not_sent_again(world):
-    running, ready = put_on_deck(world, 1, 5)
+    running, ready = put_prestaged(world, 1, 5)
     world.dispatcher.note_exit(world.exit(running))
     world.tick()
     world.report(ready, AttemptPhase.ACCEPTED)
@@ -389,12 +392,12 @@ def test_what_an_agent_has_answered_is_not_sent_again(world):
 
 
 def test_what_was_cancelled_before_it_started_is_not_started_by_recovery(world):
-    running, ready = put_on_deck(world, 1, 5)
+    running, ready = put_prestaged(world, 1, 5)
     dying = world.make_dispatcher(Interrupted(Killed()))
     dying.note_exit(world.exit(running))
     with pytest.raises(Killed):
         world.tick(dying)
-    world.records.change_task("s-1", "i5", lambda _: {"status": "cancelled"})
+    change_fields(world.records, "s-1", "i5", status="cancelled")
 
     world.advance(RECOVER_AFTER.total_seconds())
     world.tick()
@@ -419,7 +422,7 @@ def test_an_exit_of_an_earlier_try_frees_nothing(world):
     world.dispatcher.note_exit(late)
     world.settle()
 
-    assert (world.pool(key), world.pool(waiting)) == ("rio", DECK_POOL)
+    assert (world.pool(key), world.pool(waiting)) == ("rio", PRESTAGED_POOL)
 
 
 def test_an_exit_that_comes_before_the_deferral_is_remembered_until_then(world):
@@ -457,7 +460,7 @@ def test_a_task_that_must_resume_on_a_worker_needs_no_slot_of_its_server(world):
 
 
 def test_a_slot_is_given_on_in_the_tick_in_which_its_task_resumes(world):
-    running, ready = put_on_deck(world, 1, 5)
+    running, ready = put_prestaged(world, 1, 5)
     world.exit(running, 2)
     world.trigger(running)
 
@@ -467,7 +470,7 @@ def test_a_slot_is_given_on_in_the_tick_in_which_its_task_resumes(world):
 
 
 @pytest.mark.parametrize("state", ["up_for_retry", "up_for_reschedule"])
-def test_what_is_to_run_again_goes_back_to_the_waiting_room_at_once(world, state):
+def test_a_task_that_must_run_again_is_pending_at_once(world, state):
     """In the pool of its server the scheduler would start it there, whoever waits."""
     world.add_server("rio")
     key, other = world.submit("s-1", 1, 5)
@@ -496,7 +499,7 @@ def test_a_retry_that_was_faster_than_the_dispatcher_comes_back_and_is_placed(wo
     world.settle()
 
     assert world.starts() == [("rio", 1), ("rio", 2)]
-    assert world.record(key)["attempt"] == 2
+    assert world.record(key).newest.number == 2
 
 
 def test_a_retry_gets_a_higher_fence_and_remembers_the_first(world):
@@ -511,8 +514,8 @@ def test_a_retry_gets_a_higher_fence_and_remembers_the_first(world):
     world.settle()
 
     record = world.record(key)
-    assert (record["attempt"], record["fence"]) == (2, 2)
-    assert [item["exit_code"] for item in record["attempts"]] == [75]
+    assert (record.newest.number, record.fence) == (2, 2)
+    assert [item.exit_code for item in record.past] == [75]
 
 
 # --- pools that admins change -------------------------------------------------------------------
@@ -546,17 +549,17 @@ def test_a_slot_taken_away_sends_back_only_what_no_longer_fits(world):
     world.airflow.set_slots("rio", 2)
     world.tick()
 
-    assert sorted(pools(world, keys)) == ["rio", "rio", DECK_POOL]
+    assert sorted(pools(world, keys)) == ["rio", "rio", PRESTAGED_POOL]
 
 
-def test_a_drained_server_takes_nothing_from_the_deck(world):
-    running, ready = put_on_deck(world, 1, 5)
+def test_a_drained_server_takes_no_prestaged_training(world):
+    running, ready = put_prestaged(world, 1, 5)
     world.airflow.set_slots("rio", 0)
 
     world.dispatcher.note_exit(world.exit(running))
     world.tick()
 
-    assert world.pool(ready) == DECK_POOL
+    assert world.pool(ready) == PRESTAGED_POOL
     assert world.starts(ready) == []
 
 
@@ -631,21 +634,21 @@ def test_deferred_tasks_hold_their_slots_whatever_the_pools_page_says(world):
 
     world.settle()
 
-    assert pools(world, [key, other]) == ["rio", DECK_POOL]
+    assert pools(world, [key, other]) == ["rio", PRESTAGED_POOL]
 
 
 # --- pausing ------------------------------------------------------------------------------------
 
 
 def test_a_pause_stops_placements_and_nothing_else(world):
-    running, ready, waiting = put_on_deck(world, 1, 5, 20)
+    running, ready, waiting = put_prestaged(world, 1, 5, 20)
     set_paused(world.records, paused=True, by="ann", reason="heat", now=world.now)
 
     world.dispatcher.note_exit(world.exit(running))
     world.settle()
 
     assert world.pool(running) == FINISH_POOL
-    assert pools(world, [ready, waiting]) == [DECK_POOL, QUEUE_POOL]
+    assert pools(world, [ready, waiting]) == [PRESTAGED_POOL, QUEUE_POOL]
     assert world.dispatcher.view.is_paused
     assert "paused" in wait_of(world, ready).reason
 
@@ -654,7 +657,7 @@ def test_a_pause_stops_placements_and_nothing_else(world):
     assert world.pool(ready) == "rio"
 
 
-def test_nothing_goes_on_deck_while_paused(world):
+def test_nothing_is_prestaged_while_paused(world):
     world.add_server("rio")
     set_paused(world.records, paused=True, by="ann", reason=None, now=world.now)
     keys = world.submit("s-1", 1, 5)
@@ -680,11 +683,11 @@ def test_an_instance_that_somebody_marked_meanwhile_is_left_alone(world, done):
 
     world.airflow.before_lock = lambda: None
     world.tick()
-    assert world.pool(other) == "rio"  # although it was on its way to the deck
+    assert world.pool(other) == "rio"  # although it was about to be prestaged
 
 
-def test_a_task_on_deck_that_was_cleared_meanwhile_is_not_started(world):
-    running, ready = put_on_deck(world, 1, 5)
+def test_a_prestaged_task_that_was_cleared_meanwhile_is_not_started(world):
+    running, ready = put_prestaged(world, 1, 5)
     world.dispatcher.note_exit(world.exit(running))
     world.airflow.before_lock = lambda: world.airflow.clear(ready)
 
@@ -719,7 +722,7 @@ def test_another_dispatchers_placement_is_seen_under_the_lock(world):
     world.tick()
     world.settle()
 
-    assert sorted(pools(world, [first, second])) == ["rio", DECK_POOL]
+    assert sorted(pools(world, [first, second])) == ["rio", PRESTAGED_POOL]
     assert len(world.starts()) == 1
 
 
@@ -735,7 +738,7 @@ def test_while_a_scheduler_holds_the_pools_nothing_is_decided(world):
 
 
 def test_an_exit_is_not_forgotten_when_the_pools_are_busy(world):
-    running, ready = put_on_deck(world, 1, 5)
+    running, ready = put_prestaged(world, 1, 5)
     world.dispatcher.note_exit(world.exit(running))
     with world.airflow.lock_pools(), pytest.raises(PoolsBusy):
         world.tick()
@@ -749,7 +752,7 @@ def test_an_exit_is_not_forgotten_when_the_pools_are_busy(world):
 
 
 def fail_attempt(world, key, code=75, **details):
-    """Let the newest attempt fail, and its task come back to the waiting room."""
+    """Let the newest attempt fail, and its task become pending again."""
     world.dispatcher.note_exit(world.exit(key, code, **details))
     world.trigger(key)
     world.tick()
@@ -781,7 +784,7 @@ def test_a_retry_waits_a_while_for_another_server_to_be_free(world):
 
     fail_attempt(world, key)
     world.settle()
-    assert world.pool(key) == DECK_POOL
+    assert world.pool(key) == PRESTAGED_POOL
 
     world.advance(301)
     world.settle()
@@ -865,13 +868,11 @@ def test_failures_in_an_earlier_run_do_not_count(world):
 
     again = world.airflow.add("s-1--2", map_index=0)
     world.keys["s-1", "i5"] = again
-    world.records.change_submission("s-1", lambda _: {"run_ids": ["s-1", "s-1--2"]})
+    world.records.change_submission("s-1", lambda found: found.change(run_ids=["s-1", "s-1--2"]))
     world.records.change_task(
         "s-1",
         "i5",
-        lambda found: renew_task(
-            found, TaskSpec.model_validate(found["config"]), run_id="s-1--2", map_index=0
-        ),
+        lambda found: renew_task(found, found.spec, run_id="s-1--2", map_index=0),
     )
     world.settle()
 
@@ -884,14 +885,14 @@ def test_failures_in_an_earlier_run_do_not_count(world):
 
 
 def test_what_was_expected_of_a_wait_is_kept_with_the_placement(world):
-    running, ready = put_on_deck(world, 1, 5)
-    expected = {"made_at": "a", "p50": "b", "p90": "c", "stretch": 1.0}
+    running, ready = put_prestaged(world, 1, 5)
+    expected = StartEstimate(made_at=world.now, p50=world.now, p90=world.now, stretch=1.0)
     world.dispatcher.estimates = {("s-1", "i5"): expected}
 
     world.dispatcher.note_exit(world.exit(running))
     world.tick()
 
-    assert world.record(ready)["placement"]["estimate"] == expected
+    assert world.record(ready).newest.placement.estimate == expected
 
 
 def test_nothing_is_expected_of_what_did_not_wait(world):
@@ -900,7 +901,7 @@ def test_nothing_is_expected_of_what_did_not_wait(world):
 
     world.settle()
 
-    assert world.record(key)["placement"]["estimate"] is None
+    assert world.record(key).newest.placement.estimate is None
 
 
 # --- a long day ---------------------------------------------------------------------------------
@@ -947,7 +948,7 @@ class Day:
             ref = command.ref
             key = self.world.keys[ref.submission_id, ref.task_id]
             record = self.world.record(key)
-            if record["fence"] != ref.fence or record["phase"] is not None:
+            if record.fence != ref.fence or record.newest.phase is not None:
                 continue
             self.world.report(key, AttemptPhase.RUNNING)
             self.running[ref.task_key, ref.fence] = server
@@ -962,7 +963,7 @@ class Day:
         del self.running[task, fence]
         code = 0 if self.random.random() < 0.8 else 75
         record = self.world.exit(key, code)
-        assert record["fence"] == fence
+        assert record.fence == fence
         if self.random.random() < 0.7:
             self.random.choice(self.world.dispatchers).note_exit(record)
 
@@ -1013,38 +1014,40 @@ def test_over_a_long_day_nothing_runs_twice_and_nothing_is_forgotten(world, seed
             break
 
     assert {world.state(key) for key in day.keys} == {"success"}
-    assert timedelta(0) < world.now - day.world.dispatchers[0].view.at < timedelta(minutes=1)
+    assert timedelta(0) < world.now - day.world.dispatchers[0].view.now < timedelta(minutes=1)
 
 
 # --- runs that wait -----------------------------------------------------------------------------
 
 
-def test_runs_far_behind_in_the_queue_are_parked_and_go_on_with_their_first_placement(make_world):
+def test_runs_far_behind_in_the_queue_are_suspended_and_go_on_with_their_first_placement(
+    make_world,
+):
     world = make_world(warm_runs=1, deck_size=0)
     keys = [world.submit(f"s-{number}", 5)[0] for number in range(3)]
     world.tick()
 
-    def parked():
-        return [world.airflow.instances[key].is_parked for key in keys]
+    def suspended():
+        return [world.airflow.instances[key].is_suspended for key in keys]
 
-    assert parked() == [False, True, True]
+    assert suspended() == [False, True, True]
     assert [wait_of(world, key).position for key in keys] == [1, 2, 3]
 
     world.add_server("rio", slots=2)
     world.tick()
 
-    assert parked() == [False, False, True]
+    assert suspended() == [False, False, True]
     assert pools(world, keys)[:2] == ["rio", "rio"]
 
 
-def test_a_run_that_trains_is_never_parked(make_world):
+def test_a_run_that_trains_is_never_suspended(make_world):
     world = make_world(warm_runs=0)
     world.add_server("rio")
     first, second = world.submit("s-1", 1, 5)
     world.tick()
 
     assert world.pool(first) == "rio"
-    assert not world.airflow.instances[second].is_parked
+    assert not world.airflow.instances[second].is_suspended
 
 
 def test_a_validation_that_is_not_needed_again_waits_for_no_server(world):
@@ -1100,7 +1103,7 @@ def test_a_cleared_task_is_placed_again_although_it_may_not_be_retried(world):
         lambda _: {"server": "lima", "try": 1},
         lambda _: {"try": 1},
     ],
-    ids=["another server", "on deck", "unsealed", "made up", "next to nothing"],
+    ids=["another server", "prestaged", "unsealed", "made up", "next to nothing"],
 )
 def test_a_placement_that_somebody_else_has_stored_is_none_and_is_decided_anew(world, forge):
     """Whoever might write into Airflow's state store chose the server himself."""
@@ -1130,7 +1133,7 @@ def test_a_training_of_a_run_that_has_none_on_record_is_let_through_to_say_so(wo
     """It waited for ever: nobody told that its record was gone, or another run's."""
     world.add_server("rio")
     (key,) = world.submit("s-1", 5)
-    world.records.change_task("s-1", "i5", lambda _: {"run_id": "s-1--2"})
+    change_fields(world.records, "s-1", "i5", run_id="s-1--2")
 
     world.settle()
 
@@ -1167,8 +1170,8 @@ def test_a_task_that_was_refused_again_and_again_keeps_nobody_elses_from_being_p
     }
     past = [{**refused, "attempt": number, "fence": number} for number in range(1, 43)]
     newest = {"attempts": past, "attempt": 43, "fence": 43, "status": "error", "reason": "budget"}
-    world.records.change_task(
-        "s-1", "i5", lambda _: {**refused, **newest, "ended_at": world.now.isoformat()}
+    change_fields(
+        world.records, "s-1", "i5", **{**refused, **newest, "ended_at": world.now.isoformat()}
     )
 
     world.tick()
@@ -1194,7 +1197,7 @@ def test_a_task_whose_record_makes_no_sense_keeps_no_other_from_being_placed(wor
     world.add_server("rio", slots=2)
     world.submit("s-1", 5)
     (other,) = world.submit("s-2", 5)
-    world.records.change_task("s-1", "i5", lambda _: odd)
+    write_task(world.records, ("s-1", "i5"), odd)
 
     world.settle()
 
@@ -1220,7 +1223,7 @@ def test_a_server_whose_record_makes_no_sense_keeps_no_other_from_being_used(wor
     world.add_server("a-odd", priority=9)
     world.add_server("rio")
     (key,) = world.submit("s-1", 5)
-    world.records.change_server("a-odd", lambda _: odd)
+    write_fields(world.records, "a-odd", odd)
 
     world.settle()
 
@@ -1232,7 +1235,7 @@ def test_a_running_task_whose_record_makes_no_sense_keeps_no_other_from_being_pl
     world.add_server("rio", slots=2)
     world.submit("s-1", 5)
     world.settle()
-    world.records._put(world.settings.tasks_table, {**world.records.get_task("s-1", "i5"), **odd})
+    write_task(world.records, ("s-1", "i5"), odd)
     (other,) = world.submit("s-2", 5)
 
     world.tick(world.make_dispatcher())
@@ -1298,7 +1301,7 @@ def test_a_validation_that_cannot_be_read_is_not_taken_for_one_that_is_not_neede
 
 
 def test_a_start_that_fails_for_whatever_reason_is_one_tasks_and_tried_again(world):
-    keys = put_on_deck(world, 1, 5, 20)
+    keys = put_prestaged(world, 1, 5, 20)
     failing = world.make_dispatcher(Interrupted(KeyError("config")))
     world.airflow.set_slots("rio", 3)
 
@@ -1318,10 +1321,10 @@ def bounce(world, key, refuse, rounds):
     seen = []
     for _ in range(rounds):
         world.settle()
-        if world.state(key) != "deferred" or world.pool(key) == DECK_POOL:
+        if world.state(key) != "deferred" or world.pool(key) == PRESTAGED_POOL:
             world.advance(60)  # nothing takes it now
             continue
-        server = world.record(key)["server"]
+        server = world.record(key).newest.server
         seen.append(server)
         if server not in refuse:
             break
@@ -1397,7 +1400,7 @@ def test_a_server_that_turns_out_to_lack_an_image_gets_no_more_of_it(world):
     (other,) = world.submit("s-3", 5, image="small")
     world.settle()
 
-    assert world.record(first)["attempts"][0]["failure_class"] == "image"
+    assert world.record(first).past[0].failure_class == "image"
     assert pools(world, (first, same, other)) == ["good", "good", "bad"]
 
 
@@ -1425,7 +1428,7 @@ def test_why_a_server_takes_nothing_is_told_until_it_does(world):
     world.advance(120)
     world.settle()
     world.report(key, AttemptPhase.ACCEPTED)
-    assert world.records.find_server("bad")["holds"] == {}
+    assert world.records.find_server("bad").holds == {}
 
 
 def test_a_pool_that_is_larger_than_its_agent_refuses_nothing(world):
@@ -1469,7 +1472,7 @@ def test_each_training_runs_in_the_image_that_fits_what_it_is_given(world):
     world.settle()
 
     assert list_images(world) == {"gpu": "cuda", "cpu": "plain"}
-    assert {world.pool(key): world.record(key)["image"] for key in keys} == list_images(world)
+    assert {world.pool(key): world.record(key).newest.image for key in keys} == list_images(world)
 
 
 def test_a_training_with_an_image_of_its_own_has_it_everywhere(world):
@@ -1507,7 +1510,7 @@ def test_no_image_is_taken_from_where_airflows_users_may_write(world, forge):
     world.settle()
 
     assert list_images(world) == {"cpu": "plain"}
-    assert (world.record(key)["image"], world.record(key)["gpus"]) == ("plain", 0)
+    assert (world.record(key).newest.image, world.record(key).newest.gpus) == ("plain", 0)
 
 
 def test_what_a_gpu_costs_is_kept_with_the_placement(world):
@@ -1515,7 +1518,7 @@ def test_what_a_gpu_costs_is_kept_with_the_placement(world):
     (key,) = world.submit("s-1", 5)
     world.settle()
 
-    assert world.record(key)["placement"]["gpu_price_per_hour"] == 0.35
+    assert world.record(key).newest.placement.gpu_price_per_hour == 0.35
 
 
 def test_a_gpu_that_a_training_does_not_see_eats_no_other_of_its_submitter(world):
@@ -1527,7 +1530,7 @@ def test_a_gpu_that_a_training_does_not_see_eats_no_other_of_its_submitter(world
     assert world.pool(first) == "bad"
 
     see_no_gpu(world, first)
-    assert world.record(first)["outcome"] == "failed(infrastructure)"
+    assert world.record(first).newest.outcome == "failed(infrastructure)"
     world.advance(10)
     world.airflow.retry(first)
     others = world.submit("s-2", 1, 5, 20, **CUDA)
@@ -1572,7 +1575,7 @@ def test_a_gpu_that_two_submitters_do_not_see_is_left_alone_by_all_until_one_see
     world.settle()
     assert world.pool(fourth) == "bad", "it is tried again after a while"
     world.exit(fourth)
-    assert world.records.find_server("bad")["holds"] == {}
+    assert world.records.find_server("bad").holds == {}
 
 
 def test_a_training_that_went_on_without_a_gpu_says_nothing_of_it(world):
@@ -1586,7 +1589,7 @@ def test_a_training_that_went_on_without_a_gpu_says_nothing_of_it(world):
 
     world.exit(other)
 
-    assert world.records.find_server("bad")["holds"]
+    assert world.records.find_server("bad").holds
 
 
 def test_an_image_that_is_not_for_gpus_says_nothing_of_a_server(world):
@@ -1597,8 +1600,8 @@ def test_an_image_that_is_not_for_gpus_says_nothing_of_a_server(world):
 
     see_no_gpu(world, key)
 
-    assert world.record(key)["failure_class"] == "device"
-    assert not world.records.find_server("rio").get("holds")
+    assert world.record(key).newest.failure_class == "device"
+    assert not world.records.find_server("rio").holds
 
 
 # --- a server that comes back -------------------------------------------------------------------
@@ -1610,7 +1613,7 @@ def partitioned(world):
     world.add_server("rio", takes=1)
     (key,) = world.submit("s-1", 5)
     world.settle()
-    old = get_ref(world.record(key))
+    old = world.record(key).ref
     world.report(key, AttemptPhase.RUNNING)
     world.silence("rio")
     world.advance(1000)
@@ -1618,7 +1621,7 @@ def partitioned(world):
     world.records.change_task(
         "s-1",
         "i5",
-        lambda task: declare_lost(task, fence=task["fence"], reason="silent", now=world.now),
+        lambda task: declare_lost(task, fence=task.fence, reason="silent", now=world.now),
     )
     world.trigger(key)
     world.tick()
@@ -1685,7 +1688,7 @@ def test_what_an_inventory_still_shows_of_an_ended_attempt_holds_up_nobody(world
     world.add_server("rio", takes=1)
     first, second = world.submit("s-1", 1, 5)
     world.settle()
-    world.show("rio", (get_ref(world.record(first)), "running"))
+    world.show("rio", (world.record(first).ref, "running"))
     assert world.starts(second) == []
 
     world.dispatcher.note_exit(world.exit(first))
@@ -1701,9 +1704,9 @@ def test_what_a_server_was_just_sent_counts_once_whether_it_shows_it_or_not(worl
     assert len(world.starts()) == 2
     world.airflow.set_slots("rio", 3)
     world.records.change_server(
-        "rio", lambda server: {"inventory": {**server["inventory"], "slots": 3}}
+        "rio", lambda server: server.change(inventory=server.inventory.change(slots=3))
     )
-    refs = [get_ref(world.record(key)) for key in (first, second)]
+    refs = [world.record(key).ref for key in (first, second)]
     world.show("rio", (refs[0], "accepted"))
     (third,) = world.submit("s-2", 5)
 

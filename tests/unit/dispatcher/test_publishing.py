@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from datetime import datetime, timedelta
+from datetime import timedelta
 
 import pytest
 
 from fakes.placement_world import World
 from touchstone.core.durations import ErrorLog
 from touchstone.core.queue import QUEUE_KEY, Queue
-from touchstone.dispatcher.control import set_paused
 from touchstone.dispatcher.publishing import DISPATCHER_ID, Publisher
+from touchstone.services.control import set_paused
 
 
 @pytest.fixture
@@ -110,13 +110,13 @@ def test_the_first_estimate_is_the_one_to_be_judged(world, publisher):
     world.submit("s-1", 1, 5)
     world.settle()
     publish(world, publisher)
-    first = dict(world.dispatcher.estimates["s-1", "i5"])
-    assert first["made_at"] == world.now.isoformat()
+    first = world.dispatcher.estimates["s-1", "i5"]
+    assert first.made_at == world.now
 
     world.advance(600)
     later = publish(world, publisher)
 
-    assert later.waiting[0].p50 > datetime.fromisoformat(first["p50"])
+    assert later.waiting[0].p50 > first.p50
     assert world.dispatcher.estimates["s-1", "i5"] == first
 
 
@@ -124,14 +124,14 @@ def test_the_first_estimate_is_kept_with_the_placement(world, publisher):
     running, ready = world.submit("s-1", 1, 5)
     world.settle()
     publish(world, publisher)
-    first = dict(world.dispatcher.estimates["s-1", "i5"])
+    first = world.dispatcher.estimates["s-1", "i5"]
     world.advance(600)
     publish(world, publisher)
 
     world.dispatcher.note_exit(world.exit(running))
     world.tick()
 
-    assert world.record(ready)["placement"]["estimate"] == first
+    assert world.record(ready).newest.placement.estimate == first
 
 
 def test_a_task_that_waits_again_is_estimated_anew(world, publisher):
@@ -152,7 +152,7 @@ def test_a_task_that_waits_again_is_estimated_anew(world, publisher):
     world.settle()
     publish(world, publisher)
 
-    assert world.dispatcher.estimates["s-1", "i5"]["made_at"] == world.now.isoformat()
+    assert world.dispatcher.estimates["s-1", "i5"].made_at == world.now
 
 
 def test_past_estimates_stretch_later_ones_and_their_score_is_published(world, publisher, errors):

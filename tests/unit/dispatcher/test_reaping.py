@@ -6,10 +6,10 @@ import asyncio
 
 import pytest
 
+from fakes.servers import read_fields
+from touchstone.core.records.notes import Proof, ReaperNote, Sightings
 from touchstone.dispatcher import reaping
 from touchstone.dispatcher.reaping import ReaperLoop
-from touchstone.hooks.pods.facts import REAPER
-from touchstone.hooks.pods.reaper import Proof
 from touchstone.settings import RunPodSettings, Settings
 from touchstone_agent.protocol.errors import TransientError
 
@@ -73,15 +73,15 @@ def test_of_two_that_find_it_is_time_only_the_one_that_wrote_it_down_looks(
     make_loop, records, looks
 ):
     """The other one's write is refused: it reads again, and decides again."""
-    other, change = make_loop(), records.change_server
+    other, change = make_loop(), records.change_note
 
-    def change_late(name, decide):
-        records.change_server = change
-        decide({})
+    def change_late(kind, decide):
+        records.change_note = change
+        decide(kind())
         other.run()
-        return change(name, decide)
+        return change(kind, decide)
 
-    records.change_server = change_late
+    records.change_note = change_late
 
     assert make_loop().run() is None
     assert len(looks) == 1
@@ -126,9 +126,10 @@ def test_a_clock_that_was_wrong_once_does_not_stop_all_looking(make_loop, record
 
 
 def test_what_the_last_look_has_shown_stays_on_record(make_loop, records, clock):
-    records.put_note(REAPER, {"proof": {"seen": 3}, "sightings": {"at": None}})
+    records.put_note(ReaperNote(proof=Proof(seen=3), sightings=Sightings(at=None)))
 
     make_loop().run()
 
-    note = records.find_note(REAPER)
-    assert (note["proof"], note["looked_at"]) == ({"seen": 3}, clock().isoformat())
+    note = records.find_note(ReaperNote)
+    assert (note.proof, note.looked_at) == (Proof(seen=3), clock())
+    assert read_fields(records, "#reaper")["proof"] == {"seen": 3}

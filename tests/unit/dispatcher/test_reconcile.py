@@ -4,13 +4,19 @@ from __future__ import annotations
 
 import pytest
 
-from touchstone.dispatcher.cancel import cancel_submission, retract_submission
+from fakes.servers import store_server, write_fields
+from fakes.tasks import change_fields, read_stored, with_fields, write_task
+from touchstone.core.answers import Ended
 from touchstone.dispatcher.reconcile import Reconciler
-from touchstone.dispatcher.troubles import Troubles
 from touchstone.hooks.agent import cancel_task
-from touchstone.hooks.records import AT_WORK, RecordNotFound
-from touchstone_agent.protocol.errors import PermanentError
+from touchstone.services.cancel import cancel_submission, retract_submission
+from touchstone.services.troubles import Troubles
+from touchstone.settings import Settings
+from touchstone.stores.tables import RecordNotFound
+from touchstone_agent.protocol.errors import PermanentError, TransientError
 from touchstone_agent.protocol.messages import Cancel
+
+NOW = "2026-11-22T12:00:00+00:00"
 
 
 class FakeAirflow:
@@ -31,7 +37,7 @@ class FakeAirflow:
     def find_ended_instances(self, run_ids):
         return {item for item in self.ended_instances if item[0] in set(run_ids)}
 
-    def release_parked(self):
+    def release_suspended(self):
         return 0
 
     def fail_runs(self, run_ids):
@@ -63,7 +69,7 @@ def reconciler(records, agent, settings, clock, airflow, hearing, ended_pods):
         airflow=airflow,
         clock=clock,
         is_hearing=lambda: hearing["now"],
-        on_pod_end=lambda record: ended_pods.append(record["task_id"]),
+        on_pod_end=lambda record: ended_pods.append(record.task_id),
     )
 
 
@@ -81,7 +87,7 @@ def test_a_cancel_is_sent_again_until_the_agent_answers(reconciler, records, age
 
     reconciler.run()
     reconciler.run()
-    records.change_task("s-1", "i5", lambda _: {"status": "cancelled"})
+    change_fields(records, "s-1", "i5", status="cancelled")
     reconciler.run()
 
     assert len(agent.commands(Cancel)) == 3
@@ -92,14 +98,14 @@ def test_a_kill_meant_for_an_older_attempt_leaves_the_newer_one_alone(records, a
 
     record = cancel(records, agent, only_fence=1)
 
-    assert record["cancel"] is None
+    assert record.newest.cancel is None
     assert agent.sent == []
 
 
 def test_cancelling_what_has_ended_is_success(records, agent, make_task):
     make_task(status="success")
 
-    assert cancel(records, agent)["status"] == "success"
+    assert cancel(records, agent).status == "success"
     assert agent.sent == []
 
 
@@ -107,12 +113,12 @@ def test_cancelling_what_has_ended_is_success(records, agent, make_task):
 def silent_server(records, server_key, make_task, clock):
     """A server that took a task and was last heard of a lease ago."""
     make_task(phase="running", status="running")
-    records.change_server("local", lambda _: {"heartbeat_at": clock().isoformat()})
+    write_fields(records, "local", {"heartbeat_at": clock().isoformat()})
     clock.advance(seconds=910)
 
 
 def status(records):
-    return records.get_task("s-1", "i5")["status"]
+    return records.get_task("s-1", "i5").status
 
 
 def test_a_server_silent_for_the_lease_and_while_we_listen_loses_its_tasks(
@@ -124,7 +130,7 @@ def test_a_server_silent_for_the_lease_and_while_we_listen_loses_its_tasks(
     clock.advance(seconds=130)
     reconciler.run()
     assert status(records) == "lost"
-    assert "silent" in records.get_task("s-1", "i5")["reason"]
+    assert "silent" in records.get_task("s-1", "i5").newest.reason
 
 
 def test_a_dispatcher_that_was_away_itself_gives_servers_time_to_be_heard(
@@ -138,7 +144,7 @@ def test_a_dispatcher_that_was_away_itself_gives_servers_time_to_be_heard(
     reconciler.run()
     assert status(records) == "running"
 
-    records.change_server("local", lambda _: {"heartbeat_at": clock().isoformat()})
+    write_fields(records, "local", {"heartbeat_at": clock().isoformat()})
     clock.advance(seconds=130)
     reconciler.run()
     assert status(records) == "running"
@@ -155,13 +161,11 @@ def test_a_start_that_nobody_took_and_nobody_may_take_any_more_is_lost(
     clock.advance(minutes=15)
     reconciler.run()
     assert status(records) == "lost"
-    assert records.get_task("s-1", "i5")["is_retriable"]
+    assert records.get_task("s-1", "i5").newest.is_retriable
 
 
 def test_files_are_waited_for_longer_than_a_container(reconciler, records, silent_server, clock):
-    records.change_task(
-        "s-1", "i5", lambda _: {"status": "uploading", "exited_at": clock().isoformat()}
-    )
+    change_fields(records, "s-1", "i5", status="uploading", exited_at=clock().isoformat())
     for _ in range(2):
         clock.advance(seconds=130)
         reconciler.run()
@@ -198,14 +202,14 @@ def test_an_attempt_that_is_waited_for_is_none(reconciler, agent, airflow, make_
 def test_a_cancel_that_was_only_written_down_is_carried_out(
     reconciler, records, airflow, make_submission, make_task
 ):
-    make_submission("running", cancel={"by": "ann", "at": "2026", "reason": "cancelled by ann"})
+    make_submission("running", cancel={"by": "ann", "at": NOW, "reason": "cancelled by ann"})
     make_task(attempt=0)
 
     reconciler.run()
 
     assert airflow.failed == ["s-1"]
-    assert records.get_submission("s-1")["status"] == "cancelled"
-    assert records.get_submission("s-1")["reason"] == "cancelled by ann"
+    assert records.get_submission("s-1").status == "cancelled"
+    assert records.get_submission("s-1").reason == "cancelled by ann"
     assert status(records) == "cancelled"
 
 
@@ -217,12 +221,12 @@ def test_a_run_ended_by_hand_cancels_its_tasks_and_then_closes_the_submission(
     airflow.run_states["s-1"] = "failed"
 
     reconciler.run()
-    assert records.get_submission("s-1")["status"] == "running"
+    assert records.get_submission("s-1").status == "running"
     assert len(agent.commands(Cancel)) >= 1
 
-    records.change_task("s-1", "i5", lambda _: {"status": "cancelled", "outcome": "cancelled"})
+    change_fields(records, "s-1", "i5", status="cancelled", outcome="cancelled")
     reconciler.run()
-    assert records.get_submission("s-1")["status"] == "cancelled"
+    assert records.get_submission("s-1").status == "cancelled"
 
 
 @pytest.mark.parametrize(("user", "is_touched"), [("eve", False), ("ann", True), ("admin", True)])
@@ -234,9 +238,8 @@ def test_a_strangers_run_of_the_same_id_ends_nothing_of_the_one_on_record(
     make_task(phase="running", status="running")
     make_task("validation", kind="validation", phase="running", status="running")
     for task in ("i5", "validation"):
-        records.change_task(
-            "s-1", task, lambda found: {"config": {**found["config"], "submitted_by": "ann"}}
-        )
+        config = records.get_task("s-1", task).dump()["config"] | {"submitted_by": "ann"}
+        change_fields(records, "s-1", task, config=config)
     airflow.run_states["s-1"], airflow.users["s-1"] = "failed", user
     airflow.ended_instances = {("s-1", "validate", -1), ("s-1", "train", 0)}
     clock.advance(seconds=60)
@@ -244,7 +247,7 @@ def test_a_strangers_run_of_the_same_id_ends_nothing_of_the_one_on_record(
     reconciler.run()
 
     assert bool(agent.commands(Cancel)) is is_touched
-    assert records.get_submission("s-1")["status"] == "running"
+    assert records.get_submission("s-1").status == "running"
 
 
 def test_a_run_that_failed_by_a_fault_makes_the_submission_an_error(
@@ -256,8 +259,8 @@ def test_a_run_that_failed_by_a_fault_makes_the_submission_an_error(
 
     reconciler.run()
 
-    assert records.get_submission("s-1")["status"] == "error"
-    assert records.get_submission("s-1")["reason"] == "i5: server gone"
+    assert records.get_submission("s-1").status == "error"
+    assert records.get_submission("s-1").reason == "i5: server gone"
 
 
 def test_a_run_at_work_or_not_there_yet_is_left_alone(
@@ -268,7 +271,7 @@ def test_a_run_at_work_or_not_there_yet_is_left_alone(
     airflow.run_states["s-1"] = "running"
     reconciler.run()
 
-    assert records.get_submission("s-1")["status"] == "queued"
+    assert records.get_submission("s-1").status == "queued"
 
 
 def test_a_submission_is_cancelled_run_first(records, agent, make_submission, make_task):
@@ -287,11 +290,11 @@ def test_a_submission_is_cancelled_run_first(records, agent, make_submission, ma
         end_runs=lambda run_ids: ended.extend(run_ids) or ended,
     )
 
-    assert done == {"cancelled_tasks": ["i1", "i5"], "ended_runs": ["s-1"]}
+    assert done == Ended(cancelled_tasks=("i1", "i5"), ended_runs=("s-1",))
     assert [command.ref.task_id for command in agent.commands(Cancel)] == ["i1"]
-    assert records.get_task("s-1", "i5")["status"] == "cancelled"
-    assert records.get_submission("s-1")["status"] == "cancelled"
-    assert records.get_submission("s-1")["reason"] == "cancelled by ann: wrong data"
+    assert records.get_task("s-1", "i5").status == "cancelled"
+    assert records.get_submission("s-1").status == "cancelled"
+    assert records.get_submission("s-1").reason == "cancelled by ann: wrong data"
 
 
 def test_cancelling_twice_changes_nothing_more(records, agent, make_submission):
@@ -299,7 +302,7 @@ def test_cancelling_twice_changes_nothing_more(records, agent, make_submission):
 
     cancel_submission("s-1", by="ann", records=records, agent=agent, end_runs=lambda _: [])
 
-    assert records.get_submission("s-1")["status"] == "success"
+    assert records.get_submission("s-1").status == "success"
 
 
 def test_a_retracted_submission_keeps_its_record(records, agent, make_submission):
@@ -308,8 +311,60 @@ def test_a_retracted_submission_keeps_its_record(records, agent, make_submission
     for _ in range(2):
         retract_submission("s-1", by="ann", records=records, agent=agent, end_runs=lambda _: [])
 
-    assert records.get_submission("s-1")["status"] == "retracted"
-    assert records.get_submission("s-1")["score"] == 0.5
+    assert records.get_submission("s-1").status == "retracted"
+    assert records.get_submission("s-1").score == 0.5
+
+
+def test_what_is_retracted_is_replayed_by_nobody(records, agent, make_submission):
+    make_submission("success")
+    for name, of in (("again", "s-1/i5"), ("theirs", "s-1/i20"), ("other", "s-10/i5")):
+        make_submission("running", submission_id=name, run_ids=[name], replay_of=of)
+    make_submission("success", submission_id="done", replay_of="s-1/i5")
+    ended = []
+
+    def end_runs(run_ids):
+        ended.extend(run_ids)
+        return list(run_ids)
+
+    done = retract_submission("s-1", by="ann", records=records, agent=agent, end_runs=end_runs)
+
+    statuses = {r: records.get_submission(r).status for r in ("again", "theirs", "other", "done")}
+    assert statuses == {
+        "again": "cancelled",
+        "theirs": "cancelled",
+        "other": "running",
+        "done": "success",
+    }
+    assert records.get_submission("again").reason == "cancelled by ann: s-1 was retracted"
+    assert ended == list(done.ended_runs) == ["s-1", "again", "theirs"]
+
+
+def test_a_replay_that_cannot_be_ended_keeps_no_other_and_is_ended_the_next_time(
+    records, agent, make_submission
+):
+    make_submission("success")
+    for name in ("again", "theirs"):
+        make_submission("running", submission_id=name, run_ids=[name], replay_of="s-1/i5")
+    is_away = True
+
+    def end_runs(run_ids):
+        if is_away and "again" in run_ids:
+            raise TransientError("Airflow's database is away")
+        return list(run_ids)
+
+    def retract():
+        return retract_submission("s-1", by="ann", records=records, agent=agent, end_runs=end_runs)
+
+    def find_statuses():
+        return [records.get_submission(name).status for name in ("s-1", "again", "theirs")]
+
+    with pytest.raises(TransientError, match="away"):
+        retract()
+    assert find_statuses() == ["retracted", "running", "cancelled"]
+
+    is_away = False
+    retract()
+    assert find_statuses() == ["retracted", "cancelled", "cancelled"]
 
 
 def test_an_unknown_submission_cannot_be_cancelled(records, agent):
@@ -325,20 +380,20 @@ def in_pod(records, make_submission, make_task):
 
 
 def test_a_submission_runs_as_soon_as_one_of_its_pods_trains(reconciler, records, in_pod):
-    records.change_task("s-1", "i5", lambda _: {"status": "preparing"})
+    change_fields(records, "s-1", "i5", status="preparing")
     reconciler.run()
-    assert records.get_submission("s-1")["status"] == "queued"
+    assert records.get_submission("s-1").status == "queued"
 
-    records.change_task("s-1", "i5", lambda _: {"status": "running"})
+    change_fields(records, "s-1", "i5", status="running")
     reconciler.run()
-    assert records.get_submission("s-1")["status"] == "running"
+    assert records.get_submission("s-1").status == "running"
 
 
 def test_an_end_in_a_pod_is_told_once(reconciler, records, in_pod, ended_pods):
     reconciler.run()
     assert ended_pods == []
 
-    records.change_task("s-1", "i5", lambda _: {"status": "success", "outcome": "succeeded"})
+    change_fields(records, "s-1", "i5", status="success", outcome="succeeded")
     reconciler.run()
     reconciler.run()
     assert ended_pods == ["i5"]
@@ -357,15 +412,16 @@ def test_a_pod_is_looked_after_by_its_trigger_not_by_silence(
 
 
 def test_a_validation_in_a_pod_makes_no_submission_run(reconciler, records, in_pod):
-    records.change_task("s-1", "i5", lambda _: {"kind": "validation"})
+    change_fields(records, "s-1", "i5", kind="validation")
     reconciler.run()
-    assert records.get_submission("s-1")["status"] == "queued"
+    assert records.get_submission("s-1").status == "queued"
 
 
 def add_silent_task(records, clock, submission_id="s-2"):
     """Another submission's training, on a server that was last heard of now."""
-    records.create_server(
-        {"server": "dead", "env": "dev", "public_key": "k", "heartbeat_at": clock().isoformat()}
+    store_server(
+        records,
+        {"server": "dead", "env": "dev", "public_key": "k", "heartbeat_at": clock().isoformat()},
     )
     task = records.get_task("s-1", "i5")
     other = {
@@ -375,7 +431,7 @@ def add_silent_task(records, clock, submission_id="s-2"):
         "phase": "running",
         "status": "running",
     }
-    records.create_task({key: task[key] for key in task if key != "version"} | other)
+    records.create_task(with_fields(task, **other))
 
 
 def pass_time(reconciler, clock, minutes=20):
@@ -403,14 +459,13 @@ def test_a_server_without_a_queue_keeps_nothing_of_the_others_from_being_done(
     monkeypatch.setattr(agent, "send", send)
     pass_time(reconciler, clock)
 
-    assert records.get_task("s-2", "i5")["status"] == "lost"
-    assert records.get_submission("s-3")["status"] == "cancelled"
+    assert records.get_task("s-2", "i5").status == "lost"
+    assert records.get_submission("s-3").status == "cancelled"
 
 
 def write(records, changes):
     """Change a task as another version would: this one keeps to its own words."""
-    task = records.get_task("s-1", "i5")
-    records._put(records._settings.tasks_table, {**task, **changes, AT_WORK: "yes"})
+    write_task(records, ("s-1", "i5"), changes)
 
 
 ODD_TASKS = [
@@ -437,7 +492,25 @@ def test_a_task_whose_record_makes_no_sense_keeps_no_other_from_being_lost(
 
     pass_time(reconciler, clock)
 
-    assert records.get_task("s-2", "i5")["status"] == "lost"
+    assert records.get_task("s-2", "i5").status == "lost"
+
+
+@pytest.mark.parametrize("odd", [{"status": "dancing"}, {"kind": None}, {"fence": "x"}])
+def test_what_a_record_is_of_that_makes_no_sense_goes_on_whatever_becomes_of_its_run(
+    reconciler, records, agent, airflow, make_task, make_submission, clock, server_key, odd
+):
+    """Left out of a list it would look like one that has ended."""
+    make_submission("running")
+    make_task(phase="running", status="running")
+    write(records, odd)
+    airflow.run_states["s-1"] = "failed"
+    airflow.ended_instances = {("s-1", "train", 0)}
+
+    pass_time(reconciler, clock)
+
+    assert agent.commands(Cancel) == []
+    assert read_stored(records, "s-1", "i5")["phase"] == "running"
+    assert records.get_submission("s-1").status == "running"
 
 
 @pytest.mark.parametrize("odd", [{"heartbeat_at": "never"}, {"heartbeat_at": 7}, {"running": 7}])
@@ -446,36 +519,68 @@ def test_a_server_whose_record_makes_no_sense_keeps_no_other_from_being_silent(
 ):
     make_task(phase="running", status="running")
     add_silent_task(records, clock)
-    records.change_server("local", lambda _: {"heartbeat_at": clock().isoformat(), **odd})
+    write_fields(records, "local", {"heartbeat_at": clock().isoformat(), **odd})
 
     pass_time(reconciler, clock)
 
-    assert records.get_task("s-2", "i5")["status"] == "lost"
+    assert records.get_task("s-2", "i5").status == "lost"
 
 
 def test_a_time_without_a_zone_is_one_of_utc(reconciler, records, make_task, clock, server_key):
     make_task(phase="running", status="running", intent_at="2026-11-22T12:00:00")
-    records.change_server("local", lambda _: {"heartbeat_at": "2026-11-22T12:00:00"})
+    write_fields(records, "local", {"heartbeat_at": "2026-11-22T12:00:00"})
 
     pass_time(reconciler, clock)
 
     assert status(records) == "lost"
 
 
-@pytest.mark.parametrize("odd", [{"run_ids": []}, {"run_ids": None}, {"cancel": {"reason": "x"}}])
+@pytest.mark.parametrize(
+    ("odd", "told"),
+    [
+        ({"run_ids": []}, ("find the run of", "s-1")),
+        ({"run_ids": None}, ("find the run of", "s-1")),
+        ({"cancel": {"reason": "x"}}, ("read the record of", "cancel.by")),
+        ({"schedule": {"intervals": [0]}}, ("close", "schedule.intervals")),
+    ],
+)
 def test_a_submission_whose_record_makes_no_sense_keeps_no_other_open(
-    reconciler, records, airflow, make_submission, odd
+    reconciler, records, airflow, make_submission, odd, told
 ):
-    make_submission("running", **odd)
+    table = Settings().submissions_table
+    make_submission("running")
+    records.put_stored(table, records.get_stored(table, "s-1") | odd)
+    before = records.get_stored(table, "s-1")
     make_submission("running", submission_id="s-2", run_ids=["s-2"])
-    airflow.run_states["s-2"] = "failed"
+    airflow.run_states |= {"s-1": "failed", "s-2": "failed"}
 
     reconciler.run()
 
-    assert records.get_submission("s-2")["status"] == "cancelled"
+    assert records.get_submission("s-2").status == "cancelled"
+    assert records.get_stored(table, "s-1") == before, "nobody acts as if it were not there"
+    (trouble,) = [each for each in reconciler._troubles.summarise() if each.what == told[0]]
+    assert told[1] in f"{trouble.item} {trouble.reason}"
 
 
-@pytest.mark.parametrize("step", ["find_run_states", "find_ended_instances", "release_parked"])
+def test_a_submission_that_was_mended_is_closed_like_any_other(
+    reconciler, records, airflow, make_submission
+):
+    table = Settings().submissions_table
+    make_submission("running")
+    good = records.get_stored(table, "s-1")
+    records.put_stored(table, good | {"cancel": "x"})
+    airflow.run_states["s-1"] = "failed"
+    reconciler.run()
+    assert [each.what for each in reconciler._troubles.summarise()] == ["read the record of"]
+
+    records.put_stored(table, good)
+    reconciler.run()
+
+    assert records.get_submission("s-1").status == "cancelled"
+    assert reconciler._troubles.summarise() == ()
+
+
+@pytest.mark.parametrize("step", ["find_run_states", "find_ended_instances", "release_suspended"])
 def test_a_step_that_fails_as_a_whole_keeps_no_other_from_being_made(
     reconciler, records, airflow, silent_server, clock, monkeypatch, step
 ):
@@ -515,7 +620,7 @@ def test_what_could_not_be_done_is_counted_and_told_once(
 def run_for(reconciler, records, clock, **time):
     """Let time pass on a server that is alive."""
     clock.advance(**time)
-    records.change_server("local", lambda _: {"heartbeat_at": clock().isoformat()})
+    write_fields(records, "local", {"heartbeat_at": clock().isoformat()})
     reconciler.run()
 
 
@@ -531,8 +636,8 @@ def test_a_heartbeat_renews_nothing_of_an_attempt_that_runs_beyond_its_limit(
     run_for(reconciler, records, clock, seconds=600)
 
     assert status(records) == "lost"
-    assert "beyond its limit of 1 day" in records.get_task("s-1", "i5")["reason"]
-    assert records.get_task("s-1", "i5")["is_retriable"]
+    assert "beyond its limit of 1 day" in records.get_task("s-1", "i5").newest.reason
+    assert records.get_task("s-1", "i5").newest.is_retriable
 
 
 def test_a_heartbeat_renews_nothing_of_an_attempt_that_never_begins(
@@ -543,5 +648,24 @@ def test_a_heartbeat_renews_nothing_of_an_attempt_that_never_begins(
     run_for(reconciler, records, clock, minutes=119)
     assert status(records) == "preparing"
     run_for(reconciler, records, clock, minutes=2)
+
+    assert status(records) == "lost"
+
+
+@pytest.mark.parametrize("odd", [{"declared": 7}, {"drained": 7}, {"heartbeat_at": "never"}])
+def test_nothing_is_lost_on_a_server_whose_record_makes_no_sense(
+    reconciler, records, agent, clock, silent_server, odd
+):
+    write_fields(records, "local", odd)
+
+    pass_time(reconciler, clock, minutes=60)
+
+    assert status(records) == "running"
+    assert agent.sent == []
+
+    write_fields(
+        records, "local", {next(iter(odd)): None, "heartbeat_at": "2026-11-22T12:00:00+00:00"}
+    )
+    pass_time(reconciler, clock)
 
     assert status(records) == "lost"

@@ -12,8 +12,9 @@ from collections import Counter
 
 import pytest
 
-from touchstone.hooks import git as hook
-from touchstone.hooks.git import GitCredentials, GitSource, find_credentials
+from touchstone.hooks import repository as module
+from touchstone.hooks.git import GitSource, find_credentials
+from touchstone.hooks.repository import GitCredentials
 from touchstone_agent.protocol.errors import ConfigurationError
 
 
@@ -107,6 +108,7 @@ def test_a_token_in_the_url_of_an_installation_is_told_nobody(source):
     ("ref", "path", "message"),
     [
         ("nope", ".", "ref: the repository has no branch and no tag 'nope'; push it"),
+        ("origin/nope", ".", "no branch and no tag 'origin/nope'; name it 'nope'"),
         ("deadbeef", ".", "ref: the repository has no branch, no tag and no commit 'deadbeef'"),
         ("a" * 40, ".", "ref: the repository has no commit '.*'; push it first"),
         ("main", "sets/nope", "path: .* has no folder 'sets/nope'"),
@@ -143,6 +145,15 @@ def test_content_over_the_limit_is_refused(repository):
 
 
 # --- what a commit is called --------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("way", ["tree/main/sets", "-/tree/main/sets", "blob/main/features.py"])
+def test_a_page_that_a_browser_shows_is_answered_with_the_repository(way):
+    git = GitSource(hosts=("*",), allow_local=False, max_bytes=10**6)
+    with git._open("https://git.invalid/team/sets", url_field="source") as asked:
+        error = asked._explain("not found", f"https://git.invalid/team/sets/{way}", "source")
+    told = "give https://git.invalid/team/sets, the branch as ref and the folder as path"
+    assert str(error).endswith(told)
 
 
 @pytest.mark.parametrize(
@@ -295,7 +306,7 @@ def test_a_few_kilobytes_that_unfold_to_very_many_files_are_refused(repository, 
 
 
 def test_a_repository_that_is_larger_than_is_taken_is_told_so(repository, monkeypatch):
-    monkeypatch.setattr(hook, "_FILE_BYTES", 5000)
+    monkeypatch.setattr(module, "_FILE_BYTES", 5000)
     (repository / "large.bin").write_bytes(os.urandom(20_000))
     commit_all(repository)
 
@@ -384,9 +395,9 @@ def test_a_password_reaches_git_by_a_helper_for_its_own_host_only(
     credentials = GitCredentials(address="git.example.org", login="bot", password="s3cret$'\"")
     source = GitSource(hosts=["*"], allow_local=False, max_bytes=1024, credentials=credentials)
     commands = []
-    run = hook.run_confined
+    run = module.run_confined
     monkeypatch.setattr(
-        hook,
+        module,
         "run_confined",
         lambda command, **more: commands.append(command) or run(command, **more),
     )
@@ -446,7 +457,7 @@ def test_credentials_are_read_from_a_connection_and_shown_in_no_repr(tmp_path, m
     ],
 )
 def test_a_host_that_is_not_allowed_is_refused_before_anybody_is_asked(hosts, url, monkeypatch):
-    monkeypatch.setattr(hook, "run_confined", None)
+    monkeypatch.setattr(module, "run_confined", None)
 
     with pytest.raises(ConfigurationError, match=r"^source: .* is not a host that this"):
         GitSource(hosts=hosts, allow_local=False, max_bytes=1024).fetch(url, None, ".")
@@ -464,7 +475,7 @@ def test_a_helper_that_goes_on_when_git_is_over_its_time_is_ended(tmp_path, monk
     (folder / "git").write_text(script)
     (folder / "git").chmod(0o755)
     monkeypatch.setenv("PATH", f"{folder}:{os.environ['PATH']}")
-    monkeypatch.setattr(hook, "GIT_SECONDS", 2)
+    monkeypatch.setattr(module, "GIT_SECONDS", 2)
     reader = os.open(held, os.O_RDONLY | os.O_NONBLOCK)
     writer = os.open(held, os.O_WRONLY)
 

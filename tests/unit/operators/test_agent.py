@@ -15,12 +15,15 @@ from airflow.sdk.exceptions import (
 
 from fakes.agents import FakeAgentHook
 from fakes.stores import FakeObjectStore, FakeRecordStore
-from touchstone.core import attempts
-from touchstone.core.attempts import WaitEnd, find_end
+from fakes.submissions import build_submission
+from fakes.tasks import change_fields
+from touchstone.core import phases
+from touchstone.core.records.submissions import Submission
+from touchstone.core.retries import WaitEnd, find_end
 from touchstone.core.sealing import seal_note
 from touchstone.core.tasks import TaskSpec
-from touchstone.hooks.starts import Starter, StartOrder, prepare_task
-from touchstone.operators.agent import RESCHEDULE_SECONDS, AgentOperator, PlacedOperator
+from touchstone.operators.agent import RESCHEDULE_SECONDS, AttemptOperator, PlacedOperator
+from touchstone.services.starts import Starter, StartOrder, prepare_task
 from touchstone.settings import Settings
 from touchstone_agent.protocol.errors import TransientError
 from touchstone_agent.protocol.messages import (
@@ -57,7 +60,7 @@ ON_RIO = {
     "try": 1,
     "max_tries": 20,
 }
-ON_DECK = {"is_on_deck": True, "at": "2026-11-22T12:00:00+00:00", "try": 1}
+PRESTAGED = {"is_on_deck": True, "at": "2026-11-22T12:00:00+00:00", "try": 1}
 
 
 @pytest.fixture
@@ -65,14 +68,7 @@ def records():
     """A submission of two trainings, planned by its first run."""
     store = FakeRecordStore()
     store.create_submission(
-        {
-            "submission_id": "s-1",
-            "submitted_by": "ann",
-            "status": "queued",
-            "accepted_at": NOW.isoformat(),
-            "run_ids": ["s-1"],
-            "tasks": ["i1", "i5"],
-        }
+        build_submission("s-1", accepted_at=NOW.isoformat(), run_ids=["s-1"], tasks=["i1", "i5"])
     )
     prepare_task(store, SPEC, run_id="s-1", map_index=0, now=NOW)
     other = SPEC.model_copy(update={"task_id": "i1", "interval": 1})
@@ -92,15 +88,15 @@ def parts(records, agent, monkeypatch):
     starter = Starter(records=records, objects=FakeObjectStore(), agent=agent, settings=settings)
     for module in ("agent", "authority"):
         monkeypatch.setattr(f"touchstone.operators.{module}.get_settings", lambda: settings)
-    monkeypatch.setattr("touchstone.hooks.records.RecordStore.connect", lambda _: records)
-    monkeypatch.setattr("touchstone.hooks.starts.Starter.connect", lambda _: starter)
+    monkeypatch.setattr("touchstone.stores.records.RecordStore.connect", lambda _: records)
+    monkeypatch.setattr("touchstone.services.starts.Starter.connect", lambda _: starter)
     monkeypatch.setattr("touchstone.hooks.agent.AgentHook", lambda settings: agent)
     return starter
 
 
 @pytest.fixture
 def operator():
-    return AgentOperator(task_id="train", interval=5)
+    return AttemptOperator(task_id="train", interval=5)
 
 
 def seal(placement, ti_id="ti-1"):
@@ -131,10 +127,8 @@ def execute(operator, placement, **instance):
 def tell(records, phase, **details):
     def decide(record):
         now = datetime.now(UTC)
-        event = PhaseChanged(
-            ref=attempts.get_ref(record), phase=AttemptPhase(phase), at=now, details=details
-        )
-        return attempts.apply_phase(record, event, now=now)
+        event = PhaseChanged(ref=record.ref, phase=AttemptPhase(phase), at=now, details=details)
+        return phases.apply_phase(record, event, now=now)
 
     return records.change_task("s-1", "i5", decide)
 
@@ -143,8 +137,8 @@ def test_a_placed_try_is_claimed_and_sent_to_its_server(operator, records, agent
     trigger = execute(operator, ON_RIO)
 
     record = records.get_task("s-1", "i5")
-    assert (record["server"], record["attempt"], record["fence"]) == ("rio", 1, 1)
-    assert record["placement"] == ON_RIO
+    assert (record.newest.server, record.newest.number, record.fence) == ("rio", 1, 1)
+    assert record.newest.placement.dump() == ON_RIO
     assert [(server, command.gpus) for server, command, _ in agent.sent] == [("rio", 1)]
     assert (trigger.submission_id, trigger.touchstone_task_id) == ("s-1", "i5")
     assert (trigger.fence, trigger.run_id) == (1, "s-1")
@@ -152,8 +146,8 @@ def test_a_placed_try_is_claimed_and_sent_to_its_server(operator, records, agent
 
 @pytest.mark.parametrize(
     "placement",
-    [None, {}, seal(ON_RIO), seal(ON_DECK)],
-    ids=["none", "empty", "server", "deck"],
+    [None, {}, seal(ON_RIO), seal(PRESTAGED)],
+    ids=["none", "empty", "server", "prestaged"],
 )
 def test_a_try_that_was_placed_nowhere_goes_back_to_wait(operator, records, agent, placement):
     """What is stored is of the try before: its server is another one's by now."""
@@ -166,7 +160,7 @@ def test_a_try_that_was_placed_nowhere_goes_back_to_wait(operator, records, agen
     wait = again.value.reschedule_date - before
     assert abs(wait - timedelta(seconds=RESCHEDULE_SECONDS)) < timedelta(seconds=5)
     assert agent.sent == []
-    assert records.get_task("s-1", "i5")["attempt"] == 0
+    assert records.get_task("s-1", "i5").newest.number == 0
 
 
 @pytest.mark.parametrize(
@@ -193,22 +187,22 @@ def test_a_placement_that_the_dispatcher_has_not_made_is_none(operator, records,
         operator.execute(build_context(placement))
 
     assert agent.sent == []
-    assert records.get_task("s-1", "i5")["attempt"] == 0
+    assert records.get_task("s-1", "i5").newest.number == 0
 
 
-def test_a_try_on_deck_starts_nothing_and_waits_for_the_fence_to_come(operator, records, agent):
-    trigger = execute(operator, ON_DECK)
+def test_a_prestaged_try_starts_nothing_and_waits_for_the_fence_to_come(operator, records, agent):
+    trigger = execute(operator, PRESTAGED)
 
     assert trigger.fence == 1
     assert agent.sent == []
-    assert records.get_task("s-1", "i5")["attempt"] == 0
+    assert records.get_task("s-1", "i5").newest.number == 0
 
 
-def test_a_retry_on_deck_is_not_ended_by_the_end_of_the_attempt_before(operator, records):
+def test_a_prestaged_retry_is_not_ended_by_the_end_of_the_attempt_before(operator, records):
     execute(operator, ON_RIO)
     tell(records, "lost")
 
-    trigger = execute(operator, {**ON_DECK, "try": 2}, try_number=2)
+    trigger = execute(operator, {**PRESTAGED, "try": 2}, try_number=2)
 
     record = records.get_task("s-1", "i5")
     assert trigger.fence == 2
@@ -216,18 +210,18 @@ def test_a_retry_on_deck_is_not_ended_by_the_end_of_the_attempt_before(operator,
     assert find_end(record, fence=trigger.fence, run_id="s-1") is None
 
 
-def test_the_fence_that_a_try_on_deck_waits_for_is_the_one_that_is_claimed(
+def test_the_fence_that_a_prestaged_try_waits_for_is_the_one_that_is_claimed(
     operator, records, parts
 ):
     execute(operator, ON_RIO)
     tell(records, "lost")
-    trigger = execute(operator, {**ON_DECK, "try": 2}, try_number=2)
+    trigger = execute(operator, {**PRESTAGED, "try": 2}, try_number=2)
 
     record = parts.start(
         StartOrder(submission_id="s-1", task_id="i5", run_id="s-1", attempt=2, server="lima")
     )
 
-    assert record["fence"] == trigger.fence
+    assert record.fence == trigger.fence
 
 
 def test_a_try_that_runs_again_claims_nothing_again(operator, records, agent):
@@ -256,17 +250,20 @@ def test_a_store_that_is_away_fails_the_try_so_that_airflow_retries(
 
 def refuse(operator, records, agent, match, **instance):
     """Run it where it must do nothing at all, to anything on record."""
-    before = (records.list_submissions(limit=9), records.list_tasks("s-1"))
+    before = (records.list_submissions(limit=9, model=Submission), records.list_tasks("s-1"))
     with pytest.raises(AirflowFailException, match=match):
         operator.execute(build_context(seal(ON_RIO), **instance))
-    assert (records.list_submissions(limit=9), records.list_tasks("s-1")) == before
+    assert (
+        records.list_submissions(limit=9, model=Submission),
+        records.list_tasks("s-1"),
+    ) == before
     assert agent.sent == []
 
 
 def test_what_is_run_is_what_is_on_record_and_not_what_an_xcom_says(records, agent):
     """An engineer edited the specification in his own XCom: image, limits, submission and all."""
     forged = SPEC.model_dump(mode="json") | {"image": "attacker/any:1", "submission_id": "s-1"}
-    operator = AgentOperator(task_id="train", interval=forged)
+    operator = AttemptOperator(task_id="train", interval=forged)
 
     execute(operator, ON_RIO)
 
@@ -276,9 +273,7 @@ def test_what_is_run_is_what_is_on_record_and_not_what_an_xcom_says(records, age
 
 def test_a_run_of_somebody_else_starts_nothing_of_anybodys(operator, records, agent):
     """By his own run's XCom an engineer trained under somebody else's submission."""
-    records.create_submission(
-        {"submission_id": "evil", "submitted_by": "eve", "status": "queued", "run_ids": ["evil"]}
-    )
+    records.create_submission(build_submission("evil", submitted_by="eve", run_ids=["evil"]))
     refuse(operator, records, agent, "evil/i5 is not on record", run_id="evil", user="eve")
 
 
@@ -309,17 +304,17 @@ def test_an_admin_may_train_what_somebody_else_has_submitted(operator, records, 
 
 
 def test_a_run_that_a_newer_one_has_replaced_starts_nothing(operator, records, agent):
-    records.change_submission("s-1", lambda _: {"run_ids": ["s-1", "s-1--2"]})
+    records.change_submission("s-1", lambda found: found.change(run_ids=["s-1", "s-1--2"]))
 
     refuse(operator, records, agent, "s-1--2 is; clear the task 'register'")
 
 
 def test_a_run_that_its_submissions_conf_names_is_found_whatever_its_id(records, agent):
-    records.change_submission("s-1", lambda _: {"run_ids": ["s-1", "manual__7"]})
+    records.change_submission("s-1", lambda found: found.change(run_ids=["s-1", "manual__7"]))
     prepare_task(records, SPEC, run_id="manual__7", map_index=0, now=NOW)
 
     execute(
-        AgentOperator(task_id="train", interval=5),
+        AttemptOperator(task_id="train", interval=5),
         ON_RIO,
         run_id="manual__7",
         conf={"submission_id": "s-1"},
@@ -329,7 +324,7 @@ def test_a_run_that_its_submissions_conf_names_is_found_whatever_its_id(records,
 
 
 def test_a_task_of_another_run_is_never_renewed(operator, records, agent):
-    records.change_task("s-1", "i5", lambda _: {"run_id": "s-1--2"})
+    change_fields(records, "s-1", "i5", run_id="s-1--2")
 
     refuse(operator, records, agent, "s-1/i5 is not on record for instance 0 of run s-1")
 
@@ -340,46 +335,46 @@ def test_an_instance_starts_only_what_was_planned_for_it(operator, records, agen
 
 
 def test_a_task_whose_record_has_vanished_ends_with_one_line(records, agent):
-    operator = AgentOperator(task_id="train", interval=20)
+    operator = AttemptOperator(task_id="train", interval=20)
 
     refuse(operator, records, agent, "s-1/i20 is not on record .* clear the task 'plan'")
 
 
 @pytest.mark.parametrize("interval", [0, -1, 251, 5.0, "5", True, [5], {"interval": "5"}, {}, "x"])
 def test_what_is_no_interval_is_refused_by_its_name(records, agent, interval):
-    operator = AgentOperator(task_id="train", interval=interval)
+    operator = AttemptOperator(task_id="train", interval=interval)
 
     refuse(operator, records, agent, "interval: .* is not a whole number of days from 1 to 250")
 
 
 def test_a_training_is_none_where_the_interval_is_missing(records, agent):
     """An XCom of nulls must not make a training the submission's validation."""
-    records.change_submission("s-1", lambda _: {"accepted_at": None})
+    records.change_submission("s-1", lambda found: found.change(accepted_at=None))
     prepare_task(records, VALIDATION, run_id="s-1", map_index=-1, now=NOW)
-    operator = AgentOperator(task_id="train", interval=None)
+    operator = AttemptOperator(task_id="train", interval=None)
 
     refuse(operator, records, agent, "s-1/validation is not on record for instance 0")
 
 
 def test_what_was_retracted_is_not_trained_again(operator, records, agent):
-    records.change_submission("s-1", lambda _: {"status": "retracted"})
+    records.change_submission("s-1", lambda found: found.change(status="retracted"))
 
     refuse(operator, records, agent, "s-1 was retracted")
 
 
 def test_a_validation_of_what_was_accepted_before_is_skipped(records, agent):
     with pytest.raises(AirflowSkipException):
-        AgentOperator(task_id="validate").execute(build_context(None, map_index=-1))
+        AttemptOperator(task_id="validate").execute(build_context(None, map_index=-1))
 
     assert agent.sent == []
 
 
 @pytest.mark.parametrize("map_index", [-1, None])
 def test_a_validation_is_that_of_its_own_run(records, agent, map_index):
-    records.change_submission("s-1", lambda _: {"accepted_at": None})
+    records.change_submission("s-1", lambda found: found.change(accepted_at=None))
     prepare_task(records, VALIDATION, run_id="s-1", map_index=-1, now=NOW)
 
-    execute(AgentOperator(task_id="validate"), ON_RIO, map_index=map_index)
+    execute(AttemptOperator(task_id="validate"), ON_RIO, map_index=map_index)
 
     assert [command.ref.task_id for command in agent.commands(Start)] == ["validation"]
 
@@ -390,7 +385,7 @@ def test_a_task_that_is_taken_over_while_it_starts_is_left_to_who_took_it(
     start = parts.start
 
     def take_over_first(order):
-        records.change_task("s-1", "i5", lambda _: {"run_id": "s-1--2"})
+        change_fields(records, "s-1", "i5", run_id="s-1--2")
         return start(order)
 
     monkeypatch.setattr(parts, "start", take_over_first)
@@ -399,7 +394,7 @@ def test_a_task_that_is_taken_over_while_it_starts_is_left_to_who_took_it(
         operator.execute(build_context(seal(ON_RIO)))
 
     operator.on_kill()
-    assert records.get_task("s-1", "i5")["cancel"] is None
+    assert records.get_task("s-1", "i5").newest.cancel is None
 
 
 # --- tries after the last one -------------------------------------------------------------------
@@ -467,11 +462,11 @@ def test_a_kill_while_it_starts_cancels_what_it_has_started(operator, records, a
 
     operator.on_kill()
 
-    assert records.get_task("s-1", "i5")["cancel"]["through_fence"] == 1
+    assert records.get_task("s-1", "i5").newest.cancel.through_fence == 1
     assert [command.ref.fence for command in agent.commands(Cancel)] == [1]
 
 
-@pytest.mark.parametrize("placement", [None, ON_DECK], ids=["before it began", "on deck"])
+@pytest.mark.parametrize("placement", [None, PRESTAGED], ids=["before it began", "prestaged"])
 def test_a_kill_of_what_has_started_nothing_cancels_nothing(operator, records, agent, placement):
     if placement:
         execute(operator, placement)
@@ -490,7 +485,7 @@ def test_a_kill_leaves_a_newer_attempt_alone(operator, records, agent, parts):
 
     operator.on_kill()
 
-    assert records.get_task("s-1", "i5")["cancel"] is None
+    assert records.get_task("s-1", "i5").newest.cancel is None
     assert agent.commands(Cancel) == []
 
 
@@ -500,14 +495,14 @@ def test_a_kill_leaves_a_newer_attempt_alone(operator, records, agent, parts):
     [
         (ON_RIO, "AgentTrigger"),
         ({**ON_RIO, "server": "runpod", "platform": "runpod", "gpus": 0}, "RunPodTrigger"),
-        (ON_DECK, "RunPodTrigger"),
+        (PRESTAGED, "RunPodTrigger"),
     ],
-    ids=["server", "pod", "deck"],
+    ids=["server", "pod", "prestaged"],
 )
 def test_what_is_placed_is_waited_for_where_it_was_placed(records, agent, kind, placement, trigger):
     is_validation = kind == "validation"
     if is_validation:
-        records.change_submission("s-1", lambda _: {"accepted_at": None})
+        records.change_submission("s-1", lambda found: found.change(accepted_at=None))
         prepare_task(records, VALIDATION, run_id="s-1", map_index=-1, now=NOW)
     operator = PlacedOperator(task_id="train", interval=None if is_validation else 5)
 

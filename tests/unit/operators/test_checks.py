@@ -6,18 +6,17 @@ from decimal import Decimal
 
 import pytest
 
+from fakes.servers import store_server
 from fakes.stores import FakeRecordStore
-from touchstone.core.conf import Schedule, parse_conf
+from fakes.submissions import build_submission
+from touchstone.core.conf import parse_conf
 from touchstone.core.market import Market
-from touchstone.core.pods import Cloud, GpuOffer, Stock
-from touchstone.hooks.pods import facts
+from touchstone.core.offers import GpuOffer, Stock
+from touchstone.core.pods import Cloud
+from touchstone.core.schedule import Schedule
 from touchstone.hooks.runpod.errors import ServiceUnavailable
-from touchstone.operators.checks import (
-    check_baseline,
-    check_branch,
-    check_placeable,
-    fetch_branch,
-)
+from touchstone.operators.checks import check_baseline, check_branch, check_placeable, fetch_branch
+from touchstone.services.pods import facts
 from touchstone.settings import Settings
 from touchstone_agent.protocol.errors import ConfigurationError
 
@@ -34,7 +33,7 @@ def records():
 def enrol(records):
     def make(name="cpu1", gpus=0, **fields):
         inventory = INVENTORY | {"gpus": [GPU] * gpus}
-        records.create_server({"server": name, "inventory": inventory} | fields)
+        store_server(records, {"server": name, "inventory": inventory} | fields)
 
     return make
 
@@ -121,9 +120,7 @@ def test_of_a_fleet_that_nobody_knows_yet_nothing_is_refused(records, enrol):
 
 def test_an_accepted_submission_is_judged_by_its_own_kind(records, enrol):
     enrol(declared={"allow": ["model_structure"]})
-    records.create_submission(
-        {"submission_id": "s-1", "system": "model_structure", "submitted_by": "ada"}
-    )
+    records.create_submission(build_submission("s-1", system="model_structure", submitted_by="ada"))
     scheduled = parse_conf({"submission_id": "s-1", "intervals": "5"})
 
     check_placeable(records, scheduled, "chief")
@@ -186,16 +183,24 @@ def test_runpod_is_only_asked_when_no_server_will_do(records, enrol, runpod):
 @pytest.mark.parametrize("status", [None, "error", "running"])
 def test_a_baseline_must_have_succeeded(records, status):
     if status:
-        records.create_submission({"submission_id": "b-1", "status": status, "submitted_by": "ada"})
+        records.create_submission(build_submission("b-1", status=status, submitted_by="ada"))
 
     with pytest.raises(ConfigurationError, match=r"^baseline: 'b-1' is no successful"):
         check_baseline(records, conf(baseline="b-1"), "ada")
 
 
 def test_somebody_elses_baseline_is_as_if_it_did_not_exist(records):
-    records.create_submission({"submission_id": "b-1", "status": "success", "submitted_by": "bob"})
+    records.create_submission(build_submission("b-1", status="success", submitted_by="bob"))
 
     with pytest.raises(ConfigurationError, match="there is none"):
+        check_baseline(records, conf(baseline="b-1"), "ada")
+
+
+def test_a_baseline_whose_record_makes_no_sense_is_refused_by_its_field(records):
+    odd = build_submission("b-1", status="success", submitted_by="ada").dump() | {"score": "much"}
+    records.put_stored(Settings().submissions_table, odd)
+
+    with pytest.raises(ConfigurationError, match=r"^baseline: 'b-1' cannot be read: .* score"):
         check_baseline(records, conf(baseline="b-1"), "ada")
 
 
@@ -246,3 +251,11 @@ def test_a_server_whose_record_makes_no_sense_keeps_nobody_from_submitting(recor
     enrol("a-odd", **odd)
 
     check_placeable(records, conf(), "ann")
+
+
+def test_a_server_whose_record_makes_no_sense_may_be_named(records, enrol):
+    enrol()
+    enrol("a-odd", holds=7)
+
+    with pytest.raises(ConfigurationError, match="allowed_hosts: there is no server 'b-odd'"):
+        check_placeable(records, conf(allowed_hosts=["a-odd", "b-odd"]), "ann")

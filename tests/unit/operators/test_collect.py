@@ -13,14 +13,19 @@ import pytest
 from airflow.sdk.exceptions import AirflowFailException
 
 from fakes.stores import FakeObjectStore, FakeRecordStore
+from fakes.submissions import build_submission
+from fakes.tasks import change_fields, with_fields
 from touchstone.core import attempts
+from touchstone.core.judging import CONTRACT_1
 from touchstone.core.names import build_model_key, build_output_key
 from touchstone.core.results import RESULT_BYTES
 from touchstone.core.tasks import TaskSpec
-from touchstone.hooks import mlflow, objects, records
-from touchstone.hooks.parts import Parts, read_published
-from touchstone.operators.collect import CollectOperator, publish_attempt
+from touchstone.hooks import mlflow
+from touchstone.operators.collect import CollectOperator, publish_attempt, read_files
 from touchstone.settings import Settings
+from touchstone.stores import objects, tables
+from touchstone.stores import records as record_store
+from touchstone.stores.parts import Parts, read_published
 from touchstone_agent.protocol.messages import AttemptRef, Limits
 
 NOW = datetime(2026, 11, 22, tzinfo=UTC)
@@ -73,17 +78,15 @@ def book():
     )
     store = FakeRecordStore(SETTINGS)
     record = attempts.new_task(spec, run_id="s-1", map_index=0, now=NOW)
-    record |= attempts.claim_attempt(
+    record = attempts.claim_attempt(
         record,
         attempt=1,
         server="local",
         container_of=lambda ref: ref.container_name("dev"),
         now=NOW,
     )
-    store.create_submission(
-        {"submission_id": "s-1", "submitted_by": "ann", "run_ids": ["s-1"], "status": "running"}
-    )
-    store.create_task(record | {"status": "uploading", "uploaded_at": NOW.isoformat()})
+    store.create_submission(build_submission("s-1", run_ids=["s-1"], status="running"))
+    store.create_task(with_fields(record, status="uploading", uploaded_at=NOW.isoformat()))
     return store
 
 
@@ -92,7 +95,7 @@ def parts(store, book, monkeypatch):
     FakeMlflow.published = []
     monkeypatch.setattr(mlflow, "MlflowHook", FakeMlflow)
     monkeypatch.setattr(objects.ObjectStore, "connect", lambda _: store)
-    monkeypatch.setattr(records.RecordStore, "connect", lambda _: book)
+    monkeypatch.setattr(record_store.RecordStore, "connect", lambda _: book)
     for module in ("collect", "authority"):
         monkeypatch.setattr(f"touchstone.operators.{module}.get_settings", lambda: SETTINGS)
 
@@ -109,7 +112,7 @@ def leave(store, book):
             digest = hashlib.sha256(body).hexdigest()
             entries.append({"path": path, "sha256": digest, "size": len(body)})
         change = {"files": entries if listed is None else listed}
-        return book.change_task("s-1", "i5", lambda _: change)
+        return change_fields(book, "s-1", "i5", **change)
 
     return leave
 
@@ -127,21 +130,21 @@ def test_what_was_left_is_published_once(leave, store, book):
     task = collect(book)
     again = collect(book)
 
-    assert task["status"] == "success"
-    assert [model["key"] for model in task["published"]["models"]] == [
+    assert task.status == "success"
+    assert [model.key for model in task.newest.published.models] == [
         build_model_key(REF, "long"),
         build_model_key(REF, "short"),
     ]
     assert store.get(SETTINGS.models_bucket, build_model_key(REF, "long")) == b"long"
     published = read_published(task, Parts(store, SETTINGS.content_bucket))
-    assert published["charts"] == [
+    assert [chart.dump() for chart in published.charts] == [
         {"name": "equity curve?", "url": "http://m/a?path=charts/equity%20curve%3F.png"}
     ]
     first, second = FakeMlflow.published
     assert first == second
     assert first["files"]["models/short.h5"] == b"short"
-    assert first["metrics"] == {"net_sharpe": 0.5}
-    assert again["published"]["models"] == task["published"]["models"]
+    assert first["metrics"] == {"claimed.net_sharpe": 0.5}, "contract 1 is not judged"
+    assert again.newest.published.models == task.newest.published.models
     assert len(book.list_evaluations("s-1")) == 2
 
 
@@ -154,14 +157,15 @@ def test_no_file_on_record_is_written_anywhere_else(leave, book, tmp_path, monke
     monkeypatch.chdir(tmp_path)
     evil = {"path": path.format(home=str(tmp_path).strip("/")), "sha256": "0" * 64, "size": 1}
     record = leave()
-    book.change_task("s-1", "i5", lambda _: {"files": [*record["files"], evil]})
+    files = [file.dump() for file in record.newest.files]
+    change_fields(book, "s-1", "i5", files=[*files, evil])
 
     with pytest.raises(AirflowFailException, match=r"the attempt's files: 3\.path: "):
         collect(book)
 
     assert list(tmp_path.iterdir()) == []
     task = book.get_task("s-1", "i5")
-    assert (task["outcome"], task["failure_class"]) == ("failed(infrastructure)", "collect")
+    assert (task.newest.outcome, task.newest.failure_class) == ("failed(infrastructure)", "collect")
     assert FakeMlflow.published == []
 
 
@@ -185,21 +189,21 @@ def test_a_result_with_odd_values_fails_by_its_fields_name(leave, store, book, c
         collect(book)
 
     task = book.get_task("s-1", "i5")
-    assert (task["outcome"], task["failure_class"]) == ("failed(user)", "contract")
-    assert task["reason"].startswith(reason)
+    assert (task.newest.outcome, task.newest.failure_class) == ("failed(user)", "contract")
+    assert task.newest.reason.startswith(reason)
     assert not store.list(SETTINGS.models_bucket, ""), "nothing is published of it"
 
 
 @pytest.mark.parametrize("path", ["result.json", "models/short.h5"])
 def test_a_training_that_has_left_no_result_or_model_broke_the_contract(leave, book, path):
     record = leave()
-    kept = [file for file in record["files"] if file["path"] != path]
-    book.change_task("s-1", "i5", lambda _: {"files": kept})
+    kept = [file.dump() for file in record.newest.files if file.path != path]
+    change_fields(book, "s-1", "i5", files=kept)
 
     with pytest.raises(AirflowFailException, match=f"{path}: the training has left none"):
         collect(book)
 
-    assert book.get_task("s-1", "i5")["failure_class"] == "contract"
+    assert book.get_task("s-1", "i5").newest.failure_class == "contract"
 
 
 def test_what_was_said_to_be_uploaded_and_is_not_there_is_no_fault_of_the_trainings(
@@ -211,7 +215,7 @@ def test_what_was_said_to_be_uploaded_and_is_not_there_is_no_fault_of_the_traini
     with pytest.raises(AirflowFailException, match="there is no s3"):
         collect(book)
 
-    assert book.get_task("s-1", "i5")["outcome"] == "failed(infrastructure)"
+    assert book.get_task("s-1", "i5").newest.outcome == "failed(infrastructure)"
 
 
 def test_a_newer_attempt_is_not_failed_for_an_older_ones_files(leave, store, book, monkeypatch):
@@ -219,38 +223,41 @@ def test_a_newer_attempt_is_not_failed_for_an_older_ones_files(leave, store, boo
 
     def fetch(*_, **__):
         # Meanwhile somebody has cleared the training, and it runs again.
-        book.change_task("s-1", "i5", lambda _: {"fence": 2, "status": "queued"})
+        change_fields(book, "s-1", "i5", fence=2, status="queued")
         raise objects.ObjectCorrupt("it is another one")
 
     monkeypatch.setattr(store, "fetch", fetch)
     with pytest.raises(AirflowFailException, match="it is another one"):
         collect(book)
 
-    assert book.get_task("s-1", "i5")["status"] == "queued"
+    assert book.get_task("s-1", "i5").status == "queued"
 
 
 def test_what_no_record_can_hold_ends_with_a_reason(leave, book, monkeypatch):
     leave(RESULT | {"metrics": {f"{'m' * 150}{n}": 1 for n in range(200)}})
     # Earlier attempts have filled the record nearly up to its limit.
-    for room in range(records.MAX_RECORD_BYTES, 0, -100):
+    for room in range(tables.MAX_RECORD_BYTES, 0, -100):
         filling = [{"fence": 0, "reason": "x" * room}]
-        with contextlib.suppress(records.RecordUnfit):
-            book.change_task("s-1", "i5", lambda _, f=filling: {"attempts": f, "pad": "x" * 500})
+        with contextlib.suppress(tables.RecordUnfit):
+            change_fields(book, "s-1", "i5", attempts=filling, pad="x" * 500)
             break
-    book.change_task("s-1", "i5", lambda _: {"pad": None})
+    change_fields(book, "s-1", "i5", pad=None)
 
     with pytest.raises(AirflowFailException, match="is more than the"):
         collect(book)
 
     task = book.get_task("s-1", "i5")
-    assert (task["status"], task["failure_class"]) == ("error", "contract")
+    assert (task.status, task.newest.failure_class) == ("error", "contract")
 
 
 def test_files_of_a_record_from_before_are_read_as_they_are(leave, tmp_path: Path, store):
     record = leave()
-    record["files"] = [dict(file) | {"etag": "x"} for file in record["files"]]
+    stored = [file.dump() | {"etag": "x"} for file in record.newest.files]
+    record = with_fields(record, files=stored)
 
-    assert publish_attempt(store, record, REF)["models"]
+    published, _ = publish_attempt(store, record, read_files(record.newest.files))
+
+    assert published.models
 
 
 # --- the device, and what the GPU was good for --------------------------------------------------
@@ -269,7 +276,7 @@ def hold_gpu(book, utilisation, **placement):
         "exited_at": (NOW + timedelta(hours=1)).isoformat(),
         "verdict": {"usage": {"gpu": {"mean_utilisation_percent": utilisation}}},
     }
-    book.change_task("s-1", "i5", lambda _: facts)
+    change_fields(book, "s-1", "i5", **facts)
 
 
 def test_the_device_is_named_wherever_results_are(leave, book):
@@ -278,10 +285,8 @@ def test_the_device_is_named_wherever_results_are(leave, book):
 
     task = collect(book)
 
-    assert task["published"]["device"] == DEVICE
-    assert {json.dumps(row["device"]) for row in book.list_evaluations("s-1")} == {
-        json.dumps(DEVICE)
-    }
+    assert task.newest.published.device == DEVICE
+    assert {json.dumps(row.device) for row in book.list_evaluations("s-1")} == {json.dumps(DEVICE)}
     (run,) = FakeMlflow.published
     assert run["tags"] == {
         "server": "local",
@@ -289,6 +294,8 @@ def test_the_device_is_named_wherever_results_are(leave, book):
         "image": "trainer:cuda",
         "image_digest": "sha256:12",
         "device": "on NVIDIA L4 (driver 550.54)",
+        "judged": "not judged",
+        "judged.reason": CONTRACT_1,
         **{f"device.{name}": value for name, value in DEVICE.items()},
     }
 
@@ -297,16 +304,16 @@ def test_what_a_useful_hour_has_cost_is_published_with_the_results(leave, book):
     leave()
     hold_gpu(book, 40, gpu_price_per_hour=0.5)
 
-    published = collect(book)["published"]
+    published = collect(book).newest.published
 
-    assert (published["gpu"]["held_hours"], published["gpu"]["useful_hours"]) == (1, 0.4)
-    assert (published["gpu"]["usd"], published["gpu"]["usd_per_useful_hour"]) == (
+    assert (published.gpu["held_hours"], published.gpu["useful_hours"]) == (1, 0.4)
+    assert (published.gpu["usd"], published.gpu["usd_per_useful_hour"]) == (
         "0.5000",
         "1.2500",
     )
     (run,) = FakeMlflow.published
     assert run["metrics"] == {
-        "net_sharpe": 0.5,
+        "claimed.net_sharpe": 0.5,
         "touchstone.gpu.held_hours": 1.0,
         "touchstone.gpu.utilisation_percent": 40.0,
         "touchstone.gpu.useful_hours": 0.4,
@@ -318,9 +325,9 @@ def test_what_a_useful_hour_has_cost_is_published_with_the_results(leave, book):
 def test_a_training_on_a_cpu_by_a_trainer_that_tells_no_device_is_published_as_ever(leave, book):
     leave()
 
-    published = collect(book)["published"]
+    published = collect(book).newest.published
 
-    assert (published["device"], published["gpu"]) == ({}, None)
+    assert (published.device, published.gpu) == ({}, None)
     (run,) = FakeMlflow.published
-    assert run["metrics"] == {"net_sharpe": 0.5}
+    assert run["metrics"] == {"claimed.net_sharpe": 0.5}
     assert not any("device" in name for name in run["tags"])

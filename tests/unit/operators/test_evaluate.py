@@ -10,6 +10,8 @@ from airflow.sdk.exceptions import AirflowFailException
 
 from fakes.agents import FakeAgentHook
 from fakes.stores import FakeObjectStore, FakeRecordStore
+from fakes.submissions import build_submission
+from fakes.tasks import change_fields
 from touchstone.core import attempts
 from touchstone.core.tasks import TaskSpec
 from touchstone.operators import submission as steps
@@ -33,15 +35,14 @@ SPEC = TaskSpec(
 def records():
     store = FakeRecordStore()
     store.create_submission(
-        {
-            "submission_id": "s-1",
-            "status": "running",
-            "accepted_at": NOW.isoformat(),
-            "tasks": ["i5"],
-            "run_ids": ["s-1"],
-            "submitted_by": "ann",
-            "schedule": {"intervals": [5]},
-        }
+        build_submission(
+            "s-1",
+            status="running",
+            accepted_at=NOW.isoformat(),
+            tasks=["i5"],
+            run_ids=["s-1"],
+            schedule={"intervals": [5]},
+        )
     )
     store.create_task(attempts.new_task(SPEC, run_id="s-1", map_index=0, now=NOW))
     store.change_task(
@@ -61,9 +62,11 @@ def records():
 @pytest.fixture
 def agent(monkeypatch, records):
     hook = FakeAgentHook()
-    monkeypatch.setattr(steps, "_connect", lambda: records)
+    monkeypatch.setattr("touchstone.stores.records.RecordStore.connect", lambda _: records)
     monkeypatch.setattr("touchstone.hooks.agent.AgentHook", lambda: hook)
-    monkeypatch.setattr("touchstone.hooks.objects.ObjectStore.connect", lambda _: FakeObjectStore())
+    monkeypatch.setattr(
+        "touchstone.stores.objects.ObjectStore.connect", lambda _: FakeObjectStore()
+    )
     return hook
 
 
@@ -78,16 +81,16 @@ def test_an_attempt_that_outlives_its_airflow_task_is_cancelled_and_so_is_the_su
     with pytest.raises(AirflowFailException, match="cancelled: i5"):
         evaluate()
 
-    assert records.get_submission("s-1")["status"] == "cancelled"
-    assert records.get_task("s-1", "i5")["cancel"]["by"] == "airflow"
+    assert records.get_submission("s-1").status == "cancelled"
+    assert records.get_task("s-1", "i5").newest.cancel.by == "airflow"
     assert len(agent.commands(Cancel)) == 1
 
 
 def test_what_another_run_has_taken_over_goes_on(records, agent):
-    records.change_task("s-1", "i5", lambda _: {"run_id": "s-1--2"})
+    change_fields(records, "s-1", "i5", run_id="s-1--2")
 
     with pytest.raises(AirflowFailException):
         evaluate()
 
-    assert records.get_task("s-1", "i5").get("cancel") is None
+    assert records.get_task("s-1", "i5").newest.cancel is None
     assert agent.sent == []

@@ -12,21 +12,26 @@ import pytest
 
 from fakes.agents import FakeAgentHook
 from fakes.stores import FakeObjectStore, FakeRecordStore
-from touchstone.core import attempts
-from touchstone.core.attempts import find_attempts_of_run, may_retry
-from touchstone.core.conf import MAX_CONF_BYTES, MAX_INTERVALS, MAX_RUNS, Platform
+from touchstone.confined.archives import PackedFile, write_archive
+from touchstone.core import attempts, phases
+from touchstone.core.attempts import find_attempts_of_run
+from touchstone.core.conf import MAX_CONF_BYTES, MAX_RUNS
 from touchstone.core.model_config import CodeFinding
 from touchstone.core.names import build_content_key, build_output_key
+from touchstone.core.offers import Candidate
 from touchstone.core.pod_attempts import close_attempt, note_gone, note_order, note_pod
-from touchstone.core.pods import Candidate, Cloud, Pod, PodStatus
+from touchstone.core.pods import Cloud, Pod, PodStatus
+from touchstone.core.records.tasks import AttemptPlacement
 from touchstone.core.results import MAX_METRICS
-from touchstone.hooks import records as hook
-from touchstone.hooks.confined.archives import PackedFile, write_archive
+from touchstone.core.retries import may_retry
+from touchstone.core.schedule import MAX_INTERVALS, Platform
 from touchstone.hooks.mlflow import PublishedRun
-from touchstone.hooks.parts import Parts, find_long_list
 from touchstone.operators import submission as steps
 from touchstone.operators.collect import CollectOperator
+from touchstone.operators.register import RegisterOperator
 from touchstone.settings import Settings
+from touchstone.stores import tables
+from touchstone.stores.parts import Parts, find_long_list
 from touchstone.ui.queries import show_cost, show_results
 from touchstone_agent.protocol.messages import AttemptPhase, PhaseChanged
 
@@ -47,7 +52,7 @@ SETTINGS = Settings(env="dev")
 @pytest.fixture
 def records(monkeypatch):
     # Below what DynamoDB takes, with room for what later versions add.
-    monkeypatch.setattr(hook, "MAX_RECORD_BYTES", 350 * 1024)
+    monkeypatch.setattr(tables, "MAX_RECORD_BYTES", 350 * 1024)
     return FakeRecordStore(SETTINGS)
 
 
@@ -67,13 +72,13 @@ class Mlflow:
 
 @pytest.fixture(autouse=True)
 def world(records, objects, monkeypatch):
-    monkeypatch.setattr("touchstone.hooks.records.RecordStore.connect", lambda _: records)
-    monkeypatch.setattr("touchstone.hooks.objects.ObjectStore.connect", lambda _: objects)
+    monkeypatch.setattr("touchstone.stores.records.RecordStore.connect", lambda _: records)
+    monkeypatch.setattr("touchstone.stores.objects.ObjectStore.connect", lambda _: objects)
     monkeypatch.setattr("touchstone.hooks.agent.AgentHook", lambda settings=None: FakeAgentHook())
     monkeypatch.setattr("touchstone.hooks.mlflow.MlflowHook", Mlflow)
     # Each would be a process; what it finds is as long as it can be.
     finding = CodeFinding(may_carry_code=True, code_reason="layer 999 is a '" + "L" * 60 + "...'")
-    monkeypatch.setattr("touchstone.hooks.confined.models.inspect_model", lambda _: finding)
+    monkeypatch.setattr("touchstone.confined.models.inspect_model", lambda _: finding)
 
 
 def upload(objects):
@@ -117,7 +122,7 @@ def build_context(conf=None, *, map_index=None):
 
 
 def register(conf):
-    return steps.RegisterOperator(task_id="register").execute(build_context(conf))
+    return RegisterOperator(task_id="register").execute(build_context(conf))
 
 
 def change(records, task_id, decide):
@@ -134,7 +139,9 @@ def claim(records, task_id, number):
             server="s" * 60,
             container_of=lambda ref: ref.container_name("dev"),
             now=NOW,
-            placement={"reason": "r" * 400, "server": "s" * 60, "try": number, "max_tries": 99},
+            placement=AttemptPlacement(
+                reason="r" * 400, server="s" * 60, try_number=number, max_tries=99
+            ),
             platform=Platform.RUNPOD,
         ),
     )
@@ -143,10 +150,10 @@ def claim(records, task_id, number):
 def fail_in_a_pod(records, task_id, number):
     """Go through one attempt in a pod that comes to nothing."""
     record = claim(records, task_id, number)
-    fence = record["fence"]
+    fence = record.fence
     pod = Pod(
         id=f"pod-{number}",
-        name=record["container"],
+        name=record.newest.container,
         status=PodStatus.RUNNING,
         image="trainer",
         gpu=CANDIDATE.gpu,
@@ -197,7 +204,7 @@ def build_result(task_id, files):
 def finish(records, objects, task_id, *, charts=0):
     """Let an attempt end well, with as many files as an agent tells of, and collect them."""
     record = records.get_task("largest", task_id)
-    ref = attempts.get_ref(record)
+    ref = record.ref
     bodies = {"models/long.h5": b"long", "models/short.h5": b"short"}
     bodies |= {f"charts/{'c' * 24}/{number:03}{'d' * 20}.png": b"x" for number in range(charts)}
     listed = [
@@ -224,16 +231,18 @@ def finish(records, objects, task_id, *, charts=0):
         change(
             records,
             task_id,
-            lambda r, e=event, p=part: attempts.apply_phase(r, e, now=NOW, files_part=p),
+            lambda r, e=event, p=part: phases.apply_phase(r, e, now=NOW, files_part=p),
         )
-    context = build_context(map_index=record["map_index"])
-    CollectOperator(task_id="collect", interval=record["interval"]).publish(context)
+    context = build_context(map_index=record.map_index)
+    CollectOperator(task_id="collect", interval=record.interval).publish(context)
 
 
 def test_every_record_of_the_largest_submission_fits_and_nothing_of_it_is_lost(records, objects):
     """Its results were lost: fifty intervals with two hundred metrics each fit in no record."""
     register(build_conf(upload(objects)))
-    records.change_submission("largest", lambda _: {"status": "accepted", "accepted_at": "x"})
+    records.change_submission(
+        "largest", lambda found: found.change(status="accepted", accepted_at=NOW)
+    )
     intervals = steps.PlanOperator(task_id="plan").execute(build_context())
     assert len(intervals) == MAX_INTERVALS
     for number in range(1, 100):
@@ -246,10 +255,10 @@ def test_every_record_of_the_largest_submission_fits_and_nothing_of_it_is_lost(r
     steps.evaluate_submission(**build_context())
 
     submission = records.get_submission("largest")
-    assert submission["status"] == "success"
-    assert submission["score"] == pytest.approx(0.123456789012345)
+    assert submission.status == "success"
+    assert (submission.score, submission.verdict) == (None, "not judged")
     shown = show_results(submission, Parts(objects, SETTINGS.content_bucket))
-    assert [len(line["metrics"]) for line in shown["results"]] == [MAX_METRICS] * MAX_INTERVALS
+    assert [len(line["claimed"]) for line in shown["results"]] == [MAX_METRICS] * MAX_INTERVALS
     assert len(shown["chart_links"]) == 497
     assert shown["results"][0]["models"][0]["may_carry_code"] is True
     assert len(records.list_evaluations("largest")) == 2 * MAX_INTERVALS
@@ -261,18 +270,17 @@ def test_every_record_of_the_largest_submission_fits_and_nothing_of_it_is_lost(r
 
 def test_a_submission_that_is_scheduled_as_often_as_it_may_be_still_fits(records, objects):
     register(build_conf(upload(objects)))
-    records.change_submission("largest", lambda _: {"status": "accepted", "accepted_at": "x"})
+    records.change_submission(
+        "largest", lambda found: found.change(status="accepted", accepted_at=NOW)
+    )
     found = records.get_submission("largest")
-    from touchstone.core.actions import note_action
-
     for number in range(1, MAX_RUNS):
         run_id = f"{number:03}{LONG_RUN_ID[3:]}"
         found = records.change_submission(
             "largest",
-            lambda record, run_id=run_id: {
-                "run_ids": [*record["run_ids"], run_id],
-                **note_action(record, at=NOW, by="\u65e5" * 200, action=f"scheduled as {run_id}"),
-            },
+            lambda found, run_id=run_id: found.change(run_ids=found.take_up(run_id)).note_action(
+                at=NOW, by="\u65e5" * 200, action=f"scheduled as {run_id}"
+            ),
         )
 
-    assert len(found["run_ids"]) == MAX_RUNS
+    assert len(found.run_ids) == MAX_RUNS

@@ -11,9 +11,13 @@ from airflow.sdk.exceptions import AirflowFailException
 
 from fakes.agents import FakeAgentHook
 from fakes.stores import FakeObjectStore, FakeRecordStore
-from touchstone.operators import checks
+from touchstone.operators import checks, preparing
+from touchstone.operators import register as registering
 from touchstone.operators import submission as steps
+from touchstone.operators.register import RegisterOperator
 from touchstone.settings import Settings
+
+ACCEPTED_AT = "2026-11-22T12:00:00+00:00"
 
 
 def git(folder, *arguments):
@@ -73,10 +77,10 @@ def records(objects, elnigma, monkeypatch):
         branch_users=("ada",),
     )
     store = FakeRecordStore(settings)
-    for module in (steps, checks):
+    for module in (steps, registering, preparing, checks):
         monkeypatch.setattr(module, "get_settings", lambda: settings)
-    monkeypatch.setattr("touchstone.hooks.records.RecordStore.connect", lambda _: store)
-    monkeypatch.setattr("touchstone.hooks.objects.ObjectStore.connect", lambda _: objects)
+    monkeypatch.setattr("touchstone.stores.records.RecordStore.connect", lambda _: store)
+    monkeypatch.setattr("touchstone.stores.objects.ObjectStore.connect", lambda _: objects)
     monkeypatch.setattr("touchstone.hooks.agent.AgentHook", lambda settings=None: FakeAgentHook())
     return store
 
@@ -92,7 +96,7 @@ def build_context(run_id, conf):
 
 
 def register(run_id="s-1", **conf):
-    return steps.RegisterOperator(task_id="register").execute(build_context(run_id, conf))
+    return RegisterOperator(task_id="register").execute(build_context(run_id, conf))
 
 
 def plan(run_id="s-1"):
@@ -101,11 +105,13 @@ def plan(run_id="s-1"):
 
 
 def accept(records):
-    records.change_submission("s-1", lambda _: {"status": "accepted", "accepted_at": "x"})
+    records.change_submission(
+        "s-1", lambda found: found.change(status="accepted", accepted_at=ACCEPTED_AT)
+    )
 
 
 def find_checkout(records):
-    return records.get_task("s-1", "i1")["config"]["elnigma"]
+    return records.get_task("s-1", "i1").spec.elnigma
 
 
 def test_what_was_looked_at_is_what_runs_although_its_branch_goes_on(
@@ -120,9 +126,9 @@ def test_what_was_looked_at_is_what_runs_although_its_branch_goes_on(
     plan()
 
     checkout = find_checkout(records)
-    assert checkout["commit"] == first
-    key = f"content/{checkout['sha256']}.tar.gz"
-    assert objects.get_size(Settings().content_bucket, key) == checkout["size"]
+    assert checkout.commit == first
+    key = f"content/{checkout.sha256}.tar.gz"
+    assert objects.get_size(Settings().content_bucket, key) == checkout.size
 
 
 def test_a_repository_that_is_away_by_then_keeps_no_plan_from_being_made(records, source, elnigma):
@@ -132,7 +138,7 @@ def test_a_repository_that_is_away_by_then_keeps_no_plan_from_being_made(records
 
     plan()
 
-    assert find_checkout(records)["commit"]
+    assert find_checkout(records).commit
 
 
 def test_the_next_run_takes_what_the_branch_stands_at_by_then(records, source, elnigma):
@@ -140,12 +146,12 @@ def test_the_next_run_takes_what_the_branch_stands_at_by_then(records, source, e
     accept(records)
     plan()
     second = elnigma.commit()
-    records.change_submission("s-1", lambda _: {"status": "success"})
+    records.change_submission("s-1", lambda found: found.change(status="success"))
 
     register("s-1--2", submission_id="s-1", intervals="1", branch="main")
     plan("s-1--2")
 
-    assert find_checkout(records)["commit"] == second
+    assert find_checkout(records).commit == second
 
 
 def test_a_step_that_is_repeated_takes_the_commit_that_it_took_before(records, source, elnigma):
@@ -157,28 +163,28 @@ def test_a_step_that_is_repeated_takes_the_commit_that_it_took_before(records, s
         elnigma.commit()
 
     found = records.get_submission("s-1")
-    assert (found["commit"], found["elnigma"]["commit"]) == (commit, branch)
+    assert (found.commit, found.elnigma.commit) == (commit, branch)
 
 
 def test_what_was_refused_is_looked_at_anew_when_it_was_mended(records, source):
     register(source=str(source.folder), ref="main")
-    records.change_submission("s-1", lambda _: {"status": "rejected"})
+    records.change_submission("s-1", lambda found: found.change(status="rejected"))
     second = source.commit()
 
     register(source=str(source.folder), ref="main")
 
-    assert records.get_submission("s-1")["commit"] == second
+    assert records.get_submission("s-1").commit == second
 
 
 def test_a_plan_of_the_version_before_is_resolved_late(records, source, elnigma):
     register(source=str(source.folder), intervals="1", branch="main")
     accept(records)
-    records.change_submission("s-1", lambda _: {"elnigma": None})
+    records.change_submission("s-1", lambda found: found.change(elnigma=None))
     second = elnigma.commit()
 
     plan()
 
-    assert find_checkout(records)["commit"] == second
+    assert find_checkout(records).commit == second
 
 
 def test_a_token_in_an_installations_own_url_is_refused_and_told_nobody(source, monkeypatch):
@@ -187,7 +193,8 @@ def test_a_token_in_an_installations_own_url_is_refused_and_told_nobody(source, 
         elnigma_git="https://s3cret@git.example.org/x",
         branch_users=("ada",),
     )
-    monkeypatch.setattr(steps, "get_settings", lambda: settings)
+    for module in (steps, registering, preparing):
+        monkeypatch.setattr(module, "get_settings", lambda: settings)
 
     with pytest.raises(AirflowFailException, match=r"branch: the setting TOUCHSTONE_EL") as raised:
         register(source=str(source.folder), intervals="1", branch="main")
@@ -205,4 +212,4 @@ def test_a_submitter_with_a_name_without_end_is_refused(records, source):
     }
 
     with pytest.raises(AirflowFailException, match="user: the name has more than 200 characters"):
-        steps.RegisterOperator(task_id="register").execute(context)
+        RegisterOperator(task_id="register").execute(context)

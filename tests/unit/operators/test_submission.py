@@ -10,14 +10,19 @@ from airflow.sdk.exceptions import AirflowFailException
 
 from fakes.agents import FakeAgentHook
 from fakes.stores import FakeObjectStore, FakeRecordStore
+from fakes.tasks import change_fields, read_tasks
 from touchstone.core import attempts
-from touchstone.core.actions import MAX_ACTIONS
 from touchstone.core.names import build_submission_id
-from touchstone.hooks.git import Content
-from touchstone.hooks.objects import ObjectStore
+from touchstone.core.records.actions import MAX_ACTIONS
+from touchstone.core.records.submissions import PinnedImage
+from touchstone.hooks.repository import Content
+from touchstone.operators import preparing
+from touchstone.operators import register as registering
 from touchstone.operators import submission as steps
+from touchstone.operators.register import RegisterOperator
 from touchstone.settings import Settings
-from touchstone_agent.protocol.errors import ConfigurationError
+from touchstone.stores.objects import ObjectStore
+from touchstone_agent.protocol.errors import ConfigurationError, TransientError
 from touchstone_agent.protocol.messages import Cancel
 
 NOW = datetime(2026, 11, 22, 12, 0, tzinfo=UTC)
@@ -45,12 +50,13 @@ def fetched():
 @pytest.fixture(autouse=True)
 def parts(records, agent, fetched, monkeypatch):
     settings = Settings(env="dev")
-    for module in ("submission", "authority", "checks"):
+    for module in ("submission", "register", "preparing", "authority", "checks"):
         monkeypatch.setattr(f"touchstone.operators.{module}.get_settings", lambda: settings)
-    monkeypatch.setattr(steps, "_connect", lambda: records)
-    monkeypatch.setattr(steps, "_store", lambda _: None)
+    monkeypatch.setattr("touchstone.stores.records.RecordStore.connect", lambda _: records)
+    for module in (preparing, registering):
+        monkeypatch.setattr(module, "store_content", lambda _: None)
     monkeypatch.setattr(ObjectStore, "connect", lambda _: FakeObjectStore())
-    monkeypatch.setattr(steps.RegisterOperator, "_fetch", lambda *_: fetched.content)
+    monkeypatch.setattr(RegisterOperator, "_fetch", lambda *_: fetched.content)
     monkeypatch.setattr("touchstone.hooks.agent.AgentHook", lambda **_: agent)
 
 
@@ -62,7 +68,7 @@ def build_context(run_id, user="ann", clear_number=0, **conf):
 
 
 def register(run_id, user="ann", **conf):
-    operator = steps.RegisterOperator(task_id="register")
+    operator = RegisterOperator(task_id="register")
     return operator.execute(build_context(run_id, user, **conf))
 
 
@@ -80,13 +86,13 @@ def evaluate(run_id, user="ann", **conf):
 
 def end(records, submission_id, task_id, outcome="succeeded", **facts):
     status = "success" if outcome == "succeeded" else "error"
-    records.change_task(
-        submission_id, task_id, lambda _: {"status": status, "outcome": outcome, **facts}
+    change_fields(
+        records, submission_id, task_id, **{"status": status, "outcome": outcome, **facts}
     )
 
 
 def everything(records, submission_id):
-    return records.get_submission(submission_id), records.list_tasks(submission_id)
+    return records.get_submission(submission_id), read_tasks(records, submission_id)
 
 
 @pytest.fixture
@@ -110,7 +116,7 @@ def trained(records):
         published = {"metrics": {"net_sharpe": 1.5}, "charts": [], "models": []}
         end(records, "mine", task_id, published=published)
     evaluate("mine", **conf)
-    assert records.get_submission("mine")["status"] == "success"
+    assert records.get_submission("mine").status == "success"
     return "mine"
 
 
@@ -121,17 +127,17 @@ def test_a_new_submission_is_on_record_with_its_run_and_what_there_is_to_validat
     assert register("mine", **SOURCE) == "mine"
 
     submission, (task,) = everything(records, "mine")
-    assert (submission["submitted_by"], submission["run_ids"]) == ("ann", ["mine"])
-    assert (task["task_id"], task["run_id"], task["map_index"]) == ("validation", "mine", -1)
-    assert task["config"]["submitted_by"] == "ann"
+    assert (submission.submitted_by, submission.run_ids) == ("ann", ("mine",))
+    assert (task.task_id, task.run_id, task.map_index) == ("validation", "mine", -1)
+    assert task.spec.submitted_by == "ann"
 
 
 def test_a_plan_leaves_intervals_in_the_xcom_and_everything_else_on_record(records, trained):
-    tasks = {task["task_id"]: task for task in records.list_tasks(trained)}
+    tasks = {task.task_id: task for task in read_tasks(records, trained)}
 
-    assert [tasks[name]["map_index"] for name in ("i1", "i5")] == [0, 1]
-    assert {tasks[name]["run_id"] for name in ("i1", "i5")} == {"mine"}
-    assert tasks["i5"]["config"]["image"] == Settings().trainer_image
+    assert [tasks[name].map_index for name in ("i1", "i5")] == [0, 1]
+    assert {tasks[name].run_id for name in ("i1", "i5")} == {"mine"}
+    assert tasks["i5"].spec.image == Settings().trainer_image
 
 
 @pytest.mark.parametrize(("setting", "image_cuda"), [("", None), ("mine:cuda", "mine:cuda")])
@@ -139,7 +145,8 @@ def test_a_plan_takes_the_images_from_the_settings_and_a_validation_has_one(
     records, monkeypatch, setting, image_cuda
 ):
     settings = Settings(env="dev", trainer_image="mine:1", trainer_image_cuda=setting)
-    monkeypatch.setattr(steps, "get_settings", lambda: settings)
+    for module in (steps, registering, preparing):
+        monkeypatch.setattr(module, "get_settings", lambda: settings)
     conf = SOURCE | SCHEDULE
     register("mine", **conf)
     end(records, "mine", "validation")
@@ -147,11 +154,99 @@ def test_a_plan_takes_the_images_from_the_settings_and_a_validation_has_one(
     plan("mine", **conf)
 
     images = {
-        task["task_id"]: (task["config"]["image"], task["config"]["image_cuda"])
-        for task in records.list_tasks("mine")
+        task.task_id: (task.spec.image, task.spec.image_cuda)
+        for task in read_tasks(records, "mine")
     }
     trained = ("mine:1", image_cuda)
     assert images == {"validation": ("mine:1", None), "i1": trained, "i5": trained}
+
+
+class TagsOfToday:
+    """A registry whose tags move, and that may be away or refuse."""
+
+    def __init__(self):
+        self.digest = "a" * 64
+        self.problem = None
+
+    def pin(self, _, image):
+        if self.problem:
+            raise self.problem
+        return PinnedImage(pinned=f"{image}@sha256:{self.digest}", note=None)
+
+
+@pytest.fixture
+def tags(monkeypatch):
+    tags = TagsOfToday()
+    settings = Settings(
+        env="dev",
+        trainer_image="reg.example/t:1",
+        trainer_image_cuda="reg.example/t:cuda",
+        runpod={"image": "reg.example/t:pod"},
+    )
+    for module in (steps, registering, preparing):
+        monkeypatch.setattr(module, "get_settings", lambda: settings)
+    monkeypatch.setattr("touchstone.hooks.registry.pin_image", tags.pin)
+    return tags
+
+
+def test_what_a_tag_named_when_it_was_submitted_is_what_trains(records, tags):
+    register("mine", **SOURCE)
+    end(records, "mine", "validation")
+    accept("mine", **SOURCE)
+    tags.digest = "b" * 64
+
+    register("mine--2", submission_id="mine", **SCHEDULE)
+    plan("mine--2", submission_id="mine", **SCHEDULE)
+
+    submission, tasks = everything(records, "mine")
+    first = "a" * 64
+    for task in tasks:
+        assert task.spec.image == f"reg.example/t:1@sha256:{first}"
+        assert task.spec.image_pod == f"reg.example/t:pod@sha256:{first}"
+    trainings = [task for task in tasks if task.kind == "training"]
+    assert {task.spec.image_cuda for task in trainings} == {f"reg.example/t:cuda@sha256:{first}"}
+    assert submission.images["reg.example/t:1"].note is None
+
+
+def test_an_image_that_was_not_pinned_is_looked_up_by_the_next_run(records, tags, monkeypatch):
+    note = PinnedImage(pinned=None, note="not resolved")
+    with monkeypatch.context() as before:
+        before.setattr("touchstone.hooks.registry.pin_image", lambda *_: note)
+        register("mine", **SOURCE)
+        end(records, "mine", "validation")
+        accept("mine", **SOURCE)
+        assert records.get_submission("mine").images["reg.example/t:1"] == note
+        assert records.find_task("mine", "validation").spec.image == "reg.example/t:1"
+
+    register("mine--2", submission_id="mine", **SCHEDULE)
+
+    assert records.get_submission("mine").images["reg.example/t:1"].pinned
+
+
+def test_an_image_that_its_registry_has_not_is_refused_before_anything_runs(records, tags):
+    tags.problem = ConfigurationError("image reg.example/t:1: no such image")
+
+    with pytest.raises(AirflowFailException, match=r"refused: image reg\.example/t:1"):
+        register("mine", **SOURCE)
+
+    submission, tasks = everything(records, "mine")
+    assert (submission.status, submission.reason) == (
+        "rejected",
+        "image reg.example/t:1: no such image",
+    )
+    assert tasks == []
+
+    tags.problem = None
+    register("mine", **SOURCE)  # its admin has mended it, and cleared the step
+    assert records.get_submission("mine").status == "validating"
+
+
+def test_a_registry_that_is_away_refuses_nobody(records, tags):
+    tags.problem = TransientError("image reg.example/t:1: does not answer")
+
+    with pytest.raises(TransientError):
+        register("mine", **SOURCE)
+    assert records.get_submission("mine").status == "submitted"
 
 
 @pytest.mark.parametrize("field", ["image", "image_cuda", "trainer_image_cuda", "gpus"])
@@ -168,8 +263,8 @@ def test_what_the_form_triggers_for_an_accepted_submission_is_a_run_of_it(record
     assert accept(run_id, **conf) is True
     assert plan(run_id, **conf) == [1, 5]
 
-    assert records.get_submission("mine")["run_ids"] == ["mine", run_id]
-    assert records.get_task("mine", "i5")["run_id"] == run_id
+    assert records.get_submission("mine").run_ids == ("mine", run_id)
+    assert records.get_task("mine", "i5").run_id == run_id
 
 
 def test_an_admin_may_schedule_what_somebody_else_has_submitted(records, accepted):
@@ -178,19 +273,19 @@ def test_an_admin_may_schedule_what_somebody_else_has_submitted(records, accepte
     register("mine--2", "admin", **conf)
 
     assert plan("mine--2", "admin", **conf) == [1, 5]
-    assert records.get_submission("mine")["scheduled_by"] == "admin"
-    assert records.get_submission("mine")["submitted_by"] == "ann"
+    assert records.get_submission("mine").scheduled_by == "admin"
+    assert records.get_submission("mine").submitted_by == "ann"
 
 
 def test_a_submission_keeps_its_newest_actions_only(records, accepted):
     old = {"at": NOW.isoformat(), "by": "ann", "action": "scheduled as x"}
-    records.change_submission("mine", lambda _: {"actions": [old] * MAX_ACTIONS})
+    records.change_submission("mine", lambda found: found.change(actions=[old] * MAX_ACTIONS))
 
     register("mine--2", submission_id="mine", **SCHEDULE)
 
-    actions = records.get_submission("mine")["actions"]
+    actions = records.get_submission("mine").actions
     assert len(actions) == MAX_ACTIONS
-    assert actions[-1]["action"] == "scheduled as mine--2"
+    assert actions[-1].action == "scheduled as mine--2"
 
 
 # --- strangers ----------------------------------------------------------------------------------
@@ -282,7 +377,7 @@ def test_a_stranger_learns_nothing_of_whether_there_is_a_submission(records, acc
 def test_a_run_id_is_used_for_one_source_only(records, accepted, status):
     """The run was deleted, and another one of the same id brought something else."""
     is_accepted = {} if status == "accepted" else {"accepted_at": None}
-    records.change_submission("mine", lambda _: {"status": status, **is_accepted})
+    records.change_submission("mine", lambda found: found.change(status=status, **is_accepted))
     before = everything(records, "mine")
 
     with pytest.raises(
@@ -309,7 +404,8 @@ def test_an_id_stands_for_one_content_also_when_its_run_was_deleted(
     assert told in str(refused.value)
     assert f"this is {fetched.content.sha256[:12]}; choose another run id" in str(refused.value)
     submission, tasks = everything(records, "mine")
-    changed = {key for key, value in submission.items() if before[0].get(key) != value}
+    stored = submission.dump()
+    changed = {key for key, value in stored.items() if before[0].dump().get(key) != value}
     assert changed <= {"is_run_anew", "version"}
     assert tasks == before[1]
 
@@ -317,7 +413,7 @@ def test_an_id_stands_for_one_content_also_when_its_run_was_deleted(
 def test_the_same_content_may_come_again_under_its_id(records, accepted):
     assert register("mine", **SOURCE) == "mine"
 
-    assert everything(records, "mine")[0]["status"] == "accepted"
+    assert everything(records, "mine")[0].status == "accepted"
 
 
 def test_a_cleared_run_of_what_was_accepted_keeps_its_content(records, accepted, fetched):
@@ -325,11 +421,11 @@ def test_a_cleared_run_of_what_was_accepted_keeps_its_content(records, accepted,
 
     register("mine", clear_number=1, **SOURCE)
 
-    assert everything(records, "mine")[0]["content_sha256"] == first.sha256
+    assert everything(records, "mine")[0].content_sha256 == first.sha256
 
 
 def test_what_was_retracted_is_not_brought_again(records, accepted):
-    records.change_submission("mine", lambda _: {"status": "retracted"})
+    records.change_submission("mine", lambda found: found.change(status="retracted"))
     before = everything(records, "mine")
 
     with pytest.raises(AirflowFailException, match="choose another run id"):
@@ -348,9 +444,9 @@ def test_a_cleared_run_fetches_its_source_again_until_it_is_accepted(records, fe
     register("mine", **SOURCE)
 
     submission, (task,) = everything(records, "mine")
-    assert (submission["status"], submission["commit"]) == ("validating", "d" * 40)
-    assert task["config"]["content_sha256"] == fetched.content.sha256
-    assert task["outcome"] is None
+    assert (submission.status, submission.commit) == ("validating", "d" * 40)
+    assert task.spec.content_sha256 == fetched.content.sha256
+    assert task.newest.outcome is None
 
 
 def test_a_cleared_run_that_was_refused_is_taken_on_when_it_can_be_placed(records, monkeypatch):
@@ -360,16 +456,16 @@ def test_a_cleared_run_that_was_refused_is_taken_on_when_it_can_be_placed(record
         raise ConfigurationError("require_cuda: no server has it")
 
     with monkeypatch.context() as no_server:
-        no_server.setattr(steps, "check_placeable", refuse)
+        no_server.setattr(registering, "check_placeable", refuse)
         with pytest.raises(AirflowFailException, match="require_cuda"):
             register("mine", **SOURCE)
-    assert records.get_submission("mine")["status"] == "rejected"
+    assert records.get_submission("mine").status == "rejected"
 
     register("mine", **SOURCE)
 
     submission, (task,) = everything(records, "mine")
-    assert (submission["status"], submission["source_url"]) == ("validating", GIT)
-    assert task["config"]["system"] == "feature_set"
+    assert (submission.status, submission.source_url) == ("validating", GIT)
+    assert task.spec.system == "feature_set"
 
 
 def test_what_was_not_validated_is_not_accepted(records):
@@ -384,7 +480,7 @@ def test_only_what_was_validated_is_accepted(records):
     """The worker died before the validation of what the source has become was on record."""
     register("mine", **SOURCE)
     end(records, "mine", "validation")
-    records.change_submission("mine", lambda _: {"content_sha256": "e" * 64})
+    records.change_submission("mine", lambda found: found.change(content_sha256="e" * 64))
 
     with pytest.raises(AirflowFailException, match="rejected: what it brought was not validated"):
         accept("mine", **SOURCE)
@@ -408,7 +504,7 @@ def test_a_run_without_a_schedule_trains_and_closes_nothing(records, trained):
     end(records, "other", "validation")
     accept("other", **SOURCE)
     register("other--2", submission_id="other", **SCHEDULE)
-    records.change_submission("other", lambda _: {"status": "success"})
+    records.change_submission("other", lambda found: found.change(status="success"))
     register("other", **SOURCE)
     before = everything(records, "other")
 
@@ -454,8 +550,8 @@ def test_a_cleared_run_does_its_own_work_again_and_is_the_newest_from_then_on(re
     assert accept("mine", **SOURCE, **SCHEDULE) is True
     assert plan("mine", **SOURCE, **SCHEDULE) == [1, 5]
     submission = records.get_submission("mine")
-    assert submission["run_ids"] == ["mine--2", "mine"]
-    assert submission["tasks"] == ["i1", "i5"]
+    assert submission.run_ids == ("mine--2", "mine")
+    assert submission.tasks == ("i1", "i5")
 
 
 def test_a_plan_that_is_made_again_ends_what_its_own_run_has_at_work(records, agent, trained):
@@ -470,4 +566,4 @@ def test_a_plan_that_is_made_again_ends_what_its_own_run_has_at_work(records, ag
     plan("mine", **SOURCE, **SCHEDULE)
 
     assert [command.ref.task_id for command in agent.commands(Cancel)] == ["i5"]
-    assert records.get_task("mine", "i5")["attempt"] == 0
+    assert records.get_task("mine", "i5").newest.number == 0

@@ -14,7 +14,7 @@ from touchstone_agent.pod.ending import (
     BACKOFF,
     PATIENCE,
     Answer,
-    PodEnder,
+    PodTerminator,
     Request,
     Way,
     build_request,
@@ -48,14 +48,14 @@ class Service:
         return answer
 
 
-def make_ender(service: Service, slept: list[float] | None = None) -> PodEnder:
+def make_terminator(service: Service, slept: list[float] | None = None) -> PodTerminator:
     def sleep(seconds: float) -> None:
         assert slept is not None
         slept.append(seconds)
         if len(slept) >= 8:
             raise KeyboardInterrupt  # what SIGKILL is in truth
 
-    return PodEnder(api_url="http://api", pod_id="p1", send=service, sleep=sleep)
+    return PodTerminator(api_url="http://api", pod_id="p1", send=service, sleep=sleep)
 
 
 def test_each_way_is_asked_for_as_the_service_documents_it() -> None:
@@ -112,19 +112,19 @@ def test_when_the_next_way_is_tried(answer: Answer, times: int, tried: bool) -> 
 
 def test_what_is_promised_is_not_asked_for_in_other_ways() -> None:
     service = Service(delete=(204, b""))
-    make_ender(service).try_all()
+    make_terminator(service).try_all()
     assert service.asked == ["delete"]
 
 
 def test_what_is_refused_is_tried_in_every_way() -> None:
     service = Service()
-    make_ender(service).try_all()
+    make_terminator(service).try_all()
     assert service.asked == ["delete", "stop", "podTerminate", "podStop"]
 
 
 def test_a_pod_that_may_only_be_stopped_is_stopped() -> None:
     service = Service(stop=(200, b"{}"))
-    make_ender(service).try_all()
+    make_terminator(service).try_all()
     assert service.asked == ["delete", "stop"]
 
 
@@ -134,26 +134,26 @@ def test_a_pod_that_may_only_be_stopped_is_stopped() -> None:
 )
 def test_an_api_that_does_not_work_is_asked_again_before_anything_lesser(problem: Any) -> None:
     service = Service(delete=problem)
-    ender = make_ender(service)
+    terminator = make_terminator(service)
     for _ in range(PATIENCE - 1):
-        ender.try_all()
+        terminator.try_all()
     assert set(service.asked) == {"delete"}
-    ender.try_all()
+    terminator.try_all()
     assert service.asked[-3:] == ["stop", "podTerminate", "podStop"]
 
 
 def test_patience_is_for_the_same_answer_in_a_row() -> None:
     service = Service(delete=[(500, b""), (204, b""), (500, b""), (204, b"")])
-    ender = make_ender(service)
+    terminator = make_terminator(service)
     for _ in range(4):
-        ender.try_all()
+        terminator.try_all()
     assert service.asked == ["delete"] * 4
 
 
 def test_it_never_gives_up_and_waits_no_longer_than_half_a_minute() -> None:
     slept: list[float] = []
     with pytest.raises(KeyboardInterrupt):
-        make_ender(Service(), slept).run()
+        make_terminator(Service(), slept).run()
     assert are_jittered(slept, [1, 2, 4, 8, 16, 30, 30, 30])
     assert BACKOFF.cap_seconds == 30
 
@@ -161,5 +161,5 @@ def test_it_never_gives_up_and_waits_no_longer_than_half_a_minute() -> None:
 def test_an_error_is_logged_without_what_it_says(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
     service = Service(delete=OSError("Bearer sesame"))
-    make_ender(service).try_all()
+    make_terminator(service).try_all()
     assert "sesame" not in caplog.text

@@ -109,7 +109,7 @@ def test_a_change_of_the_sources_installs_nothing_anew(target) -> None:
 @pytest.mark.parametrize("target", CPU_TARGETS + CUDA_TARGETS)
 def test_each_target_is_one_of_the_contracts_images(target) -> None:
     labels = read_labels(target)
-    assert labels["touchstone.contract"] == "1"
+    assert labels["touchstone.contract"] == "2"
     assert labels["touchstone.backend"] == ("cpu" if target in CPU_TARGETS else "cuda")
 
 

@@ -8,10 +8,10 @@ from typing import Any
 import httpx
 import pytest
 
+from touchstone.hooks.queues import build_queue_attributes
 from touchstone.settings import Settings
 from touchstone.stack.provision import (
     _ensure_table,
-    build_queue_attributes,
     build_tables,
     ensure_experiment,
 )
@@ -35,6 +35,7 @@ def test_tables_have_the_keys_that_records_are_read_by(tables) -> None:
         "TouchstoneServers": ["server"],
         "TouchstoneBudgets": ["scope"],
         "TouchstoneMeter": ["pod", "entry"],
+        "TouchstoneEvents": ["event", "entry"],
     }
 
 

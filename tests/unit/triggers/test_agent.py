@@ -10,6 +10,7 @@ from airflow.triggers.base import TaskFailedEvent, TaskSuccessEvent, TriggerEven
 
 from fakes.agents import FakeAgentHook
 from fakes.stores import FakeRecordStore
+from fakes.tasks import build_task, change_fields
 from touchstone.triggers import agent as module
 from touchstone.triggers.agent import AgentTrigger, UploadTrigger
 from touchstone.triggers.watch import TaskWatcher
@@ -25,19 +26,8 @@ def records():
 @pytest.fixture
 def make_task(records):
     def make(**changes):
-        task = {
-            "submission_id": "s-1",
-            "task_id": "i5",
-            "kind": "training",
-            "run_id": "run",
-            "status": "running",
-            "server": "local",
-            "attempt": 1,
-            "fence": 1,
-            "outcome": None,
-            "cancel": None,
-        }
-        records.create_task(task | changes)
+        task = {"run_id": "run", "status": "running", "server": "local", "attempt": 1, "fence": 1}
+        records.create_task(build_task(**(task | changes)))
 
     return make
 
@@ -106,7 +96,7 @@ async def test_the_wait_goes_on_until_the_record_changes(trigger, make_task, rec
     await asyncio.sleep(0)
     assert not wait.done()
 
-    records.change_task("s-1", "i5", lambda _: {"outcome": "succeeded"})
+    change_fields(records, "s-1", "i5", outcome="succeeded")
 
     assert isinstance(await wait, TaskSuccessEvent)
 
@@ -141,7 +131,7 @@ async def test_a_kill_cancels_the_attempt_and_a_second_one_is_harmless(
     await trigger.on_kill()
     await trigger.on_kill()
 
-    assert records.get_task("s-1", "i5")["cancel"]["through_fence"] == 1
+    assert records.get_task("s-1", "i5").newest.cancel.through_fence == 1
     assert {command.ref.fence for command in parts.commands(Cancel)} == {1}
 
 
@@ -155,7 +145,7 @@ async def test_a_kill_goes_on_when_airflow_cancels_it(trigger, make_task, record
         await kill
     await asyncio.gather(*module._kills)
 
-    assert records.get_task("s-1", "i5")["cancel"] is not None
+    assert records.get_task("s-1", "i5").newest.cancel is not None
 
 
 async def test_a_kill_that_never_happened_is_ignored(trigger, make_task, records, monkeypatch):
@@ -170,7 +160,7 @@ async def test_a_kill_that_never_happened_is_ignored(trigger, make_task, records
 
     await trigger.on_kill()
 
-    assert records.get_task("s-1", "i5")["cancel"] is None
+    assert records.get_task("s-1", "i5").newest.cancel is None
 
 
 async def test_a_clear_is_a_kill_although_the_task_waits_again(
@@ -180,7 +170,7 @@ async def test_a_clear_is_a_kill_although_the_task_waits_again(
     make_task(fence=2)
     await trigger.on_kill()
 
-    assert records.get_task("s-1", "i5")["cancel"] is None
+    assert records.get_task("s-1", "i5").newest.cancel is None
 
 
 async def test_uploads_are_waited_for(make_task, records):
@@ -189,6 +179,6 @@ async def test_uploads_are_waited_for(make_task, records):
     await asyncio.sleep(0)
     assert not wait.done()
 
-    records.change_task("s-1", "i5", lambda _: {"uploaded_at": "2026"})
+    change_fields(records, "s-1", "i5", uploaded_at="2026-11-22T12:00:00+00:00")
 
     assert (await wait).payload == {"fence": 1}

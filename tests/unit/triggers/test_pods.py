@@ -13,31 +13,32 @@ from types import SimpleNamespace
 import pytest
 
 from fakes.stores import FakeObjectStore, FakeRecordStore
+from fakes.tasks import change_fields, with_fields
 from touchstone.core import attempts
-from touchstone.core.attempts import WaitEnd, find_end
-from touchstone.core.conf import Platform
 from touchstone.core.pods import SshAddress
+from touchstone.core.retries import WaitEnd, find_end
+from touchstone.core.schedule import Platform
 from touchstone.core.tasks import TaskSpec
-from touchstone.hooks.pods.desk import PodDesk, TaskKey
-from touchstone.hooks.pods.shell import PodShell, _Done
-from touchstone.hooks.records import RecordUnfit
 from touchstone.hooks.runpod.errors import PodNotFound
+from touchstone.services.pods.context import PodContext, TaskRef
+from touchstone.services.pods.shell import PodShell, _Done
 from touchstone.settings import RunPodSettings, Settings
-from touchstone.triggers.pods import attending, driver
-from touchstone.triggers.pods.attending import (
+from touchstone.stores.tables import RecordUnfit
+from touchstone.triggers.pods import driver, monitoring
+from touchstone.triggers.pods.connecting import ConnectedPod
+from touchstone.triggers.pods.driver import PodDriver
+from touchstone.triggers.pods.monitoring import (
     CONSOLE_SLACK_BYTES,
     MAX_SENSELESS,
     PREPARE_SECONDS,
     UPLOAD_SECONDS,
     WALL_SLACK_SECONDS,
 )
-from touchstone.triggers.pods.boarding import Boarded
-from touchstone.triggers.pods.driver import PodDriver
 from touchstone_agent.protocol.errors import PermanentError, TransientError
 from touchstone_agent.protocol.messages import Limits
 from touchstone_agent.protocol.pods import PodPoll, PodUpload
 
-KEY = TaskKey(submission_id="s-1", task_id="i5")
+KEY = TaskRef(submission_id="s-1", task_id="i5")
 LIMITS = Limits(wall_seconds=7200, console_bytes=4096, output_bytes=1024**2)
 LIFE = LIMITS.wall_seconds + UPLOAD_SECONDS
 BEGAN = datetime(2026, 11, 22, 12, tzinfo=UTC)
@@ -97,7 +98,7 @@ class World:
         self.pod = Pod(self, answer)
         self.records.create_task(self._build_record())
         settings = Settings(runpod=RunPodSettings(conn_id="r", lease_seconds=900, poll_seconds=2))
-        self.desk = PodDesk(
+        self.context = PodContext(
             api=SimpleNamespace(terminate_pod=self._terminate, get_pod=self._get_pod),
             lister=None,
             records=self.records,
@@ -124,7 +125,7 @@ class World:
             platform="runpod",
         )
         record = attempts.new_task(spec, run_id="s-1", map_index=0, now=self.now)
-        record |= attempts.claim_attempt(
+        record = attempts.claim_attempt(
             record,
             attempt=1,
             server="runpod",
@@ -133,13 +134,14 @@ class World:
             platform=Platform.RUNPOD,
         )
         pod = {
-            "name": record["container"],
+            "name": record.newest.container,
             "id": "p1",
             "gpu": "L4",
             "ordered_at": self.now.isoformat(),
+            "price_per_hour": "0.5",
             "life_seconds": LIFE,
         }
-        return record | {"status": "preparing", "phase": "accepted", "pod": pod}
+        return with_fields(record, status="preparing", phase="accepted", pod=pod)
 
     async def sleep(self, seconds):
         assert 0 < seconds <= 300
@@ -159,11 +161,11 @@ class World:
 
     async def drive(self):
         """Drive the attempt to its end; return its record."""
-        await PodDriver(self.desk, KEY, 1).run()
+        await PodDriver(self.context, KEY, 1).run()
         return self.record
 
 
-class FakeBoarding:
+class FakeConnector:
     """Is in at once, every time."""
 
     is_stopping = False
@@ -172,13 +174,13 @@ class FakeBoarding:
     def __init__(self, *_):
         self.logins = 0
 
-    async def board(self):
+    async def connect(self):
         address = SshAddress(host="h", port=22, username="root")
-        return Boarded(shell=self.world.pod, address=address)
+        return ConnectedPod(shell=self.world.pod, address=address)
 
     async def log_in(self, *, seconds):
         self.logins += 1
-        return await self.board()
+        return await self.connect()
 
     async def pause(self, seconds):
         if seconds:
@@ -189,10 +191,10 @@ class FakeBoarding:
 def make_world(monkeypatch):
     def make(answer):
         world = World(answer)
-        FakeBoarding.world = world
-        monkeypatch.setattr(driver, "Boarding", FakeBoarding)
+        FakeConnector.world = world
+        monkeypatch.setattr(driver, "PodConnector", FakeConnector)
         clock = SimpleNamespace(monotonic=lambda: (world.now - BEGAN).total_seconds())
-        monkeypatch.setattr(attending, "time", clock)
+        monkeypatch.setattr(monitoring, "time", clock)
         return world
 
     return make
@@ -210,9 +212,12 @@ def exits(**changes):
 
 
 def assert_ended(world, record, failure_class, words):
-    assert (record["outcome"], record["failure_class"]) == ("failed(infrastructure)", failure_class)
-    assert words in record["reason"]
-    assert record["pod"]["gone_at"], "the pod is given back"
+    assert (record.newest.outcome, record.newest.failure_class) == (
+        "failed(infrastructure)",
+        failure_class,
+    )
+    assert words in record.newest.reason
+    assert record.newest.pod.gone_at, "the pod is given back"
     assert world.given_back
     assert find_end(record, fence=1, run_id="s-1") is WaitEnd.RETRY, "its slot is free"
     for at, poll in world.pod.polls:
@@ -224,10 +229,10 @@ async def test_what_a_pod_has_made_is_stored_and_on_record(make_world):
 
     record = await world.drive()
 
-    assert (record["status"], record["outcome"]) == ("uploading", "succeeded")
-    assert record["files"] == FILES
-    assert record["uploaded_at"]
-    assert record["pod"]["gone_at"]
+    assert (record.status, record.newest.outcome) == ("uploading", "succeeded")
+    assert [file.dump() for file in record.newest.files] == FILES
+    assert record.newest.uploaded_at
+    assert record.newest.pod.gone_at
 
 
 @pytest.mark.parametrize(
@@ -269,7 +274,7 @@ async def test_an_end_that_makes_no_sense_ends_the_attempt_and_gives_the_pod_bac
 
     assert_ended(world, record, "pod", words)
     assert len(world.pod.polls) == MAX_SENSELESS
-    assert record["files"] == []
+    assert record.newest.files == ()
     assert not [verb for _, verb, _ in world.pod.asked if verb == "upload"], "nothing is granted"
 
 
@@ -289,10 +294,10 @@ async def test_what_no_record_can_hold_ends_the_attempt(make_world, monkeypatch)
 
     def refuse_exit(submission_id, task_id, decide):
         def decided(record):
-            changes = decide(record)
-            if changes and changes.get("exited_at"):
+            changed = decide(record)
+            if changed and changed.newest.exited_at:
                 raise RecordUnfit("a record of 500000 bytes is too large")
-            return changes
+            return changed
 
         return change_task(submission_id, task_id, decided)
 
@@ -320,7 +325,7 @@ async def test_an_answer_that_makes_no_sense_once_is_asked_for_again(make_world)
     good = exits()
     world = make_world(lambda verb, message: next(odd, None) or good(verb, message))
 
-    assert (await world.drive())["outcome"] == "succeeded"
+    assert (await world.drive()).newest.outcome == "succeeded"
 
 
 async def test_a_pod_that_lets_us_in_and_answers_nothing_is_given_up_after_its_lease(make_world):
@@ -395,16 +400,16 @@ async def test_a_pod_whose_clock_is_years_wrong_has_all_its_time(make_world, yea
 
     world = make_world(answer)
 
-    assert (await world.drive())["outcome"] == "succeeded"
+    assert (await world.drive()).newest.outcome == "succeeded"
 
 
 async def test_no_lease_reaches_beyond_the_end_of_the_pods_life(make_world):
     """A pod that trained until its limit was kept on by each look, for as long as we looked."""
     world = make_world(lambda *_: {"phase": "running"})
-    pod = world.record["pod"] | {"login_at": BEGAN.isoformat(), "boot_id": "b"}
+    pod = world.record.newest.pod.dump() | {"login_at": BEGAN.isoformat(), "boot_id": "b"}
     world.now += timedelta(seconds=2000)
     late = {"pod": pod, "preparing_at": world.now.isoformat()}
-    world.records.change_task("s-1", "i5", lambda _: late)
+    change_fields(world.records, "s-1", "i5", **late)
 
     record = await world.drive()
 
@@ -429,8 +434,8 @@ async def test_a_console_without_end_is_stored_up_to_its_limit(make_world):
 
     record = await world.drive()
 
-    assert record["outcome"] == "succeeded"
-    stored = world.objects.list(world.desk.settings.logs_bucket, "")
+    assert record.newest.outcome == "succeeded"
+    stored = world.objects.list(world.context.settings.logs_bucket, "")
     assert sum(item.size for item in stored) == LIMITS.console_bytes + CONSOLE_SLACK_BYTES
     assert sent < 10
 
@@ -451,14 +456,14 @@ async def test_a_store_that_fails_a_thousand_times_is_asked_again(
 
     monkeypatch.setattr(world.records, "get_task", get)
 
-    assert (await world.drive())["outcome"] == "succeeded"
+    assert (await world.drive()).newest.outcome == "succeeded"
     assert len(world.slept) > failures
     assert len(set(world.slept[:50])) > 10 or failures == 1100, "chance keeps drivers apart"
 
 
 async def test_an_order_that_is_refused_for_good_ends_the_attempt(make_world, monkeypatch):
     world = make_world(exits())
-    world.records.change_task("s-1", "i5", lambda _: {"pod": None})
+    change_fields(world.records, "s-1", "i5", pod=None)
 
     async def refuse(_):
         raise PermanentError("booking: AccessDenied")
@@ -467,13 +472,16 @@ async def test_an_order_that_is_refused_for_good_ends_the_attempt(make_world, mo
 
     record = await world.drive()
 
-    assert (record["outcome"], record["failure_class"]) == ("failed(infrastructure)", "order")
-    assert "booking: AccessDenied" in record["reason"]
+    assert (record.newest.outcome, record.newest.failure_class) == (
+        "failed(infrastructure)",
+        "order",
+    )
+    assert "booking: AccessDenied" in record.newest.reason
 
 
 async def test_a_defect_while_nothing_is_rented_ends_the_attempt(make_world, monkeypatch):
     world = make_world(exits())
-    world.records.change_task("s-1", "i5", lambda _: {"pod": None})
+    change_fields(world.records, "s-1", "i5", pod=None)
 
     async def fail():
         raise ZeroDivisionError
@@ -482,13 +490,16 @@ async def test_a_defect_while_nothing_is_rented_ends_the_attempt(make_world, mon
 
     record = await world.drive()
 
-    assert (record["outcome"], record["failure_class"]) == ("failed(infrastructure)", "defect")
+    assert (record.newest.outcome, record.newest.failure_class) == (
+        "failed(infrastructure)",
+        "defect",
+    )
 
 
 async def test_a_record_that_somebody_has_deleted_is_not_asked_for_again(make_world):
     world = make_world(exits())
     world.records._tables.clear()
 
-    await PodDriver(world.desk, KEY, 1).run()
+    await PodDriver(world.context, KEY, 1).run()
 
     assert world.slept == []

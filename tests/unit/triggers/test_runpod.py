@@ -9,6 +9,7 @@ from airflow.triggers.base import TaskFailedEvent, TaskSuccessEvent
 
 from fakes.agents import FakeAgentHook
 from fakes.stores import FakeRecordStore
+from fakes.tasks import build_task, change_fields
 from touchstone.triggers import agent as agent_module
 from touchstone.triggers import runpod as module
 from touchstone.triggers.runpod import RunPodTrigger
@@ -18,6 +19,8 @@ from touchstone_agent.protocol.errors import ConfigurationError
 from waiting import wait_async
 
 KEY = ("s-1", "i5")
+NOW = "2026-11-22T12:00:00+00:00"
+POD = {"id": "p", "name": "n", "ordered_at": NOW, "price_per_hour": "0.5"}
 
 
 class FakeDriver:
@@ -25,7 +28,7 @@ class FakeDriver:
 
     made: list[FakeDriver]
 
-    def __init__(self, desk, key, fence):
+    def __init__(self, context, key, fence):
         self.fence, self.key = fence, key
         self.was_cancelled = False
         self._stopping = asyncio.Event()
@@ -49,21 +52,8 @@ class FakeDriver:
 @pytest.fixture
 def records():
     store = FakeRecordStore()
-    store.create_task(
-        {
-            "submission_id": "s-1",
-            "task_id": "i5",
-            "kind": "training",
-            "run_id": "run",
-            "status": "running",
-            "platform": "runpod",
-            "server": "runpod",
-            "attempt": 1,
-            "fence": 1,
-            "outcome": None,
-            "cancel": None,
-        }
-    )
+    told = {"platform": "runpod", "server": "runpod", "attempt": 1, "fence": 1}
+    store.create_task(build_task(run_id="run", status="running", **told))
     return store
 
 
@@ -81,14 +71,14 @@ def parts(records, monkeypatch):
     async def get_watcher():
         return watcher
 
-    async def get_desk():
+    async def get_context():
         return None
 
     monkeypatch.setattr(agent_module, "get_watcher", get_watcher)
     monkeypatch.setattr(agent_module, "get_agent", FakeAgentHook)
     monkeypatch.setattr(agent_module, "get_records", lambda: records)
     monkeypatch.setattr(module, "get_records", lambda: records)
-    monkeypatch.setattr(module, "get_desk", get_desk)
+    monkeypatch.setattr(module, "get_context", get_context)
     monkeypatch.setattr(module, "PodDriver", FakeDriver)
     return looks
 
@@ -100,7 +90,7 @@ async def let_look(looks):
 
 
 def change(records, **fields):
-    records.change_task(*KEY, lambda _: fields)
+    change_fields(records, *KEY, **fields)
 
 
 async def until(what, is_so):
@@ -123,7 +113,7 @@ def test_it_is_rebuilt_from_what_it_serialises():
 async def test_the_pod_is_driven_until_the_attempt_has_ended(records):
     waiting = wait(RunPodTrigger("s-1", "i5", 1, "run"))
     await until("it is driven", lambda: FakeDriver.made)
-    change(records, outcome="succeeded", status="uploading", pod={"id": "p", "gone_at": "now"})
+    change(records, outcome="succeeded", status="uploading", pod=POD | {"gone_at": NOW})
     assert isinstance((await waiting)[0], TaskSuccessEvent)
     assert [driver.fence for driver in FakeDriver.made] == [1]
     assert FakeDriver.made[0].was_cancelled, "nobody drives on behind a task that has ended"
@@ -131,15 +121,15 @@ async def test_the_pod_is_driven_until_the_attempt_has_ended(records):
 
 async def test_an_attempt_is_not_over_before_its_pod_is_gone(records, parts):
     waiting = wait(RunPodTrigger("s-1", "i5", 1, "run"))
-    pod = {"id": "p", "name": "n", "ordered_at": "then", "gone_at": None}
+    pod = POD | {"gone_at": None}
     change(records, outcome="succeeded", status="uploading", pod=pod)
     await let_look(parts)
     assert not waiting.done()
-    change(records, pod=pod | {"gone_at": "now"})
+    change(records, pod=pod | {"gone_at": NOW})
     assert isinstance((await waiting)[0], TaskSuccessEvent)
 
 
-async def test_on_deck_nothing_is_driven_before_it_is_known_where_it_runs(records, parts):
+async def test_while_prestaged_nothing_is_driven_before_it_is_known_where_it_runs(records, parts):
     waiting = wait(RunPodTrigger("s-1", "i5", 2, "run"))
     await let_look(parts)
     assert FakeDriver.made == []
@@ -161,7 +151,7 @@ async def test_what_a_server_runs_is_waited_for_only(records, parts):
 async def test_a_wish_to_cancel_reaches_the_driver(records):
     waiting = wait(RunPodTrigger("s-1", "i5", 1, "run"))
     await until("it is driven", lambda: FakeDriver.made)
-    change(records, cancel={"by": "ann", "reason": "no"})
+    change(records, cancel={"through_fence": 1, "by": "ann", "at": NOW, "reason": "no"})
     await until("its driver is stopped", lambda: FakeDriver.made[0].is_stopped)
     change(records, outcome="cancelled", status="cancelled")
     assert (await waiting)[0].payload["outcome"] == "cancelled"
@@ -179,7 +169,7 @@ async def test_a_kill_cancels_and_gives_the_pod_back(records):
     trigger = RunPodTrigger("s-1", "i5", 1, "run")
     killing = asyncio.create_task(trigger.on_kill())
     await until("it is driven", lambda: FakeDriver.made)
-    assert records.get_task(*KEY)["cancel"]["reason"]
+    assert records.get_task(*KEY).newest.cancel.reason
     FakeDriver.made[0].stop()
     await killing
 
@@ -188,11 +178,11 @@ async def test_a_driver_that_cannot_begin_is_begun_again(records, monkeypatch):
     monkeypatch.setattr(module, "BACKOFF", Backoff(first_seconds=0.01, cap_seconds=0.01))
     failures = iter([RuntimeError("no connection")])
 
-    async def get_desk():
+    async def get_context():
         for failure in failures:
             raise failure
 
-    monkeypatch.setattr(module, "get_desk", get_desk)
+    monkeypatch.setattr(module, "get_context", get_context)
     waiting = wait(RunPodTrigger("s-1", "i5", 1, "run"))
     await until("it is driven", lambda: FakeDriver.made)
     waiting.cancel()
@@ -204,12 +194,12 @@ async def test_a_driver_that_cannot_begin_is_begun_again(records, monkeypatch):
 async def test_a_validation_ends_well_with_any_verdict_when_its_pod_is_gone(
     records, parts, outcome, status
 ):
-    pod = {"id": "p", "name": "n", "ordered_at": "then", "gone_at": None}
+    pod = POD | {"gone_at": None}
     change(records, kind="validation", outcome=outcome, status=status, pod=pod)
     waiting = wait(RunPodTrigger("s-1", "i5", 1, "run"))
     await let_look(parts)
     assert not waiting.done()
-    change(records, pod=pod | {"gone_at": "now"})
+    change(records, pod=pod | {"gone_at": NOW})
     assert isinstance((await waiting)[0], TaskSuccessEvent)
 
 
@@ -218,11 +208,11 @@ def lack_key(monkeypatch):
     monkeypatch.setattr(module, "BACKOFF", Backoff(first_seconds=0.01, cap_seconds=0.01))
     asked = []
 
-    async def get_desk():
+    async def get_context():
         asked.append(1)
         raise ConfigurationError("connection 'touchstone_agent' has no password")
 
-    monkeypatch.setattr(module, "get_desk", get_desk)
+    monkeypatch.setattr(module, "get_context", get_context)
     return asked
 
 
@@ -234,20 +224,20 @@ async def test_what_can_never_be_rented_ends_with_the_reason(records, monkeypatc
 
     assert isinstance(event, TaskFailedEvent)
     task = records.get_task(*KEY)
-    assert (task["failure_class"], task["is_retriable"]) == ("account", True)
-    assert "'touchstone_agent' has no password" in task["reason"]
+    assert (task.newest.failure_class, task.newest.is_retriable) == ("account", True)
+    assert "'touchstone_agent' has no password" in task.newest.reason
     assert len(asked) == 1
 
 
 async def test_an_attempt_that_has_a_pod_is_not_ended_while_that_may_be_billed(
     records, monkeypatch
 ):
-    pod = {"id": "p", "name": "n", "ordered_at": "then", "gone_at": None}
+    pod = POD | {"gone_at": None}
     change(records, pod=pod)
     asked = lack_key(monkeypatch)
 
     waiting = wait(RunPodTrigger("s-1", "i5", 1, "run"))
     await until("it has asked again", lambda: len(asked) > 2)
 
-    assert records.get_task(*KEY)["status"] == "running"
+    assert records.get_task(*KEY).status == "running"
     waiting.cancel()

@@ -4,8 +4,16 @@ from __future__ import annotations
 
 import asyncio
 
+from fakes.tasks import build_task
+from touchstone.core.records.tasks import Task, TaskEntry
 from touchstone.triggers.watch import TaskWatcher
 from touchstone_agent.protocol.errors import TransientError
+from waiting import wait_async
+
+
+def entry(version, **fields):
+    """Return what the store reads of a task; with an odd field it makes no sense."""
+    return TaskEntry.parse({**build_task().dump(), "version": version, **fields}, Task)
 
 
 class Store:
@@ -30,18 +38,18 @@ async def take(changes, count):
 
 async def test_a_waiter_hears_the_record_as_it_is_and_then_only_of_changes():
     store = Store()
-    store.records["s", "i1"] = {"version": 1}
+    store.records["s", "i1"] = entry(1)
     changes = TaskWatcher(store.fetch, poll_seconds=0).changes(("s", "i1"))
 
-    assert await anext(changes) == {"version": 1}
-    store.records["s", "i1"] = {"version": 2}
-    assert await anext(changes) == {"version": 2}
+    assert await anext(changes) == build_task(version=1)
+    store.records["s", "i1"] = entry(2)
+    assert await anext(changes) == build_task(version=2)
 
 
 async def test_many_waiters_share_one_read():
     store = Store()
     keys = [("s", f"i{number}") for number in range(50)]
-    store.records = {key: {"version": 1} for key in keys}
+    store.records = {key: entry(1) for key in keys}
     watcher = TaskWatcher(store.fetch, poll_seconds=0)
 
     await asyncio.gather(*(take(watcher.changes(key), 1) for key in keys))
@@ -53,17 +61,17 @@ async def test_a_store_that_is_down_ends_no_wait(monkeypatch):
     monkeypatch.setattr("touchstone.triggers.watch._BACK_OFF_SECONDS", 0)
     store = Store()
     store.faults = 3
-    store.records["s", "i1"] = {"version": 1}
+    store.records["s", "i1"] = entry(1)
 
     changes = TaskWatcher(store.fetch, poll_seconds=0).changes(("s", "i1"))
 
-    assert await anext(changes) == {"version": 1}
+    assert await anext(changes) == build_task(version=1)
     assert len(store.reads) == 4
 
 
 async def test_polling_stops_when_nobody_waits():
     store = Store()
-    store.records["s", "i1"] = {"version": 1}
+    store.records["s", "i1"] = entry(1)
     watcher = TaskWatcher(store.fetch, poll_seconds=0)
     changes = watcher.changes(("s", "i1"))
     await anext(changes)
@@ -75,22 +83,36 @@ async def test_polling_stops_when_nobody_waits():
 async def test_a_poll_that_ends_under_those_who_wait_begins_again(caplog):
     """Whoever waited then waited for ever: only a newcomer would have started another poll."""
     store = Store()
-    store.records["s", "i1"] = {"version": 1}
+    store.records["s", "i1"] = entry(1)
     watcher = TaskWatcher(store.fetch, poll_seconds=0)
     changes = watcher.changes(("s", "i1"))
     await anext(changes)
 
     watcher._poller.cancel()
-    store.records["s", "i1"] = {"version": 2}
+    store.records["s", "i1"] = entry(2)
 
-    assert await anext(changes) == {"version": 2}
+    assert await anext(changes) == build_task(version=2)
     assert "has ended: it was cancelled; it begins again" in caplog.text
 
 
 async def test_one_odd_answer_ends_no_wait(monkeypatch):
     monkeypatch.setattr("touchstone.triggers.watch._BACK_OFF_SECONDS", 0)
-    answers = iter([None, {("s", "i1"): {"version": 1}}])
+    answers = iter([None, {("s", "i1"): entry(1)}])
 
     changes = TaskWatcher(lambda _: next(answers), poll_seconds=0).changes(("s", "i1"))
 
-    assert await anext(changes) == {"version": 1}
+    assert await anext(changes) == build_task(version=1)
+
+
+async def test_a_record_that_makes_no_sense_is_no_end_and_is_told_once(caplog):
+    store = Store()
+    store.records["s", "i1"] = entry(1, status="dancing")
+    changes = TaskWatcher(store.fetch, poll_seconds=0).changes(("s", "i1"))
+    waiting = asyncio.ensure_future(anext(changes))
+
+    await wait_async("it was looked at often", lambda: len(store.reads) >= 5, every=0.01)
+    assert not waiting.done()
+    assert caplog.text.count("task s-1/i5: task record: status") == 1
+    store.records["s", "i1"] = entry(2)
+
+    assert await waiting == build_task(version=2)

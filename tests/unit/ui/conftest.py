@@ -17,8 +17,10 @@ from airflow.api_fastapi.core_api.security import get_user
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
 
-from fakes.api import NOW, FakeEnder
+from fakes.api import NOW, FakeCancelService
 from fakes.stores import FakeObjectStore, FakeRecordStore
+from fakes.submissions import build_submission
+from fakes.tasks import build_spec, build_task
 from touchstone.settings import Settings, get_settings
 from touchstone.ui import dependencies
 from touchstone.ui.app import build_app
@@ -42,13 +44,16 @@ def objects() -> FakeObjectStore:
 
 
 @pytest.fixture
-def ender() -> FakeEnder:
-    return FakeEnder()
+def cancel_service() -> FakeCancelService:
+    return FakeCancelService()
 
 
 @pytest.fixture
 def app(
-    settings: Settings, records: FakeRecordStore, objects: FakeObjectStore, ender: FakeEnder
+    settings: Settings,
+    records: FakeRecordStore,
+    objects: FakeObjectStore,
+    cancel_service: FakeCancelService,
 ) -> FastAPI:
     app = build_app()
     # The real auth manager decides; only who asks is made up, in `login`.
@@ -58,7 +63,7 @@ def app(
         dependencies.get_records: lambda: records,
         dependencies.get_objects: lambda: objects,
         dependencies.get_queue_reader: lambda: QueueReader(objects, settings),
-        dependencies.get_ender: lambda: ender,
+        dependencies.get_cancel_service: lambda: cancel_service,
         dependencies.get_clock: lambda: lambda: NOW,
         dependencies.get_authority: lambda: authority,
     }
@@ -92,15 +97,8 @@ def make_submission(records: FakeRecordStore) -> Callable[..., str]:
     """Return a function that writes a submission of ``engineer`` and returns its id."""
 
     def make(submission_id: str = "s-1", **fields: Any) -> str:
-        records.create_submission(
-            {
-                "submission_id": submission_id,
-                "status": "running",
-                "submitted_by": "engineer",
-                "created_at": NOW.isoformat(),
-            }
-            | fields
-        )
+        told = {"status": "running", "submitted_by": "engineer", "created_at": NOW.isoformat()}
+        records.create_submission(build_submission(submission_id, **(told | fields)))
         return submission_id
 
     return make
@@ -111,20 +109,14 @@ def make_task(records: FakeRecordStore) -> Callable[..., None]:
     """Return a function that writes a task with one running attempt."""
 
     def make(submission_id: str = "s-1", task_id: str = "i5", **fields: Any) -> None:
-        records.create_task(
-            {
-                "submission_id": submission_id,
-                "task_id": task_id,
-                "interval": 5,
-                "status": "running",
-                "phase": "running",
-                "attempt": 1,
-                "fence": 1,
-                "attempts": [],
-                "running_at": (NOW - timedelta(seconds=75)).isoformat(),
-                "console_bytes": 0,
-            }
-            | fields
-        )
+        told = {
+            "status": "running",
+            "phase": "running",
+            "attempt": 1,
+            "fence": 1,
+            "running_at": (NOW - timedelta(seconds=75)).isoformat(),
+        }
+        spec = build_spec(submission_id=submission_id, task_id=task_id)
+        records.create_task(build_task(spec, **(told | fields)))
 
     return make

@@ -5,12 +5,13 @@ from __future__ import annotations
 from datetime import UTC, datetime
 
 from fakes.stores import FakeObjectStore
+from fakes.tasks import build_task
 from touchstone.core.names import build_console_key
 from touchstone.ui.console import read_page
 from touchstone_agent.protocol.messages import MAX_CHUNK_BYTES, AttemptRef
 
 REF = AttemptRef(submission_id="s-1", task_id="i5", attempt=1, fence=1)
-TASK = {**REF.model_dump(), "phase": "uploaded", "status": "success", "outcome": "succeeded"}
+TASK = build_task(attempt=1, fence=1, phase="uploaded", status="success", outcome="succeeded")
 
 
 def test_a_chunk_that_no_agent_stores_is_told_as_a_gap():

@@ -2,12 +2,17 @@ from __future__ import annotations
 
 import inspect
 import re
+from datetime import UTC, datetime
 
 import pytest
 
 from fakes.stores import FakeObjectStore, FakeRecordStore
-from touchstone.hooks.objects import ObjectCorrupt, ObjectNotFound, ObjectStore
-from touchstone.hooks.records import RecordExists, RecordNotFound, RecordStore
+from fakes.submissions import build_submission
+from fakes.tasks import build_task, read_stored
+from touchstone.core.records.evaluations import Evaluation
+from touchstone.stores.objects import ObjectCorrupt, ObjectNotFound, ObjectStore
+from touchstone.stores.records import RecordStore
+from touchstone.stores.tables import RecordExists, RecordNotFound
 
 METHODS = [
     name
@@ -37,28 +42,42 @@ def test_no_public_method_of_the_fake_record_store_reaches_for_a_client() -> Non
 
 def test_records_come_back_as_plain_numbers_and_copies() -> None:
     records = FakeRecordStore()
-    records.create_submission({"submission_id": "s-1", "score": 0.1, "run_ids": ["s-1"]})
-    records.get_submission("s-1")["run_ids"].append("x")
-    assert records.get_submission("s-1")["run_ids"] == ["s-1"]
-    assert records.get_submission("s-1")["score"] == 0.1
+    records.create_task(build_task(score=0.1, runs=["s-1"]))
+    read_stored(records, "s-1", "i5")["runs"].append("x")
+    assert read_stored(records, "s-1", "i5")["runs"] == ["s-1"]
+    assert read_stored(records, "s-1", "i5")["score"] == 0.1
 
 
 def test_a_record_is_created_once_and_changed_with_its_version() -> None:
     records = FakeRecordStore()
-    records.create_submission({"submission_id": "s-1"})
+    records.create_submission(build_submission())
     with pytest.raises(RecordExists):
-        records.create_submission({"submission_id": "s-1"})
-    assert records.change_submission("s-1", lambda found: {"status": "x"})["version"] == 2
-    assert records.change_submission("s-1", lambda found: None)["version"] == 2
+        records.create_submission(build_submission())
+    changed = records.change_submission("s-1", lambda found: found.change(status="running"))
+    assert changed.version == 2
+    assert records.change_submission("s-1", lambda found: None).version == 2
     with pytest.raises(RecordNotFound):
-        records.change_submission("s-2", lambda found: {"status": "x"})
+        records.change_submission("s-2", lambda found: found.change(status="running"))
 
 
 def test_an_older_attempt_does_not_overwrite_a_newer_ones_evaluation() -> None:
     records = FakeRecordStore()
-    row = {"model_id": "m", "model_group_id": "g", "fence": 2}
+    row = Evaluation(
+        model_id="m",
+        model_group_id="g",
+        submission_id="s-1",
+        task_id="i5",
+        attempt=1,
+        fence=2,
+        strategy="long",
+        metrics={"net_sharpe": 0.5},
+        model_key="k",
+        model_sha256="d",
+        may_carry_code=False,
+        created_at=datetime(2026, 11, 22, tzinfo=UTC),
+    )
     assert records.put_evaluation(row)
-    assert not records.put_evaluation(row | {"fence": 1})
+    assert not records.put_evaluation(row.change(fence=1))
     assert records.list_evaluations("g") == [row]
 
 

@@ -10,6 +10,7 @@ from fastapi.testclient import TestClient
 
 from fakes.api import NOW
 from fakes.pools import FakePools
+from fakes.servers import read_fields, store_server
 from fakes.stores import FakeObjectStore, FakeRecordStore
 from touchstone.core.queue import QUEUE_KEY, Queue
 from touchstone.settings import Settings, get_settings
@@ -40,7 +41,8 @@ def admin(login: Callable[..., TestClient], pools: FakePools) -> TestClient:
 
 @pytest.fixture
 def rio(records: FakeRecordStore, pools: FakePools) -> None:
-    records.create_server(
+    store_server(
+        records,
         {
             "server": "rio",
             "heartbeat_at": NOW.isoformat(),
@@ -50,7 +52,7 @@ def rio(records: FakeRecordStore, pools: FakePools) -> None:
                 "memory_mib": 1024,
                 "gpus": [{"name": "RTX 3090", "memory_mib": 24 * 1024}] * 2,
             },
-        }
+        },
     )
 
 
@@ -109,8 +111,7 @@ def test_what_a_check_foretells_is_what_applying_does(
 
     assert applied.json() == checked.json() | {"is_applied": True}
     assert pools.slots()["rio"] == 2
-    record = records.find_server("rio")
-    assert record is not None
+    record = read_fields(records, "rio")
     assert record["actions"] == [{"at": NOW.isoformat(), "by": "chief", "action": "fleet apply"}]
 
 

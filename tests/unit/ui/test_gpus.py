@@ -8,7 +8,7 @@ from fastapi import FastAPI
 from fastapi.testclient import TestClient
 
 from fakes.api import NOW
-from touchstone.core.pods import GpuRow, Stock
+from touchstone.core.offers import GpuRow, Stock
 from touchstone.ui.routes.gpus import get_gpus
 
 ROW = GpuRow(

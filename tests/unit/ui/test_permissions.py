@@ -8,7 +8,7 @@ from fastapi import FastAPI
 from fastapi.routing import APIRoute
 from fastapi.testclient import TestClient
 
-from fakes.api import FakeEnder
+from fakes.api import FakeCancelService
 from touchstone.ui.app import build_app
 
 ROUTES = [
@@ -33,7 +33,7 @@ def ask(client: TestClient, method: str, path: str) -> int:
 
 
 def test_every_route_of_the_application_is_one_the_matrix_knows(app: FastAPI) -> None:
-    assert len(ROUTES) == 20
+    assert len(ROUTES) == 28
     assert all(isinstance(route, APIRoute) for route in app.routes)
 
 
@@ -49,7 +49,7 @@ def test_somebody_elses_submission_is_as_if_it_did_not_exist(
     login: Callable[..., TestClient],
     make_submission: Callable[..., str],
     make_task: Callable[..., None],
-    ender: FakeEnder,
+    cancel_service: FakeCancelService,
     method: str,
     path: str,
 ) -> None:
@@ -61,7 +61,7 @@ def test_somebody_elses_submission_is_as_if_it_did_not_exist(
     missing = stranger.request(method, path.replace("s-1", "s-2"), **body)
     assert foreign.status_code == missing.status_code == 404
     assert foreign.json() == {"detail": missing.json()["detail"].replace("s-2", "s-1")}
-    assert ender.calls == []
+    assert cancel_service.calls == []
 
 
 @pytest.mark.parametrize(("method", "path"), OF_A_SUBMISSION)
@@ -85,18 +85,21 @@ def test_servers_are_for_those_who_may_edit_pools(
     login: Callable[..., TestClient], role: str, status: int
 ) -> None:
     assert ask(login(role=role), "GET", "/api/v1/servers") == status
+    # Whoever may not look is not told whether there is one.
+    found = ask(login(role=role), "GET", "/api/v1/servers/none")
+    assert found == (404 if status == 200 else status)
 
 
 @pytest.mark.parametrize("path", ["submissions/s-1/cancel", "submissions/s-1/retract", "content"])
 def test_a_viewer_changes_nothing(
     login: Callable[..., TestClient],
     make_submission: Callable[..., str],
-    ender: FakeEnder,
+    cancel_service: FakeCancelService,
     path: str,
 ) -> None:
     make_submission()
     assert ask(login(role="viewer"), "POST", f"/api/v1/{path}") == 403
-    assert ender.calls == []
+    assert cancel_service.calls == []
 
 
 @pytest.mark.parametrize("action", ["cancel", "retract"])
@@ -104,7 +107,7 @@ def test_a_viewer_changes_nothing(
 def test_a_change_must_be_sent_as_json(
     engineer: TestClient,
     make_submission: Callable[..., str],
-    ender: FakeEnder,
+    cancel_service: FakeCancelService,
     action: str,
     kind: str,
 ) -> None:
@@ -113,4 +116,4 @@ def test_a_change_must_be_sent_as_json(
         f"/api/v1/submissions/s-1/{action}", content=b"{}", headers={"Content-Type": kind}
     )
     assert answer.status_code == 415
-    assert ender.calls == []
+    assert cancel_service.calls == []

@@ -7,11 +7,14 @@ from typing import Any
 import pytest
 from fastapi.testclient import TestClient
 
-from fakes.api import NOW, FakeEnder
+from fakes.api import NOW, FakeCancelService
+from fakes.servers import store_server
 from fakes.stores import FakeObjectStore, FakeRecordStore
+from fakes.tasks import write_task
+from touchstone.core.records.tasks import Published
 from touchstone.core.results import split_published
-from touchstone.hooks.parts import Parts
 from touchstone.settings import Settings
+from touchstone.stores.parts import Parts
 
 API = "/api/v1/submissions"
 
@@ -110,6 +113,24 @@ def test_a_submission_comes_with_its_tasks_in_order(
     assert "version" not in body["submission"]
 
 
+def test_a_task_whose_record_makes_no_sense_is_shown_as_it_is_stored_and_hides_no_other(
+    engineer: TestClient,
+    make_submission: Callable[..., str],
+    make_task: Callable[..., None],
+    records: FakeRecordStore,
+) -> None:
+    make_submission()
+    make_task(task_id="i5", interval=5)
+    make_task(task_id="i20", interval=20)
+    write_task(records, ("s-1", "i5"), {"status": "dancing"})
+
+    shown = {task["task_id"]: task for task in engineer.get(f"{API}/s-1").json()["tasks"]}
+
+    assert (shown["i20"]["status"], shown["i5"]["status"]) == ("running", "dancing")
+    assert engineer.get(f"{API}/s-1/tasks/i5").json()["status"] == "dancing"
+    assert engineer.get(f"{API}/s-1/tasks/i7").status_code == 404
+
+
 def test_a_training_tells_what_it_made_of_its_gpu(
     engineer: TestClient,
     make_submission: Callable[..., str],
@@ -155,11 +176,27 @@ def test_results_are_empty_lists_before_there_are_any(
 def test_results_are_shown_as_recorded(
     engineer: TestClient, make_submission: Callable[..., str]
 ) -> None:
-    result = {"task_id": "i5", "interval": 5, "metrics": {"net_sharpe": 0.25}}
+    result = {
+        "task_id": "i5",
+        "interval": 5,
+        "status": "success",
+        "metrics": {"net_sharpe": 0.25, "total_return": 1},
+    }
+    result |= {"judged": "judged"}
     make_submission(results=[result], score=0.25, verdict="better")
     body = engineer.get(f"{API}/s-1/results").json()
     assert body["results"] == [result]
     assert (body["score"], body["verdict"]) == (0.25, "better")
+
+
+def test_results_from_before_are_shown_as_claims(
+    engineer: TestClient, make_submission: Callable[..., str]
+) -> None:
+    line = {"task_id": "i5", "status": "success", "metrics": {"net_sharpe": 0.25}}
+    make_submission(results=[line], score=0.25)
+    (shown,) = engineer.get(f"{API}/s-1/results").json()["results"]
+    assert (shown["metrics"], shown["claimed"]) == ({}, {"net_sharpe": 0.25})
+    assert (shown["judged"], shown["judged_reason"]) == ("not judged", "trained before judging")
 
 
 def test_results_that_are_too_large_for_the_record_are_shown_whole(
@@ -169,11 +206,14 @@ def test_results_that_are_too_large_for_the_record_are_shown_whole(
     settings: Settings,
 ) -> None:
     full = {
-        "results": [{"task_id": "i5", "metrics": {"net_sharpe": 0.25, "odd": 1}}],
+        "results": [
+            {"task_id": "i5", "judged": "judged", "metrics": {"net_sharpe": 0.25, "odd": 1}}
+        ],
         "chart_links": [{"task_id": "i5", "name": "equity", "url": "u"}],
     }
     part = Parts(objects, settings.content_bucket).put("results/s-1/", full)
-    short = [{"task_id": "i5", "metrics": {"net_sharpe": 0.25}}]
+    short = [{"task_id": "i5", "status": "success", "metrics": {"net_sharpe": 0.25}}]
+    short[0] |= {"judged": "judged"}
     make_submission(results=short, results_part=part, score=0.25)
 
     body = engineer.get(f"{API}/s-1/results").json()
@@ -192,28 +232,42 @@ def test_a_task_is_shown_with_all_that_it_has_published(
     settings: Settings,
 ) -> None:
     published = {"metrics": {"net_sharpe": 0.25, "odd": 1}, "metric_notes": {}, "charts": []}
-    kept, document = split_published(published | {"models": ["m"]})
-    kept["details"] = Parts(objects, settings.content_bucket).put("results/s-1/i5/1-1/", document)
+    published |= {"models": [{"strategy": "long"}], "judged": {"status": "judged"}, "claimed": {}}
+    kept, document = split_published(Published.load(published))
+    parts = Parts(objects, settings.content_bucket)
+    kept = kept.change(details=parts.put("results/s-1/i5/1-1/", document))
     make_submission()
-    make_task(published=kept)
+    make_task(published=kept.dump())
 
     body = engineer.get(f"{API}/s-1/tasks/i5").json()
-    assert body["published"] == published | {"models": ["m"]}
+    assert body["published"] == published
+
+
+def test_figures_that_no_judge_has_seen_are_shown_as_claims(
+    engineer: TestClient, make_submission: Callable[..., str], make_task: Callable[..., None]
+) -> None:
+    make_submission()
+    make_task(published={"metrics": {"net_sharpe": 0.25}})
+
+    published = engineer.get(f"{API}/s-1/tasks/i5").json()["published"]
+
+    assert (published["metrics"], published["claimed"]) == ({}, {"net_sharpe": 0.25})
+    assert published["judged"] == {"status": "not judged", "reason": "trained before judging"}
 
 
 def test_cancelling_says_who_and_why(
-    engineer: TestClient, make_submission: Callable[..., str], ender: FakeEnder
+    engineer: TestClient, make_submission: Callable[..., str], cancel_service: FakeCancelService
 ) -> None:
     make_submission()
     answer = engineer.post(f"{API}/s-1/cancel", json={"reason": "wrong branch"})
     assert answer.json() == {"cancelled_tasks": ["i5"], "ended_runs": ["s-1"]}
-    assert ender.calls == [("cancel", "s-1", "engineer", "wrong branch")]
+    assert cancel_service.calls == [("cancel", "s-1", "engineer", "wrong branch")]
 
 
 def test_what_has_not_begun_is_cancelled_by_its_submitter_or_an_admin(
-    login: Callable[..., TestClient], ender: FakeEnder
+    login: Callable[..., TestClient], cancel_service: FakeCancelService
 ) -> None:
-    ender.unregistered = {"s-1": "engineer", "s-2": "somebody"}
+    cancel_service.unregistered = {"s-1": "engineer", "s-2": "somebody"}
 
     engineer = login()
     answer = engineer.post(f"{API}/s-1/cancel", json={})
@@ -225,27 +279,38 @@ def test_what_has_not_begun_is_cancelled_by_its_submitter_or_an_admin(
 
 
 def test_retracting_says_who(
-    engineer: TestClient, make_submission: Callable[..., str], ender: FakeEnder
+    engineer: TestClient, make_submission: Callable[..., str], cancel_service: FakeCancelService
 ) -> None:
     make_submission()
     assert engineer.post(f"{API}/s-1/retract", json={}).status_code == 200
-    assert ender.calls == [("retract", "s-1", "engineer")]
+    assert cancel_service.calls == [("retract", "s-1", "engineer")]
 
 
 def test_an_unknown_field_in_a_body_is_refused(
-    engineer: TestClient, make_submission: Callable[..., str], ender: FakeEnder
+    engineer: TestClient, make_submission: Callable[..., str], cancel_service: FakeCancelService
 ) -> None:
     make_submission()
     answer = engineer.post(f"{API}/s-1/cancel", json={"because": "x"})
     assert answer.status_code == 422
     assert answer.json()["field"] == "because"
-    assert ender.calls == []
+    assert cancel_service.calls == []
 
 
 def test_an_admin_sees_servers(login: Callable[..., TestClient], records: FakeRecordStore) -> None:
-    records.create_server({"server": "local", "heartbeat_at": NOW.isoformat()})
+    store_server(records, {"server": "local", "heartbeat_at": NOW.isoformat()})
     body = login("chief", "admin").get("/api/v1/servers").json()
     assert body == {"servers": [{"server": "local", "heartbeat_at": NOW.isoformat()}]}
+
+
+def test_an_admin_sees_one_server(
+    login: Callable[..., TestClient], records: FakeRecordStore
+) -> None:
+    for name in ("local", "other", "#control"):
+        store_server(records, {"server": name})
+    chief = login("chief", "admin")
+    assert chief.get("/api/v1/servers/local").json() == {"server": {"server": "local"}}
+    assert chief.get("/api/v1/servers/none").status_code == 404
+    assert chief.get("/api/v1/servers/%23control").status_code == 400
 
 
 def test_health_tells_what_the_caller_may_do(login: Callable[..., TestClient]) -> None:
@@ -257,3 +322,11 @@ def test_health_tells_what_the_caller_may_do(login: Callable[..., TestClient]) -
         "is_admin": False,
         "may_submit": False,
     }
+
+
+def test_an_admin_sees_a_server_whose_record_makes_no_sense_as_it_is(
+    login: Callable[..., TestClient], records: FakeRecordStore
+) -> None:
+    odd = {"server": "local", "holds": 7, "of_a_newer_version": {"a": [1.5, None]}}
+    store_server(records, odd)
+    assert login("chief", "admin").get("/api/v1/servers").json() == {"servers": [odd]}

@@ -1,0 +1,6 @@
+"""A name with a line break."""
+
+
+def build_features(data):
+    returns = data[["close"]].pct_change(5)
+    return returns.rename(columns={"close": "five\ndays"})

@@ -1,0 +1,2 @@
+def momentum(data):
+    return data[["close"]].pct_change(5)

@@ -1,0 +1,153 @@
+"""The commands about events, against the real API."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from fakes.api import NOW
+from fakes.events import EventWorld, FakeJudge, build_net
+from touchstone.stores.parts import Parts
+
+SMALL = 'schema_version = 1\ntitle = "Sharpe"\n'
+
+
+@pytest.fixture
+def world(airflow):
+    settings = airflow.settings
+    parts = Parts(airflow.objects, settings.content_bucket)
+    world = EventWorld(airflow.records, parts, FakeJudge(), settings)
+    world.now = NOW
+    return world
+
+
+@pytest.fixture
+def folder(tmp_path, run, monkeypatch):
+    folder = tmp_path / "events"
+    folder.mkdir()
+    monkeypatch.setenv("TOUCHSTONE_EVENTS_DIR", str(folder))
+    return folder
+
+
+def test_one_bad_file_keeps_no_other_and_is_named_with_its_key(run, folder, world):
+    (folder / "a.toml").write_text(SMALL + "tittle = 1")
+    (folder / "b.toml").write_text(SMALL)
+    (folder / "B C.toml").write_text(SMALL)
+
+    done = run("event", "apply", "--all")
+
+    assert done.exit_code == 2
+    assert "b: applied" in done.output
+    assert f"{folder / 'a.toml'}: event a: tittle: unknown key; did you mean title?" in done.output
+    assert f"{folder / 'B C.toml'}: event: 'B C' cannot be an event's name" in done.output
+    assert [each.name for each in world.events.list_events().records] == ["b", "default"]
+
+
+def test_the_same_file_again_is_as_it_was(run, folder):
+    (folder / "b.toml").write_text(SMALL)
+
+    assert run("event", "apply", str(folder / "b.toml")).output == "b: applied\n"
+    assert run("event", "apply", str(folder / "b.toml")).output == "b: as it was\n"
+
+
+@pytest.mark.parametrize("arguments", [(), ("x.toml", "--all"), ("--all",)])
+def test_what_to_apply_must_be_said_and_be_there(run, folder, arguments):
+    assert run("event", "apply", *arguments).exit_code == 2
+
+
+def test_an_engineer_may_not_apply(run, folder):
+    (folder / "b.toml").write_text(SMALL)
+
+    done = run("event", "apply", "--all", "--as", "engineer")
+
+    assert done.exit_code == 1
+    assert "admins only" in done.output
+
+
+def test_events_are_listed_and_shown(run, folder, world):
+    (folder / "b.toml").write_text(SMALL + "[quota]\nsubmissions = 2\nhours = 24")
+    run("event", "apply", "--all")
+
+    assert "default" in run("event", "list").output
+    assert "2 in 24 hours" in run("event", "show", "b").output
+    assert "touchstone event baseline b ID" in run("event", "show", "b").output
+    assert json.loads(run("event", "show", "b", "--json").output)["title"] == "Sharpe"
+    assert run("event", "show", "../b").exit_code == 2
+    assert "there are b, default" in run("event", "show", "none").output
+
+
+def test_a_board_shows_references_and_n_beside_every_p(run, world):
+    assert "flat" in run("event", "baseline", "default", "flat").output
+    world.arrive("s-1", build_net(2))
+    world.arrive("s-2", None)
+
+    shown = run("leaderboard", "default").output
+    board = json.loads(run("leaderboard", "default", "--json").output)
+
+    lines = shown.splitlines()
+    assert {"flat", "index"} <= {line.split()[1] for line in lines[1:4]}
+    assert "n/a" in lines[4]
+    assert "s-2: i1: other rows" in shown
+    assert [row["n"] for row in board["rows"] if row["p"] is not None] == [1]
+
+
+def test_submissions_are_compared_with_all_that_was_said_of_each(run, world):
+    world.arrive("s-1", build_net(2))
+    world.keeper.set_baseline("default", "flat", by="admin")
+    world.judge_again(world.enter("s-1"))
+
+    shown = run("compare", "s-1", "s-9").output
+
+    assert "arrival: Not judged: the event has no baseline" in shown
+    assert "arrival: Not distinguishable: `flat`." in shown
+    assert "s-9: has entered no event" in shown
+    assert run("compare", "../x").exit_code == 2
+
+
+def test_what_an_event_refuses_is_refused_before_anything_is_sent(run, folder, airflow, world):
+    (folder / "b.toml").write_text(SMALL + "opens_at = 2027-01-01T00:00:00Z")
+    run("event", "apply", "--all")
+
+    url = "https://host.test/owner/module.git"
+    done = run("submit", url, "--intervals", "1", "--event", "b")
+
+    assert done.exit_code == 2
+    assert "event: the event 'b' opens at 2027-01-01 00:00 UTC" in done.output
+    assert airflow.runs == {}
+
+
+def test_closing_is_a_run_that_is_waited_for(run, airflow, world):
+    run("event", "baseline", "default", "flat")
+    world.arrive("s-1", build_net(2))
+
+    def close():
+        (run_id,) = airflow.runs
+        world.judge.close(airflow.runs[run_id]["conf"]["event"], by="admin")
+        airflow.runs[run_id]["state"] = "success"
+
+    airflow.steps = [lambda: None, close]
+    done = run("event", "close", "default", "--json")
+
+    assert json.loads(done.output)["closed_at"]
+
+
+def test_closing_that_fails_names_the_run(run, airflow, world):
+    run("event", "baseline", "default", "flat")
+
+    def fail():
+        next(iter(airflow.runs.values()))["state"] = "failed"
+
+    airflow.steps = [fail]
+    done = run("event", "close", "default")
+
+    assert done.exit_code == 1
+    assert "was not closed: see the log of run close-default-" in done.output
+
+
+def test_an_event_without_a_baseline_is_not_closed(run, airflow):
+    done = run("event", "close", "default")
+
+    assert done.exit_code == 2
+    assert "touchstone event baseline default ID" in done.output
+    assert airflow.runs == {}

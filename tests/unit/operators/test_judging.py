@@ -1,0 +1,147 @@
+"""The steps of a run that are about events: entering one, the verdict, and closing."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import pytest
+from airflow.sdk.exceptions import AirflowFailException
+
+from fakes.events import EventWorld, FakeJudge, build_net
+from fakes.stores import FakeObjectStore, FakeRecordStore
+from touchstone.core.conf import parse_conf
+from touchstone.core.events import EventRefused, parse_event
+from touchstone.core.records.events import VerdictRecord
+from touchstone.core.results import SubmissionEnd
+from touchstone.core.states import SubmissionStatus
+from touchstone.operators import judging as steps
+from touchstone.operators import submission as others
+from touchstone.operators.authority import get_run
+from touchstone.services.judging import Judge
+from touchstone.settings import get_settings
+from touchstone.stores.events import UnknownEvent
+from touchstone.stores.parts import Parts
+
+SMALL = 'schema_version = 1\ntitle = "Sharpe"\n'
+
+
+@pytest.fixture
+def world(monkeypatch):
+    settings = get_settings()
+    records, objects = FakeRecordStore(settings), FakeObjectStore()
+    world = EventWorld(records, Parts(objects, settings.content_bucket), FakeJudge(), settings)
+    for module in (steps, others):
+        monkeypatch.setattr(module, "connect_records", lambda: records)
+    monkeypatch.setattr("touchstone.stores.objects.ObjectStore.connect", lambda _: objects)
+    monkeypatch.setattr(Judge, "connect", lambda *_: world.judge)
+    return world
+
+
+def build_context(run_id="s-1", user="ann", **params):
+    run = SimpleNamespace(run_id=run_id, conf={}, triggering_user_name=user)
+    return {"dag_run": run, "params": params}
+
+
+def test_a_verdict_that_is_reached_is_on_the_submissions_record(world):
+    world.keeper.set_baseline("default", "flat", by="admin")
+    world.train("s-1", build_net(1))
+
+    sentence = steps.judge_arrival(**build_context())
+    others.evaluate_submission(**build_context())
+
+    assert sentence == "Not distinguishable: `flat`."
+    found = world.records.get_submission("s-1")
+    assert (found.verdict, found.verdict_reason) == ("not distinguishable", sentence)
+
+
+def test_a_run_that_failed_is_told_as_it_was_and_its_entry_says_why(world):
+    world.train("s-1", None, fields={"status": "error", "outcome": "failed(user)"})
+
+    assert steps.judge_arrival(**build_context()).startswith("Not judged: 2 of 2 intervals")
+    with pytest.raises(AirflowFailException):
+        others.evaluate_submission(**build_context())
+    assert world.records.get_submission("s-1").verdict == "not judged"
+
+
+def test_a_judging_that_came_to_no_end_is_told_with_the_way_out(world):
+    world.train("s-1", build_net(1))
+
+    others.evaluate_submission(**build_context())
+
+    assert "clear the task 'judge'" in world.records.get_submission("s-1").verdict_reason
+
+
+def test_a_strangers_run_judges_nothing(world):
+    world.train("s-1", build_net(1))
+
+    with pytest.raises(AirflowFailException, match="nothing was changed"):
+        steps.judge_arrival(**build_context(user="eve"))
+    assert world.events.list_entries("default").records[0].verdict is None
+
+
+def test_what_is_no_schedule_and_what_is_a_replay_is_not_judged(world):
+    world.train("s-1", build_net(1))
+    world.records.change_submission("s-1", lambda found: found.change(replay_of="s-0/i5"))
+
+    assert steps.judge_arrival(**build_context()) is None
+
+
+def test_a_schedule_of_an_event_that_refuses_it_is_refused_before_anything_is_fetched(world):
+    text = SMALL + "closes_at = 2020-01-01T00:00:00Z"
+    world.keeper.apply("old", parse_event(text, name="old"), by="admin")
+    conf = {"source": "upload:" + "0" * 64, "intervals": "1"}
+
+    def enter(**more):
+        run = get_run(build_context())
+        steps.enter_event(world.records, parse_conf({**conf, **more}), "s-1", run)
+
+    with pytest.raises(EventRefused, match="has been closed since 2020-01-01"):
+        enter(event="old")
+    with pytest.raises(UnknownEvent, match="there is no event 'none'"):
+        enter(event="none")
+    enter()
+    (entry,) = world.events.list_entries("default").records
+    assert (entry.user, entry.run_id) == ("ann", "s-1")
+
+
+def test_an_admin_who_schedules_for_somebody_takes_that_ones_place(world):
+    world.train("s-1", build_net(1), user="ben")
+    conf = parse_conf({"submission_id": "s-1", "intervals": "1"})
+
+    steps.enter_event(world.records, conf, "s-1", get_run(build_context("s-1--2", user="admin")))
+
+    assert len(world.events.find_participant("default", "ben").uses) == 2
+    assert world.events.find_participant("default", "admin").uses == ()
+
+
+def test_only_an_admins_run_closes_an_event(world):
+    world.keeper.set_baseline("default", "flat", by="admin")
+    world.arrive("s-1", build_net(1))
+    close = steps.CloseEventOperator(task_id="close")
+
+    with pytest.raises(AirflowFailException, match="ann may close no event"):
+        close.execute(build_context(event="default"))
+    with pytest.raises(AirflowFailException, match="cannot be an event's name"):
+        close.execute(build_context(user="admin", event="../x"))
+    with pytest.raises(AirflowFailException, match="there is no event"):
+        close.execute(build_context(user="admin", event="none"))
+    assert world.events.get_event("default").closed_at is None
+
+    done = close.execute(build_context(user="admin", event="default"))
+    assert [label.partition(":")[0] for label in done["judged"]] == ["s-1"]
+    assert world.events.get_event("default").closed_at is not None
+
+
+def test_of_rows_that_are_told_after_closing_no_figure_is_left():
+    end = SubmissionEnd(
+        status=SubmissionStatus.SUCCESS, reason=None, results=(), chart_links=(), score=1.5
+    )
+    verdict = VerdictRecord(
+        at="2026-12-01T00:00:00+00:00",
+        phase="arrival",
+        outcome="not judged",
+        sentence="Not judged: after closing.",
+        reason="after closing",
+    )
+
+    assert steps.add_verdict(end, verdict).score is None

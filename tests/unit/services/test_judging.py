@@ -1,0 +1,443 @@
+"""Verdicts on record: reached once, never taken back, and whoever dies in between repeats."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+import pytest
+
+from fakes.events import ROWS, EventWorld, FakeJudge, build_net, build_series
+from fakes.stores import FakeObjectStore, FakeRecordStore
+from touchstone.confined.verdicts import NoVerdict
+from touchstone.core.events import EventRefused, parse_event
+from touchstone.core.verdicts import build_board
+from touchstone.services.judging import Unreadable
+from touchstone.settings import Settings
+from touchstone.stores.events import UnknownEvent
+from touchstone.stores.parts import Parts
+from touchstone_agent.protocol.errors import ConfigurationError, PermanentError, TransientError
+from touchstone_agent.protocol.messages import AttemptRef
+
+SETTINGS = Settings()
+SMALL = 'schema_version = 1\ntitle = "Sharpe"\n'
+
+
+@pytest.fixture
+def judge():
+    return FakeJudge()
+
+
+@pytest.fixture
+def world(judge):
+    records = FakeRecordStore(SETTINGS)
+    parts = Parts(FakeObjectStore(), "content")
+    return EventWorld(records, parts, judge, SETTINGS)
+
+
+def apply(world, text, name="default"):
+    return world.keeper.apply(name, parse_event(SMALL + text, name=name), by="admin")
+
+
+def put_ref(world):
+    """Put a baseline on record, and set it."""
+    world.train("ref", build_net(1))
+    world.keeper.set_baseline("default", "ref", by="admin")
+
+
+# --- events --------------------------------------------------------------------------------------
+
+
+def test_the_same_file_again_changes_nothing(world):
+    assert apply(world, "problem = 'a'").is_changed
+    version = world.events.get_event("default").version
+
+    assert not apply(world, "problem = 'a'").is_changed
+    assert world.events.get_event("default").version == version
+    assert apply(world, "problem = 'b'").is_changed
+
+
+def test_a_file_keeps_entries_and_the_baseline_that_an_admin_has_set(world):
+    put_ref(world)
+    world.arrive("s-1", build_net(2))
+
+    apply(world, "problem = 'later'")
+
+    assert world.events.get_event("default").chosen_baseline == "ref"
+    assert len(world.events.list_entries("default").records) == 2
+
+
+def test_the_default_event_is_there_though_nobody_wrote_it_and_no_other_is(world):
+    assert [each.name for each in world.events.list_events().records] == ["default"]
+    with pytest.raises(UnknownEvent, match="there are default"):
+        world.events.get_event("sp500")
+    with pytest.raises(UnknownEvent):
+        world.enter("s-1", event="sp500")
+
+
+def test_one_event_that_makes_no_sense_leaves_the_others_alone(world):
+    apply(world, "", name="good")
+    table = SETTINGS.events_table
+    world.records.put_stored(table, {"event": "#events", "entry": "odd", "definition": 5})
+
+    found = world.events.list_events()
+
+    assert [each.name for each in found.records] == ["default", "good"]
+    assert list(found.unreadable) == ["odd"]
+
+
+def test_a_baseline_is_flat_or_a_submission_that_has_succeeded(world):
+    world.train("ref", build_net(1))
+    for wrong in ("nobody", "../x", "a/b"):
+        with pytest.raises(ConfigurationError, match="baseline"):
+            world.keeper.set_baseline("default", wrong, by="admin")
+    assert world.keeper.set_baseline("default", "flat", by="admin").chosen_baseline == "flat"
+
+
+def test_a_baseline_that_the_file_names_is_changed_there_only(world):
+    apply(world, "[judging]\nbaseline = 'flat'")
+    world.train("ref", build_net(1))
+
+    with pytest.raises(ConfigurationError, match="change it there"):
+        world.keeper.set_baseline("default", "ref", by="admin")
+
+
+def test_rows_that_verdicts_rest_on_do_not_change_under_them(world):
+    apply(world, "[judging]\nbaseline = 'flat'")
+    apply(world, "[judging]\nbaseline = 'flat'\narrivals = 7")
+    world.arrive("s-1", build_net(2))
+
+    with pytest.raises(
+        ConfigurationError, match=r"event default: judging\.arrivals: verdicts rest"
+    ):
+        apply(world, "[judging]\nbaseline = 'flat'\narrivals = 1")
+    assert apply(world, "problem = 'p'\n[judging]\nbaseline = 'flat'\narrivals = 7").is_changed
+
+
+# --- the quota -----------------------------------------------------------------------------------
+
+
+def test_a_repeated_step_takes_no_second_place_in_the_quota(world):
+    apply(world, "[quota]\nsubmissions = 1\nhours = 24")
+    world.enter("s-1")
+    world.enter("s-1")
+
+    with pytest.raises(EventRefused, match="the next one may come at 2026-12-02 12:00 UTC"):
+        world.enter("s-2")
+    assert world.enter("s-3", user="ben")
+
+
+def test_the_same_run_with_another_schedule_is_another_try(world):
+    apply(world, "[quota]\nsubmissions = 1\nhours = 24")
+    world.enter("s-1", seed=1)
+
+    with pytest.raises(EventRefused):
+        world.enter("s-1", seed=2)
+
+
+def test_failures_of_hosts_are_free_and_cancelled_ones_are_not(world):
+    apply(world, "[quota]\nsubmissions = 1\nhours = 24")
+    lost = {"status": "error", "outcome": "failed(infrastructure)", "published": None}
+    world.arrive("s-1", None, fields=lost)
+    world.arrive("s-2", None, fields={"status": "cancelled", "outcome": "cancelled"})
+
+    with pytest.raises(EventRefused):
+        world.enter("s-3")
+
+
+def test_what_was_rejected_before_anything_ran_is_free(world):
+    apply(world, "[quota]\nsubmissions = 1\nhours = 24")
+    entry = world.train("s-1", build_net(1))
+    world.records.change_submission(
+        entry.submission_id, lambda found: found.change(status="rejected")
+    )
+
+    assert world.enter("s-2")
+
+
+def test_a_deleted_submission_still_counts(world):
+    apply(world, "[quota]\nsubmissions = 1\nhours = 24")
+    world.enter("s-1")
+    assert world.records.find_submission("s-1") is None
+
+    with pytest.raises(EventRefused):
+        world.enter("s-2")
+
+
+# --- arrivals ------------------------------------------------------------------------------------
+
+
+def test_without_a_baseline_nothing_is_judged_and_the_way_out_is_told(world, judge):
+    entry = world.arrive("s-1", build_net(2))
+
+    assert entry.verdict.outcome == "not judged"
+    assert "touchstone event baseline default ID" in entry.verdict.sentence
+    assert not judge.questions
+
+
+def test_everybody_is_counted_and_the_baseline_is_not(world, judge):
+    put_ref(world)
+    world.judge_again(world.enter("ref"))
+    world.arrive("s-1", build_net(2))
+    entry = world.arrive("s-2", build_net(3), user="ben")
+
+    assert entry.verdict.outcome == "not distinguishable"
+    assert entry.verdict.baseline == "ref"
+    assert [each["name"].partition(":")[0] for each in judge.questions[-1]["series"]] == [
+        "s-1",
+        "s-2",
+    ]
+    assert judge.questions[-1]["judged"] == [entry.label]
+    assert (entry.score, entry.net_sharpe) == (0.5, 0.75)
+
+
+def test_a_withdrawn_submission_stays_in_n(world, judge):
+    put_ref(world)
+    world.arrive("s-1", build_net(2))
+    world.records.change_submission("s-1", lambda found: found.move("retracted"))
+
+    world.arrive("s-2", build_net(3))
+
+    assert len(judge.questions[-1]["series"]) == 2
+
+
+def test_judging_again_asks_nobody_and_changes_nothing(world, judge):
+    put_ref(world)
+    entry = world.arrive("s-1", build_net(2))
+    judge.outcomes["s-1"], judge.rules_version = "better", 2
+
+    again = world.judge_again(entry)
+
+    assert again.verdicts == entry.verdicts
+    assert len(judge.questions) == 1
+
+
+def test_whoever_dies_before_the_verdict_has_written_rows_that_count(world, judge, monkeypatch):
+    put_ref(world)
+
+    def die(_question):
+        raise TransientError("killed")
+
+    monkeypatch.setattr(world.judge, "_ask", die)
+    with pytest.raises(TransientError):
+        world.arrive("s-1", build_net(2))
+    entry = world.events.list_entries("default", submission_id="s-1").records[0]
+    assert entry.series is not None
+    assert entry.verdict is None
+
+    monkeypatch.setattr(world.judge, "_ask", judge)
+    world.arrive("s-2", build_net(3))
+    assert len(judge.questions[-1]["series"]) == 2
+    assert world.judge_again(entry).verdict.outcome == "not distinguishable"
+
+
+def test_a_judge_that_gives_no_answer_is_a_reason_and_a_later_answer_a_verdict(
+    world, judge, monkeypatch
+):
+    put_ref(world)
+
+    def fail(_question):
+        raise NoVerdict("the judge ended with code 2: ValueError")
+
+    monkeypatch.setattr(world.judge, "_ask", fail)
+    entry = world.arrive("s-1", build_net(2))
+    assert entry.verdict.sentence == "Not judged: the judge ended with code 2: ValueError."
+
+    monkeypatch.setattr(world.judge, "_ask", judge)
+    again = world.judge_again(entry)
+    assert [each.outcome for each in again.verdicts] == ["not judged", "not distinguishable"]
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({"net": build_net(2, rows=ROWS - 1)}, "other rows: 599 rows"),
+        ({"rules": {"version": 1, "sha256": "2" * 64}}, "other rules"),
+        ({"intervals": [1]}, "other intervals: 1; the baseline has 1,5"),
+        ({"net": None}, "i1: other rows"),
+        ({"net": None, "fields": {"published": None}}, "i1: trained before judging"),
+        ({"net": None, "fields": {"status": "error"}}, "2 of 2 intervals have no result"),
+    ],
+)
+def test_what_cannot_be_compared_is_not_judged_with_why(world, judge, change, told):
+    put_ref(world)
+    net = change.pop("net", build_net(2))
+
+    entry = world.arrive("s-1", net, **change)
+
+    assert entry.verdict.outcome == "not judged"
+    assert told in entry.verdict.sentence
+    assert not judge.questions
+
+
+def test_an_entry_that_makes_no_sense_stops_the_count_and_nothing_else(world):
+    put_ref(world)
+    entry = world.train("s-1", build_net(2))
+    world.records.put_stored(
+        SETTINGS.events_table, {"event": "default", "entry": "entry:odd:1", "user": 5}
+    )
+
+    judged = world.judge_again(entry)
+
+    assert "cannot be read" in judged.verdict.sentence
+    with pytest.raises(Unreadable):
+        world.judge.close("default", by="admin")
+
+
+def test_rows_that_are_closed_tell_nothing_before_the_event_is(world, judge):
+    apply(world, "[rows]\nclosed_from = 2015-01-01\n[judging]\nbaseline = 'flat'")
+    entry = world.arrive("s-1", build_net(2))
+
+    assert entry.verdict.sentence == "Not judged: after closing."
+    assert entry.score is None
+    assert not judge.questions
+
+    world.judge.close("default", by="admin")
+    (closed,) = world.events.list_entries("default").records
+    assert closed.verdict.outcome == "not distinguishable"
+
+
+# --- closing -------------------------------------------------------------------------------------
+
+
+def test_closing_may_only_raise_and_keeps_what_was_said_before(world, judge):
+    put_ref(world)
+    judge.outcomes["s-1"] = "not distinguishable"
+    first = world.arrive("s-1", build_net(2))
+    judge.outcomes["s-1"], judge.rules_version = "better", 2
+    world.now += timedelta(days=1)
+
+    closed = world.judge.close("default", by="admin")
+
+    assert closed.upgraded == (first.label,)
+    (entry,) = world.events.list_entries("default", submission_id="s-1").records
+    assert [each.outcome for each in entry.verdicts] == ["not distinguishable", "better"]
+    assert [each.rules_version for each in entry.verdicts] == [1, 2]
+    assert entry.verdicts[0] == first.verdict
+    assert judge.questions[-1]["earlier"] == {first.label: "not distinguishable"}
+    assert world.keeper.find_objection("default", "ann").startswith("the event 'default' has been")
+
+
+def test_closing_twice_adds_nothing_unless_more_has_come(world):
+    put_ref(world)
+    world.arrive("s-1", build_net(2))
+    late = world.train("s-2", build_net(3))
+
+    assert world.judge.close("default", by="admin").waiting == (
+        world.events.list_entries("default", submission_id="ref").records[0].label,
+        late.label,
+    )
+    before = world.events.list_entries("default").records
+    world.judge.close("default", by="admin")
+    assert world.events.list_entries("default").records == before
+
+    world.judge_again(late)
+    world.judge.close("default", by="admin")
+    counts = [len(each.verdicts) for each in world.events.list_entries("default").records]
+    assert counts == [0, 3, 2]
+
+
+def test_an_event_without_a_baseline_is_not_closed(world):
+    world.arrive("s-1", build_net(2))
+
+    with pytest.raises(PermanentError, match="has no baseline"):
+        world.judge.close("default", by="admin")
+    assert world.events.get_event("default").closed_at is None
+
+
+def test_against_nothing_each_kind_of_rows_is_closed_by_itself(world, judge):
+    world.keeper.set_baseline("default", "flat", by="admin")
+    world.arrive("s-1", build_net(2))
+    world.arrive("s-2", build_net(3))
+    world.arrive("s-3", build_net(4, rows=ROWS - 10))
+    judge.questions.clear()
+
+    closed = world.judge.close("default", by="admin")
+
+    assert len(closed.judged) == 3
+    assert sorted(len(each["series"]) for each in judge.questions) == [1, 2]
+
+
+# --- the board -----------------------------------------------------------------------------------
+
+
+def test_a_board_has_ties_its_references_and_what_has_no_score_last(world):
+    put_ref(world)
+    for name, seed in (("s-1", 2), ("s-2", 3), ("s-3", 4)):
+        world.now += timedelta(seconds=1)
+        world.arrive(name, build_net(seed))
+    world.arrive("s-4", None)
+    scores = {"s-1": 0.1, "s-2": 0.1 + 1e-12, "s-3": 0.1}
+    for entry in world.events.list_entries("default").records:
+        if entry.submission_id in scores:
+            score = scores[entry.submission_id]
+            world.events.change_entry(entry, lambda e, score=score: e.change(score=score))
+
+    board = build_board(
+        world.events.get_event("default"), world.events.list_entries("default").records
+    )
+
+    ranked = [(row["name"], row["rank"]) for row in board["rows"]]
+    assert ranked == [
+        *(("baseline ref", 1), ("flat", 1), ("index", 1)),
+        *(("s-2", 4), ("s-1", 5), ("s-3", 5)),
+        ("s-4", None),
+    ]
+    assert board["rows"][-1]["reason"] == "i1: other rows"
+    assert all(row["n"] is not None for row in board["rows"] if row["p"] is not None)
+
+
+def test_references_are_on_a_board_before_anything_was_compared(world):
+    board = build_board(world.events.get_event("default"), ())
+
+    assert [row["name"] for row in board["rows"]] == ["flat", "index"]
+    assert all(row["score"] is None and row["reason"] for row in board["rows"])
+
+
+def test_only_the_rows_of_the_event_are_compared(world, judge):
+    apply(world, "[rows]\ntest_to = 2014-12-31\n[judging]\nbaseline = 'flat'")
+
+    entry = world.arrive("s-1", build_net(2))
+
+    assert entry.series.rows == judge.questions[-1]["rows"] == 365
+    apply(world, "[rows]\ntest_to = 2013-12-31\n[judging]\nbaseline = 'flat'", name="other")
+    none = world.arrive("s-2", build_net(2), event="other")
+    assert "none of its judged rows is one of the event's" in none.verdict.sentence
+
+
+def test_a_run_that_is_cleared_and_trains_again_draws_no_second_time(world, judge):
+    world.keeper.set_baseline("default", "flat", by="admin")
+    first = world.arrive("s-1", build_net(1))
+    asked = len(judge.questions)
+    other = build_series(build_net(7))
+    for task in world.records.list_tasks("s-1"):
+        found = task.read()
+        ref = AttemptRef(submission_id="s-1", task_id=found.task_id, attempt=2, fence=2)
+        series = world.parts.put_series(ref, other)
+        judged = found.newest.published.judged.change(series=series)
+        stored = {**found.dump(), "published": {"judged": judged.dump()}}
+        world.records.put_stored(SETTINGS.tasks_table, stored)
+
+    again = world.judge_again(first)
+
+    assert again.series == first.series
+    assert again.verdicts == first.verdicts
+    assert len(judge.questions) == asked
+
+
+def test_only_common_rows_of_the_intervals_are_compared(world, judge):
+    world.keeper.set_baseline("default", "flat", by="admin")
+    long, short = build_series(build_net(1)), build_series(build_net(2, rows=ROWS - 20))
+    entry = world.train("s-1", None, series=long)
+    task = world.records.get_task("s-1", "i5")
+    judged = task.newest.published.judged
+    ref = AttemptRef(submission_id="s-1", task_id="i5", attempt=2, fence=2)
+    judged = judged.change(
+        rows=len(short.time),
+        rows_digest=short.rows_digest,
+        series=world.parts.put_series(ref, short),
+    )
+    stored = {**task.dump(), "published": {"judged": judged.dump()}}
+    world.records.put_stored(SETTINGS.tasks_table, stored)
+
+    assert world.judge_again(entry).series.rows == ROWS - 20
+    assert judge.questions[-1]["rows"] == ROWS - 20
