@@ -48,8 +48,12 @@ fi
 export UV_PYTHON_PREFERENCE=system
 # Whoever calls this from inside another environment means this repository's all the same.
 unset VIRTUAL_ENV UV_PROJECT_ENVIRONMENT
+# A trainer writes no bytecode, wherever it runs: without this, each one compiles Keras and JAX anew
+# from their sources, which takes longer than a validation. Airflow's processes begin sooner as well.
+export UV_COMPILE_BYTECODE=1
 "$uv" sync --frozen --quiet
-# MiniStack pins its own botocore, and the trainer has nothing in common with Airflow.
+# MiniStack pins its own botocore; the trainer and the judge have nothing in common with Airflow.
 UV_PROJECT_ENVIRONMENT="$PWD/.venv-emulator" "$uv" sync --frozen --quiet --only-group emulator
 "$uv" sync --frozen --quiet --project include/elnigma
+"$uv" sync --frozen --quiet --project judge
 echo "setup: up to date"
