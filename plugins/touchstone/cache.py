@@ -1,7 +1,7 @@
 """
 Answers that may be a moment old: for many who ask, one request.
 
-Whoever asks while a request is under way waits for that one, and shares its failure too. No lock
+A caller that comes while a request is under way waits for it, and shares its failure too. No lock
 is held meanwhile. A failure is remembered for a short moment, so that a service that is down is
 not asked again by each of those who have just been told.
 
@@ -47,11 +47,11 @@ def _find_kept(kept: _Kept[T] | None, now: float) -> tuple[T] | None:
 
 class Cached(Generic[T]):
     """
-    Asks for something at most once in a while, whoever wants it; for threads.
+    Asks for something at most once in a while, for all callers; for threads.
 
     :param ask: Asks for it anew.
     :param seconds: How old an answer may be.
-    :param failure_seconds: How long a failure is told again.
+    :param failure_seconds: How long a failure is repeated.
     :param monotonic: Seconds of a clock that never goes back.
     :param roll: Returns a number from 0 to 1.
     """
@@ -122,7 +122,7 @@ class AsyncCached(Generic[T]):
 
     :param ask: Asks for it anew.
     :param seconds: How old an answer may be.
-    :param failure_seconds: How long a failure is told again.
+    :param failure_seconds: How long a failure is repeated.
     :param monotonic: Seconds of a clock that never goes back.
     :param roll: Returns a number from 0 to 1.
     """

@@ -210,7 +210,7 @@ class Settings(BaseSettings):
     @property
     def validation_limits(self) -> Limits:
         """Return what a validation may use, wherever it runs."""
-        # Whoever lists submissions needs the settings, and no messages.
+        # Listing submissions needs the settings, and no messages.
         from touchstone_agent.protocol.messages import Limits
 
         return Limits(

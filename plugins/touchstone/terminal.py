@@ -39,7 +39,7 @@ def open_console(*, stderr: bool = False) -> Console:
     # What is printed was written by others: none of it is markup.
     console = Console(stderr=stderr, markup=False, highlight=False, emoji=False)
     if not console.is_terminal and "COLUMNS" not in os.environ:
-        # Whoever reads a file or a pipe has no use for columns cut off at 80.
+        # Columns cut off at 80 are of no use in a file or a pipe.
         console.width = _WIDTH_OF_A_FILE
     return console
 

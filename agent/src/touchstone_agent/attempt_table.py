@@ -28,8 +28,8 @@ class AttemptTable:
     """
     Holds the handle of each attempt, from its START until its end is acknowledged.
 
-    :attr:`lock` is the outermost lock of the agent: whoever holds it may write to the journal and
-    take a handle's own lock, and whoever holds one of those never waits for it.
+    :attr:`lock` is the outermost lock of the agent: its holder may write to the journal and take
+    a handle's own lock, and the holder of one of those never waits for it.
 
     :param settings: The settings.
     :param journal: The journal.

@@ -130,8 +130,8 @@ class Agent:
         """
         Work until the stopping event of the context is set.
 
-        :raises SystemExit: If one of the loops has ended by itself: whoever looks after the daemon
-            starts it again, while half an agent would go unnoticed. Containers go on.
+        :raises SystemExit: If one of the loops has ended by itself: the service manager starts the
+            daemon again, while half an agent would go unnoticed. Containers go on.
         """
         self._do(self._look_at_images)
         self._say_hello()

@@ -63,7 +63,7 @@ class Expectations:
             self._missing.pop(ref, None)
 
     def note_grants(self, ref: AttemptRef) -> None:
-        """Hear of an attempt by its grants: whoever gives them knows of it."""
+        """Note an attempt by its grants: the control plane, which gives them, knows of it."""
         with self._attempts.lock:
             self._quarantine.pop(ref, None)
 

@@ -39,7 +39,7 @@ def judge_gpus(
     :param runtime: Where they run.
     :return: A line for each, by UUID.
     """
-    # What has ended since it was seen uses nothing any more, and is in nobody's tree.
+    # What has ended since it was seen uses nothing any more, and is in no process tree.
     processes = tuple(p for p in look.processes if p.pid is None or _exists(p.pid))
     own_pids: set[int] = set()
     unseen: set[str] = set()

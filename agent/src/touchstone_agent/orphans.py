@@ -65,7 +65,7 @@ class Orphans:
                 if not is_running[name]:
                     self._runtime.remove(name)
             elif not adopt(name, labels):
-                # What was to be prepared is done again by whoever needs it.
+                # The attempt that needs what was to be prepared does it again.
                 grace_seconds = 0 if name.endswith(PREPARE_SUFFIX) else self._grace_seconds
                 with self._lock:
                     ends = self._clock.monotonic() + grace_seconds

@@ -25,7 +25,7 @@ from touchstone_agent.protocol.images import (
 from touchstone_agent.settings import AgentSettings
 
 CROWDED_SHARE = 0.1
-"""So much of a GPU's memory in use, and nobody who is told to compute there, is worth a word."""
+"""So much memory in use on a GPU without a listed process is worth a word."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -251,8 +251,8 @@ def _find_oddities(
         used = gpu.used_mib or 0
         if used > gpu.memory_mib * CROWDED_SHARE and not at_work & {gpu.uuid, gpu.parent}:
             yield (
-                f"{used} of {gpu.memory_mib} MiB of GPU {gpu.index} are used, and nobody is told "
-                "to compute there"
+                f"{used} of {gpu.memory_mib} MiB of GPU {gpu.index} are used, and no process "
+                "is listed there"
             )
         if settings.gpu_shares > 1 and gpu.compute_mode == EXCLUSIVE:
             yield (

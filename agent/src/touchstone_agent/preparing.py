@@ -1,8 +1,8 @@
 """
 Prepares what an attempt needs, in a container with the network and without submitted code.
 
-Its name follows from the attempt's, so that whoever died in between finds it: it is ended, and all
-of it is done again. What it makes is kept for every attempt with the same image and inputs.
+Its name follows from the attempt's, so that an agent that died in between finds it, ends it and
+does all of it again. What it makes is kept for every attempt with the same image and inputs.
 """
 
 from __future__ import annotations
@@ -89,7 +89,7 @@ class Preparer:
             if self._context.prepared.claim(key, self._handle.folder) is not None:
                 return None
             with self._context.prepared.building(key) as is_mine:
-                # Whoever was at it may have been done since the look before this.
+                # Another attempt may have done it since the look before this.
                 if is_mine and self._context.prepared.claim(key, self._handle.folder) is None:
                     failure = self._build(wanted, key)
                     if failure is not None:
@@ -115,7 +115,7 @@ class Preparer:
         watches = self._build_watches(cache)
         excess, ended = self._follow(watches)
         if excess is None and ended is None:
-            return None  # the attempt is to end, and whoever ends it ends this as well
+            return None  # the attempt is to end, and its end ends this as well
         failure = build_limit_facts(excess) if excess is not None else self._judge(ended)
         if failure is not None:
             self._keep_console()

@@ -114,7 +114,7 @@ class AgentSettings(_Section):
     :param prepared_mib: Most disk for what was prepared for trainings, MiB; what is in use stays.
     :param compilation_cache_mib: Most disk for what trainings have compiled, MiB; 0 keeps nothing.
     :param images_allowed: Patterns of images that may run here; there is no default, because
-        whoever may name an image may run anything. Where nothing isolates, no image is run.
+        who may name an image may run anything. Where nothing isolates, no image is run.
     :param gpu: ``auto`` detects NVIDIA GPUs, ``none`` hides them, a list names some by index.
     :param objects_url: Where the object store is, for ``doctor`` to look whether it can be
         reached; files themselves travel by presigned URL.

@@ -107,7 +107,7 @@ def check_figures(
 def _list_settings(
     params: Mapping[str, Any], rules: Rules
 ) -> Iterator[tuple[str, object, str | float | int]]:
-    """Yield each setting that decides on rows or costs: its name, what is told, what is due."""
+    """Yield each setting that decides on rows or costs: its name, what was used, what is due."""
     due: Mapping[str, str | float | int] = {
         "split.validation_from": rules.validation_from.isoformat(),
         "split.test_from": rules.test_from.isoformat(),

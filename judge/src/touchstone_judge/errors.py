@@ -1,4 +1,4 @@
-"""What is told instead of figures."""
+"""Reasons that stand in place of figures."""
 
 from __future__ import annotations
 

@@ -72,7 +72,7 @@ def answer(question: Mapping[str, Any]) -> dict[str, Any]:
         verdicts = _judge_arrivals(panel, wanted, question)
     duplicates = find_duplicates((str(each["name"]), str(each["content"])) for each in listed)
     for name in duplicates.keys() & set(wanted):
-        # They stay in the panel: whoever draws often is counted as often.
+        # They stay in the panel: who draws often is counted as often.
         verdicts[name] = Verdict(outcome=Outcome.DUPLICATE, reason=duplicates[name])
     return {
         "rules_version": RULES_VERSION,

@@ -155,7 +155,7 @@ def _read_interval(value: object) -> int:
 
 
 def _read_file(path: object, max_bytes: int) -> bytes:
-    """Return a file's first bytes: one more than it may have, for whoever looks at it."""
+    """Return a file's first bytes: one more than it may have, so that the caller notices."""
     try:
         with Path(str(path)).open("rb") as file:
             return file.read(max_bytes + 1)

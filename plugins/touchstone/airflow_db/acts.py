@@ -35,8 +35,8 @@ class Entry:
     :param by: The user, as Airflow's auth manager knows them.
     :param act: What.
     :param named: What the run named as its submission in its conf.
-    :param status: HTTP status of the answer; ``None`` while there is none, or if whoever was to
-        answer died.
+    :param status: HTTP status of the answer; ``None`` while there is none, or if the api-server
+        died before it answered.
     """
 
     id: int

@@ -31,7 +31,7 @@ _ENVIRONMENT: Final = {
     # Threads would only be address space.
     "OPENBLAS_NUM_THREADS": "1",
 }
-"""All that the judge is told of this machine: no credential, no address."""
+"""All that the judge knows of this machine: no credential, no address."""
 
 
 class JudgeFailed(PermanentError):

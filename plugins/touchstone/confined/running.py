@@ -18,7 +18,7 @@ from typing import IO, Final
 from touchstone_agent.protocol.errors import PermanentError, TransientError
 
 GUARD_SECONDS: Final = 2
-"""How much later the command is ended by its guard, if whoever started it has died."""
+"""How much later the command is ended by its guard, if the process that started it has died."""
 
 _ANSWER_BYTES: Final = 256 * 1024
 _ERROR_BYTES: Final = 16 * 1024
@@ -134,7 +134,7 @@ def run_confined(
 
 
 def end_all() -> None:
-    """End every command that runs, because whoever runs them is to end; also in signal handlers."""
+    """End every command that runs, because this process is to end; also in signal handlers."""
     for process in tuple(_active):
         _ended.add(process.pid)
         _kill_session(process)

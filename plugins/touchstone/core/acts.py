@@ -22,7 +22,7 @@ RUNS_OF: Final = "touchstone"
 """The DAG whose runs are submissions'."""
 CHANGING: Final = frozenset({"POST", "PUT", "PATCH", "DELETE"})
 MAX_ACTS: Final = 50
-"""What one request is told to have done; of more it is only told that there was more."""
+"""Most submissions on record for one request; of more, only that there were more."""
 MAX_RUN_ID: Final = 250
 """Longest run id that Airflow keeps."""
 

@@ -51,7 +51,7 @@ _MESSAGES = {
 
 
 def _check_line(value: str) -> str:
-    # A control character would move the cursor of whoever lists it, and PostgreSQL keeps no NUL.
+    # A control character would move the cursor of a terminal, and PostgreSQL keeps no NUL.
     if not value.isprintable():
         raise ValueError(f"{value!r} has characters that cannot be printed")
     return value

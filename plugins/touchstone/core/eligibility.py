@@ -121,7 +121,7 @@ class Resource:
     :param capability: What it has, see :func:`intersect`.
     :param allow: Patterns of labels; a task needs one of them; empty for all tasks.
     :param deny: Patterns of labels that keep a task away, even one that is allowed.
-    :param is_alive: Whether it was heard of lately.
+    :param is_alive: Whether a heartbeat came recently.
     :param block: Why nothing may go there at the moment, or ``None``.
     :param kind_blocks: Why nothing of one kind may go there at the moment, by kind.
     :param held_images: Container images that it does not take at the moment, and why.

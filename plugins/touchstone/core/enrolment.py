@@ -27,7 +27,7 @@ from touchstone_agent.protocol.names import (
 STATE_DIR: Final = PurePosixPath("/var/lib/touchstone-agent")
 ENGINE_SOCKET: Final = PurePosixPath("/var/run/docker.sock")
 LEASE: Final = timedelta(minutes=10)
-"""How long whoever works on a server keeps others away without a word."""
+"""How long a process that works on a server keeps others away without a sign of life."""
 HEARD_LATELY: Final = timedelta(seconds=60)
 """Four heartbeats of an agent with its defaults."""
 MAX_SLOTS: Final = 1000

@@ -34,7 +34,7 @@ from touchstone_agent.protocol.errors import ConfigurationError, PermanentError
 
 SCHEMA_VERSION: Final = 1
 DEFAULT: Final = DEFAULT_EVENT
-"""The event of whoever names none; it is there also where nobody has written it."""
+"""The event of a schedule that names none; it exists also where no file describes it."""
 FLAT: Final = "flat"
 """A baseline that holds nothing."""
 MAX_NAME: Final = MAX_EVENT
@@ -109,7 +109,7 @@ class Rows(_Table):
 
     :param test_from: First day; ``None`` for the judge's own first.
     :param test_to: Last day; ``None`` for the judge's own last.
-    :param closed_from: From this day on nothing is told of the rows before the event is closed.
+    :param closed_from: From this day on nothing is shown of the rows before the event is closed.
     """
 
     test_from: Day | None = Field(
@@ -121,7 +121,7 @@ class Rows(_Table):
     closed_from: Day | None = Field(
         default=None,
         title="Closed from",
-        description="While the event is open, no verdict and no score is told of it, since the "
+        description="While the event is open, it shows no verdict and no score, since the "
         "judged rows reach beyond this day.",
     )
 

@@ -71,7 +71,7 @@ class Shares:
     """
     What each submitter has, in slots, weighed.
 
-    :param usage: Slots' worth each has in use, or had of late; see
+    :param usage: Slots' worth each has in use, or had recently; see
         :class:`~touchstone.core.usage.RecentUse`.
     :param weights: How much more than others each may have; 1 unless given.
     """
@@ -100,7 +100,7 @@ def sort_by_age(waiting: Iterable[Waiting]) -> list[Waiting]:
 
 
 class NoneFree(Exception):
-    """There is nothing left to take; raised by whoever is offered tasks, to end the offer."""
+    """There is nothing left to take; the taker of tasks raises it to end the offer."""
 
 
 def offer_fairly(
@@ -109,9 +109,9 @@ def offer_fairly(
     """
     Offer tasks in the order of the queue, and count those taken in their submitter's share.
 
-    The next to be offered is, in the highest priority, the oldest task of whoever has the
-    smallest share. A task that is not taken costs its submitter nothing: whoever waits for one
-    scarce machine must not lose a turn on the others.
+    The next to be offered is, in the highest priority, the oldest task of the submitter with the
+    smallest share. A task that is not taken costs its submitter nothing: a submitter who waits for
+    one scarce machine must not lose a turn on the others.
 
     :param waiting: The tasks, in any order.
     :param shares: Counted on for each task taken.

@@ -128,7 +128,7 @@ def describe_use(use: GpuUse) -> str:
     if use.utilisation_percent is None:
         told = f"held a GPU for {use.held_hours:.2f} h"
     else:
-        # Rounded down: what is told as 10 % is not little.
+        # Rounded down: a use that is shown as 10 % is not little.
         percent = math.floor(use.utilisation_percent)
         told = f"used {percent} % of its GPU in {use.held_hours:.2f} h"
     if use.is_open:

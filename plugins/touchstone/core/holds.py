@@ -139,8 +139,8 @@ def release_renewed(server: Server, *, epoch: str, gpus: int, old_gpus: int) -> 
     """
     Return what a server's record becomes by a heartbeat which shows that something was mended.
 
-    :param epoch: This start of its agent: whoever starts one anew has mended what it lacked, or
-        sees it refuse once more.
+    :param epoch: This start of its agent: an admin who starts one anew has mended what it lacked,
+        or sees it refuse once more.
     :param gpus: GPUs that it has now.
     :param old_gpus: Those that it had before.
     :return: ``None`` if nothing was held, or nothing is known to have changed.

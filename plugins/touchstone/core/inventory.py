@@ -119,7 +119,7 @@ def is_missing(task: Task, server: str, running: Collection[Known], heard: datet
 
 
 def identify(ref: AttemptRef) -> Known:
-    """Return by what an attempt is told from all others."""
+    """Return what identifies an attempt among all others."""
     return ref.submission_id, ref.task_id, ref.fence
 
 

@@ -35,7 +35,7 @@ RULES: Final = JudgingRules(
     bars_per_year=252,
     resamples=1000,
 )
-"""What everything is judged by; the reference trainer uses the same unless it is told otherwise."""
+"""The rules of all judging; the reference trainer uses the same unless overridden."""
 
 CONTRACT_1: Final = "the image speaks contract 1, whose predictions cannot be recomputed"
 

@@ -152,7 +152,7 @@ class Job(Defaults):
     :param source: Git URL, or a folder or archive, relative to the manifest.
     :param ref: Branch, tag or commit of a git source.
     :param path: Folder of the module in the source.
-    :param notes: For whoever reads the result.
+    :param notes: For readers of the result.
     """
 
     name: Name

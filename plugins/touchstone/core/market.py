@@ -1,4 +1,4 @@
-"""What RunPod has to rent, as placement and whoever orders a pod look at it. Pure."""
+"""What RunPod has to rent, as placement and the order of a pod see it. Pure."""
 
 from __future__ import annotations
 

@@ -104,7 +104,7 @@ class Snapshot:
     :param waiting: The tasks that wait, in no order.
     :param resources: Servers and RunPod with their free slots.
     :param usage: Each submitter's use of training slots, now and recently, in slots.
-    :param validation_usage: The same of validation slots, which trainings never take: whoever
+    :param validation_usage: The same of validation slots, which trainings never take: who
         trains much does not wait longer for a validation.
     :param weights: Submitters that may have more (or less) than the others; 1 unless given.
     :param cuda_grace: How long a task that prefers CUDA waits for it.

@@ -128,8 +128,8 @@ def note_pod(task: Task, pod: Pod, *, fence: int, now: datetime) -> Task | None:
     """
     Return a task with which pod the order has become, by the API's own words.
 
-    :return: ``None`` if it was known, or given up: whoever finds another id on record, or none,
-        must give this pod back.
+    :return: ``None`` if it was known, or given up: a caller that finds another id on record, or
+        none, must release this pod.
     """
     known = find_pod(task, fence)
     if known is None or known.id or known.gone_at:

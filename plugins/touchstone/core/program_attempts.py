@@ -41,7 +41,7 @@ def want_program(
     Say what the record of a program becomes when a try of its task instance wants it.
 
     What an earlier try has run into stays on record. A run that was deleted leaves its record, too,
-    and another of the same id is told from it by when it began.
+    and its start time distinguishes it from another of the same id.
 
     :param spec: What is to run; the DAG may have been changed since.
     :param attempt: Airflow's number of the try.

@@ -1,7 +1,7 @@
 """
-Which pods of an account are nobody's any more, and which are proven gone. Pure.
+Which pods of an account no record needs any more, and which are proven gone. Pure.
 
-Whoever asks has read all pods first and then, not before, what is on record of them: a pod is
+A caller reads all pods first and then, not before, their records: a pod is
 ordered only after that is on record, so one without a record has none. What looks wrong but might
 be about to become right is only remembered, and acted on when the next list shows it again.
 """

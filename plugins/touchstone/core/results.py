@@ -350,7 +350,7 @@ def judge_submission(tasks: Sequence[tuple[Task, Published | None]]) -> Submissi
     )
     first = tasks[0][1]
     if first is not None and first.replay is not None:
-        # It is nobody's result, so it has no score.
+        # A replay publishes no result, so it has no score.
         return replace(end, verdict=first.replay.verdict, verdict_reason=first.replay.reason)
     unjudged = [line for line in results if line.judged is JudgedStatus.NOT_JUDGED]
     if unjudged:

@@ -47,7 +47,7 @@ no data, a repository away. Submitted code could say so as well, and be tried fo
 _BLAMES = frozenset({NO_DEVICE, "data", "temporary", "aborted"})
 
 MAX_VALIDATIONS = 3
-"""Attempts of a validation, whoever's faults; what no server and no pod took was no attempt."""
+"""Attempts of a validation, whatever failed; what no server and no pod took was no attempt."""
 
 
 def is_unrented(attempt: Attempt) -> bool:
@@ -67,7 +67,7 @@ def may_retry(task: Task) -> bool:
         return False
     ended = find_attempts_since_clear(task)
     if task.kind is SlotClass.VALIDATION:
-        # Somebody waits for a verdict, and is told soon that there will be none.
+        # A submitter waits for a verdict, and should soon know that there will be none.
         had = sum(not is_untaken(attempt) for attempt in ended)
         return had < MAX_VALIDATIONS
     by_user = sum(attempt.outcome is Outcome.FAILED_USER for attempt in ended)

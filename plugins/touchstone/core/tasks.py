@@ -402,7 +402,7 @@ def build_start(
 
 
 def build_pod_start(spec: TaskSpec, ref: AttemptRef, grants: Mapping[str, Grant]) -> PodStart:
-    """Return what a pod is told to run: the same as a server, but for what a pod is by itself."""
+    """Return what a pod runs: the same as a server, but for what a pod is by itself."""
     start = build_start(spec, ref, grants)
     # What is rented for a training has a GPU of its own, and for a validation none. Servers say
     # that themselves, who know what they have handed over.

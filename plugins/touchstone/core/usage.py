@@ -1,4 +1,4 @@
-"""What submitters have of the slots, and had of late: what their shares are measured by."""
+"""How many slots submitters use now and used recently: the measure of their shares."""
 
 from __future__ import annotations
 
@@ -47,8 +47,8 @@ class RecentUse:
 
     A slot in use counts 1. One that was given back counts half of that after as long as it was
     held, an hour at most, a quarter after twice as long, and so on. Did it count nothing at once,
-    then whoever gives a slot back had the smallest share and took the very same one again: all
-    would stay on the kind of machine where they happen to be, tasks that need no GPU on a GPU
+    then a submitter who gives a slot back had the smallest share and took the very same one again:
+    all would stay on the kind of machine where they happen to be, tasks that need no GPU on a GPU
     beside others' that wait for one.
 
     Only what it was shown is remembered: a new process begins with the slots in use.

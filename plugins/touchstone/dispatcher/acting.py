@@ -22,7 +22,7 @@ BATCH: Final = 100
 SETTLE: Final = timedelta(seconds=3)
 """Entries may become visible in another order than they were written, but not by so much."""
 ANSWER: Final = timedelta(seconds=60)
-"""How long an answer is waited for; whoever was to give it has died, or gives it later."""
+"""How long an answer is waited for; after that its process has died, or answers later."""
 
 
 class Airflow(Protocol):
@@ -39,7 +39,7 @@ class Chronicler:
     """
     Adds to each submission's actions what was done to its runs in Airflow.
 
-    Each entry is noted once, whoever notes it: it carries a mark by which it is known again. The
+    Each entry is noted once, by any of several processes: it carries a mark that identifies it. The
     place that was reached is written down after what was read is on record, never before.
 
     :param airflow: Airflow's log.

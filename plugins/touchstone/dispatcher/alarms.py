@@ -21,7 +21,7 @@ from touchstone_agent.protocol.names import (
 )
 
 AGAIN_AFTER = timedelta(hours=6)
-"""Before the same is told again of a server that took something in between."""
+"""Before the same alarm is repeated for a server that took something in between."""
 
 QUEUES_AT_A_TIME = 40
 """So many queues of servers are looked at in one go; the others' turn comes in the next ones."""
@@ -75,7 +75,7 @@ class Alarms:
         self._told_at: dict[tuple[str, str], datetime] = {}
 
     def look(self) -> None:
-        """Look once; what cannot be told now is told the next time."""
+        """Look once; an alarm that cannot be sent now is sent the next time."""
         entries = [
             entry
             for entry in self._records.list_servers()

@@ -124,7 +124,7 @@ class EventHandler:
         return _describe(message)
 
     def take(self, message: EventMessage) -> None:
-        """Act on a message that was checked; what no record can hold is told and counted."""
+        """Act on a message that was checked; what no record can hold is logged and counted."""
         try:
             self._act(message)
         except RecordUnfit as error:
@@ -199,7 +199,7 @@ class EventHandler:
             self._end_without_details(server, body, build_line(str(error)))
 
     def _end_without_details(self, server: str, event: PhaseChanged, why: str) -> None:
-        """End an attempt whose phase would be the same however often it is told."""
+        """End an attempt whose phase would be the same however often the event is repeated."""
         now = self._clock()
         task = self._change(
             server,
@@ -265,7 +265,7 @@ class EventHandler:
             if event.phase is AttemptPhase.RUNNING and is_training:
                 self._mark_running(task.submission_id)
             if not is_program:
-                # Whoever names the server himself may ask of it what it never had.
+                # A DAG that names the server itself may ask of it what it never had.
                 self._note_willingness(server, event, task)
             if event.phase is AttemptPhase.EXITED and is_training:
                 self._note_sight(server, task)

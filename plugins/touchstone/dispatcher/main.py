@@ -225,7 +225,7 @@ class Dispatcher:
                 raise SystemExit(f"the loop {ended[0]!r} has ended")
 
     def load_fleet(self) -> None:
-        """Apply the fleet file, if there is one; a wrong one is told and changes nothing."""
+        """Apply the fleet file, if there is one; a wrong one is reported and changes nothing."""
         with self._troubles.guard("apply", "the fleet file"):
             self._load_fleet()
 

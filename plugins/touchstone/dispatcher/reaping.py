@@ -1,4 +1,4 @@
-"""Looks for pods that nobody waits for, whoever pauses or deletes whichever DAG."""
+"""Looks for pods that no task waits for, whichever DAG is paused or deleted."""
 
 from __future__ import annotations
 

@@ -238,7 +238,7 @@ class Reconciler:
         """
         End attempts that no Airflow task waits for.
 
-        A task that is killed while it starts, or whose triggerer dies before it is told, leaves
+        A task that is killed while it starts, or whose triggerer dies before it knows, leaves
         its container behind, whatever became of the submission.
         """
         now = self._clock()
@@ -295,7 +295,7 @@ class Reconciler:
         submission_id = submission.submission_id
         intent = submission.cancel
         if intent:
-            # Whoever wrote it down died before the rest was done.
+            # The process that wrote it down died before the rest was done.
             cancel_submission(
                 submission_id,
                 by=intent.by,

@@ -27,7 +27,7 @@ log = logging.getLogger(__name__)
 BALANCE_SECONDS: Final = 120.0
 """Between two questions for the balance, which only GraphQL answers."""
 STALE: Final = timedelta(minutes=3)
-"""So old facts are none: whoever asks RunPod here has stopped."""
+"""Older facts count as none: the loop that asks RunPod has stopped."""
 
 _ANY: Final = float("inf")
 
@@ -58,7 +58,7 @@ class RunPodWatcher:
 
     :param settings: How pods are rented.
     :param pools: Airflow's pools.
-    :param notes: Where the facts are written down for whoever shows them.
+    :param notes: Where the facts are written down for pages and commands.
     :param clock: The time, UTC.
     :param find: Finds the account.
     :param warn: Writes to the admins: a subject and a text.

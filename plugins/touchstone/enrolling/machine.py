@@ -187,7 +187,7 @@ class Machine:
                 ("mktemp", "-d", "/var/tmp/touchstone-enrolment-XXXXXXXXXX"),  # noqa: S108
                 seconds=30,
             )
-            # The last line: a shell may greet whoever logs in.
+            # The last line: a shell may print a greeting first.
             folder = (done.output.strip().splitlines() or [""])[-1]
             if done.code or not _FOLDER.fullmatch(folder):
                 raise Unfit(f"disk: no folder can be made in /var/tmp: {_line(done.errors)}")

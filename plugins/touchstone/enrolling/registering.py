@@ -201,7 +201,7 @@ class Registrar:
         before = self.check_environment(requested.server)
         keeps = public_key is not None and before is not None and before.public_key == public_key
         private, public = (None, public_key) if keeps else generate_key()
-        # The intent first: whoever dies from here on has left what `agent remove` takes away.
+        # The intent first: after a death from here on, `agent remove` finds what to take away.
         self._write(requested, version=version, public_key=str(public))
         for queue in list_server_queues(requested.server):
             with translated_errors(f"making {queue}"):

@@ -121,7 +121,7 @@ class GitSource:
             if credentials is not None and credentials.address != remote.address:
                 credentials = None
             # What keeps a host from answering tells of somebody's network, unless an admin has
-            # named the host, or whoever asks is on this machine anyhow.
+            # named the host, or the user is on this machine anyhow.
             named = [pattern for pattern in self._hosts if pattern != "*"]
             git = Repository(
                 Path(folder),

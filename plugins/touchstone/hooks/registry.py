@@ -343,7 +343,7 @@ def ask_engine(url: str, access: RegistryAccess, reference: ImageReference) -> s
     :raises ConfigurationError: If the registry has none, or does not show it to us.
     :raises TransientError: If engine or registry do not answer now.
     """
-    # Whoever has no engine does not pay for its client.
+    # A machine without an engine does not pay for its client.
     from airflow.providers.docker.hooks.docker import DockerHook
     from airflow.sdk.exceptions import AirflowException
     from docker.errors import APIError, DockerException

@@ -62,7 +62,7 @@ _CAUSES = (
     ("does not exist", "there is no such repository; mend the URL"),
     ("not found", "there is no such repository, or it is not for everybody; mend the URL"),
 )  # fmt: skip
-"""By what git or ssh says: what is told of a host that an admin has named, and of paths."""
+"""By what git or ssh says: the message for a host that an admin has named, and for paths."""
 
 _WITHOUT = ("--quiet", "--no-tags", "--no-recurse-submodules")
 

@@ -45,7 +45,7 @@ class AttemptOperator(BaseOperator):
     Runs one task of a submission as an attempt on a server, deferred while it runs.
 
     Which server, the dispatcher has decided before this runs. The intent is on record before
-    anything is sent, so whoever dies in between leaves a record that says what to look for; a
+    anything is sent, so a death in between leaves a record that says what to look for; a
     retry gets a higher fence, which outranks what was started.
 
     The task's record says what runs; its own run has written that record for this instance.

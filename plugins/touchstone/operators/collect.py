@@ -269,7 +269,7 @@ def _has_rules(judged: Judged) -> bool:
 
 
 def _list_metrics(result: TrainerResult, judged: Judged) -> dict[str, float]:
-    """Return what MLflow is told: the judge's figures, or the trainer's as claims."""
+    """Return the metrics for MLflow: the judge's figures, or the trainer's as claims."""
     if judged.is_judged:
         return {name: float(value) for name, value in judged.metrics.items() if value is not None}
     return {

@@ -1,10 +1,10 @@
 """
 Operators for anybody's own DAG: a program in a container of the team's servers, or in a pod.
 
-They need Touchstone's dispatcher, stores and agents, and nothing of its DAG. Whoever may write a
-DAG may use them: Airflow trusts him. What they run is on record before anything is sent, and
-whoever acts on it later reads it there; no conf and no XCom is looked at, but for what the DAG
-itself has put into a template.
+They need Touchstone's dispatcher, stores and agents, and nothing of its DAG. Every DAG's
+author may use them: Airflow trusts DAG authors. What they run is on record before anything is sent,
+and everything later reads it there. No conf and no XCom decides, but for what the DAG itself has
+put into a template.
 """
 
 from __future__ import annotations

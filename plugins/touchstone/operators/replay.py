@@ -55,7 +55,7 @@ def register_replay(records: RecordStore, conf: RunConf, run: Run) -> Submission
     """
     from touchstone.stores.tables import RecordExists
 
-    assert conf.replay is not None  # noqa: S101 - whoever calls has looked
+    assert conf.replay is not None  # noqa: S101 - callers have looked
     submission_id = find_submission_of_run(run.run_id)
     found = records.find_submission(submission_id)
     if found is None:
@@ -200,7 +200,7 @@ def publish_replay(
     :raises TransientError: If a store cannot be used now.
     """
     replayed, ref = task.spec.replay, task.ref
-    assert replayed is not None  # noqa: S101 - whoever calls has looked
+    assert replayed is not None  # noqa: S101 - callers have looked
     left = {}
     for path in (RESULT, PREDICTIONS):
         if path not in files:

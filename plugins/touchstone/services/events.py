@@ -39,7 +39,7 @@ from touchstone_agent.protocol.errors import ConfigurationError
 log = logging.getLogger(__name__)
 
 INFRASTRUCTURE = "infrastructure"
-"""Fault of an entry that counts against nobody's quota."""
+"""Fault of an entry that counts against no quota."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -220,8 +220,8 @@ class FleetKeeper:
         """
         Let nothing new start on a server; running attempts go on to their end.
 
-        Its slots are remembered before they are taken away, so that whoever dies in between
-        loses nothing, and a second drain does not remember the zeros of the first.
+        Its slots are remembered before they are taken away, so that a death in between loses
+        nothing, and a second drain does not remember the zeros of the first.
 
         :param name: The server.
         :param by: Who asks.

@@ -96,8 +96,8 @@ class Judge:
     """
     Reaches verdicts and writes them down.
 
-    Whoever dies in between has written rows that nobody names, or no verdict: doing it again says
-    the same. A verdict is only added, and what was judged once is not judged again.
+    A process that dies in between has written rows that nothing names, or no verdict. Doing it
+    again says the same. A verdict is only added, and what was judged once is not judged again.
 
     :param records: Submissions and tasks.
     :param events: Events and entries.

@@ -165,8 +165,8 @@ class Starter:
     def _send(self, task: Task, order: StartOrder) -> None:
         spec = attempts.build_attempt_spec(task)
         grants = grant_archives(self._objects, self._settings, spec)
-        # Whoever claimed it chose the server, and so what it is given; a second caller may have
-        # another one in mind.
+        # The claim chose the server, and so the GPUs; a second caller may have chosen another
+        # server.
         gpus = order.gpus if task.newest.gpus is None else task.newest.gpus
         start = build_start(spec, task.ref, grants, gpus=gpus)
         self._agent.send(task.newest.server or order.server, start)

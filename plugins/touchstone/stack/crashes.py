@@ -85,7 +85,7 @@ def summarise(lines: Iterable[str], *, since: datetime) -> dict[str, CrashSummar
         if crash.at < since:
             continue
         last[crash.part] = crash
-        # Giving up is told by the state; it is not one more end.
+        # The state shows that it was given up; that is not one more end.
         counts[crash.part] += crash.event != "fatal"
     return {part: CrashSummary(count=counts[part], last=crash) for part, crash in last.items()}
 

@@ -73,7 +73,7 @@ def build_common(
         "TOUCHSTONE_ALLOW_LOCAL_SOURCES": "true",
         # Who submits here has an account on this machine, or is trusted with one.
         "TOUCHSTONE_GIT_HOSTS": '["*"]',
-        # Whoever can log in here was given his password by who runs the machine.
+        # Every user here got a password from the person who runs the machine.
         "TOUCHSTONE_BRANCH_USERS": '["*"]',
         **settings,
         MARKER: record.stack_id,

@@ -97,7 +97,7 @@ def build_arguments(environ: Mapping[str, str]) -> dict[str, str]:
     names = ("HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "http_proxy", "https_proxy", "no_proxy")
     arguments = {name: environ[name] for name in (*names, "PIP_INDEX_URL") if environ.get(name)}
     if environ.get("SSL_CERT_FILE") or environ.get("PIP_CERT"):
-        # Where Debian keeps it; whoever needs a bundle of his own has it in his base image.
+        # Where Debian keeps it; a base image brings a bundle of its own where one is needed.
         arguments["PIP_CERT"] = _INSIDE_CA_BUNDLE
     return arguments
 

@@ -128,7 +128,7 @@ def _take_down(stack: Stack, report: Report) -> int:
     supervisor = stack.supervisor
     if supervisor.is_running():
         names = [part.name for part in stack.parts]
-        # First whoever could start something new.
+        # First the parts that could start something new.
         supervisor.stop_parts(
             part.name
             for part in stack.parts

@@ -19,7 +19,7 @@ from touchstone_agent.protocol.errors import PermanentError
 
 POLL_SECONDS = 0.4
 _UP_SECONDS = 600
-"""For a part that runs and says nothing; one that ends is told at once. Slow is no failure."""
+"""For a part that runs and says nothing; one that ends is reported at once. Slow is no failure."""
 _LOG_LINES = 25
 _FAILED_STARTS = 3
 """So often a part may end while starting before ``up`` gives up; one may be chance."""

@@ -105,7 +105,7 @@ class EventStore:
         """
         Return the entries of an event, oldest first; of one submission, or of all.
 
-        One that makes no sense is told apart: whoever counts must not act as if it did not exist.
+        Those that make no sense are listed apart: a count must not act as if they did not exist.
         """
         begins = ENTRY if submission_id is None else f"{ENTRY}{submission_id}:"
         stored = self._records.query_part(self._table, "event", event, "entry", begins)

@@ -39,7 +39,7 @@ class Meter:
     """
     Up to three entries for each pod, see :mod:`touchstone.core.meter`.
 
-    Nothing is ever taken away. An entry is written once: whoever writes it again gets the one
+    Nothing is ever taken away. An entry is written once: a second writer gets the one
     that is there, so that all who book by it book the same. Only of two bills the later one holds.
 
     :param client: A DynamoDB client.

@@ -1,10 +1,10 @@
 """
 What may be spent on pods: budgets, in DynamoDB.
 
-Whoever rents a pod goes this way, and may die and begin again anywhere on it: reserve its worst
-case; order it; open its meter (:mod:`touchstone.stores.meter`). When it is gone: close its meter;
-settle for what the meter says. When RunPod's bill is there: write it on the meter; correct what
-was settled. Every step may be done twice, or by two at once.
+A process that rents a pod takes these steps. It may die after any of them and begin again: reserve
+the worst case; order it; open its meter (:mod:`touchstone.stores.meter`). When it is gone: close
+its meter; settle for what the meter says. When RunPod's bill is there: write it on the meter;
+correct what was settled. Every step may be done twice, or by two at once.
 """
 
 from __future__ import annotations
@@ -186,8 +186,8 @@ class Budgets:
         """
         Return what is reserved and not settled, by pod; the newest may be missing.
 
-        Whoever reserved may have died before the order was on record: one whose attempt has
-        ended without a pod is to be settled for nothing.
+        The process that reserved may have died before the order was on record: a reservation whose
+        attempt has ended without a pod is to be settled for nothing.
         """
         return sorted(self._list_open(), key=lambda reservation: reservation.pod)
 

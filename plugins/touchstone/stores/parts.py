@@ -33,8 +33,8 @@ class Parts:
     """
     Writes and reads parts of records.
 
-    A part is written before the record that names it, and never changed: whoever dies in between
-    leaves an object that nobody names, and whoever writes the same again names the same.
+    A part is written before the record that names it, and never changed. A process that dies in
+    between leaves an object that nothing names; writing the same again names the same object.
 
     :param objects: Where they are.
     :param bucket: In which bucket: that of the content.
@@ -103,7 +103,7 @@ def find_long_list(event: PhaseChanged) -> tuple[UploadedFile, ...] | None:
     """
     Return the list of files of an event, if a record has no room for it.
 
-    What makes no sense is left alone: whoever applies the event says what is wrong with it.
+    What makes no sense is left alone: the code that applies the event says what is wrong.
 
     :param event: What an agent, or a pod, says of an attempt.
     :return: ``None`` if the record has room for it.

@@ -55,7 +55,7 @@ class Found(Generic[Model]):
     Records of a list.
 
     :param records: Those that make sense.
-    :param unreadable: Why each of the others does not, by its name: they exist, and whoever asks
+    :param unreadable: Why each of the others does not, by its name: they exist, and a caller
         must not act as if they did not.
     """
 

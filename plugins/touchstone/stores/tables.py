@@ -49,7 +49,7 @@ BATCH_GET_LIMIT = 100
 _UNPROCESSED_BACKOFF = Backoff(first_seconds=0.05, cap_seconds=2, jitter=0.5)
 
 _UNPROCESSED_ROUNDS = 8
-"""About six seconds; whoever asks for many tasks at once does so again soon."""
+"""About six seconds; a caller that reads many tasks at once does so again soon."""
 
 _serializer = TypeSerializer()
 
@@ -133,7 +133,7 @@ def _plain(value: object) -> JsonValue:
 
 def from_item(item: Item) -> Record:
     """Return what DynamoDB holds as a record."""
-    # The mark follows from the rest, and is nobody's business but the index's.
+    # The mark follows from the rest, and only the index needs it.
     return {
         key: _plain(_deserializer.deserialize(value))
         for key, value in item.items()

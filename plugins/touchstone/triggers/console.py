@@ -14,7 +14,7 @@ from touchstone_agent.protocol.messages import AttemptRef
 from touchstone_agent.protocol.words import build_line
 
 TAIL_BYTES: Final = 64 * 1024
-"""So much of what was there before is told by a trigger that takes over from another."""
+"""A trigger that takes over from another repeats so much of what was there before."""
 PAGE_CHUNKS: Final = 20
 """Objects that are read at a time."""
 MAX_LINE_CHARACTERS: Final = 2000

@@ -208,7 +208,7 @@ def test_memory_that_is_used_up_by_nobody_who_is_told_is_warned_of(gpus: FakeGpu
     told = look()
 
     assert told.text.endswith(
-        "; 23000 of 24576 MiB of GPU 0 are used, and nobody is told to compute there"
+        "; 23000 of 24576 MiB of GPU 0 are used, and no process is listed there"
     )
 
 

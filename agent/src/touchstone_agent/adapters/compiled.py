@@ -173,7 +173,7 @@ class CompiledCache:
         if key is None or not size_below(out, FILE, is_owners=True):
             return
         partial = self._root / f"{_PARTIAL}{uuid4().hex}"
-        # One after the other: whoever sweeps must not find one that is being filled.
+        # One after the other: a sweep must not find one that is being filled.
         with self._lock, self._noting(partial):
             self._root.mkdir(mode=0o700, parents=True, exist_ok=True)
             with open_below(out, FILE, is_owners=True) as source, partial.open("xb") as file:

@@ -281,7 +281,7 @@ class DockerRuntime:
         except OSError:
             return False
         try:
-            # The handle is that of the process that is looked at, whoever gets its number later.
+            # The handle stays that of this process, even if another gets its number later.
             if not is_at_home(pid, out, OUT):
                 return False
             signal.pidfd_send_signal(handle, signal.SIGKILL)
@@ -299,7 +299,7 @@ class DockerRuntime:
                     name, stdout=True, stderr=True, tail=LOG_TAIL_LINES, stream=True, follow=False
                 )
                 tail = b""
-                # Lines are as long as whoever wrote them liked.
+                # Lines are as long as their writer liked.
                 for block in blocks:
                     tail = (tail + block)[-LOG_TAIL_BYTES:]
             except NotFound:

@@ -142,7 +142,7 @@ class PreparedCache:
             return
         with self._lock:
             found = list(self._root.iterdir())
-            # Looked for later, so that whoever has begun meanwhile is among them.
+            # Looked for later, so that an attempt that has begun meanwhile is among them.
             known = dict(list_attempts())
             used = {_read_hold(folder) for folder in known.values()}
             entries, doomed = [], []

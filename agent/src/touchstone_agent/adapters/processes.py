@@ -58,7 +58,7 @@ def list_tree(root: int) -> list[int]:
     Return a process and those below it, by what the kernel tells of each one's children.
 
     Far cheaper than to look at all processes of the machine, where the kernel tells it. What comes
-    or goes at this moment may be missing: for whoever looks again soon.
+    or goes at this moment may be missing: for callers that look again soon.
     """
     if not _TELLS_CHILDREN:
         return [root, *find_descendants(root)]

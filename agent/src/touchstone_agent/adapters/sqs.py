@@ -150,7 +150,7 @@ class Queues:
 
 def find_endpoint(settings: SqsSettings) -> str:
     """
-    Return the address that all queues are asked at; nobody's credentials are looked for.
+    Return the address of all queues; no credentials are looked for.
 
     :raises ConfigurationError: If AWS's libraries cannot make sense of the settings.
     """

@@ -116,7 +116,7 @@ def move(
 
 
 def build_phase_event(attempt: Attempt) -> PhaseChanged:
-    """Return the event that tells the attempt's present phase; the same each time it is told."""
+    """Return the event of the attempt's present phase; the same each time it is sent."""
     return PhaseChanged(
         ref=attempt.ref,
         phase=attempt.phase,

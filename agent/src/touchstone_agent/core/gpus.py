@@ -180,7 +180,7 @@ def parse_processes(text: str) -> tuple[tuple[GpuProcess, ...], tuple[str, ...]]
         uuid, _, rest = line.partition(",")
         pid, _, memory = (part.strip() for part in rest.partition(","))
         if _UUID.fullmatch(uuid.strip()):
-            # Whoever hides his number uses it all the same.
+            # A process that hides its number uses it all the same.
             process = GpuProcess(
                 uuid=uuid.strip(), pid=_find_number(pid), memory_mib=_find_number(memory)
             )

@@ -55,7 +55,7 @@ class Allowance:
     """
     What a folder may come to.
 
-    :param bytes: Most bytes before whoever fills it is ended.
+    :param bytes: Most bytes before the attempt that fills it is ended.
     :param told_bytes: The figure of the limit itself, for the message.
     :param files: Most files, folders and links.
     """
@@ -102,8 +102,8 @@ def build_limit_facts(reason: str) -> dict[str, Any]:
     """
     Return the facts of an exit that was decided from outside.
 
-    Nothing that was found in the attempt's folder is among them: whoever goes beyond what its own
-    runner should have stopped may have written that, too.
+    Nothing that was found in the attempt's folder is among them: an attempt that goes beyond what
+    its own runner should have stopped may have written that, too.
     """
     return build_failure("limit", EXIT_LIMIT, reason)
 

@@ -36,7 +36,7 @@ def main() -> int:
     except PermanentError as error:
         return _complain(str(error), EXIT_WRONG)
     except Exception as error:
-        # Whatever it was, whoever has called hears of it in one line and may call again.
+        # Whatever it was, the caller gets it in one line and may call again.
         return _complain(str(error) or type(error).__name__, EXIT_TEMPORARY)
 
 

@@ -110,7 +110,7 @@ def goes_on(answer: Answer, times: int) -> bool:
 
 
 def build_sender(api_key: str | None) -> Send:
-    """Return what sends requests for real; without a key they are refused, which is told."""
+    """Return what sends requests for real; without a key they are refused, with a message."""
     pools = HttpPools()
     headers = {
         **({"Authorization": f"Bearer {api_key}"} if api_key else {}),

@@ -117,7 +117,7 @@ class FirstProcess:
         boot_id = uuid4().hex
         self._has_ended_attempt = mend_attempt(home, boot_id=boot_id)
         fingerprint = self._login.prepare(settings.public_keys)
-        # Last of the files: whoever finds it finds all others.
+        # Last of the files: where it is, all others are.
         write_json(home.boot_file, {"boot_id": boot_id})
         self._boot_id = boot_id
         print(f"{HOST_KEY_MARK} {fingerprint}", flush=True)

@@ -1,4 +1,4 @@
-"""What a pod is told in its environment."""
+"""What stands in a pod's environment."""
 
 from __future__ import annotations
 

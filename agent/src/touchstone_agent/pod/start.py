@@ -71,7 +71,7 @@ def _ensure_runner(home: PodHome) -> None:
     if record is not None:
         return
     with locked(home.run_lock, wait=False) as lock:
-        # Whoever has it is the runner, or the first process that writes down the attempt's end.
+        # Its holder is the runner, or the first process that writes down the attempt's end.
         if lock is not None and read_json(home.record_file) is None:
             _spawn(home, lock)
 

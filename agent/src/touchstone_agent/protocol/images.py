@@ -1,8 +1,8 @@
 """
 What a trainer image says of itself in its labels, compared with a server's GPUs. Pure.
 
-Whoever builds an image sets the labels, so they are read into bounded fields; one that makes no
-sense counts as absent.
+The image's builder sets the labels, so they are read into bounded fields; one that makes no sense
+counts as absent.
 """
 
 from __future__ import annotations

@@ -2,8 +2,8 @@
 The login of a registry, sealed for one pull.
 
 The agent makes a key pair for each pull and sends the public half in a message that it signs. The
-private half is never written down: whoever reads the queues, or has the server's own key later,
-learns nothing.
+private half is never written down: a reader of the queues, or of the server's own key later, learns
+nothing.
 """
 
 from __future__ import annotations

@@ -44,8 +44,8 @@ MAX_GPUS = 64
 MAX_IMAGES = 16
 
 MAX_CHUNK_BYTES = 256 * 1024
-"""No piece of a console that is stored at once is longer: whoever reads on from an offset need not
-look further back than that."""
+"""No piece of a console that is stored at once is longer: a reader that goes on from an offset need
+not look further back than that."""
 
 
 class SlotClass(StrEnum):
@@ -317,7 +317,7 @@ FINAL_PHASES = frozenset(
 
 class Refusal(StrEnum):
     """
-    Why an agent does not take a START, for whoever places the next one.
+    Why an agent does not take a START, for the placement of the next one.
 
     ``full``: no slot, or no GPU, is free now. ``disk``, ``image`` and ``gpu``: what this server
     lacks for it; of GPUs also one that is broken, or that a process of somebody else uses.
@@ -350,7 +350,7 @@ class PhaseChanged(Wire):
     :param phase: The phase it is in now.
     :param at: When, by the agent's clock, UTC.
     :param reason: One line: why it was rejected, cancelled or lost; ``None`` otherwise.
-    :param details: Facts of the phase, which whoever keeps any of them reads with their model.
+    :param details: Facts of the phase; their model reads those that are kept.
         ``preparing``: :class:`~touchstone_agent.protocol.facts.PreparedFacts`. ``running``:
         ``container``, ``runtime``. ``exited``: :class:`~touchstone_agent.protocol.facts.ExitFacts`.
         ``uploaded``: those of ``exited`` again, ``uploaded`` (paths), ``failed`` (reason by path).

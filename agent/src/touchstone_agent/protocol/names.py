@@ -18,8 +18,8 @@ def build_container_name(
     """
     Name the container (or pod, or process group) of one attempt.
 
-    Derived from the attempt alone, so that whoever died between deciding and doing finds what
-    exists by looking for this name.
+    Derived from the attempt alone, so that a process that died between deciding and doing finds
+    what exists by looking for this name.
 
     :param env: Environment, for example ``dev``; keeps two environments on one host apart.
     :param submission_id: The submission.

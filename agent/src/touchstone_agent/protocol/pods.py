@@ -64,7 +64,7 @@ HOST_KEY_MARK = "touchstone-pod host key:"
 
 class PodVariable(StrEnum):
     """
-    What a pod is told in its environment, where everybody who may list pods can read it.
+    What stands in a pod's environment, where everybody who may list pods can read it.
 
     ``LEASE_SECONDS``: how long it lives on without hearing of the control plane.
     ``LIFE_SECONDS``: how long it lives at most, heard of or not.

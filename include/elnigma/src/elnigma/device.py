@@ -298,7 +298,7 @@ def _find_gpu_flags() -> str | None:
 
 
 def _find_uuid() -> str | None:
-    """Return the UUID of the one GPU: from whoever handed it over, else from the driver."""
+    """Return the UUID of the one GPU: from the environment, else from the driver."""
     for name in ("CUDA_VISIBLE_DEVICES", "NVIDIA_VISIBLE_DEVICES"):
         if _UUID.fullmatch(os.environ.get(name, "")):
             return os.environ[name]

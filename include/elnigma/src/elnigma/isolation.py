@@ -78,7 +78,7 @@ class Reply:
 Answer = Callable[[Reply], Reply]
 """Makes of a question its answer."""
 Listener = Callable[[dict[str, Any]], None]
-"""Is told, in plain JSON, how far an answer is."""
+"""Takes, in plain JSON, how far an answer is."""
 
 
 class Child:
@@ -291,7 +291,7 @@ class Conversation:
         """
         Return the answer to a question.
 
-        :param listen: Is told what the child says before it answers.
+        :param listen: Takes what the child says before it answers.
         :raises ElnigmaError: What the child raised; it has ended then.
         :raises ContractError: If it ended without a word.
         """
@@ -345,7 +345,7 @@ def answer_apart(
     try:
         # What other children are asked is none of this one's business.
         _close_all_but(reader, writer, *kept)
-        # Whoever runs this program may have others, on files that are closed now.
+        # A caller of this program may have others, on files that are closed now.
         sys.stdout, sys.stderr = sys.__stdout__, sys.__stderr__
         leave_parent(parent)
         hide_task()

@@ -169,7 +169,7 @@ class Structure:
         :param train: Rows or windows of features, as :meth:`hold` gives them, and outcomes.
         :param validation: The same for the rows that stop the training.
         :param tell: Called after each epoch: its number, how many there may be, the losses.
-        :param steps: Is told when steps are done.
+        :param steps: Called when steps are done.
         :raises DivergedError: If a loss is not a finite number.
         """
         callbacks: list[keras.callbacks.Callback] = [_Listener(tell)]
@@ -334,7 +334,7 @@ def _advise_on_model(error: BaseException) -> str | None:
         frames = traceback.extract_tb(error.__traceback__)
         if frames and "params[" in (frames[-1].line or ""):
             key = reprlib.repr(error.args[0])
-            return f"give it a default: params.get({key}, ...), for it is set by whoever trains"
+            return f"give it a default: params.get({key}, ...), since a training's config sets it"
     return None
 
 

@@ -107,8 +107,8 @@ def train(request: TrainRequest) -> None:
             _train(request, task, config, progress, started_at, Path(folder))
     except BaseException:
         end_descendants()
-        # Whoever looks why a training failed wants to see with what; before, it would tell
-        # submitted code that this is a training.
+        # A reader of a failed training wants to see its configuration; before, the file would
+        # tell submitted code that this is a training.
         _make_way(request.out, "effective_config.json")
         write_json(request.out / "effective_config.json", nest(config))
         raise
@@ -208,7 +208,7 @@ def compute_table(
     """
     close = frame["close"]
     target = close.shift(-horizon) / close - 1
-    # Too few days are nobody's features' fault.
+    # Too few days are no fault of the features.
     build_split(target, np.ones(len(frame), dtype=bool), horizon, config)
     spans = Spans.find(pd.DatetimeIndex(frame.index), config)
     check = FeatureSetCheck(config["features.module"], seed=config["training.seed"])

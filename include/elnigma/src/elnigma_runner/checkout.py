@@ -51,7 +51,7 @@ class Checkout:
     Makes the trainer of one commit ready.
 
     :param settings: Names inputs, commit and cache.
-    :param console: Where the work is told.
+    :param console: Where the work is described.
     :param work: Folder for temporary files of this attempt.
     :param run: Runs a command under the attempt's limits.
     """

@@ -60,7 +60,7 @@ def main() -> int:
                 console=console, files=outputs.list_files(out, only=frozenset({outputs.CONSOLE})),
             )  # fmt: skip
         except OSError as fault:
-            # The disk is full, or the folder gone. Whoever started the container sees the code.
+            # The disk is full, or the folder gone. The agent or pod sees the code.
             print(f"elnigma-run: temporary: no verdict can be written: {fault}", file=sys.stderr)
             return TEMPORARY if fault.errno in outputs.FAULTS else 1
         return decision.exit_code

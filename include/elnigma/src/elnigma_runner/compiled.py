@@ -3,8 +3,8 @@ What JAX has compiled, kept from one training of a submission to its next.
 
 JAX reads and writes a folder of this attempt. Before the trainer begins, what an earlier training
 has left is put there; after one that succeeded, all of it goes into one file of the output folder,
-for whoever started the runner. Executables are code: nothing here may come from another submission,
-which that one sees to. The folder belongs to the trainer, so whatever is in it is looked at as its
+for the agent. Executables are code: nothing here may come from another submission, which the agent
+sees to. The folder belongs to the trainer, so whatever is in it is looked at as its
 user would, by descriptor, and only plain files with names of JAX's kind are taken.
 
 Without it a training takes longer and gives the same. So nothing here ever ends one.
@@ -120,7 +120,7 @@ class CompiledCode:
                 return
             outputs.make_way(out, outputs.COMPILED)
             (out / outputs.COMPILED).unlink(missing_ok=True)
-            # It is the runner's, and what is open stays open, whoever's files are read meanwhile.
+            # It is the runner's, and what is open stays open while the trainer's files are read.
             with (
                 _created(out / outputs.COMPILED, mode=0o644) as file,
                 self._user.acting(),

@@ -42,7 +42,7 @@ class Reading:
     :param uuid: What the driver calls it.
     :param driver: Version of the driver.
     :param utilisation_percent: Part of the last moments in which something ran on it.
-    :param used_mib: Memory in use, whoever uses it.
+    :param used_mib: Memory in use, by any process.
     :param own_mib: Memory in use by the trainer.
     :param total_mib: All of its memory.
     :param power_watts: What it draws.

@@ -1,4 +1,4 @@
-"""Progress lines on their way from the trainer to whoever follows, checked one by one."""
+"""Progress lines on their way from the trainer to their readers, checked one by one."""
 
 from __future__ import annotations
 

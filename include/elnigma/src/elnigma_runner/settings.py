@@ -1,4 +1,4 @@
-"""What the runner is told through the environment."""
+"""What the environment says to the runner."""
 
 from __future__ import annotations
 

@@ -82,7 +82,7 @@ class Letters(Note):
 
 class RentalNote(Note):
     """
-    How RunPod was when a dispatcher looked last, for whoever shows it.
+    How RunPod was when a dispatcher looked last, for pages and commands.
 
     :param is_connected: Whether there is an account.
     :param balance_usd: Its money.
@@ -106,7 +106,7 @@ class RentalNote(Note):
 
 class Doubt(Part):
     """
-    A pod that looked like nobody's.
+    A pod that looked as if no record needed it.
 
     :param since: Since when.
     :param strikes: In how many lists in a row.

@@ -114,7 +114,7 @@ def load_named(model: type[Model], name: str, stored: Mapping[str, object]) -> M
     """
     Return a stored record as a model.
 
-    :param name: Which record it is, for whoever has to mend it.
+    :param name: Which record it is, for the admin who has to mend it.
     :raises RecordUnreadable: Naming the record, and the first field that does not make sense.
     """
     try:

@@ -38,7 +38,7 @@ class StoredFile(Part):
     """
     A file that an attempt has left, by its agent's or its pod's word.
 
-    :param path: Path below the output folder; whoever makes a file of it checks it again.
+    :param path: Path below the output folder; it is checked again before a file is made of it.
     :param sha256: Its digest.
     :param size: Its size in bytes.
     """

@@ -64,7 +64,7 @@ class PodLister:
     Pages count: with many pods a list takes many requests, and comes less often.
 
     :param api: Reads the list.
-    :param requests_per_minute: Most requests for listing, whoever asks.
+    :param requests_per_minute: Most requests for listing, of all callers together.
     :param clock: Monotonic seconds.
     :param sleep: Makes pauses.
     """

@@ -1,8 +1,8 @@
 """
 The key that may log in to one pod, and to no other.
 
-It is derived from the control plane's own key and the pod's name, so it is stored nowhere: whoever
-takes over from a triggerer that died derives the same one, and a pod's key opens nothing else.
+It is derived from the control plane's own key and the pod's name, so it is stored nowhere: the
+triggerer that takes over from one that died derives the same one. A pod's key opens nothing else.
 """
 
 from __future__ import annotations

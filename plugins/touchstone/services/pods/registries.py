@@ -1,7 +1,7 @@
 """
 The login of a private image at RunPod: one for each pod, by the pod's own name.
 
-The pod's order is on record before, so whoever comes later finds by that name what was left there,
+The pod's order is on record before, so a later process finds by that name what was left there,
 and the reaper removes what no pod needs any more.
 """
 

@@ -71,8 +71,9 @@ class PodDriver:
     """
     Drives one attempt in a pod, from the intent on record to the proof that the pod is gone.
 
-    What is to be done next follows from the record and from what RunPod shows, so whoever begins
-    anew after a crash goes on where the other was, and two that do the same at once rent one pod.
+    What is to be done next follows from the record and from what RunPod shows, so a triggerer that
+    begins anew after a crash goes on where the other was. Two that do the same at once rent one
+    pod.
 
     :param context: What renting works with.
     :param key: The task.

@@ -47,8 +47,8 @@ async def upload_content(
     """
     Take a ``.tar.gz`` as the raw body and keep it under its digest.
 
-    Uploading the same bytes again is not an error: they are there already. Whoever sends many at
-    once is asked to wait (429): each is looked through by a process of its own.
+    Uploading the same bytes again is not an error: they are there already. A client that sends many
+    at once must wait (429): each is looked through by a process of its own.
 
     :return: What to give as a submission's ``source``.
     """
@@ -69,7 +69,7 @@ async def upload_content(
                 seconds=RECEIVE_SECONDS,
             )
         except ClientDisconnect as error:
-            # Nobody is there to read it, but it is nobody's fault here, either.
+            # No client is left to read it, but it is no fault of the server's.
             raise UploadTooSlow("content: the connection broke before all of it came") from error
         unpacked = UNPACKED_FACTOR * limit
         await run_in_threadpool(check_archive, upload.file, "content", max_bytes=unpacked)

@@ -65,7 +65,7 @@ class PauseBody(BaseModel):
     """
     Body of a pause.
 
-    :param reason: Why, in one line, for whoever waits.
+    :param reason: Why, in one line, for users who wait.
     """
 
     model_config = ConfigDict(extra="forbid")

@@ -40,7 +40,7 @@ class CancelBody(BaseModel):
     """
     Body of a cancel.
 
-    :param reason: Why, in one line; shown to whoever looks at the submission.
+    :param reason: Why, in one line; shown with the submission.
     """
 
     model_config = ConfigDict(extra="forbid")

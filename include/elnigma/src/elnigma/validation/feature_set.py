@@ -116,7 +116,7 @@ class Checked:
 
 
 class Teller(Protocol):
-    """Is told how far the checks are."""
+    """Takes how far the checks are."""
 
     def tell(self, phase: str, percent: float) -> None:
         """Hear a phase, in words, and how much of the whole is done."""
