@@ -90,3 +90,23 @@ def test_a_phrase_that_was_replaced_does_not_come_back(texts, phrase):
     own = "tests/unit/test_glossary.py"
 
     assert [name for name, text in texts.items() if name != own and pattern.search(text)] == []
+
+
+PROSE = ("plugins/", "agent/", "dags/", "scripts/", "docs/", "judge/src/", "include/elnigma/src/")
+"""Where sentences have a concrete subject; names of tests may be anything."""
+
+
+@pytest.mark.parametrize("phrase", ["whoever", "nobody's", "had of late"])
+def test_sentences_name_who_acts(phrase):
+    listed = subprocess.run(
+        ["git", "ls-files", "*.py", "*.md"], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    pattern = re.compile(rf"\b{phrase}\b", re.IGNORECASE)
+    found = [
+        f"{name}:{number}"
+        for name in listed.stdout.splitlines()
+        if name.startswith(PROSE) and (ROOT / name).is_file()
+        for number, line in enumerate((ROOT / name).read_text("utf-8").splitlines(), start=1)
+        if pattern.search(line)
+    ]
+    assert not found
