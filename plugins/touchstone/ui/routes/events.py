@@ -134,7 +134,7 @@ def compare(
         event = schedule.event if schedule else DEFAULT_EVENT
         entries = keeper.store.list_entries(event, submission_id=submission_id).records
         if not entries:
-            # Whether there is a submission that is nobody's entry is not told to strangers.
+            # Others do not learn whether there is a submission that never entered.
             missing.append(submission_id)
         rows += [
             {**show_row(entry), "event": event, "history": show_history(entry)} for entry in entries
