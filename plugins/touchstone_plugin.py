@@ -6,17 +6,53 @@ from typing import Any
 
 from airflow.plugins_manager import AirflowPlugin
 
-from touchstone.ui import serve
+from touchstone import pages, ui
 from touchstone.ui.acts import ActsMiddleware
+
+_ICONS = {
+    "icon": "/touchstone/pages/static/icon.svg",
+    "icon_dark_mode": "/touchstone/pages/static/icon-dark.svg",
+}
 
 
 class TouchstonePlugin(AirflowPlugin):
-    """Touchstone's API, under ``/touchstone`` of Airflow's own; and notes of what is done there."""
+    """
+    Touchstone's API, under ``/touchstone`` of Airflow's own, and its pages.
+
+    Airflow shows the pages in its navigation, and as a tab of each run and task instance. Notes are
+    taken of what users do through Airflow's own API.
+    """
 
     name = "touchstone"
     fastapi_apps: list[Any] = [  # noqa: RUF012 (Airflow reads it off the class)
-        {"app": serve, "url_prefix": "/touchstone", "name": "Touchstone"}
+        # The longer path first: the other one would take all that begins like it.
+        {"app": pages.serve, "url_prefix": "/touchstone/pages", "name": "Touchstone's pages"},
+        {"app": ui.serve, "url_prefix": "/touchstone", "name": "Touchstone"},
     ]
     fastapi_root_middlewares: list[Any] = [  # noqa: RUF012 (the same)
         {"middleware": ActsMiddleware, "args": [], "kwargs": {}, "name": "Touchstone's notes"}
+    ]
+    external_views: list[Any] = [  # noqa: RUF012 (the same)
+        {
+            "name": "Touchstone",
+            "href": "/touchstone/pages/submissions",
+            "destination": "nav",
+            "url_route": "touchstone",
+            "nav_top_level": True,
+            **_ICONS,
+        },
+        {
+            "name": "Touchstone",
+            "href": "/touchstone/pages/run?dag={DAG_ID}&run={RUN_ID}",
+            "destination": "dag_run",
+            "url_route": "touchstone-run",
+            **_ICONS,
+        },
+        {
+            "name": "Touchstone",
+            "href": "/touchstone/pages/run?dag={DAG_ID}&run={RUN_ID}",
+            "destination": "task_instance",
+            "url_route": "touchstone-task",
+            **_ICONS,
+        },
     ]

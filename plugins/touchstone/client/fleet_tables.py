@@ -51,28 +51,34 @@ def build_fleet(status: FleetStatus) -> RenderableType:
         table.add_row(
             clean(row.server),
             _describe_state(row),
-            _format_slots(row.in_use, row.slots),
-            _format_slots(row.validation_in_use, row.validation_slots),
+            format_slots(row.in_use, row.slots),
+            format_slots(row.validation_in_use, row.validation_slots),
             (row.declared.priority if row.declared else None) or "",
-            _describe_capability(row.capability),
+            describe_capability(row.capability),
             format_line(row.description),
         )
     runpod = status.runpod
     if runpod.slots is not None:
-        slots = _format_slots(runpod.in_use, runpod.slots)
+        slots = format_slots(runpod.in_use, runpod.slots)
         table.add_row("runpod", _describe_account(runpod), slots)
+    lines = (Text(f" {line}", overflow="fold") for line in list_remarks(status))
+    return Group(table, *lines)
+
+
+def list_remarks(status: FleetStatus) -> list[str]:
+    """Return what an admin has to know of the fleet beside its table, line by line."""
     remarks = [line for row in status.servers for line in (*row.differences, *row.warnings)]
     lines = [
         *_describe_placements(status),
         *_describe_holds(status),
         *_describe_work(status),
         *_describe_gpus(status),
-        *_describe_pods(runpod),
+        *_describe_pods(status.runpod),
         *remarks,
         *status.differences,
         *status.warnings,
     ]
-    return Group(table, *(Text(f" {clean(line)}", overflow="fold") for line in lines))
+    return [clean(line) for line in lines]
 
 
 def list_report(report: FleetReport) -> list[str]:
@@ -103,25 +109,43 @@ def build_jobs(jobs: Sequence[JobRow]) -> Table:
 
 
 def _describe_state(row: ServerRow) -> Text:
+    word = describe_state(row)
+    style = "green" if word == "alive" else "yellow" if row.drained else "red"
+    return Text(word, style)
+
+
+def describe_state(row: ServerRow) -> str:
+    """Return whether a server is at work, in a word or two: ``alive``, ``silent 4:10``."""
     if row.drained:
-        return Text("drained", "yellow")
+        return "drained"
     age = row.heartbeat_age_seconds
     if age is None:
-        return Text("never heard of", "red")
+        return "never heard of"
     if not row.is_alive:
-        return Text(f"silent {_ago(age)}", "red")
+        return f"silent {_ago(age)}"
     # The reports of one submitter's trainings keep no other submitter's away.
     is_held = any(not hold.label for hold in row.holds)
-    return Text("refuses", "red") if is_held else Text("alive", "green")
+    return "refuses" if is_held else "alive"
 
 
 def _describe_account(runpod: RunPodRow) -> Text:
     if not runpod.is_connected:
-        return Text("no connection", "dim")
+        style = "dim"
+    elif runpod.block:
+        style = "red"
+    else:
+        style = "yellow" if runpod.is_low else "green"
+    return Text(describe_account(runpod), style)
+
+
+def describe_account(runpod: RunPodRow) -> str:
+    """Return whether pods can be rented, and the balance."""
+    if not runpod.is_connected:
+        return "no connection"
     if runpod.block:
-        return Text("takes nothing", "red")
+        return "takes nothing"
     money = _format_money(runpod)
-    return Text(f"low:{money}", "yellow") if runpod.is_low else Text(f"open{money}", "green")
+    return f"low:{money}" if runpod.is_low else f"open{money}"
 
 
 def _format_money(runpod: RunPodRow) -> str:
@@ -150,13 +174,15 @@ def _ago(seconds: float) -> str:
     return format_seconds(seconds) or "0:00"
 
 
-def _format_slots(in_use: int, slots: int | None) -> str:
+def format_slots(in_use: int, slots: int | None) -> str:
+    """Return how many slots are in use, and how many there are: ``1/3``."""
     if slots is None:
         return "no pool"
     return f"{in_use}/{'unlimited' if slots == -1 else slots}"
 
 
-def _describe_capability(capability: ShownCapability) -> str:
+def describe_capability(capability: ShownCapability) -> str:
+    """Return what a server has: CUDA, memory, free disk."""
     cuda = f"CUDA {capability.vram_gib:g} GiB, " if capability.cuda else ""
     free = capability.free_disk_gib
     disk = "" if free is None else f", {free:g} GiB free"

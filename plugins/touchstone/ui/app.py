@@ -5,12 +5,13 @@ from __future__ import annotations
 import logging
 import re
 import secrets
+from collections.abc import Callable
 from functools import lru_cache
 
 from airflow.api_fastapi.core_api.security import get_user
 from fastapi import Depends, FastAPI, Request
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse
+from fastapi.responses import JSONResponse, Response
 from starlette.datastructures import MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -66,15 +67,25 @@ _STATUS_BY_ERROR: tuple[tuple[type[TouchstoneError], int], ...] = (
 )
 
 
+Explain = Callable[[Request, str], Response]
+"""Returns the answer in place of one that failed: takes the request, and what to say."""
+
+
+def _explain_fault(_request: Request, detail: str) -> Response:
+    return JSONResponse({"detail": detail}, status_code=500)
+
+
 class Boundary:
     """
     The outermost layer: our headers on every answer, and no exception past it.
 
     :param app: The application inside.
+    :param explain: Makes the answer in place of one that failed.
     """
 
-    def __init__(self, app: ASGIApp) -> None:
+    def __init__(self, app: ASGIApp, explain: Explain = _explain_fault) -> None:
         self._app = app
+        self._explain = explain
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request."""
@@ -98,7 +109,7 @@ class Boundary:
             if started:
                 raise
             detail = f"internal error {reference}: the api-server's log has the details"
-            answer = JSONResponse({"detail": detail}, status_code=500)
+            answer = self._explain(Request(scope), detail)
             await answer(scope, receive, send_with_headers)
 
 
@@ -138,8 +149,13 @@ def _explain_validation(_request: Request, error: Exception) -> JSONResponse:
     return JSONResponse({"detail": first["msg"], "field": field}, status_code=422)
 
 
+def find_status(error: Exception) -> int | None:
+    """Return the HTTP status of an error; ``None`` if users have no part in it."""
+    return next((code for kind, code in _STATUS_BY_ERROR if isinstance(error, kind)), None)
+
+
 def _explain_touchstone(request: Request, error: Exception) -> JSONResponse:
-    status = next((code for kind, code in _STATUS_BY_ERROR if isinstance(error, kind)), None)
+    status = find_status(error)
     if status is None:
         # A store refused what we asked of it: our fault, and its words are not for users.
         raise error

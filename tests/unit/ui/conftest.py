@@ -49,16 +49,15 @@ def cancel_service() -> FakeCancelService:
 
 
 @pytest.fixture
-def app(
+def overrides(
     settings: Settings,
     records: FakeRecordStore,
     objects: FakeObjectStore,
     cancel_service: FakeCancelService,
-) -> FastAPI:
-    app = build_app()
+) -> dict[Callable[..., Any], Callable[..., Any]]:
     # The real auth manager decides; only who asks is made up, in `login`.
     authority = TouchstoneAuthManager()
-    app.dependency_overrides |= {
+    return {
         get_settings: lambda: settings,
         dependencies.get_records: lambda: records,
         dependencies.get_objects: lambda: objects,
@@ -67,6 +66,12 @@ def app(
         dependencies.get_clock: lambda: lambda: NOW,
         dependencies.get_authority: lambda: authority,
     }
+
+
+@pytest.fixture
+def app(overrides: dict[Callable[..., Any], Callable[..., Any]]) -> FastAPI:
+    app = build_app()
+    app.dependency_overrides |= overrides
     return app
 
 

@@ -1,0 +1,47 @@
+"""The pages of events: all of them, and one with its leaderboard."""
+
+from __future__ import annotations
+
+from fastapi import APIRouter, Request
+from fastapi.responses import HTMLResponse
+
+from touchstone.client.answers import EventList, Leaderboard, ShownEvent
+from touchstone.pages.rendering import Frame, render
+from touchstone.pages.whiskers import build_whiskers
+from touchstone.ui.dependencies import CallerDep, ClockDep
+from touchstone.ui.routes import events as api
+from touchstone.ui.routes.events import KeeperDep
+
+router = APIRouter()
+
+
+@router.get("/events")
+def list_events(
+    request: Request, caller: CallerDep, keeper: KeeperDep, clock: ClockDep
+) -> HTMLResponse:
+    """Show all events."""
+    found = EventList.model_validate(api.list_events(keeper))
+    frame = Frame(caller=caller, now=clock(), area="events")
+    return render(
+        request, "events.html", frame, {"events": found.events, "unreadable": found.unreadable}
+    )
+
+
+@router.get("/events/{name}")
+def show_event(
+    request: Request, caller: CallerDep, keeper: KeeperDep, clock: ClockDep, name: str
+) -> HTMLResponse:
+    """Show an event and its leaderboard, best first."""
+    event = ShownEvent.model_validate(api.get_event(keeper, name))
+    board = Leaderboard.model_validate(api.get_leaderboard(keeper, name))
+    frame = Frame(caller=caller, now=clock(), area="events")
+    return render(
+        request,
+        "event.html",
+        frame,
+        {
+            "event": event,
+            "board": board,
+            "whiskers": build_whiskers([(row.low, row.difference, row.high) for row in board.rows]),
+        },
+    )

@@ -1,0 +1,197 @@
+"""How values become HTML: templates that escape everything, and words for figures and times."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import lru_cache
+from pathlib import Path
+from typing import Final
+from urllib.parse import urlsplit
+
+from fastapi import Request
+from fastapi.responses import HTMLResponse
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+from touchstone.client import fleet_tables, tables
+from touchstone.core.answers import DispatcherState
+from touchstone.ui.dependencies import Caller
+
+TEMPLATES: Final = Path(__file__).with_name("templates")
+
+_TITLES: Final = {
+    400: "That cannot be asked for",
+    401: "Log in first",
+    403: "For admins only",
+    404: "Not found",
+    422: "That cannot be asked for",
+    503: "Not available for a moment",
+}
+_WAYS_OUT: Final = {
+    401: "There is no session, or it has ended. Log in to Airflow and come back.",
+    403: "Ask an admin to do it, or to give you the right.",
+    404: "It does not exist, or it is another user's. The list has all submissions of yours.",
+}
+
+_KINDS: Final = {
+    "success": "good",
+    "accepted": "good",
+    "better": "good",
+    "alive": "good",
+    "judged": "good",
+    "open": "good",
+    "running": "busy",
+    "preparing": "busy",
+    "uploading": "busy",
+    "validating": "busy",
+    "error": "bad",
+    "rejected": "bad",
+    "lost": "bad",
+    "worse": "bad",
+    "silent": "bad",
+    "never": "bad",
+    "refuses": "bad",
+    "takes": "bad",
+    "low": "warn",
+    "cancelled": "off",
+    "retracted": "off",
+    "drained": "off",
+    "duplicate": "off",
+}
+_FIRST_WORD: Final = re.compile(r"\w*")
+_STEPS: Final = ((86_400, "d"), (3_600, "h"), (60, "min"))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Frame:
+    """
+    What stands around every page.
+
+    :param caller: Who looks.
+    :param now: The time, UTC.
+    :param dispatcher: Whether a dispatcher is at work; ``None`` where a page does not say.
+    :param area: Which entry of the navigation the page belongs to.
+    """
+
+    caller: Caller
+    now: datetime
+    area: str
+    dispatcher: DispatcherState | None = None
+
+
+def render(
+    request: Request, template: str, frame: Frame, values: Mapping[str, object]
+) -> HTMLResponse:
+    """
+    Return a page.
+
+    :param template: Its file's name.
+    :param frame: What stands around it.
+    :param values: What the template shows; it escapes all of it.
+    """
+    return HTMLResponse(
+        _environment()
+        .get_template(template)
+        .render(root=_find_root(request), frame=frame, **values)
+    )
+
+
+def render_error(request: Request, status: int, detail: str) -> HTMLResponse:
+    """
+    Return a page in place of one that cannot be shown.
+
+    :param status: HTTP status.
+    :param detail: Why, in one line.
+    """
+    text = (
+        _environment()
+        .get_template("error.html")
+        .render(
+            root=_find_root(request),
+            frame=None,
+            title=_TITLES.get(status, "This went wrong"),
+            status=status,
+            detail="" if status == 401 else detail,
+            way_out=_WAYS_OUT.get(status),
+        )
+    )
+    return HTMLResponse(text, status_code=status)
+
+
+def _find_root(request: Request) -> str:
+    """Return the path that all pages are below, without a slash at its end."""
+    return str(request.scope.get("root_path", "")).rstrip("/")
+
+
+@lru_cache(maxsize=1)
+def _environment() -> Environment:
+    environment = Environment(
+        loader=FileSystemLoader(TEMPLATES),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {
+        "kind": find_kind,
+        "moment": parse_moment,
+        "ago": tell_ago,
+        "number": tables.format_number,
+        "duration": tables.format_seconds,
+        "line": tables.format_line,
+        "clean": tables.clean,
+        "waiting": tables.format_waiting,
+        "money": format_money,
+        "web": keep_web_address,
+        "state": fleet_tables.describe_state,
+        "account": fleet_tables.describe_account,
+        "slots": fleet_tables.format_slots,
+        "capability": fleet_tables.describe_capability,
+    }
+    return environment
+
+
+def find_kind(status: object) -> str:
+    """Return the class of a chip that shows a status or a verdict: its first word decides."""
+    return _KINDS.get(_FIRST_WORD.findall(str(status))[0], "idle")
+
+
+def parse_moment(value: object) -> datetime | None:
+    """Return the time that a record has as text; ``None`` if it is none."""
+    try:
+        moment = datetime.fromisoformat(str(value))
+    except ValueError:
+        return None
+    return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
+
+
+def tell_ago(moment: datetime, now: datetime) -> str:
+    """Return how long ago something was, or how soon it will be: ``3 min ago``, ``in 2 h``."""
+    seconds = (now - moment).total_seconds()
+    size = abs(seconds)
+    told = f"{size:.0f} s"
+    for length, unit in _STEPS:
+        if size >= length:
+            told = f"{size // length:.0f} {unit}"
+            break
+    return f"in {told}" if seconds < 0 else f"{told} ago"
+
+
+def format_money(usd: object) -> str:
+    """Return US dollars to the cent; ``n/a`` for what is no amount."""
+    try:
+        return f"${float(str(usd)):,.2f}"
+    except ValueError:
+        return "n/a"
+
+
+def keep_web_address(address: object) -> str | None:
+    """Return an address if a browser may be led there: HTTP alone, never a script."""
+    text = str(address or "")
+    try:
+        parts = urlsplit(text)
+    except ValueError:
+        return None
+    return text if parts.scheme in {"http", "https"} and parts.netloc else None

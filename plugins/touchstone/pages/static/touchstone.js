@@ -1,0 +1,113 @@
+// Follows Airflow's theme, leads out of its frame, and keeps what is live up to date.
+"use strict";
+
+const outside = (() => {
+  try {
+    return window.parent === window ? null : window.parent.document;
+  } catch {
+    return null; // the frame is of another origin
+  }
+})();
+
+const TOKENS = {
+  "--bg": "--chakra-colors-bg",
+  "--panel": "--chakra-colors-bg-subtle",
+  "--raised": "--chakra-colors-bg-muted",
+  "--line": "--chakra-colors-border",
+  "--text": "--chakra-colors-fg",
+};
+
+function followTheme() {
+  const theirs = outside.documentElement;
+  const ours = document.documentElement;
+  ours.dataset.theme = theirs.classList.contains("dark") ? "dark" : "light";
+  const values = outside.defaultView.getComputedStyle(theirs);
+  for (const [name, token] of Object.entries(TOKENS)) {
+    const value = values.getPropertyValue(token).trim();
+    // A name that is unknown here would leave the page without a colour.
+    if (value && CSS.supports("color", value)) ours.style.setProperty(name, value);
+    else ours.style.removeProperty(name);
+  }
+}
+
+if (outside) {
+  followTheme();
+  new MutationObserver(followTheme).observe(outside.documentElement, {
+    attributes: true,
+    attributeFilter: ["class"],
+  });
+}
+
+// The frame may open no window of its own: a link that leads elsewhere is Airflow's to follow.
+document.addEventListener("click", (event) => {
+  const link = event.target.closest("a[data-leave]");
+  if (!link || !outside) return;
+  event.preventDefault();
+  const twin = outside.createElement("a");
+  twin.href = link.href;
+  twin.target = "_blank";
+  twin.rel = "noopener noreferrer";
+  outside.body.append(twin);
+  twin.click();
+  twin.remove();
+});
+
+const LONGEST_PAUSE = 30;
+
+class Refresher {
+  constructor(seconds) {
+    this.seconds = seconds;
+    this.failures = 0;
+    this.schedule();
+    document.addEventListener("visibilitychange", () => {
+      if (!document.hidden) this.schedule(0);
+    });
+  }
+
+  schedule(seconds) {
+    clearTimeout(this.timer);
+    const pause = Math.min(this.seconds * 2 ** this.failures, Math.max(LONGEST_PAUSE, this.seconds));
+    this.timer = setTimeout(() => this.refresh(), 1000 * (seconds ?? pause));
+  }
+
+  async refresh() {
+    if (document.hidden) return; // looked at again when somebody looks
+    try {
+      const answer = await fetch(location.href, { headers: { Accept: "text/html" } });
+      if (answer.status >= 500) throw new Error(answer.statusText);
+      this.show(new DOMParser().parseFromString(await answer.text(), "text/html"));
+      this.failures = 0;
+    } catch {
+      this.failures += 1;
+    }
+    document.getElementById("silence").hidden = this.failures < 2;
+    if (this.isOver) return;
+    this.schedule();
+  }
+
+  show(page) {
+    const shown = document.getElementById("live");
+    const fresh = page.getElementById("live");
+    this.isOver = !page.body.dataset.live;
+    if (!fresh || shown.innerHTML === fresh.innerHTML) return;
+    if (shown.contains(document.activeElement) || isSelecting(shown)) {
+      if (!this.isOver) return; // not under somebody's fingers
+    }
+    const console = shown.querySelector(".console");
+    const wasAtEnd = console && console.scrollHeight - console.scrollTop - console.clientHeight < 40;
+    const top = console ? console.scrollTop : 0;
+    const open = [...shown.querySelectorAll("details")].map((each) => each.open);
+    shown.replaceChildren(...document.importNode(fresh, true).childNodes);
+    shown.querySelectorAll("details").forEach((each, place) => (each.open = Boolean(open[place])));
+    const now = shown.querySelector(".console");
+    if (now) now.scrollTop = wasAtEnd ? now.scrollHeight : top;
+  }
+}
+
+function isSelecting(element) {
+  const selection = document.getSelection();
+  return Boolean(selection && !selection.isCollapsed && element.contains(selection.anchorNode));
+}
+
+const live = Number(document.body.dataset.live);
+if (live > 0 && document.getElementById("live")) new Refresher(live);

@@ -1,0 +1,196 @@
+"""The pages of submissions: the list, one by itself, and a task's console."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from fastapi import APIRouter, Query, Request
+from fastapi.responses import HTMLResponse, RedirectResponse
+
+from touchstone.client.answers import (
+    Comparison,
+    Results,
+    ShownSubmission,
+    ShownTask,
+    SubmissionAnswer,
+    SubmissionList,
+)
+from touchstone.client.tables import clean
+from touchstone.core.states import SUBMISSION_OPEN, TASK_TERMINAL, SubmissionStatus
+from touchstone.pages.consoles import fold_lines
+from touchstone.pages.rendering import Frame, render
+from touchstone.ui.dependencies import (
+    CallerDep,
+    ClockDep,
+    ObjectsDep,
+    PartsDep,
+    QueueDep,
+    RecordsDep,
+    SettingsDep,
+)
+from touchstone.ui.routes import events as events_api
+from touchstone.ui.routes import logs as logs_api
+from touchstone.ui.routes import submissions as api
+from touchstone.ui.routes.events import KeeperDep
+
+router = APIRouter()
+
+PAGE_SIZE = 50
+
+StatusFilter = Annotated[SubmissionStatus | None, Query()]
+
+
+@router.get("/", include_in_schema=False)
+def begin(request: Request) -> RedirectResponse:
+    """Lead to the list of submissions."""
+    return RedirectResponse(f"{request.scope.get('root_path', '')}/submissions")
+
+
+@router.get("/submissions")
+def list_submissions(
+    request: Request,
+    caller: CallerDep,
+    records: RecordsDep,
+    queue: QueueDep,
+    clock: ClockDep,
+    status: Annotated[str, Query(max_length=20)] = "",
+    user: Annotated[str, Query(max_length=250)] = "",
+    cursor: Annotated[str | None, Query(max_length=512)] = None,
+) -> HTMLResponse:
+    """Show the newest submissions that the caller may see, page by page."""
+    known = status in set(SubmissionStatus)
+    found = SubmissionList.model_validate(
+        api.list_submissions(
+            caller,
+            records,
+            queue,
+            clock,
+            status=SubmissionStatus(status) if known else None,
+            # A form sends its empty fields, too.
+            user=user.strip() or None,
+            limit=PAGE_SIZE,
+            cursor=cursor,
+        )
+    )
+    frame = Frame(caller=caller, now=clock(), area="submissions", dispatcher=found.dispatcher)
+    return render(
+        request,
+        "submissions.html",
+        frame,
+        {
+            "submissions": found.submissions,
+            "following": found.next,
+            "is_first": cursor is None,
+            "status": status if known else "",
+            "user": user.strip(),
+            "statuses": tuple(SubmissionStatus),
+        },
+    )
+
+
+@router.get("/submissions/{submission_id}")
+def show_submission(
+    request: Request,
+    caller: CallerDep,
+    records: RecordsDep,
+    parts: PartsDep,
+    queue: QueueDep,
+    keeper: KeeperDep,
+    clock: ClockDep,
+    submission_id: str,
+) -> HTMLResponse:
+    """Show a submission with its tasks, its results, and what was said of it."""
+    found = SubmissionAnswer.model_validate(
+        api.get_submission(caller, records, queue, clock, submission_id)
+    )
+    results = Results.model_validate(api.get_results(caller, records, parts, submission_id))
+    said = Comparison.model_validate(events_api.compare(records, keeper, [submission_id]))
+    frame = Frame(caller=caller, now=clock(), area="submissions", dispatcher=found.dispatcher)
+    return render(
+        request,
+        "submission.html",
+        frame,
+        {
+            "submission": found.submission,
+            "facts": _list_facts(found.submission),
+            "tasks": found.tasks,
+            "failed": next((task for task in found.tasks if _has_failed(task)), None),
+            "results": results,
+            "said": said.rows,
+            "is_live": found.submission.status in set(SUBMISSION_OPEN),
+        },
+    )
+
+
+@router.get("/submissions/{submission_id}/tasks/{task_id}/log")
+def show_log(
+    request: Request,
+    caller: CallerDep,
+    records: RecordsDep,
+    objects: ObjectsDep,
+    settings: SettingsDep,
+    clock: ClockDep,
+    submission_id: str,
+    task_id: str,
+    offset: Annotated[int, Query(ge=0)] = 0,
+    attempt: Annotated[str | None, Query(pattern=r"^\d{1,9}-\d{1,9}$")] = None,
+) -> HTMLResponse:
+    """Show a piece of a task's console, as a terminal would."""
+    page = logs_api.get_log(
+        caller,
+        records,
+        objects,
+        settings,
+        clock,
+        submission_id,
+        task_id,
+        offset=offset,
+        attempt=attempt,
+    )
+    task = records.get_task(submission_id, task_id)
+    attempts = [each for each in (*task.past, task.newest) if each.number]
+    frame = Frame(caller=caller, now=clock(), area="submissions")
+    return render(
+        request,
+        "log.html",
+        frame,
+        {
+            "submission_id": submission_id,
+            "task_id": task_id,
+            "page": page,
+            "lines": fold_lines(page.text),
+            "attempts": [
+                {
+                    "name": f"{each.number}-{each.fence}",
+                    "place": each.server or ("RunPod" if each.pod else ""),
+                    "outcome": str(each.outcome or ""),
+                }
+                for each in attempts
+            ],
+            "has_more": bool(page.text) and not page.complete and task.status in TASK_TERMINAL,
+            "is_live": not page.complete,
+        },
+    )
+
+
+def _has_failed(task: ShownTask) -> bool:
+    return task.status in {"error", "lost"}
+
+
+def _list_facts(submission: ShownSubmission) -> list[tuple[str, str]]:
+    """Return what is to be told of a submission, but for its state and its figures."""
+    branch = submission.elnigma
+    facts = {
+        "kind": submission.system,
+        "source": submission.source_url,
+        "ref": submission.source_ref,
+        "folder": submission.source_path,
+        "commit": submission.commit,
+        "el-nigma": f"{branch.branch} at {branch.commit}" if branch else None,
+        "content": submission.content_sha256,
+        "left out": "; ".join(submission.remarks),
+        "replay of": submission.replay_of,
+        "notes": submission.notes,
+        "runs": ", ".join(submission.run_ids),
+    }
+    return [(name, clean(value)) for name, value in facts.items() if value]

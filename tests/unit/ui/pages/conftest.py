@@ -1,0 +1,35 @@
+"""The pages with the same stores in memory, and the same users, as the API."""
+
+from __future__ import annotations
+
+import pytest
+
+from fakes.pools import FakePools
+from touchstone.pages.app import build_app
+from touchstone.pages.tabs import get_find_named
+from touchstone.ui.routes.fleet import get_pools
+
+
+@pytest.fixture
+def named():
+    """Return what runs' confs name as their submissions, by run id."""
+    return {}
+
+
+@pytest.fixture
+def pools():
+    return FakePools()
+
+
+@pytest.fixture
+def app(overrides, named, pools):
+    app = build_app()
+    app.dependency_overrides |= overrides
+    app.dependency_overrides[get_find_named] = lambda: named.get
+    app.dependency_overrides[get_pools] = lambda: pools
+    return app
+
+
+@pytest.fixture
+def admin(login):
+    return login("chief", "admin")

@@ -1,0 +1,162 @@
+from __future__ import annotations
+
+from datetime import timedelta
+
+import pytest
+
+from fakes.api import NOW
+from touchstone.pages.consoles import MAX_LINE, fold_lines
+from touchstone.pages.rendering import (
+    find_kind,
+    format_money,
+    keep_web_address,
+    parse_moment,
+    tell_ago,
+)
+from touchstone.pages.whiskers import WIDTH, build_whiskers
+
+
+def show(text):
+    return [line.text for line in fold_lines(text)]
+
+
+@pytest.mark.parametrize(
+    ("text", "lines"),
+    [
+        ("", []),
+        ("one\ntwo\n", ["one", "two"]),
+        ("one\r\ntwo\r\n", ["one", "two"]),
+        (" 10 %\r 50 %\r100 %\n", ["100 %"]),
+        (" 10 %\r 50 %\r", [" 50 %"]),
+        ("\x1b[31mred\x1b[0m and \x1b[1;38;5;200mpink\x1b[m\n", ["red and pink"]),
+        ("\x1b]0;title\x07text\n", ["text"]),
+        ("\x1b]8;;https://x.example\x1b\\link\x1b]8;;\x1b\\\n", ["link"]),
+        ("\x1b[2J\x1b[Hcleared\n", ["cleared"]),
+        ("a\x08\x00b\n", ["a\ufffd\ufffdb"]),
+        ("\n\nx", ["", "", "x"]),
+    ],
+)
+def test_a_console_is_what_a_terminal_shows_at_the_end(text, lines):
+    assert show(text) == lines
+
+
+def test_a_line_without_end_is_cut_and_says_so():
+    (line,) = fold_lines("x" * (MAX_LINE + 1))
+
+    assert (len(line.text), line.is_cut) == (MAX_LINE, True)
+    assert fold_lines("x" * MAX_LINE)[0].is_cut is False
+
+
+@pytest.mark.parametrize(
+    ("text", "is_error"),
+    [
+        ("Traceback (most recent call last):", True),
+        ("ValueError: no", True),
+        ("keras.errors.BadError: no", True),
+        ("2026-11-30 ERROR trainer", True),
+        ("epoch 1: error 0.5", False),
+        ("errors: 0", False),
+    ],
+)
+def test_lines_that_tell_of_an_error_are_marked(text, is_error):
+    assert fold_lines(text)[0].is_error is is_error
+
+
+@pytest.mark.parametrize(
+    ("status", "kind"),
+    [
+        ("success", "good"),
+        ("running", "busy"),
+        ("error", "bad"),
+        ("silent 4:10", "bad"),
+        ("low: $3.00", "warn"),
+        ("not distinguishable", "idle"),
+        (None, "idle"),
+        ("", "idle"),
+        ('x" onclick="', "idle"),
+    ],
+)
+def test_a_chip_has_one_of_a_few_kinds(status, kind):
+    assert find_kind(status) == kind
+
+
+@pytest.mark.parametrize(
+    ("seconds", "told"),
+    [
+        (0, "0 s ago"),
+        (59, "59 s ago"),
+        (60, "1 min ago"),
+        (7_199, "1 h ago"),
+        (86_400 * 40, "40 d ago"),
+        (-90, "in 1 min"),
+    ],
+)
+def test_times_are_told_from_now(seconds, told):
+    assert tell_ago(NOW - timedelta(seconds=seconds), NOW) == told
+
+
+@pytest.mark.parametrize("value", [None, "", "yesterday", 5, {}])
+def test_what_is_no_time_is_none(value):
+    assert parse_moment(value) is None
+
+
+def test_a_time_without_a_zone_is_utc():
+    moment = parse_moment("2026-11-30T12:00:00")
+
+    assert moment == parse_moment("2026-11-30T13:00:00+01:00")
+
+
+@pytest.mark.parametrize(
+    ("value", "told"), [("0.1234", "$0.12"), ("1234.5", "$1,234.50"), ("x", "n/a"), (None, "n/a")]
+)
+def test_money_is_told_to_the_cent(value, told):
+    assert format_money(value) == told
+
+
+@pytest.mark.parametrize(
+    ("address", "kept"),
+    [
+        ("https://m.example/a?b=1#c", True),
+        ("http://127.0.0.1:5000/", True),
+        ("javascript:alert(1)", False),
+        (" javascript:alert(1)", False),
+        ("data:text/html,x", False),
+        ("//m.example", False),
+        ("https:///x", False),
+        ("http://[", False),
+        (None, False),
+    ],
+)
+def test_only_addresses_of_the_web_are_followed(address, kept):
+    assert keep_web_address(address) == (address if kept else None)
+
+
+def test_whiskers_stand_on_one_scale_that_shows_zero():
+    first, second = build_whiskers([(0.5, 1.0, 1.5), (-0.5, 0.0, 0.5)])
+
+    assert first is not None
+    assert second is not None
+    assert first.zero == second.zero == second.middle
+    assert 0 < second.low < second.middle < second.high == first.low < first.high < WIDTH
+
+
+@pytest.mark.parametrize(
+    "interval",
+    [
+        (None, 0.0, 1.0),
+        (0.0, None, 1.0),
+        (0.0, 1.0, None),
+        (float("nan"), 0.0, 1.0),
+        (0.0, 1.0, float("inf")),
+        (1.0, 0.0, 2.0),
+    ],
+)
+def test_what_is_no_interval_has_no_whisker(interval):
+    assert build_whiskers([interval]) == [None]
+
+
+def test_equal_ends_do_not_divide_by_zero():
+    (whisker,) = build_whiskers([(0.0, 0.0, 0.0)])
+
+    assert whisker is not None
+    assert whisker.low == whisker.high == whisker.zero
