@@ -12,7 +12,7 @@ from typing import Final
 from urllib.parse import urlsplit
 
 from fastapi import Request
-from fastapi.responses import HTMLResponse
+from fastapi.responses import HTMLResponse, RedirectResponse
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from touchstone.client import fleet_tables, tables
@@ -118,6 +118,11 @@ def render_error(request: Request, status: int, detail: str) -> HTMLResponse:
         )
     )
     return HTMLResponse(text, status_code=status)
+
+
+def lead(request: Request, path: str) -> RedirectResponse:
+    """Lead to another page; a form's answer is so shown once, however often it is reloaded."""
+    return RedirectResponse(f"{_find_root(request)}{path}", status_code=303)
 
 
 def _find_root(request: Request) -> str:

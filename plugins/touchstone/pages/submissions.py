@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from fastapi import APIRouter, Query, Request
+from fastapi import APIRouter, Depends, Query, Request
 from fastapi.responses import HTMLResponse, RedirectResponse
 
 from touchstone.client.answers import (
@@ -18,15 +18,18 @@ from touchstone.client.answers import (
 from touchstone.client.tables import clean
 from touchstone.core.states import SUBMISSION_OPEN, TASK_TERMINAL, SubmissionStatus
 from touchstone.pages.consoles import fold_lines
-from touchstone.pages.rendering import Frame, render
+from touchstone.pages.origin import require_same_origin
+from touchstone.pages.rendering import Frame, lead, render
 from touchstone.ui.dependencies import (
     CallerDep,
+    CancelServiceDep,
     ClockDep,
     ObjectsDep,
     PartsDep,
     QueueDep,
     RecordsDep,
     SettingsDep,
+    require_submitter,
 )
 from touchstone.ui.routes import events as events_api
 from touchstone.ui.routes import logs as logs_api
@@ -37,13 +40,13 @@ router = APIRouter()
 
 PAGE_SIZE = 50
 
-StatusFilter = Annotated[SubmissionStatus | None, Query()]
+CHANGES = [Depends(require_submitter), Depends(require_same_origin)]
 
 
 @router.get("/", include_in_schema=False)
 def begin(request: Request) -> RedirectResponse:
     """Lead to the list of submissions."""
-    return RedirectResponse(f"{request.scope.get('root_path', '')}/submissions")
+    return lead(request, "/submissions")
 
 
 @router.get("/submissions")
@@ -117,7 +120,9 @@ def show_submission(
             "failed": next((task for task in found.tasks if _has_failed(task)), None),
             "results": results,
             "said": said.rows,
+            "open_tasks": sum(task.status not in set(TASK_TERMINAL) for task in found.tasks),
             "is_live": found.submission.status in set(SUBMISSION_OPEN),
+            "is_retracted": found.submission.status == SubmissionStatus.RETRACTED,
         },
     )
 
@@ -171,6 +176,34 @@ def show_log(
             "is_live": not page.complete,
         },
     )
+
+
+@router.post("/submissions/{submission_id}/cancel", dependencies=CHANGES)
+def cancel_submission(
+    request: Request,
+    caller: CallerDep,
+    records: RecordsDep,
+    cancel_service: CancelServiceDep,
+    submission_id: str,
+) -> RedirectResponse:
+    """End a submission's tasks and runs, and show it."""
+    body = api.CancelBody()
+    api.cancel_submission(caller, records, cancel_service, submission_id, body)
+    return lead(request, f"/submissions/{submission_id}")
+
+
+@router.post("/submissions/{submission_id}/retract", dependencies=CHANGES)
+def retract_submission(
+    request: Request,
+    caller: CallerDep,
+    records: RecordsDep,
+    cancel_service: CancelServiceDep,
+    submission_id: str,
+) -> RedirectResponse:
+    """Withdraw a submission for good, and show it."""
+    body = api.RetractBody()
+    api.retract_submission(caller, records, cancel_service, submission_id, body)
+    return lead(request, f"/submissions/{submission_id}")
 
 
 def _has_failed(task: ShownTask) -> bool:

@@ -6,10 +6,10 @@ from collections.abc import Callable
 from typing import Annotated
 
 from fastapi import APIRouter, Depends, Query, Request
-from fastapi.responses import RedirectResponse, Response
+from fastapi.responses import Response
 
 from touchstone.core.authority import find_claimed_submission
-from touchstone.pages.rendering import Frame, render
+from touchstone.pages.rendering import Frame, lead, render
 from touchstone.stores.tables import RecordNotFound
 from touchstone.ui.dependencies import DAG_ID, CallerDep, ClockDep, RecordsDep
 from touchstone.ui.queries import get_visible_submission
@@ -54,8 +54,7 @@ def show_run(
         except RecordNotFound:
             found = None
         if found is not None and run in found.run_ids:
-            root = request.scope.get("root_path", "")
-            return RedirectResponse(f"{root}/submissions/{submission_id}")
+            return lead(request, f"/submissions/{submission_id}")
         reason = (
             "The run has registered no submission yet, was refused before it did, "
             "or is another user's. Its task register says which."

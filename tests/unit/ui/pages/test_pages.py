@@ -16,11 +16,15 @@ from touchstone.pages import submissions
 from touchstone.pages.app import build_app
 from touchstone.stores.parts import Parts
 
-ROUTES = [
-    re.sub(r"\{(\w+)\}", "x-1", route.path)
+FOUND = [
+    (re.sub(r"\{(\w+)\}", "x-1", route.path), method)
     for route in build_app().routes
     if isinstance(route, APIRoute)
+    for method in route.methods
 ]
+ROUTES = [path for path, method in FOUND if method == "GET"]
+FORMS = [path for path, method in FOUND if method != "GET"]
+OURS = {"Sec-Fetch-Site": "same-origin"}
 OF_A_SUBMISSION = ["/submissions/s-1", "/submissions/s-1/tasks/i5/log"]
 XSS = "<script>alert(1)</script><img src=x onerror=alert(1)>\"'javascript:"
 
@@ -82,6 +86,96 @@ def test_every_page_is_one_that_the_matrix_knows():
         "/submissions/x-1",
         "/submissions/x-1/tasks/x-1/log",
     ]
+
+    assert sorted(FORMS) == [
+        "/fleet/pause",
+        "/fleet/resume",
+        "/fleet/servers/x-1/attach",
+        "/fleet/servers/x-1/drain",
+        "/submissions/x-1/cancel",
+        "/submissions/x-1/retract",
+    ]
+    assert {method for _, method in FOUND} == {"GET", "POST"}
+
+
+@pytest.mark.parametrize("path", FORMS)
+def test_a_stranger_changes_nothing(anonymous, make_submission, cancel_service, path):
+    make_submission("x-1")
+
+    assert anonymous.post(path, headers=OURS).status_code == 401
+    assert cancel_service.calls == []
+
+
+@pytest.mark.parametrize("path", FORMS)
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {},
+        {"Sec-Fetch-Site": "cross-site"},
+        {"Sec-Fetch-Site": "same-site"},
+        {"Sec-Fetch-Site": "none"},
+        {"Sec-Fetch-Site": "cross-site", "Origin": "http://testserver"},
+        {"Origin": "https://evil.example"},
+        {"Origin": "null"},
+        {"Origin": "http://testserver.evil.example"},
+        {"Origin": "http://[", "Host": "["},
+    ],
+)
+def test_a_form_of_another_site_changes_nothing(
+    admin, make_submission, make_task, cancel_service, records, path, headers
+):
+    make_submission("x-1")
+    before = records.get_submission("x-1")
+
+    answer = admin.post(path, headers=headers, follow_redirects=False)
+
+    assert answer.status_code == 403
+    assert "another site" in answer.text
+    assert cancel_service.calls == []
+    assert records.get_submission("x-1") == before
+
+
+@pytest.mark.parametrize("headers", [OURS, {"Origin": "http://testserver"}])
+@pytest.mark.parametrize(("name", "role"), [("engineer", "user"), ("chief", "admin")])
+def test_owner_and_admins_cancel_by_a_form(
+    login, make_submission, cancel_service, name, role, headers
+):
+    make_submission("s-1")
+
+    answer = login(name, role).post(
+        "/submissions/s-1/cancel", headers=headers, follow_redirects=False
+    )
+
+    assert (answer.status_code, answer.headers["location"]) == (303, "/submissions/s-1")
+    assert len(cancel_service.calls) == 1
+
+
+@pytest.mark.parametrize("act", ["cancel", "retract"])
+@pytest.mark.parametrize(
+    ("name", "role", "status"), [("other", "user", 404), ("engineer", "viewer", 403)]
+)
+def test_nobody_else_ends_a_submission(
+    login, make_submission, cancel_service, name, role, status, act
+):
+    make_submission("s-1")
+
+    answer = login(name, role).post(f"/submissions/s-1/{act}", headers=OURS)
+
+    assert answer.status_code == status
+    assert cancel_service.calls == []
+
+
+@pytest.mark.parametrize("path", [path for path in FORMS if path.startswith("/fleet")])
+def test_the_fleet_is_changed_by_admins_alone(engineer, path):
+    assert engineer.post(path, headers=OURS).status_code == 403
+
+
+def test_an_admin_pauses_and_resumes_and_the_page_says_who_did(admin):
+    assert "Pause: let nothing new start" in admin.get("/fleet").text
+
+    assert admin.post("/fleet/pause", headers=OURS).status_code == 200
+    assert "paused by chief" in admin.get("/fleet").text
+    assert "paused" not in admin.post("/fleet/resume", headers=OURS).text
 
 
 @pytest.mark.parametrize("path", ROUTES)
@@ -382,7 +476,7 @@ def test_a_tab_leads_to_the_submission_that_the_run_works_on(engineer, make_subm
 
     for run in ("s-1", "manual__2"):
         answer = follow(engineer, dag="touchstone", run=run)
-        assert (answer.status_code, answer.headers["location"]) == (307, "/submissions/s-1")
+        assert (answer.status_code, answer.headers["location"]) == (303, "/submissions/s-1")
 
 
 def test_a_run_that_only_names_a_submission_leads_nowhere(engineer, make_submission, named):

@@ -1,0 +1,228 @@
+"""
+The pages, in a real browser inside the real Airflow.
+
+Pictures of all of them go into the folder that ``TOUCHSTONE_SCREENSHOTS`` names.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+from axe_playwright_python.sync_playwright import Axe
+from playwright.sync_api import expect, sync_playwright
+
+from system.installation import EXAMPLES, SLOW
+from waiting import wait_for
+
+SECOND = 1_000
+PATIENCE = 240 * SECOND
+"""For what a busy machine takes long to do."""
+
+expect.set_options(timeout=PATIENCE)
+
+
+@pytest.fixture(scope="module")
+def browser():
+    executable = shutil.which("chromium")
+    if executable is None:
+        if os.environ.get("TOUCHSTONE_REQUIRE_ALL"):
+            pytest.fail("this machine must have chromium")
+        pytest.skip("needs chromium: apt-get install chromium")
+    with sync_playwright() as playwright:
+        # Root has no sandbox; what it opens is ours.
+        started = playwright.chromium.launch(executable_path=executable, args=["--no-sandbox"])
+        yield started
+        started.close()
+
+
+class Visitor:
+    """
+    A user of Airflow, logged in with a browser.
+
+    :ivar refused: What the browser did not run or load, for our pages' policy.
+    """
+
+    def __init__(self, browser, installation, user, **options):
+        self.url = installation.stack["urls"]["airflow"]
+        self.context = browser.new_context(**options)
+        self.context.set_default_timeout(PATIENCE)
+        self.page = self.context.new_page()
+        self.refused = []
+        self.page.on("console", self._note)
+        self.page.goto(f"{self.url}/auth/login")
+        self.page.locator("input[name=username]").fill(user)
+        self.page.locator("input[name=password]").fill(installation.passwords[user])
+        self.page.get_by_role("button", name="Sign in").click()
+        self.page.wait_for_url(lambda url: "/login" not in url)
+
+    def _note(self, message):
+        if "Content Security Policy" in message.text and "/touchstone/" in str(message.location):
+            self.refused.append(message.text)
+
+    def open(self, path):
+        answer = self.page.goto(f"{self.url}/touchstone/pages/{path}")
+        return answer.status
+
+    def take_picture(self, name):
+        folder = os.environ.get("TOUCHSTONE_SCREENSHOTS")
+        if folder:
+            Path(folder).mkdir(parents=True, exist_ok=True)
+            self.page.screenshot(path=f"{folder}/{name}.png", full_page=True)
+
+
+@pytest.fixture
+def visit(browser, installation):
+    """Return a function that logs a user in; nothing of theirs may break the pages' policy."""
+    visitors = []
+
+    def log_in(user, **options):
+        visitors.append(Visitor(browser, installation, user, **options))
+        return visitors[-1]
+
+    yield log_in
+    for visitor in visitors:
+        visitor.context.close()
+        assert visitor.refused == []
+
+
+@pytest.fixture(scope="module")
+def accepted(installation):
+    """A submission that was validated and waits to be scheduled."""
+    submission_id = installation.submit(EXAMPLES / "momentum")
+    installation.wait_for_submission(submission_id, "accepted")
+    return submission_id
+
+
+def test_airflow_knows_the_plugin_and_could_import_it(installation):
+    assert installation.airflow.get("/plugins/importErrors").json()["total_entries"] == 0
+    plugins = installation.airflow.get("/plugins").json()["plugins"]
+    (ours,) = [plugin for plugin in plugins if plugin["name"] == "touchstone"]
+    assert {view["destination"] for view in ours["external_views"]} == {
+        "nav",
+        "dag_run",
+        "task_instance",
+    }
+
+
+def test_a_user_finds_his_submission_from_airflows_navigation(visit, accepted):
+    engineer = visit("engineer")
+
+    engineer.page.get_by_role("link", name="Touchstone").first.click()
+    frame = engineer.page.frame_locator("iframe")
+    frame.get_by_role("link", name=accepted).click()
+
+    expect(frame.get_by_role("heading", name=accepted)).to_be_visible()
+    expect(frame.locator(".chip").first).to_have_text("accepted")
+    expect(frame.get_by_role("link", name="Fleet")).to_have_count(0)
+    engineer.take_picture("inside-airflow")
+    assert engineer.open("fleet") == 403
+
+
+def test_a_runs_tab_leads_to_its_submission(visit, accepted):
+    admin = visit("admin")
+
+    admin.page.goto(f"{admin.url}/dags/touchstone/runs/{accepted}/plugin/touchstone-run")
+
+    frame = admin.page.frame_locator("iframe")
+    expect(frame.get_by_role("heading", name=accepted)).to_be_visible()
+
+
+def test_a_page_follows_a_training_by_itself_and_ends_it(visit, installation):
+    engineer = visit("engineer")
+    submission_id = installation.submit(SLOW, "--intervals", "15")
+    try:
+        installation.wait_for_submission(submission_id, "validating", "queued", "running")
+        engineer.open(f"submissions/{submission_id}")
+        page = engineer.page
+        page.evaluate("window.isTheSamePage = true")
+
+        expect(page.locator("h1 .chip")).to_have_text("running")
+        expect(page.locator("tr", has_text="i15").locator(".chip")).to_have_text("running")
+        assert page.evaluate("window.isTheSamePage"), "it was not loaded anew"
+        engineer.take_picture("running")
+
+        page.get_by_text("Cancel", exact=True).click()
+        page.get_by_role("button", name=f"Cancel {submission_id}").click()
+        expect(page.locator("h1 .chip")).to_have_text("cancelled")
+        assert installation.submission(submission_id)["status"] == "cancelled"
+    finally:
+        installation.cancel_what_goes_on(submission_id)
+
+
+def test_the_log_of_a_validation_is_there(visit, accepted):
+    engineer = visit("engineer")
+
+    assert engineer.open(f"submissions/{accepted}/tasks/validation/log") == 200
+
+    expect(engineer.page.locator(".console li").first).to_be_visible()
+    engineer.take_picture("log")
+
+
+def test_another_users_submission_is_not_there(visit, installation):
+    theirs = installation.submit(EXAMPLES / "momentum", "--as", "admin")
+    try:
+        engineer = visit("engineer")
+
+        assert engineer.open(f"submissions/{theirs}") == 404
+        assert "Not found" in engineer.page.inner_text("main")
+        engineer.open("submissions")
+        assert theirs not in engineer.page.inner_text("main")
+    finally:
+        installation.cancel_what_goes_on(theirs)
+
+
+PLACES = ["submissions", "queue", "events", "events/default", "fleet"]
+LOOKS = {
+    "light": {"color_scheme": "light"},
+    "dark": {"color_scheme": "dark"},
+    "narrow": {"viewport": {"width": 390, "height": 800}},
+}
+
+
+@pytest.mark.parametrize("look", LOOKS)
+def test_no_page_has_a_serious_fault_of_accessibility(visit, accepted, look):
+    admin = visit("admin", **LOOKS[look])
+    found = {}
+
+    one = f"submissions/{accepted}"
+    for path in [*PLACES, one, f"{one}/tasks/validation/log"]:
+        assert admin.open(path) == 200, path
+        admin.take_picture(f"{look}-{path.replace('/', '-').replace(accepted, 'one')}")
+        faults = Axe().run(admin.page).response["violations"]
+        found[path] = [
+            (fault["id"], fault["nodes"][0]["html"])
+            for fault in faults
+            if fault["impact"] in {"serious", "critical"}
+        ]
+        is_too_wide = "document.documentElement.scrollWidth > document.documentElement.clientWidth"
+        assert not admin.page.evaluate(is_too_wide), f"{path} scrolls sideways"
+
+    assert found == {path: [] for path in found}
+
+
+def test_a_form_from_elsewhere_changes_nothing_though_the_session_comes_along(visit, installation):
+    admin = visit("admin")
+
+    answer = admin.context.request.post(
+        f"{admin.url}/touchstone/pages/fleet/pause", headers={"Origin": "https://evil.example"}
+    )
+
+    assert answer.status == 403
+    assert "paused" not in installation.run("status").stdout
+
+
+def test_a_page_recovers_from_an_api_server_that_dies(visit, installation):
+    admin = visit("admin")
+    admin.open("queue")
+    admin.page.evaluate("window.isTheSamePage = true")
+
+    old = installation.kill("airflow-api")
+    expect(admin.page.locator("#silence")).to_be_visible()
+    installation.wait_until_restarted("airflow-api", old)
+    expect(admin.page.locator("#silence")).to_be_hidden()
+
+    assert admin.page.evaluate("window.isTheSamePage")
+    assert wait_for("the page is alive", lambda: admin.open("queue") == 200)
