@@ -6,6 +6,7 @@ import gzip
 import hashlib
 import json
 import math
+import os
 import random
 import subprocess
 import sys
@@ -183,6 +184,17 @@ def test_a_file_that_is_none_is_the_judges_fault(tmp_path, file, content):
     (folder / "data.toml").write_text(TOML.format(file=file, sha256=sha256))
 
     with pytest.raises(JudgeFault, match=f"{file} cannot be read"):
+        load_market_data(folder)
+
+
+@pytest.mark.parametrize("name", ["data.toml", "walk.csv"])
+def test_what_is_no_regular_file_is_not_opened(tmp_path, name):
+    folder = write(tmp_path / "data")
+    (folder / name).unlink()
+    # Whoever opened it would wait for ever.
+    os.mkfifo(folder / name)
+
+    with pytest.raises(JudgeFault, match=f"{name} cannot be read: there is no such file"):
         load_market_data(folder)
 
 

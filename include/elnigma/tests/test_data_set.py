@@ -21,6 +21,7 @@ from conftest import Run
 from elnigma import data_set as module
 from elnigma.config import build_config
 from elnigma.data_set import count_bars, read_data_set
+from elnigma.describe import describe
 from elnigma.errors import ConfigError, DataError
 from elnigma.split import find_borders
 from elnigma.train import _describe_data
@@ -297,6 +298,24 @@ def test_the_documentations_example_is_one(tmp_path: Path) -> None:
     assert data_set.bars_per_year == 6240
 
 
+@pytest.mark.parametrize("name", ["data.toml", "eurusd.csv"])
+def test_what_is_no_regular_file_is_not_opened(tmp_path: Path, name: str) -> None:
+    folder = write_data_set(tmp_path / "data")
+    (folder / name).unlink()
+    # Whoever opened it would wait for ever.
+    os.mkfifo(folder / name)
+    with pytest.raises(DataError, match=f"there is no file {name}"):
+        read_data_set(folder).load()
+
+
+def test_a_trainer_says_that_it_takes_data_sets() -> None:
+    described = describe()
+    assert described["prediction_interval"]["unit"] == "bars"
+    assert described["data"]["built_in"] == "sp500+nasdaq daily"
+    assert described["data"]["calendars"] == ["24x5", "24x7", "XNYS"]
+    assert "before validation_from" in described["data"]["validation_sees"]
+
+
 # --- delays -----------------------------------------------------------------------------------
 
 
@@ -442,6 +461,68 @@ def test_a_validation_accepts_what_is_honest_and_shows_training_rows_alone(
     assert checks["look_ahead_leaks"] == 0
     assert checks["look_ahead_cuts"] == 16
     assert run.result["columns"][-1] == "hour"
+
+
+DAILY = """
+name = "apples"
+version = "1"
+file = "{file}"
+sha256 = "{sha256}"
+frequency = "1d"
+calendar = "24x7"
+time = "day"
+
+[rows]
+validation_from = 2013-01-01
+test_from = 2014-01-01
+
+[instruments.pears]
+role = "reference"
+close = "pears"
+
+[instruments.apples]
+role = "traded"
+close = "apples"
+
+[columns.apples]
+instrument = "apples"
+
+[columns.harvest]
+instrument = "pears"
+available_at = "30d"
+"""
+DAILY_FEATURES = """
+def build_features(data):
+    columns = data.assign(change=data["apples"].pct_change(5))
+    return columns[["change", "harvest"]]
+"""
+
+
+def test_days_of_other_instruments_are_cut_by_the_month(
+    run_attempt: RunAttempt, tmp_path: Path
+) -> None:
+    days = pd.date_range("2010-01-01", "2015-01-01")
+    draw = np.random.default_rng(1)
+    walks = np.exp(np.cumsum(draw.normal(0, 0.01, (len(days), 2)), axis=0))
+    frame = pd.DataFrame(walks, columns=["apples", "pears"])
+    # A figure of another size, which features see late; the pears' closes they do not see.
+    frame["harvest"] = draw.poisson(1000, len(days))
+    frame.insert(0, "day", days.strftime("%Y-%m-%d"))
+    folder = write_data_set(tmp_path / "data", frame=frame, file="x.csv", text=DAILY)
+    data = read_data_set(folder).load()
+    assert not data.is_short
+    assert data.references == (1,)
+    assert _describe_data(data)["last"] == "2015-01-01"
+
+    reference = write_features(tmp_path / "features", DAILY_FEATURES)
+    run = run_attempt(
+        "validate", "--system", "feature_set", "--module", reference, "--data", str(folder)
+    )
+    assert run.exit_code == 0, run.console
+    assert run.result["checks"]["rows"] == 1096
+    # From July 2011 to December 2012, of which the last one has no end.
+    assert run.result["checks"]["look_ahead_blocks"] == 17
+    assert run.result["checks"]["warm_up_rows"] == 30
 
 
 def test_a_validation_refuses_what_looks_ahead(

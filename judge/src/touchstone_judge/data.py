@@ -187,6 +187,8 @@ def _load_set(folder: Path) -> MarketData:
 
 def _read_bounded(path: Path, most: int) -> bytes:
     try:
+        if not path.is_file():
+            raise JudgeFault(f"market data: {path.name} cannot be read: there is no such file")
         with path.open("rb") as file:
             content = file.read(most + 1)
     except OSError as error:
