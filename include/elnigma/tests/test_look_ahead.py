@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from elnigma.data import CANNED_UNTIL, load_market_data
+from elnigma.data import MarketData, load_market_data
 from elnigma.validation.look_ahead import (
     Leak,
     choose_cuts,
@@ -22,17 +22,17 @@ Feature = Callable[[pd.DataFrame], pd.Series]
 
 
 @pytest.fixture(scope="module")
-def data() -> pd.DataFrame:
-    return load_market_data(CANNED_UNTIL).frame
+def data() -> MarketData:
+    return load_market_data("2010-12-31")
 
 
-def _find(data: pd.DataFrame, feature: Feature, seed: int = 0) -> list[Leak]:
+def _find(data: MarketData, feature: Feature, seed: int = 0) -> list[Leak]:
     def compute(part: pd.DataFrame) -> np.ndarray:
         return feature(part).to_numpy(dtype="float64")[:, None]
 
     rng = np.random.default_rng(seed)
-    cuts = choose_cuts(len(data), 63, rng)
-    return find_leaks(compute(data), data, ["x"], cuts, compute, rng)
+    cuts = choose_cuts(len(data.frame), 63, rng)
+    return find_leaks(compute(data.frame), data, ["x"], cuts, compute, rng)
 
 
 CLEAN: dict[str, Feature] = {
@@ -66,35 +66,41 @@ LEAKY: dict[str, tuple[Feature, str]] = {
 
 @pytest.mark.parametrize("name", CLEAN)
 @pytest.mark.parametrize("seed", [0, 1])
-def test_a_clean_feature_is_kept(data: pd.DataFrame, name: str, seed: int) -> None:
+def test_a_clean_feature_is_kept(data: MarketData, name: str, seed: int) -> None:
     assert _find(data, CLEAN[name], seed) == []
 
 
 @pytest.mark.parametrize("name", LEAKY)
 @pytest.mark.parametrize("seed", [0, 1])
 def test_a_leaky_feature_is_caught_and_its_cause_named(
-    data: pd.DataFrame, name: str, seed: int
+    data: MarketData, name: str, seed: int
 ) -> None:
     feature, cause = LEAKY[name]
     leaks = _find(data, feature, seed)
     assert leaks
-    assert cause in explain(leaks, data, 63)
+    assert cause in explain(leaks, data.frame, 63)
 
 
-def test_the_explanation_names_column_day_both_values_and_cut(data: pd.DataFrame) -> None:
+def test_the_explanation_names_column_day_both_values_and_cut(data: MarketData) -> None:
     leak = Leak(column="x", row=100, depth=3, cut=102, how="are removed", before=1.5, after=2.5)
-    text = explain([leak], data, 0)
-    for part in ("'x'", str(data.index[100].date()), "1.5", "2.5", str(data.index[102].date())):
+    text = explain([leak], data.frame, 0)
+    for part in (
+        "'x'",
+        str(data.frame.index[100].date()),
+        "1.5",
+        "2.5",
+        str(data.frame.index[102].date()),
+    ):
         assert part in text
 
 
-def test_a_replaced_future_is_another_path_of_valid_prices(data: pd.DataFrame) -> None:
-    replaced = replace_future(data, 1500, np.random.default_rng(0))
-    pd.testing.assert_frame_equal(replaced.iloc[:1500], data.iloc[:1500])
+def test_a_replaced_future_is_another_path_of_valid_prices(data: MarketData) -> None:
+    replaced = replace_future(data, 1500, np.random.default_rng(0)).frame
+    pd.testing.assert_frame_equal(replaced.iloc[:1500], data.frame.iloc[:1500])
     assert (replaced["high"] >= replaced["low"] * (1 - 1e-12)).all()
     assert (replaced > 0).all().all()
     assert np.isfinite(replaced.to_numpy()).all()
-    assert not np.allclose(replaced["close"].iloc[1500:], data["close"].iloc[1500:])
+    assert not np.allclose(replaced["close"].iloc[1500:], data.frame["close"].iloc[1500:])
 
 
 def test_a_value_that_turns_to_nan_is_a_difference() -> None:

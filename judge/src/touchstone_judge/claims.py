@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterator, Mapping
-from datetime import UTC, date, datetime
+from datetime import UTC, datetime
 from typing import Any, Final
 
 from touchstone_judge.backtest import Scale
@@ -13,7 +13,7 @@ from touchstone_judge.data import MarketData
 from touchstone_judge.errors import NotJudged, show
 from touchstone_judge.metrics import RESAMPLED, Figure
 from touchstone_judge.rows import JudgedRows
-from touchstone_judge.rules import Rules
+from touchstone_judge.rules import Border, Rules, find_start, read_border
 
 FILE: Final = "result.json"
 MAX_BYTES: Final = 1024**2
@@ -59,15 +59,15 @@ def check_rows(
     if claims.get("prediction_interval") != interval:
         told = show(claims.get("prediction_interval"))
         raise NotJudged(f"{FILE}: prediction_interval is {told}, the training's is {interval}")
-    for name, value, due in _list_settings(_read_table(claims, "params"), rules):
-        if not _is_same(value, due):
+    for name, value, due, is_same in _list_settings(_read_table(claims, "params"), rules):
+        if not is_same:
             kind = "rows" if name.startswith("split.") else "rules"
             raise NotJudged(f"other {kind} ({name} is {show(value)}, the rules say {show(due)})")
     facts = _read_table(claims, "data")
     if facts.get("sha256") != data.sha256:
         told = show(facts.get("sha256"), 64)
         raise NotJudged(f"other data (data.sha256 is {told}, the rules say {data.sha256})")
-    _check_days(claims, data=data, rows=rows)
+    _check_times(claims, data=data, rows=rows)
 
 
 def check_figures(
@@ -106,40 +106,47 @@ def check_figures(
 
 def _list_settings(
     params: Mapping[str, Any], rules: Rules
-) -> Iterator[tuple[str, object, str | float | int]]:
-    """Yield each setting that decides on rows or costs: its name, what was used, what is due."""
-    due: Mapping[str, str | float | int] = {
-        "split.validation_from": rules.validation_from.isoformat(),
-        "split.test_from": rules.test_from.isoformat(),
-        "split.test_to": "" if rules.test_to is None else rules.test_to.isoformat(),
-        "backtest.cost_bps": rules.cost_bps,
-        "backtest.bars_per_year": rules.bars_per_year,
-    }
-    for name, value in due.items():
-        yield name, params.get(name), value
+) -> Iterator[tuple[str, object, str | float, bool]]:
+    """
+    Yield each setting that decides on rows or costs.
+
+    :return: Its name, what is told, what is due, and whether that is the same.
+    """
+    for name, border in (
+        ("split.validation_from", rules.validation_from),
+        ("split.test_from", rules.test_from),
+        ("split.test_to", rules.test_to),
+    ):
+        due = "" if border is None else border.isoformat()
+        yield name, params.get(name), due, _is_border(params.get(name), border)
+    for name, number in (
+        ("backtest.cost_bps", rules.cost_bps),
+        ("backtest.bars_per_year", rules.bars_per_year),
+    ):
+        yield name, params.get(name), number, _is_same(params.get(name), number)
 
 
-def _check_days(claims: Mapping[str, Any], *, data: MarketData, rows: JudgedRows) -> None:
+def _check_times(claims: Mapping[str, Any], *, data: MarketData, rows: JudgedRows) -> None:
     facts = _read_table(claims, "data")
-    for name, due in (("first", data.days[0]), ("last", data.days[-1])):
-        if _read_day(facts.get(name)) != due:
+    for name, row in (("first", 0), ("last", len(data.times) - 1)):
+        if _read_time(facts.get(name)) != data.times[row]:
             told = show(facts.get(name))
-            raise NotJudged(f"other rows (data.{name} is {told}, the rules say {due})")
+            raise NotJudged(f"other rows (data.{name} is {told}, the rules say {data.show(row)})")
     split = _read_table(claims, "split")
     for part, indices in (("validation", rows.validation), ("test", rows.test)):
         ends = _read_table(split, part, f"split.{part}")
-        for name, row in (("first", indices[0]), ("last", indices[-1])):
-            if _read_day(ends.get(name)) != data.days[row]:
+        for name, row in (("first", int(indices[0])), ("last", int(indices[-1]))):
+            if _read_time(ends.get(name)) != data.times[row]:
                 raise NotJudged(
                     f"other rows (split.{part}.{name} is {show(ends.get(name))}, the rules say "
-                    f"{data.days[row]})"
+                    f"{data.show(row)})"
                 )
     ends = _read_table(split, "train", "split.train")
-    last = _read_day(ends.get("last"))
-    if last is None or last > rows.train_until:
+    last = _read_time(ends.get("last"))
+    if last is None or last > data.times[rows.train_until]:
         raise NotJudged(
             f"other rows (split.train.last is {show(ends.get('last'))}, the rules say "
-            f"{rows.train_until} at most)"
+            f"{data.show(rows.train_until)} at most)"
         )
 
 
@@ -154,22 +161,31 @@ def _read_table(document: Mapping[str, Any], name: str, shown: str = "") -> Mapp
     return value
 
 
-def _read_day(value: object) -> date | None:
-    """Return the day of a time in UTC, or of a day alone; ``None`` for what is neither."""
+def _read_time(value: object) -> datetime | None:
+    """Return a time in UTC, or midnight of a day alone; ``None`` for what is neither."""
     if not isinstance(value, str):
         return None
     try:
         moment = datetime.fromisoformat(value)
-        if moment.tzinfo is not None:
-            moment = moment.astimezone(UTC)
+        return moment.replace(tzinfo=moment.tzinfo or UTC).astimezone(UTC)
     except (ValueError, OverflowError):
         return None
-    return moment.date() if moment.time() == datetime.min.time() else None
 
 
-def _is_same(told: object, due: str | float) -> bool:
-    if isinstance(due, str):
-        return told == due
+def _is_border(told: object, due: Border | None) -> bool:
+    if due is None or not isinstance(told, str):
+        return due is None and told == ""
+    if not isinstance(due, datetime):
+        # Of a last one, the day is another thing than its first time.
+        return told == due.isoformat()
+    try:
+        border = read_border(told)
+    except (ValueError, OverflowError):
+        return False
+    return isinstance(border, datetime) and find_start(border) == due
+
+
+def _is_same(told: object, due: float) -> bool:
     return isinstance(told, int | float) and not isinstance(told, bool) and told == due
 
 

@@ -22,7 +22,7 @@ from touchstone_judge.data import MarketData, load_market_data
 from touchstone_judge.errors import JudgeFault, NotJudged
 from touchstone_judge.metrics import Outcomes, compute_metrics, find_beta
 from touchstone_judge.panel import FloatArray
-from touchstone_judge.rows import find_rows, read_predictions, write_time
+from touchstone_judge.rows import find_rows, read_predictions
 from touchstone_judge.rules import MAX_INTERVAL, Rules, read_rules
 
 
@@ -45,12 +45,13 @@ def answer(question: Mapping[str, Any]) -> dict[str, Any]:
     """
     Return the answer to a question, as JSON values.
 
-    :param question: ``rules``, ``interval``, and paths: ``result``, ``predictions`` (or null).
+    :param question: ``rules``, ``interval``, and paths: ``result``, ``predictions`` (or null), and
+        ``data_dir``, the data set's folder (or null, for the canned data).
     :return: ``judged``, and either ``reason`` or what :func:`judge` returns.
     :raises JudgeFault: If the judge cannot work at all; that says nothing of the training.
     """
     rules = read_rules(_get_table(question, "rules"))
-    data = load_market_data()
+    data = load_market_data(_read_folder(question.get("data_dir")))
     rules.check(data)
     training = Training(
         interval=_read_interval(question.get("interval")),
@@ -107,7 +108,7 @@ def judge(training: Training, data: MarketData, rules: Rules) -> dict[str, Any]:
         "notes": {name: figure.note for name, figure in figures.items() if figure.note},
         "beta": find_beta(returns.net, market),
         "positions": _describe(returns),
-        "time": [write_time(data.days[row]) for row in test],
+        "time": [data.times[row].isoformat() for row in test],
         "net": returns.net.tolist(),
         "market": market.tolist(),
         "score": score.tolist(),
@@ -152,6 +153,14 @@ def _read_interval(value: object) -> int:
     if not isinstance(value, int) or not 1 <= value <= MAX_INTERVAL:
         raise JudgeFault(f"the interval is {value!r:.60}, not from 1 to {MAX_INTERVAL}")
     return value
+
+
+def _read_folder(value: object) -> Path | None:
+    if value is None:
+        return None
+    if not isinstance(value, str) or not value or "\0" in value:
+        raise JudgeFault(f"data_dir is {value!r:.60}, not a folder or null")
+    return Path(value)
 
 
 def _read_file(path: object, max_bytes: int) -> bytes:

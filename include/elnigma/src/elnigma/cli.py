@@ -47,17 +47,16 @@ def build_parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True, parser_class=_Parser)
     commands.add_parser("describe", help="print what this trainer takes and gives, as JSON")
 
-    validate = commands.add_parser("validate", help="check a module on canned data")
+    validate = commands.add_parser("validate", help="check a module on market data")
     validate.add_argument("--system", required=True, choices=sorted(SYSTEMS))
     validate.add_argument("--module", required=True, help="folder or dotted name")
-    validate.add_argument("--data", default="canned", choices=["canned"])
     validate.add_argument("--out", required=True, type=Path)
 
     train = commands.add_parser("train", help="train the long and the short model of one interval")
     train.add_argument("--config", default="default.toml", help="path below the config folder")
     train.add_argument("--feature-set", default=None, help="folder or dotted name")
     train.add_argument("--model-structure", default=None, help="folder or dotted name")
-    train.add_argument("--prediction-interval", required=True, type=int, help="trading days")
+    train.add_argument("--prediction-interval", required=True, type=int, help="bars")
     train.add_argument("--fetched-data-end-to", default=None, help="last day of data, YYYY-MM-DD")
     train.add_argument("--out", required=True, type=Path)
     train.add_argument(
@@ -65,6 +64,10 @@ def build_parser() -> argparse.ArgumentParser:
         help="set one configuration key for this run; may be repeated",
     )  # fmt: skip
     for command in (validate, train):
+        command.add_argument(
+            "--data", default=None, metavar="DIR",
+            help="folder of a data set, or canned for the data that are built in",
+        )  # fmt: skip
         command.set_defaults(passthrough=[])
     return parser
 
@@ -154,7 +157,7 @@ def _run(parsed: argparse.Namespace) -> None:
     if parsed.command == "validate":
         from elnigma.validation.run import validate
 
-        validate(parsed.system, parsed.module, parsed.out)
+        validate(parsed.system, parsed.module, parsed.out, parsed.data)
     else:
         from elnigma.train import TrainRequest, train
 
@@ -164,6 +167,7 @@ def _run(parsed: argparse.Namespace) -> None:
                 feature_set=parsed.feature_set,
                 model_structure=parsed.model_structure,
                 prediction_interval=parsed.prediction_interval,
+                data=parsed.data,
                 data_until=parsed.fetched_data_end_to,
                 out=parsed.out,
                 overrides=tuple(parsed.config_override),

@@ -7,7 +7,7 @@ import os
 import tomllib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import date
+from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +35,7 @@ class Param:
     :param maximum: Greatest value of a number.
     :param choices: Allowed values of a text, if they are few.
     :param flag: Whether it is a hyper-parameter with a ``--<name>`` flag in the passthrough.
-    :param is_date: Whether a text is a day, ``YYYY-MM-DD``, or empty.
+    :param is_date: Whether a text is a day, ``YYYY-MM-DD``, or a time in ISO 8601, or empty.
     """
 
     key: str
@@ -58,16 +58,19 @@ SCHEMA: tuple[Param, ...] = (
         key="split.validation_from",
         default="2011-01-01",
         is_date=True,
-        help="first day of the rows that stop the training and scale the positions",
+        help="first day or time of the rows that stop the training and scale the positions",
     ),
     Param(
         key="split.test_from",
         default="2014-01-01",
         is_date=True,
-        help="first day of the rows that are scored",
+        help="first day or time of the rows that are scored",
     ),
     Param(
-        key="split.test_to", default="", is_date=True, help="last scored day; empty for all"
+        key="split.test_to",
+        default="",
+        is_date=True,
+        help="last scored day or time; empty for all",
     ),
     Param(
         key="features.module",
@@ -169,17 +172,23 @@ BY_KEY = {param.key: param for param in SCHEMA}
 FLAGS = {param.flag_name: param for param in SCHEMA if param.flag}
 
 
-def build_config(file: str, passthrough: Sequence[str], overrides: Sequence[str]) -> Config:
+def build_config(
+    file: str,
+    passthrough: Sequence[str],
+    overrides: Sequence[str],
+    defaults: Mapping[str, Value] | None = None,
+) -> Config:
     """
     Combine defaults, file, hyper flags and overrides; later ones win, in that order.
 
     :param file: Path below the config folder or the el-nigma checkout.
     :param passthrough: Everything after ``--``: hyper flags, and ``--config_override`` again.
     :param overrides: ``key=value`` each.
+    :param defaults: Of a data set, in place of the built-in ones.
     :return: Values by full key.
     :raises ConfigError: With the key that is unknown or has an impossible value.
     """
-    config: Config = {param.key: param.default for param in SCHEMA}
+    config: Config = {param.key: param.default for param in SCHEMA} | dict(defaults or {})
     for key, value in _flatten(_read_file(find_config_file(file))):
         config[key] = check_value(key, value, source=file)
     flags, more_overrides = _split_passthrough(passthrough)
@@ -192,7 +201,10 @@ def build_config(file: str, passthrough: Sequence[str], overrides: Sequence[str]
             raise ConfigError(f"--config_override {override!r} is not of the form key=value")
         key = key.strip()
         config[key] = check_value(key, _parse_text(key, text), source="--config_override")
-    if config["split.validation_from"] >= config["split.test_from"]:
+    borders = [config["split.validation_from"], config["split.test_from"]]
+    if not all(borders):
+        raise ConfigError("split.validation_from and split.test_from must not be empty")
+    if read_moment(borders[0]) >= read_moment(borders[1]):
         raise ConfigError("split.validation_from must be before split.test_from")
     return config
 
@@ -255,14 +267,34 @@ def check_value(key: str, value: Any, *, source: str) -> Any:
     if param.choices and value not in param.choices:
         raise ConfigError(f"{source}: {key} must be one of {', '.join(param.choices)}")
     if param.is_date and isinstance(value, str) and value:
-        _check_date(f"{source}: {key}", value)
+        _check_moment(f"{source}: {key}", value)
     return value
 
 
 def check_day(name: str, text: str) -> str:
     """Return ``text`` if it is a day, ``YYYY-MM-DD``; raise :class:`ConfigError` if not."""
-    _check_date(name, text)
+    if not is_day(text):
+        raise ConfigError(f"{name} must be a day, YYYY-MM-DD, not {text!r}")
     return text
+
+
+def is_day(text: str) -> bool:
+    """Return whether a text is a day, ``YYYY-MM-DD``, and no time."""
+    try:
+        return date.fromisoformat(text).isoformat() == text
+    except ValueError:
+        return False
+
+
+def read_moment(text: str) -> datetime:
+    """
+    Return the time that a text names, or the first one of the day that it names, in UTC.
+
+    :param text: A day, or a time in ISO 8601; without a zone it is UTC.
+    :raises ValueError: If it is neither.
+    """
+    moment = datetime.fromisoformat(text)
+    return moment.replace(tzinfo=moment.tzinfo or UTC).astimezone(UTC)
 
 
 def with_seed(config: Config, seed: int | None) -> Config:
@@ -304,13 +336,13 @@ def _check_range(param: Param, value: float, source: str) -> None:
         raise ConfigError(f"{source}: {param.key} must be{least}{most}, not {value!r}")
 
 
-def _check_date(name: str, text: str) -> None:
+def _check_moment(name: str, text: str) -> None:
     try:
-        if date.fromisoformat(text).isoformat() == text:
+        if is_day(text) or ("T" in text and 1700 <= read_moment(text).year < 2200):
             return
-    except ValueError:
+    except (ValueError, OverflowError):
         pass
-    raise ConfigError(f"{name} must be a day, YYYY-MM-DD, not {text!r}")
+    raise ConfigError(f"{name} must be a day, YYYY-MM-DD, or a time in ISO 8601, not {text!r}")
 
 
 def _read_file(path: Path) -> Mapping[str, Any]:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from elnigma import __version__
+from elnigma import __version__, data_set
 from elnigma.config import CONFIG_FOLDER, FLAGS, describe_schema
+from elnigma.data import DATA_NAME
 from elnigma.loading import SYSTEMS
 from elnigma.metric_names import METRICS
 from elnigma.task import CONTRACT, CONTRACTS
@@ -31,7 +32,15 @@ def describe() -> dict[str, Any]:
         },
         "metrics": METRICS,
         "main_metric": "net_sharpe",
-        "prediction_interval": {"unit": "trading days", "minimum": 1, "maximum": 250},
+        "prediction_interval": {"unit": "bars", "minimum": 1, "maximum": 250},
+        "data": {
+            "built_in": DATA_NAME,
+            "file": data_set.FILE,
+            "rows": data_set.MAX_ROWS,
+            "columns": data_set.MAX_COLUMNS,
+            "calendars": sorted(data_set.CALENDARS),
+            "validation_sees": "of a data set, the rows before validation_from alone",
+        },
         "outputs": {
             "models": ["models/long.h5", "models/short.h5"],
             "predictions": "predictions.csv",

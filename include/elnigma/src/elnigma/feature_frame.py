@@ -28,6 +28,7 @@ MAX_WARM_UP_ROWS = 600
 MAX_DECLARED_WARM_UP_ROWS = 2000
 BLOCK_MONTHS = (1, 2, 3, 4, 6, 12)
 MAX_SHOWN_CHARACTERS = 60
+_MAX_COLUMNS_SHOWN = 300
 # Python refuses to write down what has some thousand digits.
 _MOST_SHOWN = 10**50
 _KEEP_INDEX = "return one row for each row of data, with data.index as it is"
@@ -57,8 +58,11 @@ def _advise_on_data(data: pd.DataFrame, error: BaseException) -> str | None:
         is_looked_for = str(error.name).lower() in data.columns
     if not is_looked_for:
         return None
-    days = f"{format_time(data, 0)} to {format_time(data, -1)}" if len(data) else "none"
-    return f"take what the data have: the columns {', '.join(data.columns)}, the days {days}"
+    rows = f"{format_time(data, 0)} to {format_time(data, -1)}" if len(data) else "none"
+    named = _name_rows(pd.DatetimeIndex(data.index))
+    columns = ", ".join(data.columns)
+    columns = columns if len(columns) <= _MAX_COLUMNS_SHOWN else f"{columns[:_MAX_COLUMNS_SHOWN]}…"
+    return f"take what the data have: the columns {columns}, the {named}s {rows}"
 
 
 def check_frame(features: Any, data: pd.DataFrame) -> pd.DataFrame:
@@ -137,8 +141,8 @@ def _explain_index(found: pd.Index, wanted: pd.DatetimeIndex) -> str:
         first = f", first {show(found[0])}" if len(found) else ""
         undo = "leave out reset_index, " if isinstance(found, pd.RangeIndex) else ""
         return (
-            f"the rows are named by {_name_type(found)} of {found.dtype}{first}, not by the days "
-            f"of the data; {undo}{_KEEP_INDEX}"
+            f"the rows are named by {_name_type(found)} of {found.dtype}{first}, not by the "
+            f"{_name_rows(wanted)}s of the data; {undo}{_KEEP_INDEX}"
         )
     if found.tz is None:
         return (
@@ -161,26 +165,27 @@ def _explain_index(found: pd.Index, wanted: pd.DatetimeIndex) -> str:
         )
     if len(missing):
         return (
-            f"{_count_days(missing)} missing, first {_day(missing[0])} ({rows}); "
+            f"{_count(missing, wanted)} missing, first {_day(missing[0])} ({rows}); "
             f"leave NaN in the first rows instead of dropna, {_KEEP_INDEX}"
         )
     if len(extra):
-        return f"{_count_days(extra)} not in the data, first {_day(extra[0])}; {_KEEP_INDEX}"
+        return f"{_count(extra, wanted)} not in the data, first {_day(extra[0])}; {_KEEP_INDEX}"
     if found.equals(wanted[::-1]):
         return (
-            f"the days fall from {_day(found[0])} to {_day(found[-1])}; call .sort_index() before "
-            "you return"
+            f"the {_name_rows(wanted)}s fall from {_day(found[0])} to {_day(found[-1])}; "
+            "call .sort_index() before you return"
         )
     if str(found.tz) != str(wanted.tz):
         return f"the index is in {found.tz}, the data's in UTC; call .tz_convert('UTC') on it"
     return (
-        f"the days are not in the data's order, {_day(found[0])} is first; call .sort_index() "
-        "before you return"
+        f"the {_name_rows(wanted)}s are not in the data's order, {_day(found[0])} is first; "
+        "call .sort_index() before you return"
     )
 
 
-def _count_days(days: pd.Index) -> str:
-    return "1 day is" if len(days) == 1 else f"{len(days)} days are"
+def _count(rows: pd.Index, wanted: pd.DatetimeIndex) -> str:
+    named = _name_rows(wanted)
+    return f"1 {named} is" if len(rows) == 1 else f"{len(rows)} {named}s are"
 
 
 def _to_numbers(name: str, column: pd.Series) -> np.ndarray:
@@ -311,7 +316,7 @@ def find_warm_up(features: pd.DataFrame, bound: int = MAX_WARM_UP_ROWS) -> int:
 
 
 def format_time(frame: pd.DataFrame, row: int) -> str:
-    """Return the day of a row."""
+    """Return the day of a row, with its time if that is not midnight."""
     return _day(frame.index[row])
 
 
@@ -326,7 +331,16 @@ def show(value: Any) -> str:
 
 
 def _day(time: Any) -> str:
-    return str(time.date()) if hasattr(time, "date") else str(time)
+    if not isinstance(time, pd.Timestamp):
+        return str(time.date()) if hasattr(time, "date") else str(time)
+    if time == time.normalize():
+        return str(time.date())
+    return f"{time.date()} {time:%H:%M:%S}".removesuffix(":00")
+
+
+def _name_rows(index: pd.DatetimeIndex) -> str:
+    """Return what rows are: days, or bars where there are several a day."""
+    return "day" if (index == index.normalize()).all() else "bar"
 
 
 def _name_type(value: Any) -> str:

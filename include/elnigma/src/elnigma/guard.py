@@ -58,10 +58,12 @@ class Guard:
     Watches one process while submitted code runs in it.
 
     :param writable: Folders in which submitted code may write.
+    :param data_folder: Of a data set, in which it may not even read; ``None`` for no such folder.
     """
 
-    def __init__(self, *, writable: tuple[Path, ...]) -> None:
+    def __init__(self, *, writable: tuple[Path, ...], data_folder: str | None = None) -> None:
         self._writable = tuple(os.path.realpath(path) for path in writable)
+        self._data_folder = None if data_folder is None else os.path.realpath(data_folder)
         self._active = False
         self._network_attempt: str | None = None
         self._data_attempt: str | None = None
@@ -120,11 +122,17 @@ class Guard:
             if int(match[1]) != os.getpid():
                 raise GuardError(f"looking into other processes is {NOT_ALLOWED}: {path}")
             return
-        if not path.endswith(_PRICE_SUFFIX) or not _PRICE_FOLDER.search(os.path.realpath(path)):
+        if not self._is_market_data(path):
             return
         name = Path(path).name
         self._data_attempt = f"reading market data is {NOT_ALLOWED} (tried {name})"
         raise GuardError(self._data_attempt)
+
+    def _is_market_data(self, path: str) -> bool:
+        if path.endswith(_PRICE_SUFFIX) and _PRICE_FOLDER.search(os.path.realpath(path)):
+            return True
+        folder = self._data_folder
+        return folder is not None and os.path.realpath(path).startswith(folder + os.sep)
 
     def _check_path(self, path: Any) -> None:
         if isinstance(path, int):  # a descriptor that is open already
@@ -150,6 +158,10 @@ class Guard:
 _SOCKET_EVENTS = frozenset({"socket.connect", "socket.sendto", "socket.sendmsg", "socket.bind"})
 
 
-def build_guard() -> Guard:
-    """Return a guard that lets submitted code write to the temporary folder alone."""
-    return Guard(writable=(Path(tempfile.gettempdir()),))
+def build_guard(data_folder: str | None = None) -> Guard:
+    """
+    Return a guard that lets submitted code write to the temporary folder alone.
+
+    :param data_folder: Where it may not even read; ``None`` for no such folder.
+    """
+    return Guard(writable=(Path(tempfile.gettempdir()),), data_folder=data_folder)

@@ -37,9 +37,12 @@ class ModelPool:
     A process that loads Keras, and forks of it, each to be used once; as a context.
 
     It has no data as long as it was begun before this process had any.
+
+    :param data_folder: Where a model structure must not read; ``None`` for no such folder.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, data_folder: str | None = None) -> None:
+        self._data_folder = data_folder
         self._nursery = Nursery(Answering, ["elnigma.networks"])
 
     def __enter__(self) -> Self:
@@ -63,7 +66,12 @@ class ModelPool:
             tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder,
             self._nursery.fork() as conversation,
         ):
-            begin = {"do": "begin", "folder": folder, "is_quiet": is_quiet}
+            begin = {
+                "do": "begin",
+                "folder": folder,
+                "is_quiet": is_quiet,
+                "data_folder": self._data_folder,
+            }
             conversation.ask(Reply(facts=begin))
             yield conversation
 
@@ -78,6 +86,7 @@ class Answering:
         self._choose: Callable[[np.ndarray], Inputs]
         self._columns = 0
         self._folder = Path()
+        self._data_folder: str | None = None
         self._models: dict[str, keras.Model] = {}
 
     def __call__(self, question: Reply) -> Reply:
@@ -87,13 +96,13 @@ class Answering:
         if do in ("begin", "device"):
             return getattr(self, f"_{do}")(**facts)  # type: ignore[no-any-return]
         if do == "load":
-            self._guard = _build_guard()
+            self._guard = _build_guard(self._data_folder)
             self._guard.install()
         with self._guard.on():
             return getattr(self, f"_{do}")(question.array, **facts)  # type: ignore[no-any-return]
 
-    def _begin(self, *, folder: str, is_quiet: bool) -> Reply:
-        self._folder = Path(folder)
+    def _begin(self, *, folder: str, is_quiet: bool, data_folder: str | None) -> Reply:
+        self._folder, self._data_folder = Path(folder), data_folder
         os.environ["TMPDIR"] = os.environ["HOME"] = folder
         tempfile.tempdir = None
         # What is drawn without a seed is other numbers than in the other forks.
@@ -164,10 +173,11 @@ class Answering:
         return Reply(array=self._structure.predict(self._models[side], self._choose(rows)))
 
 
-def _build_guard() -> Guard:
+def _build_guard(data_folder: str | None) -> Guard:
     """Return a guard that lets submitted code write where the trainer's own libraries must."""
     folders = [tempfile.gettempdir(), os.environ.get(_CACHE_VARIABLE)]
-    return Guard(writable=tuple(Path(folder) for folder in folders if folder))
+    writable = tuple(Path(folder) for folder in folders if folder)
+    return Guard(writable=writable, data_folder=data_folder)
 
 
 def _say_nothing(_: dict[str, Any]) -> None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from elnigma.config import Config
+from elnigma.config import Config, is_day, read_moment
 from elnigma.errors import ConfigError
 
 MIN_TRAIN_ROWS = 500
@@ -29,11 +29,31 @@ class Split:
     test: np.ndarray
 
 
+def find_borders(index: pd.Index, config: Config) -> tuple[int, int, int]:
+    """
+    Return the first validation row, the first test row, and the row behind the last one.
+
+    :param index: Times of the data.
+    :param config: Holds the borders.
+    """
+    first, middle = (
+        int(index.searchsorted(pd.Timestamp(read_moment(config[f"split.{name}"]))))
+        for name in ("validation_from", "test_from")
+    )
+    end = len(index)
+    if text := config["split.test_to"]:
+        # A day is in with all its bars, a time with the bar that has it.
+        moment = pd.Timestamp(read_moment(text))
+        last = moment + pd.Timedelta(days=1) if is_day(text) else moment
+        end = int(index.searchsorted(last, side="left" if is_day(text) else "right"))
+    return first, middle, end
+
+
 def build_split(
     target: pd.Series, usable: np.ndarray, horizon: int, config: Config, window: int = 1
 ) -> Split:
     """
-    Split rows by day; the last ``horizon`` rows before each border are left out.
+    Split rows by time; the last ``horizon`` rows before each border are left out.
 
     Their target reaches over the border: fitting them would read the next part's prices.
 
@@ -45,12 +65,7 @@ def build_split(
     :raises ConfigError: If a part has too few rows.
     """
     days = target.index
-    validation_from = days.searchsorted(pd.Timestamp(config["split.validation_from"], tz="UTC"))
-    test_from = days.searchsorted(pd.Timestamp(config["split.test_from"], tz="UTC"))
-    end = len(days)
-    if config["split.test_to"]:
-        last_day = pd.Timestamp(config["split.test_to"], tz="UTC")
-        end = int(days.searchsorted(last_day, side="right"))
+    validation_from, test_from, end = find_borders(days, config)
     rows = np.flatnonzero(usable & target.notna().to_numpy())
     split = Split(
         train=rows[rows < validation_from - horizon],

@@ -16,6 +16,12 @@ CONTRACTS = (1, 2)
 """The versions of what it may be given: they differ in what is left, and in nothing else."""
 
 
+INPUTS = "/in"
+"""The input folder where nothing names another."""
+DATA_FOLDER = "data"
+"""Of a data set, in the input folder."""
+
+
 class Cuda(StrEnum):
     """How much a GPU is wanted."""
 
@@ -38,6 +44,7 @@ class Task:
     :param gpu_share: Share of one GPU's memory, above 0 and up to 1.
     :param memory_bytes: Memory of all processes together; ``None`` for no limit.
     :param progress_file: Where progress lines go; ``None`` for nowhere.
+    :param data_folder: Of the data set that came with the task; ``None`` for none.
     """
 
     submission_id: str
@@ -49,6 +56,7 @@ class Task:
     gpu_share: float
     memory_bytes: int | None
     progress_file: Path | None
+    data_folder: Path | None
 
     @property
     def wants_gpu(self) -> bool:
@@ -79,7 +87,13 @@ def read_task(environment: Mapping[str, str] = os.environ) -> Task:
         gpu_share=_read_share(environment.get("TOUCHSTONE_GPU_SHARE")),
         memory_bytes=_read_mib("TOUCHSTONE_MEMORY_MIB", memory_mib) if memory_mib else None,
         progress_file=Path(progress_file) if progress_file else None,
+        data_folder=_find_data(Path(environment.get("TOUCHSTONE_IN") or INPUTS)),
     )
+
+
+def _find_data(inputs: Path) -> Path | None:
+    folder = inputs / DATA_FOLDER
+    return folder if folder.is_dir() else None
 
 
 def _read_cuda(text: str | None) -> Cuda | None:

@@ -18,7 +18,8 @@ import pandas as pd
 from elnigma import __version__
 from elnigma.backtest import Backtest, Scale, fit_scale, run_backtest
 from elnigma.config import Config, build_config, check_day, nest, with_seed
-from elnigma.data import DATA_NAME, MarketData, load_market_data
+from elnigma.data import MarketData, load_market_data
+from elnigma.data_set import DataSet, find_data_set, find_hidden
 from elnigma.errors import ConfigError
 from elnigma.fitting import SIDES, Fitted, Learner, Prepared
 from elnigma.metrics import ScoredRows, compute_metrics
@@ -46,7 +47,8 @@ class TrainRequest:
     :param config: Configuration file, relative.
     :param feature_set: Folder or dotted name; ``None`` takes the configuration's.
     :param model_structure: The same for the model structure.
-    :param prediction_interval: Trading days that the models look ahead.
+    :param prediction_interval: Bars that the models look ahead.
+    :param data: Folder of a data set, or ``canned``; ``None`` for what came with the task.
     :param data_until: Last day of data; ``None`` for all.
     :param out: Output folder.
     :param overrides: ``key=value`` each.
@@ -57,6 +59,7 @@ class TrainRequest:
     feature_set: str | None
     model_structure: str | None
     prediction_interval: int
+    data: str | None
     data_until: str | None
     out: Path
     overrides: tuple[str, ...]
@@ -97,14 +100,15 @@ def train(request: TrainRequest) -> None:
     limit_threads(task.threads)
     prepare_device(task.cuda, task.gpu_share)
     started_at = utc_now()
-    config = _resolve_config(request, task)
+    data_set = find_data_set(request.data, task.data_folder)
+    config = _resolve_config(request, task, data_set)
     progress = Progress(task.progress_file)
     try:
         with (
             progress.heartbeat(),
             tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder,
         ):
-            _train(request, task, config, progress, started_at, Path(folder))
+            _train(request, task, config, data_set, progress, started_at, Path(folder))
     except BaseException:
         end_descendants()
         # A reader of a failed training wants to see its configuration; before, the file would
@@ -118,14 +122,16 @@ def _train(
     request: TrainRequest,
     task: Task,
     config: Config,
+    data_set: DataSet | None,
     progress: Progress,
     started_at: str,
     folder: Path,
 ) -> None:
     horizon, out = request.prediction_interval, request.out
+    hidden = find_hidden(data_set, task.data_folder)
     # Begun before this process has any data.
-    with ModelPool() as models, Learner(models, task) as learner:
-        with FeaturePool(config["features.module"]) as pool:
+    with ModelPool(hidden) as models, Learner(models, task) as learner:
+        with FeaturePool(config["features.module"], hidden) as pool:
             if task.wants_gpu:
                 # Before anything else, since without a GPU the rest may be in vain.
                 progress.tell("looking for a GPU", 0.5)
@@ -134,8 +140,9 @@ def _train(
             elif task.threads > 1:
                 models.begin_loading()
             progress.tell("loading data", 1)
-            data = load_market_data(request.data_until)
-            table = compute_table(data.frame, horizon, config, pool, _Share(progress))
+            until = request.data_until
+            data = load_market_data(until) if data_set is None else data_set.load(until)
+            table = compute_table(data, horizon, config, pool, _Share(progress), hidden)
         progress.tell(learner.headline or "loading libraries", 14)
         # Keras takes seconds to load: after everything that can be refused without.
         learner.begin()
@@ -193,26 +200,34 @@ def _train(
 
 
 def compute_table(
-    frame: pd.DataFrame, horizon: int, config: Config, pool: FeaturePool, progress: Teller
+    data: MarketData,
+    horizon: int,
+    config: Config,
+    pool: FeaturePool,
+    progress: Teller,
+    data_folder: str | None = None,
 ) -> Table:
     """
     Compute features in children, check them, and compute targets.
 
-    :param frame: Market data.
+    :param data: Market data.
     :param horizon: Rows that a target looks ahead.
     :param config: The effective configuration.
     :param pool: Children for the feature set, begun before there were any data.
     :param progress: Told how far the checks are.
+    :param data_folder: Where the feature set must not read; ``None`` for no such folder.
     :raises ConfigError: If the rows are too few, whatever the model.
     :raises SubmissionError: If the feature set fails, or does not pass.
     """
-    close = frame["close"]
+    frame, close = data.frame, data.close
     target = close.shift(-horizon) / close - 1
     # Too few days are no fault of the features.
     build_split(target, np.ones(len(frame), dtype=bool), horizon, config)
     spans = Spans.find(pd.DatetimeIndex(frame.index), config)
-    check = FeatureSetCheck(config["features.module"], seed=config["training.seed"])
-    found = check.check(pool, frame, spans, progress)
+    check = FeatureSetCheck(
+        config["features.module"], seed=config["training.seed"], data_folder=data_folder
+    )
+    found = check.check(pool, data, spans, progress)
     build_split(target, np.arange(len(frame)) >= found.warm_up, horizon, config)
     features = np.full((len(frame), len(found.columns)), np.nan)
     features[: len(found.values)] = found.values
@@ -275,7 +290,7 @@ class _Scored:
     predictions_sha256: str
 
 
-def _resolve_config(request: TrainRequest, task: Task) -> Config:
+def _resolve_config(request: TrainRequest, task: Task, data_set: DataSet | None) -> Config:
     if not 1 <= request.prediction_interval <= MAX_INTERVAL:
         raise ConfigError(
             f"--prediction-interval must be from 1 to {MAX_INTERVAL}, "
@@ -283,7 +298,8 @@ def _resolve_config(request: TrainRequest, task: Task) -> Config:
         )
     if request.data_until is not None:
         check_day("--fetched-data-end-to", request.data_until)
-    config = build_config(request.config, request.passthrough, request.overrides)
+    defaults = None if data_set is None else data_set.settings
+    config = build_config(request.config, request.passthrough, request.overrides, defaults)
     # What an argument names outranks what a file names.
     if request.feature_set is not None:
         config["features.module"] = request.feature_set
@@ -404,12 +420,18 @@ def _describe_features(table: Table) -> dict[str, Any]:
 def _describe_data(data: MarketData) -> dict[str, Any]:
     index = data.frame.index
     return {
-        "name": DATA_NAME,
+        "name": data.name,
         "sha256": data.sha256,
         "rows": len(index),
-        "first": str(index[0].date()),
-        "last": str(index[-1].date()),
+        "first": _tell_time(index[0], index),
+        "last": _tell_time(index[-1], index),
     }
+
+
+def _tell_time(time: pd.Timestamp, index: pd.Index) -> str:
+    """Return a row's day, or its time where not all rows are of midnight."""
+    is_daily = bool((index == pd.DatetimeIndex(index).normalize()).all())
+    return str(time.date()) if is_daily else str(time.isoformat())
 
 
 def find_versions() -> dict[str, str]:

@@ -141,10 +141,12 @@ class FeaturePool:
     :func:`prepare_pool` began, else one that begins with the pool.
 
     :param reference: Folder or dotted name of the module.
+    :param data_folder: Where the module must not read; ``None`` for no such folder.
     """
 
-    def __init__(self, reference: str) -> None:
+    def __init__(self, reference: str, data_folder: str | None = None) -> None:
         self._reference = reference
+        self._data_folder = data_folder
         self._is_own = _prepared is None
         self._nursery = _prepared or Nursery(Answering)
         self.cpu_seconds = 0.0
@@ -167,7 +169,9 @@ class FeaturePool:
         """
         with (
             tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as own,
-            self._nursery.fork(reference=self._reference) as conversation,
+            self._nursery.fork(
+                reference=self._reference, data_folder=self._data_folder
+            ) as conversation,
         ):
             child = FeatureChild(conversation, folder=folder or own, **options)
             try:
@@ -187,10 +191,12 @@ class Answering:
     The child's side: imports the module when it is asked for the first time.
 
     :param reference: Folder or dotted name of the module.
+    :param data_folder: Where it must not read; ``None`` for no such folder.
     """
 
-    def __init__(self, reference: str) -> None:
+    def __init__(self, reference: str, data_folder: str | None = None) -> None:
         self._reference = reference
+        self._data_folder = data_folder
         self._folder = Path(reference) if Path(reference).is_dir() else None
         self._is_quiet = True
         self._guard = build_guard()
@@ -237,7 +243,7 @@ class Answering:
             Surroundings(**surroundings).enter()
 
     def _load(self) -> FeatureFunction:
-        self._guard = build_guard()
+        self._guard = build_guard(self._data_folder)
         self._guard.install()
         with self._guard.on():
             module = load_module(FEATURE_SET, self._reference)

@@ -18,11 +18,13 @@ import numpy as np
 import pandas as pd
 
 from elnigma.config import BY_KEY, Config
-from elnigma.data import load_market_data
+from elnigma.data import MarketData, load_market_data
+from elnigma.data_set import DataSet
 from elnigma.errors import SubmissionError
 from elnigma.feature_frame import find_warm_up, format_time, show
 from elnigma.isolation import Reply
 from elnigma.loading import FEATURE_SET
+from elnigma.split import find_borders
 from elnigma.surroundings import DEPENDS_ON, Surroundings, change_all
 from elnigma.validation.afresh import build_command, check_surroundings
 from elnigma.validation.feature_child import FeatureChild, FeaturePool, Features
@@ -36,6 +38,7 @@ from elnigma.validation.look_ahead import (
     explain,
     find_block_ends,
     find_scale,
+    find_short_block_ends,
     format_two,
     replace_future,
 )
@@ -82,19 +85,22 @@ class Spans:
         """
         Return those of a training.
 
-        :param index: Days of the data.
+        :param index: Times of the data.
         :param config: Its configuration; ``None`` for the reference training, without any override.
         """
         values = config or {key: param.default for key, param in BY_KEY.items()}
-        first, middle = (
-            int(index.searchsorted(pd.Timestamp(values[key], tz="UTC")))
-            for key in ("split.validation_from", "split.test_from")
-        )
-        end = len(index)
-        if values["split.test_to"]:
-            last_day = pd.Timestamp(values["split.test_to"], tz="UTC")
-            end = int(index.searchsorted(last_day, side="right"))
+        first, middle, end = find_borders(index, values)
         return cls(first=first, parts=((first, middle), (middle, end)))
+
+    @classmethod
+    def within(cls, rows: int) -> Spans:
+        """
+        Return those of a validation that sees training rows alone: it looks at their later half.
+
+        :param rows: How many there are.
+        """
+        first, middle = rows // 2, rows * 3 // 4
+        return cls(first=first, parts=((first, middle), (middle, rows)))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -149,34 +155,45 @@ class FeatureSetCheck:
 
     :param reference: Folder or dotted name.
     :param seed: Decides the cuts and the worlds.
+    :param data_folder: Of the data set, which children may not read in; ``None`` for none.
     """
 
-    def __init__(self, reference: str, *, seed: int) -> None:
+    def __init__(self, reference: str, *, seed: int, data_folder: str | None = None) -> None:
         self._reference = reference
+        self._data_folder = data_folder
         self._seed = seed
         self._pool: FeaturePool
+        self._market: MarketData
         self._data: pd.DataFrame
         self._spans: Spans
         self._scale: Scale
         self.feature_cpu_seconds = 0.0
         """What the module took in all its calls, its imports included."""
 
-    def run(self, progress: Teller) -> tuple[list[str], dict[str, Any]]:
+    def run(
+        self, progress: Teller, data_set: DataSet | None = None
+    ) -> tuple[list[str], dict[str, Any]]:
         """
         Return the columns and what was checked for the reference training.
 
+        :param progress: Told how far it is.
+        :param data_set: Whose training rows are looked at in its place, and no others; ``None`` for
+            the data that are built in.
         :raises SubmissionError: With the first thing that is wrong.
+        :raises DataError: If the data are missing or damaged.
         """
-        with FeaturePool(self._reference) as pool:
+        with FeaturePool(self._reference, self._data_folder) as pool:
             # Read by this process alone, when the children have begun.
-            data = load_market_data().frame
-            spans = Spans.find(pd.DatetimeIndex(data.index))
+            if data_set is None:
+                data = load_market_data()
+                spans = Spans.find(pd.DatetimeIndex(data.frame.index))
+            else:
+                data = data_set.load_for_validation()
+                spans = Spans.within(len(data.frame))
             found = self.check(pool, data, spans, progress)
         return found.columns, found.checks
 
-    def check(
-        self, pool: FeaturePool, data: pd.DataFrame, spans: Spans, progress: Teller
-    ) -> Checked:
+    def check(self, pool: FeaturePool, data: MarketData, spans: Spans, progress: Teller) -> Checked:
         """
         Return features that were checked.
 
@@ -186,7 +203,9 @@ class FeatureSetCheck:
         :param progress: Told how far it is.
         :raises SubmissionError: With the first thing that is wrong.
         """
-        self._pool, self._data, self._spans = pool, data.iloc[: spans.end], spans
+        self._pool, self._spans = pool, spans
+        self._market = data.cut(spans.end)
+        self._data = self._market.frame
         try:
             found = self._check(progress)
         finally:
@@ -203,7 +222,11 @@ class FeatureSetCheck:
             early = growing.compute(data.iloc[:first])
             seconds = time.monotonic() - started
             columns, months = early.columns, early.block_months
-            blocks = find_block_ends(pd.DatetimeIndex(data.index), first, months)
+            blocks = (
+                find_short_block_ends(first, len(data), months)
+                if self._market.is_short
+                else find_block_ends(pd.DatetimeIndex(data.index), first, months)
+            )
             self._check_same(early, growing.compute(data.iloc[:first]), data.iloc[:first])
             # Another process, which is over with all that it left before the next cut is made.
             with self._pool.take() as whole:
@@ -280,7 +303,7 @@ class FeatureSetCheck:
         rng = np.random.default_rng([self._seed, 1])
         leaks: list[Leak] = []
         for cut in cuts:
-            other = child.compute(replace_future(self._data, cut, rng))
+            other = child.compute(replace_future(self._market, cut, rng).frame)
             leaks += compare_before(full, other.values, columns, cut, REPLACED, scale=self._scale)
         return leaks
 
@@ -360,18 +383,18 @@ class FeatureSetCheck:
         """Compute in other worlds, and cut behind the rows that seem to follow their future."""
         data, first = self._data, self._spans.first
         rng = np.random.default_rng([self._seed, 2])
-        worlds = [build_world(data, first, rng) for _ in range(N_WORLDS)]
+        worlds = [build_world(self._market, first, rng) for _ in range(N_WORLDS)]
         with self._pool.take() as child:
             features = []
             for world in worlds:
-                part = child.compute(world.data, first)
+                part = child.compute(world.data.frame, first)
                 self._check_columns(columns, part.columns)
                 features.append(part.values)
             check_placebos(worlds[:N_PLACEBOS], features[:N_PLACEBOS], columns)
             with warnings.catch_warnings(), np.errstate(all="ignore"):
                 warnings.simplefilter("ignore")  # a row without any value
                 mean = np.nanmean(np.stack(features), axis=0)
-            check_real_outcomes(mean, data, first, columns)
+            check_real_outcomes(mean, self._market, first, columns)
             cuts = [first + row + 1 for row in find_suspects(worlds, features)]
             # It has seen no real row that is judged.
             leaks: list[Leak] = []
@@ -401,7 +424,12 @@ class FeatureSetCheck:
                 with self._pool.take(surroundings=surroundings) as child:
                     found = child.compute(part)
                 return Reply(facts={"columns": found.columns}, array=found.values)
-            command = build_command(FEATURE_SET.name, surroundings, reference=self._reference)
+            command = build_command(
+                FEATURE_SET.name,
+                surroundings,
+                reference=self._reference,
+                data_folder=self._data_folder,
+            )
             with FeatureChild.start(command, surroundings) as child:
                 found = child.compute(part)
                 self.feature_cpu_seconds += child.cpu_seconds

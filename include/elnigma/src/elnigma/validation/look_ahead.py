@@ -10,11 +10,12 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
 
+from elnigma.data import Group, MarketData
 from elnigma.feature_frame import format_time, show
 
 N_CUTS = 16
@@ -26,6 +27,9 @@ RELATIVE_TOLERANCE = 1e-9
 # Leaves the first cut some rows that are past a usual warm-up.
 _FIRST_CUT_SHARE = 0.25
 _MIN_ROWS_AFTER_CUT = 5
+_SHORT_BLOCKS = 96
+"""Of bars that are shorter than a day: so many as the judged months of the data built in."""
+_MIN_BLOCK_ROWS = 21
 # Nobody fills half a year from behind.
 _MOST_FILLED = 126
 
@@ -94,7 +98,22 @@ def find_block_ends(index: pd.DatetimeIndex, first: int, months: int) -> list[in
     return [int(row) for row in is_first if row > first]
 
 
-def replace_future(data: pd.DataFrame, cut: int, rng: np.random.Generator) -> pd.DataFrame:
+def find_short_block_ends(first: int, end: int, months: int) -> list[int]:
+    """
+    Return the row behind the last one of each block of bars that are shorter than a day.
+
+    Blocks are of one length, and as many as those of months are in the data that are built in, so
+    that as many calls are made. The last one has no end.
+
+    :param first: First row of the first block.
+    :param end: The row behind the last one.
+    :param months: How many of the shortest blocks make one.
+    """
+    length = max(_MIN_BLOCK_ROWS, -(-(end - first) * months // _SHORT_BLOCKS))
+    return list(range(first + length, end, length))
+
+
+def replace_future(data: MarketData, cut: int, rng: np.random.Generator) -> MarketData:
     """
     Replace the rows from ``cut`` on by a reshuffled path that is valid market data.
 
@@ -102,36 +121,40 @@ def replace_future(data: pd.DataFrame, cut: int, rng: np.random.Generator) -> pd
     :param cut: First row to replace.
     :param rng: Source of the order.
     """
-    return rearrange(data, cut, rng.permutation(np.arange(cut, len(data))))
+    return rearrange(data, cut, rng.permutation(np.arange(cut, len(data.frame))))
 
 
-def rearrange(data: pd.DataFrame, cut: int, order: np.ndarray) -> pd.DataFrame:
+def rearrange(data: MarketData, cut: int, order: np.ndarray) -> MarketData:
     """
-    Replace the rows from ``cut`` on by a path of other days that is valid market data.
+    Replace the rows from ``cut`` on by a path of other bars that is valid market data.
 
-    Each day keeps its prices relative to the close before it, so that highs stay highs and volumes
+    Each bar keeps its prices relative to the close before it, so that highs stay highs and volumes
     positive; only the order of what happens is another.
 
     :param data: Market data.
     :param cut: First row to replace.
-    :param order: The day that comes in each row from there on; none is the first of the data.
+    :param order: The bar that comes in each row from there on; none is the first of the data.
     """
+    frame, groups = data.frame, []
     columns: dict[str, np.ndarray] = {}
-    for prefix in ("", "nasdaq_"):
-        for close_name, names in (
-            ("close", ("open", "high", "low", "close")),
-            ("adj_close", ("adj_close",)),
-        ):
-            close = data[prefix + close_name].to_numpy()
-            path = close[cut - 1] * np.cumprod(close[order] / close[order - 1])
-            previous = np.concatenate([[close[cut - 1]], path[:-1]])
-            for name in names:
-                column = data[prefix + name].to_numpy()
-                future = previous * column[order] / close[order - 1]
-                columns[prefix + name] = np.concatenate([column[:cut], future])
-        volume = data[prefix + "volume"].to_numpy()
-        columns[prefix + "volume"] = np.concatenate([volume[:cut], volume[order]])
-    return pd.DataFrame(columns, index=data.index)[list(data.columns)]
+    for group in data.groups:
+        close = group.close
+        path = close[cut - 1] * np.cumprod(close[order] / close[order - 1])
+        previous = np.concatenate([[close[cut - 1]], path[:-1]])
+
+        def follow(values: np.ndarray, close: np.ndarray, previous: np.ndarray) -> np.ndarray:
+            future = previous * values[order] / close[order - 1]
+            return np.concatenate([values[:cut], future])
+
+        groups.append(Group(close=follow(close, close, previous), columns=group.columns))
+        for name in group.columns:
+            columns[name] = follow(frame[name].to_numpy(), close, previous)
+    for name in frame.columns:
+        if name not in columns:
+            values = frame[name].to_numpy()
+            columns[name] = np.concatenate([values[:cut], values[order]])
+    changed = pd.DataFrame(columns, index=frame.index)[list(frame.columns)]
+    return replace(data, frame=changed, groups=tuple(groups))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -216,7 +239,7 @@ def compare_before(
 
 def find_leaks(
     full: np.ndarray,
-    data: pd.DataFrame,
+    data: MarketData,
     columns: Sequence[str],
     cuts: Sequence[int],
     compute: Callable[[pd.DataFrame], np.ndarray],
@@ -225,9 +248,9 @@ def find_leaks(
     """Try every cut both ways and return all leaks; ``compute`` makes features of given data."""
     leaks: list[Leak] = []
     for cut in cuts:
-        dropped = compute(data.iloc[:cut])
+        dropped = compute(data.frame.iloc[:cut])
         leaks += compare_before(full, dropped, columns, cut, DROPPED)
-        replaced = compute(replace_future(data, cut, rng))
+        replaced = compute(replace_future(data, cut, rng).frame)
         leaks += compare_before(full, replaced, columns, cut, REPLACED)
     return leaks
 

@@ -41,7 +41,12 @@ _TOLERANCES = (3e-7, 1e-5)
 
 
 def check_model_structure(
-    reference: str, progress: Progress, *, seed: int, memory_bytes: int | None = None
+    reference: str,
+    progress: Progress,
+    *,
+    seed: int,
+    memory_bytes: int | None = None,
+    data_folder: str | None = None,
 ) -> dict[str, Any]:
     """
     Return what was checked.
@@ -54,14 +59,16 @@ def check_model_structure(
     :param seed: Of the made-up data and the model.
     :param memory_bytes: All that there is; models that are too large for two at once go one after
         the other. ``None`` for no limit.
+    :param data_folder: Where the module must not read; ``None`` for no such folder.
     :raises SubmissionError: With the first thing that is wrong.
     """
     progress.tell("checking", 5)
-    everything, arguments = change_all(), {"reference": reference, "seed": seed}
+    everything = change_all()
+    arguments = {"reference": reference, "seed": seed, "data_folder": data_folder}
     system = MODEL_STRUCTURE.name
     # Forked before the other one begins, whose reply is none of a module's business.
     with (
-        Child.fork(partial(_compute_first, reference, seed)) as child,
+        Child.fork(partial(_compute_first, reference, seed, data_folder)) as child,
         begin_afresh(system, everything, **arguments) as beside,
     ):
         _let_work(child, beside, memory_bytes)
@@ -97,24 +104,25 @@ def _compare(first: Reply, reply: Reply) -> str | None:
     return f"{count} of {len(found)} predictions are others after the same training"
 
 
-def _compute_first(reference: str, seed: int) -> Reply:
+def _compute_first(reference: str, seed: int, data_folder: str | None) -> Reply:
     hide_task()
-    return compute_model(reference, seed)
+    return compute_model(reference, seed, data_folder)
 
 
-def compute_model(reference: str, seed: int) -> Reply:
+def compute_model(reference: str, seed: int, data_folder: str | None = None) -> Reply:
     """
     Build a model, fit it, and predict with it, in this process, which is a child.
 
     :param reference: Folder or dotted name.
     :param seed: Of the made-up data and the model.
+    :param data_folder: Where it must not read; ``None`` for no such folder.
     :raises SubmissionError: If something is wrong with it.
     """
     compile_fast()
     # Imported in the child: the backend's threads would not survive a fork.
     from elnigma import networks
 
-    guard = build_guard()
+    guard = build_guard(data_folder)
     guard.install()
     config = {key: param.default for key, param in BY_KEY.items()}
     config |= {"training.epochs": EPOCHS, "training.batch_size": BATCH_SIZE}

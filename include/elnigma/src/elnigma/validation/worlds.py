@@ -1,7 +1,7 @@
 """
 Worlds with another future: what a feature knows there, it has not from its data.
 
-In each world the judged rows are other days, drawn at random, so that no row tells anything of the
+In each world the judged rows are other bars, drawn at random, so that no row tells anything of the
 rows behind it. Three questions are asked of features computed there:
 
 - Do they know the outcomes of such a world? Then they read its later rows.
@@ -19,6 +19,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
+from elnigma.data import Follower, MarketData
 from elnigma.errors import SubmissionError
 from elnigma.feature_frame import format_time, show
 from elnigma.validation.look_ahead import rearrange
@@ -31,6 +32,8 @@ HORIZONS = (1, 5, 20)
 MIN_CORRELATION = 0.05
 PLACEBO_T = 4.0
 REAL_T = 5.0
+_ROWS_AT_ONCE = 4096
+"""More would take memory for each thing that follows."""
 _ADVICE = "compute each row from the rows up to it"
 
 
@@ -44,49 +47,56 @@ class World:
     :param followers: What follows each judged row in several respects, one a column.
     """
 
-    data: pd.DataFrame
+    data: MarketData
     outcomes: dict[int, np.ndarray]
     followers: np.ndarray
 
 
-def build_world(data: pd.DataFrame, first: int, rng: np.random.Generator) -> World:
+def build_world(data: MarketData, first: int, rng: np.random.Generator) -> World:
     """
-    Draw other days for the judged rows.
+    Draw other bars for the judged rows.
 
     :param data: Market data.
     :param first: The first judged row.
-    :param rng: Source of the days.
+    :param rng: Source of the bars.
     """
-    # Drawn with replacement: where each day came once, the end would be known from the beginning.
-    order = rng.integers(1, len(data), len(data) - first)
+    rows = len(data.frame)
+    # Drawn with replacement: where each bar came once, the end would be known from the beginning.
+    order = rng.integers(data.first_whole, rows, rows - first)
     other = rearrange(data, first, order)
     return World(
         data=other, outcomes=find_outcomes(other, first), followers=_find_followers(other, first)
     )
 
 
-def find_outcomes(data: pd.DataFrame, first: int) -> dict[int, np.ndarray]:
+def find_outcomes(data: MarketData, first: int) -> dict[int, np.ndarray]:
     """
     Return the outcomes of the judged rows by horizon; NaN where there are none yet.
 
     :param data: Market data.
     :param first: The first judged row.
     """
-    close = data["close"]
+    close = data.close
     return {horizon: (close.shift(-horizon) / close - 1).to_numpy()[first:] for horizon in HORIZONS}
 
 
-def _find_followers(data: pd.DataFrame, first: int) -> np.ndarray:
-    close, other = data["close"], data["nasdaq_close"]
+def _find_followers(data: MarketData, first: int) -> np.ndarray:
+    close = data.close
+    others = [pd.Series(data.groups[at].close, index=close.index) for at in data.references]
     columns = [
         *(close.shift(-horizon) / close for horizon in HORIZONS),
-        other.shift(-1) / other,
-        (data["open"].shift(-1) / close),
-        (data["high"] / data["low"]).shift(-1),
-        data["volume"].shift(-1),
-        data["nasdaq_volume"].shift(-1),
+        *(other.shift(-1) / other for other in others),
+        *(_follow(data.frame, follower) for follower in data.followers),
     ]
     return np.column_stack([column.to_numpy()[first:] for column in columns])
+
+
+def _follow(frame: pd.DataFrame, follower: Follower) -> pd.Series:
+    following = frame[follower.column].shift(-1)
+    if follower.over is None:
+        return following
+    over = frame[follower.over]
+    return following / (over.shift(-1) if follower.is_over_next else over)
 
 
 def check_placebos(
@@ -124,7 +134,7 @@ def check_placebos(
 
 
 def check_real_outcomes(
-    mean: np.ndarray, data: pd.DataFrame, first: int, columns: Sequence[str]
+    mean: np.ndarray, data: MarketData, first: int, columns: Sequence[str]
 ) -> None:
     """
     Refuse features that know outcomes which they were not given.
@@ -147,7 +157,7 @@ def check_real_outcomes(
             raise SubmissionError(
                 f"look-ahead: column {show(columns[at])} knows outcomes it was not given: computed "
                 f"from other prices, it has a rank correlation of {correlations[at]:.3f} to the "
-                f"real next {_count(horizon)} (at {format_time(data, first + row)} it is "
+                f"real next {_count(horizon)} (at {format_time(data.frame, first + row)} it is "
                 f"{mean[row, at]:.6g}, the return {outcome[row]:.6g}), likely cause: they are read "
                 "from a table, a file or a package; compute from what the function is given"
             )
@@ -162,11 +172,16 @@ def find_suspects(worlds: Sequence[World], features: Sequence[np.ndarray]) -> li
     :return: Numbers of judged rows, increasing. They are innocent until a cut behind them shows
         something.
     """
-    values = _standardise(np.stack(features).astype("float32"))
-    followers = _standardise(np.stack([world.followers for world in worlds]).astype("float32"))
-    # Over the worlds, for each row: a column's correlation with each of the things that follow.
-    shared = np.einsum("wrc,wrf->rcf", values, followers, optimize=True)
-    strength = np.abs(np.nan_to_num(shared)).max(axis=(1, 2))
+    parts = []
+    for begin in range(0, len(features[0]), _ROWS_AT_ONCE):
+        some = slice(begin, begin + _ROWS_AT_ONCE)
+        values = _standardise(np.stack([each[some] for each in features]).astype("float32"))
+        following = np.stack([world.followers[some] for world in worlds])
+        followers = _standardise(following.astype("float32"))
+        # Over the worlds, for each row: a column's correlation with each thing that follows.
+        shared = np.einsum("wrc,wrf->rcf", values, followers, optimize=True)
+        parts.append(np.abs(np.nan_to_num(shared)).max(axis=(1, 2)))
+    strength = np.concatenate(parts)
     # The last row has nothing behind it.
     strongest = np.argsort(-strength[:-1], kind="stable")[:N_SUSPECTS]
     return sorted(int(row) for row in strongest)
