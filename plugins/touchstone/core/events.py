@@ -181,7 +181,7 @@ class Judging(_Table):
     ] = Field(
         default=(),
         title="Prediction intervals",
-        description="Whole days. Empty: those of the baseline.",
+        description="Whole bars. Empty: those of the baseline.",
     )
     seeds: Annotated[tuple[Seed, ...], Field(max_length=100), AfterValidator(_check_distinct)] = (
         Field(default=(), title="Seeds", description="Seeds to train with. Empty: any.")

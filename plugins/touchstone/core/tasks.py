@@ -164,7 +164,7 @@ class TaskSpec(BaseModel):
     :param content_sha256: Digest of the content archive.
     :param content_size: Its size in bytes.
     :param limits: What an attempt may use.
-    :param interval: Prediction interval in days; ``None`` for a validation.
+    :param interval: Prediction interval in bars; ``None`` for a validation.
     :param schedule: How it is trained, and where it may run; all defaults for a validation.
     :param elnigma: The el-nigma that is run; ``None`` for the image's own.
     :param submitted_by: Whose it is: submitters share what is free.

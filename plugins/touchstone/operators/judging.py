@@ -56,6 +56,8 @@ def enter_event(
 
     found = records.find_submission(submission_id) if conf.submission_id else None
     keeper = EventKeeper.build(records, get_settings(), _now)
+    # First: one that is gone costs nobody a place in the quota.
+    data = keeper.find_data(conf.schedule.event)
     keeper.enter(
         conf.schedule,
         submission_id=submission_id,
@@ -63,7 +65,7 @@ def enter_event(
         # An admin who schedules for somebody takes that one's place, not one of his own.
         user=found.submitted_by if found is not None else run.user,
     )
-    return keeper.find_data(conf.schedule.event)
+    return data
 
 
 def judge_arrival(**context: Unpack[Context]) -> str | None:
