@@ -294,6 +294,9 @@ def parse_data_set(text: str) -> DataSet:
     try:
         if len(text.encode(errors="surrogatepass")) > MAX_TEXT_BYTES:
             raise ConfigurationError(f"has more than {MAX_TEXT_BYTES} bytes; leave columns out")
+        if text.startswith("\ufeff"):
+            # TOML has none: a trainer would refuse it only when it is too late.
+            raise ConfigurationError("begins with a byte order mark; save it without one")
         document = read_toml(text, what=FILE, version=SCHEMA_VERSION)
         try:
             return DataSet.model_validate(document)

@@ -127,6 +127,7 @@ def change(old: str, new: str) -> str:
         ),
         ("[" * 60_000, "data.toml: "),
         ("not toml", "not TOML"),
+        ("\ufeff" + GOOD, "begins with a byte order mark; save it without one"),
     ],
 )
 def test_what_is_wrong_is_told_with_its_key_and_what_is_expected(text, told):
