@@ -13,6 +13,7 @@ from typer.core import TyperCommand, TyperGroup
 
 from touchstone import (
     agent_commands,
+    data_commands,
     dev_commands,
     event_commands,
     fleet_commands,
@@ -103,6 +104,7 @@ app.add_typer(agent_commands.agent_app, name="agent")
 app.add_typer(fleet_commands.fleet_app, name="fleet")
 app.add_typer(fleet_commands.manifest_app, name="manifest")
 app.add_typer(event_commands.event_app, name="event")
+app.add_typer(data_commands.data_app, name="data")
 app.command()(event_commands.leaderboard)
 app.command()(event_commands.compare)
 app.add_typer(dev_commands.dev_app, name="dev")

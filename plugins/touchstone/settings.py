@@ -137,6 +137,10 @@ class Settings(BaseSettings):
     :param warm_runs: DAG runs that wait for slots and stay active in Airflow; the others wait as
         queued runs do, which cost its scheduler nothing.
     :param fleet_file: Servers and policies; ``None`` for none.
+    :param data_bytes: Largest data set after packing, bytes; unpacked it may have four times as
+        many.
+    :param data_cache: Folder in which the judge's data sets are kept unpacked; ``None`` for one of
+        this user's in the folder for temporary files.
     :param judge_python: Interpreter of the environment in which verdicts are reached; ``None`` for
         that of a checkout.
     :param dispatcher_port: Loopback port of the dispatcher's health; 0 for none.
@@ -188,6 +192,8 @@ class Settings(BaseSettings):
     deck_size: int = Field(default=32, ge=0)
     warm_runs: int = Field(default=2, ge=0)
     fleet_file: Path | None = None
+    data_bytes: int = Field(default=64 * 1024**2, ge=1024)
+    data_cache: Path | None = None
     judge_python: Path | None = None
     dispatcher_port: int = Field(default=0, ge=0, le=65535)
     lease_seconds: int = Field(default=900, ge=10)

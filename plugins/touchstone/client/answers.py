@@ -155,6 +155,18 @@ class ShownTask(_Part):
     published: Annotated[ShownPublished | None, OrNone] = None
 
 
+class ShownData(_Part):
+    """The data set of an event, or of a submission."""
+
+    name: Text = None
+    version: Text = None
+
+    @property
+    def label(self) -> str:
+        """Return name and version, as far as they are known."""
+        return " ".join(filter(None, (self.name, self.version)))
+
+
 class ShownBranch(_Part):
     """The branch of el-nigma that a submission runs."""
 
@@ -193,6 +205,7 @@ class ShownSubmission(ListedSubmission):
     remarks: Texts = ()
     run_ids: Texts = ()
     elnigma: Annotated[ShownBranch | None, OrNone] = None
+    data: Annotated[ShownData | None, OrNone] = None
     cost: Annotated[Cost | None, OrNone] = None
 
 
@@ -427,15 +440,10 @@ class ShownQuota(_Part):
     hours: float
 
 
-class ShownData(_Part):
-    """The data set of an event."""
-
-    name: Text = None
-
-
 class ShownRows(_Part):
     """Which rows an event judges."""
 
+    validation_from: Text = None
     test_from: Text = None
     test_to: Text = None
     closed_from: Text = None
@@ -478,6 +486,56 @@ class EventAdmission(_Part):
     """Why an event takes no submission of the user now; ``None`` if it does."""
 
     objection: str | None = None
+
+
+class ShownInstrument(_Part):
+    """An instrument of a data set."""
+
+    role: Text = None
+    close: Text = None
+
+
+class ShownColumn(_Part):
+    """A column of a data set."""
+
+    instrument: Text = None
+    available_at: Text = None
+
+
+class ShownDataSet(_Part):
+    """A version of a data set."""
+
+    name: str
+    version: str
+    title: Text = None
+    file: Text = None
+    frequency: Text = None
+    calendar: Text = None
+    bars_per_year: Number = None
+    rows: Annotated[ShownRows | None, OrNone] = None
+    instruments: Mapping[str, ShownInstrument] = Field(default_factory=dict)
+    columns: Mapping[str, ShownColumn] = Field(default_factory=dict)
+    digest: Text = None
+    archive_bytes: Number = None
+    added_at: Text = None
+    added_by: Text = None
+    is_complete: bool = True
+    is_changed: bool = False
+
+
+class DataSetList(_Part):
+    """All data sets, and why those that make no sense are not among them."""
+
+    built_in: Text = None
+    data_sets: tuple[ShownDataSet, ...]
+    unreadable: Mapping[str, str] = Field(default_factory=dict)
+
+
+class DataSetVersions(_Part):
+    """The versions of a data set, the newest first."""
+
+    name: str
+    versions: tuple[ShownDataSet, ...]
 
 
 class ShownStatement(_Part):

@@ -18,6 +18,8 @@ from touchstone.client.answers import (
     AttachedServer,
     Comparison,
     Dag,
+    DataSetList,
+    DataSetVersions,
     DrainedServer,
     EventAdmission,
     EventList,
@@ -29,6 +31,7 @@ from touchstone.client.answers import (
     RunTask,
     RunTaskLog,
     RunTasks,
+    ShownDataSet,
     ShownEvent,
     SubmissionAnswer,
     SubmissionList,
@@ -226,12 +229,16 @@ class Client:
 
     def upload(self, archive: bytes) -> str:
         """Upload a ``.tar.gz``; return the source that stands for it."""
+        return self._read(Uploaded, self._send_archive("content", archive)).value.source
+
+    def _send_archive(self, path: str, archive: bytes) -> Document:
+        """Send an archive, again after a while if as many are under way as are taken at once."""
         pauses = iter(_BUSY_PAUSES)
         while True:
             try:
-                answer = self._ask(
+                return self._ask(
                     "POST",
-                    f"{_API}/content",
+                    f"{_API}/{path}",
                     content=archive,
                     headers={"Content-Type": "application/gzip"},
                 )
@@ -240,8 +247,6 @@ class Client:
                 if pause is None:
                     raise
                 self._sleep(pause)
-            else:
-                return self._read(Uploaded, answer).value.source
 
     def cancel(self, submission_id: str, reason: str | None) -> Answer[Ended]:
         """End a submission's tasks and runs."""
@@ -292,6 +297,20 @@ class Client:
         """Return what was said of some submissions."""
         wanted = urlencode([("submission", each) for each in submission_ids])
         return self._get(Comparison, f"verdicts?{wanted}")
+
+    # --- data sets -------------------------------------------------------------------------
+
+    def list_data_sets(self) -> Answer[DataSetList]:
+        """Return all versions of all data sets."""
+        return self._get(DataSetList, "data")
+
+    def get_data_set(self, name: str) -> Answer[DataSetVersions]:
+        """Return the versions of a data set, the newest first."""
+        return self._get(DataSetVersions, f"data/{quote(name, safe='')}")
+
+    def add_data_set(self, archive: bytes) -> Answer[ShownDataSet]:
+        """Add a data set, packed."""
+        return self._read(ShownDataSet, self._send_archive("data", archive))
 
     # --- RunPod ----------------------------------------------------------------------------
 

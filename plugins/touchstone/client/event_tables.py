@@ -39,7 +39,7 @@ def build_event(event: ShownEvent) -> Table:
         "event": event.event,
         "title": event.title,
         "problem": event.problem,
-        "data": event.data.name if event.data else None,
+        "data": event.data.label if event.data else None,
         "rows": f"{first} to {last}",
         "closed from": rows.closed_from if rows else None,
         "intervals": ",".join(judging.intervals if judging else ()) or "those of the baseline",

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import gzip
+import hashlib
 import io
 import re
 import tarfile
 from collections.abc import Iterator
+from contextlib import contextmanager
 from fnmatch import fnmatch
 from pathlib import Path
+from typing import IO
 
+from touchstone.core.data_sets import FILE, MAX_TEXT_BYTES, DataSet, parse_data_set
 from touchstone_agent.protocol.errors import ConfigurationError
 
 EXCLUDED = (
@@ -32,6 +36,9 @@ EXCLUDED = (
 )
 """Names that are never part of a module, and ``.env``, which tends to hold secrets."""
 
+
+_LEVEL = 6
+"""Of compression; fixed, because the default may change."""
 
 _GIT_URL = re.compile(r"(https?|ssh|git|file)://|[\w.-]+@[\w.-]+:")
 
@@ -82,11 +89,7 @@ def pack_folder(folder: Path, limit: int) -> bytes:
     if sum(sizes.values()) > limit:
         raise _too_large(folder, sum(sizes.values()), limit, sizes)
     packed = io.BytesIO()
-    # No name and no time in the header; a fixed level, because the default may change.
-    with (
-        gzip.GzipFile(filename="", fileobj=packed, mode="wb", compresslevel=6, mtime=0) as stream,
-        tarfile.open(fileobj=stream, mode="w|", format=tarfile.PAX_FORMAT) as archive,
-    ):
+    with _open_archive(packed) as archive:
         for path in paths:
             body = path.read_bytes()
             member = tarfile.TarInfo(path.relative_to(folder).as_posix())
@@ -96,6 +99,73 @@ def pack_folder(folder: Path, limit: int) -> bytes:
     if packed.tell() > limit:
         raise _too_large(folder, packed.tell(), limit, sizes)
     return packed.getvalue()
+
+
+def pack_data_set(folder: Path, limit: int) -> tuple[DataSet, bytes]:
+    """
+    Return a data set, and its two files as a ``.tar.gz`` that depends on their contents alone.
+
+    :param folder: The folder with ``data.toml`` and the data file; what else is there stays there.
+    :param limit: Bytes that the archive may have.
+    :raises ConfigurationError: Naming the file or the key that is wrong, and the way out.
+    """
+    text = _read_description(folder / FILE)
+    described = parse_data_set(text.decode())
+    data = folder / described.file
+    if not data.is_file():
+        raise ConfigurationError(
+            f"{FILE}: file: there is no {described.file} in {folder}; put it there, or name another"
+        )
+    packed = io.BytesIO()
+    with data.open("rb") as file:
+        found = hashlib.file_digest(file, "sha256").hexdigest()
+        if found != described.sha256:
+            raise ConfigurationError(
+                f"{FILE}: sha256: {described.file} has {found}, and the file says "
+                f"{described.sha256}; correct one of them"
+            )
+        with _open_archive(packed) as archive:
+            _add(archive, FILE, len(text), io.BytesIO(text))
+            _add(archive, described.file, file.seek(0, io.SEEK_END), file)
+    if packed.tell() > limit:
+        raise ConfigurationError(
+            f"{folder} has {_mib(packed.tell())} packed, of at most {_mib(limit)} (setting "
+            "TOUCHSTONE_DATA_BYTES); leave columns or rows out"
+        )
+    return described, packed.getvalue()
+
+
+def _read_description(path: Path) -> bytes:
+    try:
+        with path.open("rb") as file:
+            text = file.read(MAX_TEXT_BYTES + 1)
+        text.decode()
+    except UnicodeDecodeError as error:
+        raise ConfigurationError(f"{FILE}: is not UTF-8 text; save it as such") from error
+    except OSError as error:
+        raise ConfigurationError(
+            f"{path}: {error.strerror}; give the folder that {FILE} is in"
+        ) from error
+    return text
+
+
+@contextmanager
+def _open_archive(target: IO[bytes]) -> Iterator[tarfile.TarFile]:
+    # No name and no time in the header.
+    with (
+        gzip.GzipFile(
+            filename="", fileobj=target, mode="wb", compresslevel=_LEVEL, mtime=0
+        ) as stream,
+        tarfile.open(fileobj=stream, mode="w|", format=tarfile.PAX_FORMAT) as archive,
+    ):
+        yield archive
+
+
+def _add(archive: tarfile.TarFile, name: str, size: int, file: IO[bytes]) -> None:
+    member = tarfile.TarInfo(name)
+    member.size, member.mode = size, 0o644
+    file.seek(0)
+    archive.addfile(member, file)
 
 
 def _find_files(folder: Path) -> Iterator[Path]:

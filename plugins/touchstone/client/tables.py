@@ -168,6 +168,7 @@ def build_facts(submission: ShownSubmission) -> Table:
         "folder": submission.source_path,
         "commit": submission.commit,
         "el-nigma": _format_elnigma(submission.elnigma),
+        "data": submission.data.label if submission.data else None,
         "left out": "; ".join(submission.remarks),
         "content": submission.content_sha256,
         "notes": submission.notes,

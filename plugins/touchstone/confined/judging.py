@@ -43,7 +43,14 @@ def find_judge(settings: Settings) -> Path:
     return settings.judge_python or _CHECKOUT / "judge" / ".venv" / "bin" / "python"
 
 
-def ask_judge(python: Path, folder: Path, rules: JudgingRules, interval: int) -> JudgeAnswer:
+def ask_judge(
+    python: Path,
+    folder: Path,
+    rules: JudgingRules,
+    interval: int,
+    *,
+    data_dir: Path | None = None,
+) -> JudgeAnswer:
     """
     Return what the judge says of a training.
 
@@ -51,6 +58,7 @@ def ask_judge(python: Path, folder: Path, rules: JudgingRules, interval: int) ->
     :param folder: What the training has left, each file as its digest says.
     :param rules: By which to judge.
     :param interval: The training's prediction interval, by the record.
+    :param data_dir: The data set's two files; ``None`` for the data that the judge has itself.
     :raises JudgeFailed: If it gives no answer that makes sense.
     :raises TransientError: If this process is to end.
     """
@@ -62,6 +70,7 @@ def ask_judge(python: Path, folder: Path, rules: JudgingRules, interval: int) ->
         interval=interval,
         result=str(folder / "result.json"),
         predictions=str(predictions) if predictions.is_file() else None,
+        data_dir=None if data_dir is None else str(data_dir),
     )
     with tempfile.TemporaryFile() as given:
         given.write(json.dumps(question, allow_nan=False).encode())

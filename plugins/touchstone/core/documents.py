@@ -45,6 +45,8 @@ _MESSAGES = {
     "string_too_short": "is empty",
     "too_long": "has more than {max_length} entries",
     "too_short": "is empty",
+    "enum": "{input} is none of {expected}",
+    "literal_error": "{input} is none of {expected}",
     "string_pattern_mismatch": "{input} is not of the form {pattern}",
 }
 """What Pydantic finds, in the words of somebody who edits a file."""

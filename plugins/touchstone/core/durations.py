@@ -83,12 +83,14 @@ class DurationKey:
     :param system: What kind of module it is; ``None`` for any.
     :param config_file: El-nigma configuration; ``None`` for any.
     :param interval: Prediction interval; ``None`` for any, and for a validation.
+    :param data: Data set; ``None`` for any, and for the built-in one.
     """
 
     kind: SlotClass
     system: str | None = None
     config_file: str | None = None
     interval: int | None = None
+    data: str | None = None
 
     @property
     def wider(self) -> tuple[DurationKey, ...]:
@@ -96,6 +98,7 @@ class DurationKey:
         kind, system, config_file = self.kind, self.system, self.config_file
         keys = (
             self,
+            DurationKey(kind=kind, system=system, config_file=config_file, data=self.data),
             DurationKey(kind=kind, system=system, config_file=config_file),
             DurationKey(kind=kind, system=system),
             DurationKey(kind=kind),
@@ -111,6 +114,7 @@ def describe_task(spec: TaskSpec) -> DurationKey:
         system=spec.system.value,
         config_file=spec.schedule.config_file if is_training else None,
         interval=spec.interval,
+        data=spec.data.label if spec.data else None,
     )
 
 

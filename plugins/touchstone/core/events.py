@@ -14,11 +14,14 @@ from pydantic import (
     BaseModel,
     ConfigDict,
     Field,
+    SerializerFunctionWrapHandler,
     StringConstraints,
     ValidationError,
+    model_serializer,
     model_validator,
 )
 
+from touchstone.core.data_sets import CANNED, CANNED_BARS, DataSet, Version
 from touchstone.core.documents import Line, explain, read_toml, shorten
 from touchstone.core.names import is_submission_id
 from touchstone.core.schedule import (
@@ -93,25 +96,53 @@ class _Table(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
-class Data(_Table):
+class _SparseTable(_Table):
+    """Is written without what is not given, as by the versions that did not know of it."""
+
+    @model_serializer(mode="wrap")
+    def _write(self, write: SerializerFunctionWrapHandler) -> dict[str, object]:
+        written: dict[str, object] = write(self)
+        return {
+            name: value
+            for name, value in written.items()
+            if value is not None or name not in _LATER
+        }
+
+
+_LATER: Final = frozenset({"version", "validation_from"})
+
+
+class Data(_SparseTable):
     """
     What is predicted.
 
     :param name: The data set.
+    :param version: Which version of it; ``None`` for the newest, and for the built-in one.
     """
 
-    name: Line = Field(default="sp500", title="Data set", description="Name of the data set.")
+    name: Line = Field(default=CANNED, title="Data set", description="Name of the data set.")
+    version: Version | None = Field(
+        default=None,
+        title="Version",
+        description="Version of the data set. Empty: the newest one, for ever.",
+    )
 
 
-class Rows(_Table):
+class Rows(_SparseTable):
     """
-    Which of the judge's rows are compared.
+    Which rows are judged.
 
-    :param test_from: First day; ``None`` for the judge's own first.
-    :param test_to: Last day; ``None`` for the judge's own last.
+    :param validation_from: First day of the validation rows; ``None`` for the data set's.
+    :param test_from: First day; ``None`` for the data set's.
+    :param test_to: Last day; ``None`` for the last there is.
     :param closed_from: From this day on nothing is shown of the rows before the event is closed.
     """
 
+    validation_from: Day | None = Field(
+        default=None,
+        title="Validation from",
+        description="First day of the rows that scale positions.",
+    )
     test_from: Day | None = Field(
         default=None, title="First day", description="First day that is compared."
     )
@@ -129,6 +160,8 @@ class Rows(_Table):
     def _in_order(self) -> Self:
         if self.test_from and self.test_to and self.test_from > self.test_to:
             raise ValueError("test_to is before test_from; swap them")
+        if self.validation_from and self.test_from and self.validation_from >= self.test_from:
+            raise ValueError("validation_from is not before test_from; swap them")
         return self
 
 
@@ -139,7 +172,7 @@ class Judging(_Table):
     :param intervals: Prediction intervals, which all must train; empty for the baseline's.
     :param seeds: The seeds that one may train with; empty for any.
     :param arrivals: How many submissions are expected: each alone is better below 5 % of that.
-    :param bars_per_year: To annualise with.
+    :param bars_per_year: To annualise with; ``None`` for those of the data set's calendar.
     :param baseline: A submission, or ``flat``; ``None`` until an admin sets one.
     """
 
@@ -148,7 +181,7 @@ class Judging(_Table):
     ] = Field(
         default=(),
         title="Prediction intervals",
-        description="Whole days. Empty: those of the baseline.",
+        description="Whole bars. Empty: those of the baseline.",
     )
     seeds: Annotated[tuple[Seed, ...], Field(max_length=100), AfterValidator(_check_distinct)] = (
         Field(default=(), title="Seeds", description="Seeds to train with. Empty: any.")
@@ -162,13 +195,13 @@ class Judging(_Table):
         description="Declared before the first one: a submission is better at once if its own p "
         "is below 5 % divided by this.",
     )
-    bars_per_year: float = Field(
-        default=252.0,
+    bars_per_year: float | None = Field(
+        default=None,
         gt=0,
         le=1_000_000,
         allow_inf_nan=False,
         title="Bars a year",
-        description="To annualise with.",
+        description="To annualise with. Empty: by the data set's calendar.",
     )
     baseline: Baseline | None = Field(
         default=None,
@@ -254,11 +287,16 @@ class Event(_Table):
     @property
     def digest(self) -> str:
         """Return a digest that is the same for the same event."""
-        text = json.dumps(self.model_dump(mode="json"), sort_keys=True, separators=(",", ":"))
+        document = self.model_dump(mode="json")
+        # As before there were calendars: what follows from the data set changes nothing.
+        document["judging"]["bars_per_year"] = self.judging.bars_per_year or float(CANNED_BARS)
+        text = json.dumps(document, sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(text.encode()).hexdigest()
 
 
-BUILT_IN: Final = Event(title="Everybody's submissions")
+BUILT_IN: Final = Event(
+    title="Everybody's submissions", judging=Judging(bars_per_year=float(CANNED_BARS))
+)
 """The event ``default`` where nobody has written another: all take part, as often as they like."""
 
 _KNOWN = frozenset(
@@ -366,11 +404,61 @@ def is_judged_row(event: Event, time: str) -> bool:
     )
 
 
+def settle_event(event: Event, name: str, data: DataSet | None) -> Event:
+    """
+    Return an event with all that follows from its data set: version, rows, bars a year.
+
+    :param event: As its file has it.
+    :param data: The data set; ``None`` for the built-in one.
+    :raises ConfigurationError: Naming the key that does not go with the data set.
+    """
+    what, rows = f"event {name}", event.rows
+    if data is None:
+        for key, value in (
+            ("data.version", event.data.version),
+            ("rows.validation_from", rows.validation_from),
+        ):
+            if value is not None:
+                raise ConfigurationError(
+                    f"{what}: {key}: the data set {CANNED!r} is built in and has but one; "
+                    "leave it out"
+                )
+    bars = CANNED_BARS if data is None else data.bars_per_year
+    asked = event.judging.bars_per_year
+    if asked is not None and asked != bars:
+        raise ConfigurationError(
+            f"{what}: judging.bars_per_year: {asked:g} does not go with {event.data.name!r}, whose "
+            f"calendar has {bars}; leave it out"
+        )
+    judging = event.judging.model_copy(update={"bars_per_year": float(bars)})
+    settled = event.model_copy(update={"judging": judging})
+    if data is None:
+        return settled
+    found = {
+        "validation_from": rows.validation_from or data.rows.validation_from,
+        "test_from": rows.test_from or data.rows.test_from,
+        "test_to": rows.test_to,
+        "closed_from": rows.closed_from,
+    }
+    try:
+        settled_rows = Rows.model_validate(found)
+    except ValidationError as error:
+        raise ConfigurationError(
+            f"{what}: rows: {explain(error, known=_KNOWN)}; {data.label} has validation_from "
+            f"{data.rows.validation_from} and test_from {data.rows.test_from}"
+        ) from error
+    pinned = event.data.model_copy(update={"version": data.version})
+    return settled.model_copy(update={"data": pinned, "rows": settled_rows})
+
+
 _FIXED = ("intervals", "arrivals", "bars_per_year")
 
 
 def find_fixed_change(before: Event, after: Event) -> str | None:
     """Return what may not change once rows were judged, and does; ``None`` for nothing."""
+    # Without a version it is the built-in one, whatever people have called it.
+    if (before.data.version or after.data.version) and before.data != after.data:
+        return "data"
     if before.rows != after.rows:
         return "rows"
     changed = (

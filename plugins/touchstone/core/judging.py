@@ -11,6 +11,7 @@ from typing import Annotated, Final, Self
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, JsonValue, model_validator
 
+from touchstone.core.data_sets import PinnedData
 from touchstone.core.records.judged import (
     BEFORE_JUDGING,
     MAX_ROWS,
@@ -35,7 +36,8 @@ RULES: Final = JudgingRules(
     bars_per_year=252,
     resamples=1000,
 )
-"""The rules of all judging; the reference trainer uses the same unless overridden."""
+"""The rules of all judging on the built-in data; the reference trainer uses the same unless
+overridden."""
 
 CONTRACT_1: Final = "the image speaks contract 1, whose predictions cannot be recomputed"
 
@@ -86,8 +88,34 @@ class JudgeAnswer(BaseModel):
         return JudgedSeries(time=self.time, net=self.net, market=self.market, score=self.score)
 
 
+def build_rules(data: PinnedData | None) -> JudgingRules:
+    """
+    Return what a training is judged by.
+
+    :param data: What it was to be trained on, by its record; ``None`` for the built-in data set.
+    """
+    if data is None:
+        return RULES
+    return JudgingRules(
+        version=RULES.version,
+        data_name=data.label,
+        data_sha256=data.digest,
+        validation_from=data.validation_from,
+        test_from=data.test_from,
+        test_to=data.test_to,
+        cost_bps=RULES.cost_bps,
+        bars_per_year=data.bars_per_year,
+        resamples=RULES.resamples,
+    )
+
+
 def build_question(
-    rules: JudgingRules, *, interval: int, result: str, predictions: str | None
+    rules: JudgingRules,
+    *,
+    interval: int,
+    result: str,
+    predictions: str | None,
+    data_dir: str | None = None,
 ) -> dict[str, JsonValue]:
     """
     Return what the judge's program is asked.
@@ -96,12 +124,14 @@ def build_question(
     :param interval: Prediction interval of the training, by the record.
     :param result: Path of its result.json.
     :param predictions: Path of its predictions.csv; ``None`` if it has left none.
+    :param data_dir: Path of the data set's folder; ``None`` for the judge's own.
     """
     return {
         "rules": rules.model_dump(mode="json"),
         "interval": interval,
         "result": result,
         "predictions": predictions,
+        "data_dir": data_dir,
     }
 
 

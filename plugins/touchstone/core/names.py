@@ -54,6 +54,11 @@ def build_content_key(sha256: str) -> str:
     return f"content/{sha256}.tar.gz"
 
 
+def build_data_key(sha256: str) -> str:
+    """Return the key of a data set's archive in the content bucket."""
+    return f"data/{sha256}.tar.gz"
+
+
 def build_attempt_prefix(ref: AttemptRef) -> str:
     """Return what all object keys of an attempt begin with, ``/`` at the end."""
     return f"{ref.submission_id}/{ref.task_id}/{ref.attempt}-{ref.fence}/"

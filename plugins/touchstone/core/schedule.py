@@ -34,7 +34,7 @@ from touchstone.core.refs import MAX_REF, check_ref
 
 MAX_INTERVALS = 50
 MAX_INTERVAL = 250
-"""Trading days that el-nigma looks ahead at most."""
+"""Bars that el-nigma looks ahead at most."""
 MAX_INTERVALS_TEXT = 500
 MAX_PATH = 500
 MAX_ARGUMENTS = 200
@@ -112,11 +112,11 @@ class Form:
 def _parse_intervals(value: object) -> object:
     if isinstance(value, str):
         if len(value) > MAX_INTERVALS_TEXT:
-            raise ValueError(f"is longer than {MAX_INTERVALS_TEXT} characters; give fewer days")
+            raise ValueError(f"is longer than {MAX_INTERVALS_TEXT} characters; give fewer")
         if not value.strip():
-            raise ValueError("is empty; give whole days, for example 1,5,20")
+            raise ValueError("is empty; give whole bars, for example 1,5,20")
         if not _INTERVALS.fullmatch(value):
-            raise ValueError(f"{shorten(value)} is not a list of whole days; write it as 1,5,20")
+            raise ValueError(f"{shorten(value)} is not a list of whole bars; write it as 1,5,20")
         return [int(part) for part in value.split(",")]
     return value
 
@@ -523,7 +523,7 @@ class Schedule(Training):
     """
     An engineer's decision how an accepted submission is trained.
 
-    :param intervals: Prediction intervals in days; one task each.
+    :param intervals: Prediction intervals in bars of the data set; one task each.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -534,7 +534,8 @@ class Schedule(Training):
         Form(
             title="Prediction intervals",
             section=Section.SCHEDULE,
-            help="Whole days, comma-separated, for example 1,5,20: one pair of models each. "
+            help="Whole bars (days, unless the event has other data), comma-separated, for example "
+            "1,5,20: one pair of models each. "
             "Empty: only validate.",
             option="--intervals",
             example="1,5,20",
@@ -552,7 +553,7 @@ class Schedule(Training):
     @classmethod
     def _distinct(cls, value: tuple[int, ...]) -> tuple[int, ...]:
         if any(item < 1 or item > MAX_INTERVAL for item in value):
-            raise ValueError(f"an interval is a whole number of days from 1 to {MAX_INTERVAL}")
+            raise ValueError(f"an interval is a whole number of bars from 1 to {MAX_INTERVAL}")
         distinct = tuple(dict.fromkeys(value))
         if len(distinct) > MAX_INTERVALS:
             raise ValueError(

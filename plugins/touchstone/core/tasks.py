@@ -14,7 +14,13 @@ from pydantic import (
 )
 
 from touchstone.core.conf import System
-from touchstone.core.names import VALIDATION_TASK_ID, build_task_id
+from touchstone.core.data_sets import PinnedData
+from touchstone.core.names import (
+    VALIDATION_TASK_ID,
+    build_content_key,
+    build_data_key,
+    build_task_id,
+)
 from touchstone.core.programs import Program, build_program_ids, build_program_user
 from touchstone.core.schedule import MAX_ARGUMENT, Schedule, Training
 from touchstone_agent.contract import build_gpu_variables
@@ -33,6 +39,8 @@ CONTRACT_VERSION = "1"
 CONTENT_FOLDER = "content"
 CHECKOUT_FOLDER = "elnigma"
 """Where a commit of el-nigma lies beside the content, if the schedule names a branch."""
+DATA_FOLDER = "data"
+"""Where a data set lies, if it is not the one that every trainer has built in."""
 PREPARATION = Preparation(argv=("prepare",), inputs=(CHECKOUT_FOLDER,))
 """What installs what such a commit requires: the commit is there, the content is not."""
 RUNNER = ("elnigma-run",)
@@ -156,11 +164,12 @@ class TaskSpec(BaseModel):
     :param content_sha256: Digest of the content archive.
     :param content_size: Its size in bytes.
     :param limits: What an attempt may use.
-    :param interval: Prediction interval in days; ``None`` for a validation.
+    :param interval: Prediction interval in bars; ``None`` for a validation.
     :param schedule: How it is trained, and where it may run; all defaults for a validation.
     :param elnigma: The el-nigma that is run; ``None`` for the image's own.
     :param submitted_by: Whose it is: submitters share what is free.
     :param replay: What its outcome is compared with; ``None`` for what is no replay.
+    :param data: What it is trained on; ``None`` for the built-in data set.
     :param program: What is run, of a task of somebody's own DAG; there is no content then, and
         ``system`` says nothing. ``None`` for a task of a submission.
     """
@@ -183,6 +192,7 @@ class TaskSpec(BaseModel):
     elnigma: Checkout | None = None
     submitted_by: str = "unknown"
     replay: Replayed | None = None
+    data: PinnedData | None = None
     program: Program | None = None
 
     @model_validator(mode="before")
@@ -205,6 +215,8 @@ class TaskSpec(BaseModel):
         # The version before would take the defaults for what it does not find in its own place. It
         # refuses a specification without this, instead of training something else.
         written = {**write(self), "pods": None}
+        if self.data is None:
+            written.pop("data", None)
         if self.program is None:
             written.pop("program", None)
         else:
@@ -223,6 +235,7 @@ def build_validation_spec(
     limits: Limits,
     submitted_by: str = "unknown",
     image_pod: str | None = None,
+    data: PinnedData | None = None,
 ) -> TaskSpec:
     """Return the validation of a submission's content."""
     return TaskSpec(
@@ -236,6 +249,7 @@ def build_validation_spec(
         limits=limits,
         submitted_by=submitted_by,
         image_pod=image_pod,
+        data=data,
     )
 
 
@@ -250,7 +264,7 @@ def build_training_specs(
     """
     Return one training per prediction interval, of the content that was validated.
 
-    :param validation: The submission's validation; names content, system and image.
+    :param validation: The submission's validation; names content, system, image and data set.
     :param schedule: The engineer's decision.
     :param limits: What each attempt may use; the schedule may ask for less time.
     :param image_cuda: Image for where a GPU is handed over; ``None`` for the validation's.
@@ -337,11 +351,21 @@ def build_argv(spec: TaskSpec) -> tuple[str, ...]:
     if spec.schedule.fetched_data_end_to is not None:
         argv += ["--fetched-data-end-to", spec.schedule.fetched_data_end_to.isoformat()]
     argv += ["--out", "{out}"]
-    for override in spec.schedule.config_overrides:
+    for override in (*_list_rows(spec.data), *spec.schedule.config_overrides):
         argv += ["--config_override", override]
     if passthrough := spec.schedule.passthrough_argv:
         argv += ["--", *passthrough]
     return tuple(argv)
+
+
+def _list_rows(data: PinnedData | None) -> Iterator[str]:
+    """Yield what tells a trainer the rows of an event; what a schedule overrides comes behind."""
+    if data is None:
+        return
+    yield f"split.validation_from={data.validation_from.isoformat()}"
+    yield f"split.test_from={data.test_from.isoformat()}"
+    if data.test_to is not None:
+        yield f"split.test_to={data.test_to.isoformat()}"
 
 
 def build_environment(spec: TaskSpec, ref: AttemptRef) -> dict[str, str]:
@@ -369,7 +393,18 @@ def list_archives(spec: TaskSpec) -> dict[str, tuple[str, int]]:
     archives = {CONTENT_FOLDER: (spec.content_sha256, spec.content_size)}
     if spec.elnigma:
         archives[CHECKOUT_FOLDER] = (spec.elnigma.sha256, spec.elnigma.size)
+    if spec.data:
+        archives[DATA_FOLDER] = (spec.data.sha256, spec.data.size)
     return archives
+
+
+def build_archive_key(folder: str, sha256: str) -> str:
+    """
+    Return the key of an archive in the content bucket.
+
+    :param folder: Where it is unpacked, as in :func:`list_archives`.
+    """
+    return build_data_key(sha256) if folder == DATA_FOLDER else build_content_key(sha256)
 
 
 def build_start(

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pydantic import ValidationError
 
-from touchstone.core.names import build_console_key, build_content_key, build_output_key
+from touchstone.core.names import build_console_key, build_output_key
 from touchstone.core.records.tasks import Task
-from touchstone.core.tasks import list_archives
+from touchstone.core.tasks import build_archive_key, list_archives
 from touchstone.settings import Settings
 from touchstone.stores.objects import ObjectStore
 from touchstone_agent.protocol.facts import UploadedFile
@@ -74,7 +74,7 @@ def _grant(
     ref, purpose = event.ref, event.purpose
     if purpose is GrantPurpose.INPUT:
         sha256, _ = list_archives(task.spec)[want.path]
-        key = build_content_key(sha256)
+        key = build_archive_key(want.path, sha256)
         return objects.grant_get(settings.content_bucket, key)
     if purpose is GrantPurpose.CONSOLE:
         bucket, key = settings.logs_bucket, build_console_key(ref, int(want.path))

@@ -87,7 +87,7 @@ def read_interval(value: object) -> int:
         value = value.get("interval")
     if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= MAX_INTERVAL:
         raise AirflowFailException(
-            f"interval: {str(value)[:40]!r} is not a whole number of days from 1 to "
+            f"interval: {str(value)[:40]!r} is not a whole number of bars from 1 to "
             f"{MAX_INTERVAL}; clear the task 'plan' to plan it again"
         )
     return value

@@ -18,8 +18,8 @@ from touchstone.core import phases
 from touchstone.core.gpus import describe_device, find_gpu_use
 from touchstone.core.judging import (
     CONTRACT_1,
-    RULES,
     accept_answer,
+    build_rules,
     find_other_rows,
     refuse_judging,
 )
@@ -60,7 +60,7 @@ if TYPE_CHECKING:
 
     from touchstone.core.model_config import CodeFinding
     from touchstone.core.records.evaluations import Evaluation
-    from touchstone.core.records.judged import Judged
+    from touchstone.core.records.judged import Judged, JudgingRules
     from touchstone.core.tasks import TaskSpec
     from touchstone.stores.objects import ObjectStore
     from touchstone.stores.records import RecordStore
@@ -238,34 +238,37 @@ def _judge(objects: ObjectStore, task: Task, result: TrainerResult, folder: Path
     :raises TransientError: If a store cannot be used now, or this process is to end.
     """
     from touchstone.confined.judging import JudgeFailed, ask_judge, find_judge
+    from touchstone.services.data_sets import DataUnusable, fetch_data
     from touchstone.stores.parts import Parts
 
     settings, interval = get_settings(), task.interval
+    rules = build_rules(task.spec.data)
     if result.contract == 1:
-        return refuse_judging(CONTRACT_1, RULES)
-    other = find_other_rows(task.spec, RULES)
+        return refuse_judging(CONTRACT_1, rules)
+    other = find_other_rows(task.spec, rules)
     if other is not None:
-        return refuse_judging(other, RULES)
+        return refuse_judging(other, rules)
     try:
         if interval is None:
             raise JudgeFailed("the record names no interval")
-        answer = ask_judge(find_judge(settings), folder, RULES, interval)
-    except JudgeFailed as error:
+        data_dir = fetch_data(objects, settings, task.spec.data)
+        answer = ask_judge(find_judge(settings), folder, rules, interval, data_dir=data_dir)
+    except (JudgeFailed, DataUnusable) as error:
         # Clearing this task judges again; what was found before by these rules still holds.
         before = task.newest.published.judged if task.newest.published else None
-        if before is not None and before.is_judged and _has_rules(before):
+        if before is not None and before.is_judged and _has_rules(before, rules):
             return before
         log.warning("%s: the judge could not run: %s", task.name, error)
-        return refuse_judging(f"the judge could not run ({error})", RULES)
+        return refuse_judging(f"the judge could not run ({error})", rules)
     series = None
     if answer.judged:
         parts = Parts(objects, settings.content_bucket)
         series = parts.put_series(task.ref, answer.series)
-    return accept_answer(answer, RULES, series)
+    return accept_answer(answer, rules, series)
 
 
-def _has_rules(judged: Judged) -> bool:
-    return judged.rules is not None and judged.rules.sha256 == RULES.sha256
+def _has_rules(judged: Judged, rules: JudgingRules) -> bool:
+    return judged.rules is not None and judged.rules.sha256 == rules.sha256
 
 
 def _list_metrics(result: TrainerResult, judged: Judged) -> dict[str, float]:

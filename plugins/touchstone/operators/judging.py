@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
     from touchstone.core.authority import Run
     from touchstone.core.conf import RunConf
+    from touchstone.core.data_sets import PinnedData
     from touchstone.core.records.events import VerdictRecord
     from touchstone.core.records.submissions import Submission
     from touchstone.core.results import SubmissionEnd
@@ -40,24 +41,31 @@ def _now() -> datetime:
     return datetime.now(UTC)
 
 
-def enter_event(records: RecordStore, conf: RunConf, submission_id: str, run: Run) -> None:
+def enter_event(
+    records: RecordStore, conf: RunConf, submission_id: str, run: Run
+) -> PinnedData | None:
     """
     Let a run's schedule enter its event, before anything is fetched; no schedule, no event.
 
+    :return: What the event is trained on; ``None`` for the built-in data set.
     :raises EventRefused: If the event does not take it.
     """
     if conf.schedule is None:
-        return
+        return None
     from touchstone.services.events import EventKeeper
 
     found = records.find_submission(submission_id) if conf.submission_id else None
-    EventKeeper.build(records, get_settings(), _now).enter(
+    keeper = EventKeeper.build(records, get_settings(), _now)
+    # First: one that is gone costs nobody a place in the quota.
+    data = keeper.find_data(conf.schedule.event)
+    keeper.enter(
         conf.schedule,
         submission_id=submission_id,
         run_id=run.run_id,
         # An admin who schedules for somebody takes that one's place, not one of his own.
         user=found.submitted_by if found is not None else run.user,
     )
+    return data
 
 
 def judge_arrival(**context: Unpack[Context]) -> str | None:

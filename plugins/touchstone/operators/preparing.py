@@ -65,6 +65,7 @@ def build_validation(submission: Submission) -> TaskSpec:
         limits=settings.validation_limits,
         submitted_by=submission.submitted_by,
         image_pod=_find_pinned(submission, settings.runpod.image or "") or None,
+        data=submission.data,
     )
 
 

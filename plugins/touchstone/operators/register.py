@@ -52,6 +52,7 @@ if TYPE_CHECKING:
 
     from airflow.sdk import Context
 
+    from touchstone.core.data_sets import PinnedData
     from touchstone.hooks.repository import Content
     from touchstone.stores.records import RecordStore
 
@@ -104,14 +105,14 @@ class RegisterOperator(BaseOperator):
             submission_id = check_run_id(records, conf, run)
             check_baseline(records, conf, run.user)
             check_placeable(records, conf, run.user)
-            enter_event(records, conf, submission_id, run)
+            data = enter_event(records, conf, submission_id, run)
             if conf.submission_id is None:
                 is_cleared = (dag_run.clear_number or 0) > 0
                 submission = self._register(
-                    records, conf, submission_id, run, is_cleared=is_cleared
+                    records, conf, submission_id, run, data, is_cleared=is_cleared
                 )
             else:
-                submission = self._schedule(records, conf, run)
+                submission = self._schedule(records, conf, run, data)
         except PermanentError as error:
             is_new = values.get("submission_id") in (None, "")
             # What cannot be read is left alone, whatever it says.
@@ -136,6 +137,7 @@ class RegisterOperator(BaseOperator):
         conf: RunConf,
         submission_id: str,
         run: Run,
+        data: PinnedData | None,
         *,
         is_cleared: bool,
     ) -> Submission:
@@ -185,7 +187,7 @@ class RegisterOperator(BaseOperator):
                 cancel=None, run_ids=found.take_up(run.run_id), images=images
             )
             if schedule:
-                found = _give_schedule(found, schedule, branch, run, at=now)
+                found = _give_schedule(found, schedule, branch, run, data, at=now)
             if found.accepted_at:
                 # What was accepted stays what it was, wherever its branch has gone since.
                 return found
@@ -250,7 +252,9 @@ class RegisterOperator(BaseOperator):
         archive = repack(uploaded, "source", path=source.path, max_bytes=settings.content_bytes)
         return Content(archive=archive, commit=None)
 
-    def _schedule(self, records: RecordStore, conf: RunConf, run: Run) -> Submission:
+    def _schedule(
+        self, records: RecordStore, conf: RunConf, run: Run, data: PinnedData | None
+    ) -> Submission:
         submission_id, schedule = conf.submission_id, conf.schedule
         assert submission_id is not None  # noqa: S101 - parse_conf sees to both
         assert schedule is not None  # noqa: S101
@@ -264,7 +268,7 @@ class RegisterOperator(BaseOperator):
         def decide(found: Submission) -> Submission:
             check_schedulable(found, run)
             return (
-                _give_schedule(found, schedule, branch, run, at=now)
+                _give_schedule(found, schedule, branch, run, data, at=now)
                 .note_action(at=now, by=run.user, action=f"scheduled as {run.run_id}")
                 .move(
                     SubmissionStatus.QUEUED,
@@ -345,13 +349,20 @@ def _pin_branch(found: Submission, schedule: Schedule, run: Run) -> PinnedBranch
 
 
 def _give_schedule(
-    found: Submission, schedule: Schedule, branch: PinnedBranch | None, run: Run, *, at: datetime
+    found: Submission,
+    schedule: Schedule,
+    branch: PinnedBranch | None,
+    run: Run,
+    data: PinnedData | None,
+    *,
+    at: datetime,
 ) -> Submission:
     """Return a submission with the schedule of a run, and without what an earlier one came to."""
     return found.change(
         schedule=set_all(schedule),
         schedule_run_id=run.run_id,
         elnigma=branch,
+        data=None if data is None else set_all(data),
         scheduled_by=run.user,
         queued_at=at,
         tasks=(),

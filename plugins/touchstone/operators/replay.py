@@ -134,6 +134,7 @@ def _build_submission(
         elnigma=PinnedBranch.pin(checkout, branch=checkout.commit, run_id=run.run_id)
         if checkout is not None
         else None,
+        data=None if spec.data is None else set_all(spec.data),
         tasks=(),
         results=(),
         chart_links=(),

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Self
 
+from touchstone.core.data_sets import CANNED, DataSet, PinnedData
 from touchstone.core.events import (
     DEFAULT,
     FLAT,
@@ -17,9 +18,11 @@ from touchstone.core.events import (
     find_fixed_change,
     find_mismatch,
     find_objection,
+    settle_event,
 )
 from touchstone.core.names import is_submission_id
 from touchstone.core.records.actions import add_action
+from touchstone.core.records.data_sets import DataRecord
 from touchstone.core.records.events import (
     MAX_USES,
     Entry,
@@ -32,6 +35,7 @@ from touchstone.core.records.stored import RecordUnreadable
 from touchstone.core.schedule import Schedule
 from touchstone.core.states import SubmissionStatus
 from touchstone.settings import Settings
+from touchstone.stores.data_sets import UnknownData
 from touchstone.stores.events import EventStore, UnknownEvent
 from touchstone.stores.records import RecordStore
 from touchstone_agent.protocol.errors import ConfigurationError
@@ -88,13 +92,20 @@ class EventKeeper:
         Write down what an event's file says; the same file again changes nothing.
 
         Entries, verdicts and who has come stay as they are, and so does a baseline that an admin
-        has set, unless the file names one.
+        has set, unless the file names one. So does the version of the data, unless the file names
+        another: the newest one is looked up once.
 
-        :raises ConfigurationError: If it changes rows, intervals or arrivals that verdicts rest on.
+        :raises ConfigurationError: If there is no such data set, or it changes data, rows,
+            intervals or arrivals that verdicts rest on.
         """
         now, was_changed = self._clock(), False
-        self._check_change(name, event)
-        new = EventRecord(entry=name, definition=event, digest=event.digest)
+        try:
+            before = self._events.get_event(name)
+        except UnknownEvent:
+            before = None
+        settled = settle_event(event, name, self._find_data_set(name, event, before))
+        self._check_change(name, before, settled)
+        new = EventRecord(entry=name, definition=settled, digest=event.digest)
 
         def decide(found: EventRecord) -> EventRecord | None:
             nonlocal was_changed
@@ -102,17 +113,40 @@ class EventKeeper:
             if not was_changed:
                 return None
             return found.change(
-                definition=event,
+                definition=settled,
                 digest=event.digest,
                 actions=add_action(found.actions, at=now, by=by, action="event apply"),
             )
 
         return Applied(event=self._events.change_event(new, decide), is_changed=was_changed)
 
-    def _check_change(self, name: str, event: Event) -> None:
+    def _find_data_set(self, name: str, event: Event, before: EventRecord | None) -> DataSet | None:
+        """Return the data set that an event's file means; ``None`` for the built-in one."""
+        wanted = event.data
+        if wanted.name == CANNED:
+            return None
+        version = wanted.version
+        if version is None and before is not None and before.definition.data.name == wanted.name:
+            version = before.definition.data.version
         try:
-            before = self._events.get_event(name)
-        except UnknownEvent:
+            found = self._find_version(wanted.name, version)
+        except UnknownData as error:
+            raise ConfigurationError(f"event {name}: {error}") from error
+        if not found.is_complete:
+            raise ConfigurationError(
+                f"event {name}: data: {found.entry!r} was not stored to its end; an admin adds it "
+                "again with `touchstone data add DIR`"
+            )
+        return found.definition
+
+    def _find_version(self, name: str, version: str | None) -> DataRecord:
+        if version is not None:
+            return self._events.data_sets.get_data_set(name, version)
+        versions = self._events.data_sets.list_versions(name)
+        return next((each for each in versions if each.is_complete), versions[0])
+
+    def _check_change(self, name: str, before: EventRecord | None, event: Event) -> None:
+        if before is None:
             return
         changed = find_fixed_change(before.definition, event)
         if changed is None:
@@ -163,6 +197,10 @@ class EventKeeper:
             )
 
     # --- what participants do ----------------------------------------------------------------
+
+    def find_data(self, name: str) -> PinnedData | None:
+        """Return what is trained on for an event; ``None`` for the built-in data set."""
+        return find_data(self._events, self._events.get_event(name).definition)
 
     def find_objection(self, name: str, user: str) -> str | None:
         """Say why an event takes nothing of a user now; ``None`` if it does."""
@@ -249,6 +287,29 @@ class EventKeeper:
             and submission.status is SubmissionStatus.REJECTED
             and submission.newest_run_id == entry.run_id
         )
+
+
+def find_data(events: EventStore, event: Event) -> PinnedData | None:
+    """
+    Return what is trained on for an event, with its rows; ``None`` for the built-in data set.
+
+    :raises UnknownData: If the data set is gone.
+    """
+    data, rows = event.data, event.rows
+    if data.version is None or rows.validation_from is None or rows.test_from is None:
+        return None
+    found = events.data_sets.get_data_set(data.name, data.version)
+    return PinnedData(
+        name=data.name,
+        version=data.version,
+        digest=found.digest,
+        sha256=found.sha256,
+        size=found.size,
+        validation_from=rows.validation_from,
+        test_from=rows.test_from,
+        test_to=rows.test_to,
+        bars_per_year=found.definition.bars_per_year,
+    )
 
 
 def show_event(event: EventRecord) -> dict[str, object]:

@@ -12,6 +12,7 @@ from pydantic import JsonValue
 
 from touchstone.confined.judging import find_judge
 from touchstone.confined.verdicts import NoVerdict, VerdictAnswer, ask_for_verdicts
+from touchstone.core.data_sets import tell_data
 from touchstone.core.events import FLAT, Event, build_seed, build_work_digest, is_hidden
 from touchstone.core.records.actions import add_action
 from touchstone.core.records.events import (
@@ -41,7 +42,7 @@ from touchstone.core.verdicts import (
     join_series,
     tell_not_judged,
 )
-from touchstone.services.events import INFRASTRUCTURE
+from touchstone.services.events import INFRASTRUCTURE, find_data
 from touchstone.settings import Settings
 from touchstone.stores.events import EventStore
 from touchstone.stores.parts import Parts, read_published, read_series
@@ -153,6 +154,9 @@ class Judge:
         if reason is not None:
             fault = INFRASTRUCTURE if has_failed_by_infrastructure(tasks) else None
             return self._put_unjudged(entry, reason, event, fault=fault)
+        other = self._find_other_data(event.definition, tasks)
+        if other is not None:
+            return self._put_unjudged(entry, f"other data: {other}", event)
         try:
             entry = self._put_series(entry, submission, self._read_series(event.definition, tasks))
         except PermanentError as error:
@@ -270,6 +274,17 @@ class Judge:
 
     # --- what is read ------------------------------------------------------------------------
 
+    def _find_other_data(self, event: Event, tasks: Sequence[Task]) -> str | None:
+        """Say which training was not on an event's data and rows; ``None`` if all were."""
+        wanted = find_data(self._events, event)
+        for task in tasks:
+            if task.spec.data != wanted:
+                return (
+                    f"{task.task_id} was trained on {tell_data(task.spec.data)}; the event is on "
+                    f"{tell_data(wanted)}"
+                )
+        return None
+
     def _read_series(self, event: Event, tasks: Sequence[Task]) -> JoinedSeries:
         series, rules = {}, {}
         for task in tasks:
@@ -313,6 +328,9 @@ class Judge:
         reason = find_unjudged(told)
         if reason is not None:
             raise NoSeries(f"the baseline {baseline!r} has no judged rows: {reason}")
+        other = self._find_other_data(event, listed)
+        if other is not None:
+            raise NoSeries(f"other data: the baseline's {other}")
         return self._store_series(baseline, "baseline", self._read_series(event, listed))
 
     def _read_panel(self, event: EventRecord, ground: _Ground) -> list[tuple[Entry, str]]:

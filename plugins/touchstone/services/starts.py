@@ -7,12 +7,11 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from touchstone.core import attempts, phases
-from touchstone.core.names import build_content_key
 from touchstone.core.records.submissions import Submission
 from touchstone.core.records.tasks import AttemptPlacement, Task
 from touchstone.core.schedule import Platform
 from touchstone.core.states import SUBMISSION_OPEN, IllegalMove, SubmissionStatus
-from touchstone.core.tasks import TaskSpec, build_start, list_archives
+from touchstone.core.tasks import TaskSpec, build_archive_key, build_start, list_archives
 from touchstone.hooks.agent import AgentHook
 from touchstone.settings import Settings
 from touchstone.stores.objects import ObjectStore
@@ -25,7 +24,7 @@ from touchstone_agent.protocol.messages import Grant
 def grant_archives(objects: ObjectStore, settings: Settings, spec: TaskSpec) -> dict[str, Grant]:
     """Return leave to read each of a task's archives, by the folder that it is unpacked to."""
     return {
-        folder: objects.grant_get(settings.content_bucket, build_content_key(sha256))
+        folder: objects.grant_get(settings.content_bucket, build_archive_key(folder, sha256))
         for folder, (sha256, _) in list_archives(spec).items()
     }
 

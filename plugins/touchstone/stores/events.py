@@ -17,6 +17,7 @@ from touchstone.core.records.events import (
     build_participant_key,
 )
 from touchstone.core.records.stored import StoredRecord, load_named
+from touchstone.stores.data_sets import DataStore
 from touchstone.stores.records import Found, RecordStore, load_each
 from touchstone.stores.tables import RecordExists, RecordNotFound
 
@@ -43,6 +44,11 @@ class EventStore:
     def __init__(self, records: RecordStore, table: str) -> None:
         self._records = records
         self._table = table
+
+    @property
+    def data_sets(self) -> DataStore:
+        """Return where the records of data sets are: in a part of the same table."""
+        return DataStore(self._records, self._table)
 
     # --- events ------------------------------------------------------------------------------
 

@@ -22,6 +22,7 @@ from touchstone.stores.tables import RecordNotFound
 from touchstone.ui.archives import UploadsBusy, UploadTooLarge, UploadTooSlow
 from touchstone.ui.routes import (
     content,
+    data_sets,
     events,
     fleet,
     gpus,
@@ -117,7 +118,10 @@ def build_app() -> FastAPI:
     """Return the application; every route of it needs a user whom Airflow knows."""
     # The schema and its pages would be the only routes open without a login.
     app = FastAPI(title="Touchstone", openapi_url=None, docs_url=None, redoc_url=None)
-    for module in (health, content, submissions, logs, queue, gpus, servers, fleet, events):
+    for module in (
+        *(health, content, submissions, logs, queue, gpus, servers, fleet, events),
+        data_sets,
+    ):
         app.include_router(module.router, prefix=API_PREFIX, dependencies=[Depends(get_user)])
     app.add_middleware(Boundary)
     app.add_exception_handler(HTTPException, _explain_http)

@@ -12,7 +12,14 @@ from contextlib import contextmanager
 from types import TracebackType
 from typing import IO, Final, Self
 
+from fastapi import HTTPException, Request
+from starlette.requests import ClientDisconnect
+
 from touchstone_agent.protocol.errors import ConfigurationError, TransientError
+
+ARCHIVE_TYPES: Final = frozenset({"application/gzip", "application/x-gzip", "application/x-gtar"})
+
+_MAX_DIGITS: Final = 18
 
 MAX_UPLOADS: Final = 6
 """At once in one process of the api-server: each holds a file, and for a while a core."""
@@ -149,6 +156,40 @@ class Upload:
 def build_too_large(limit: int) -> UploadTooLarge:
     """Return the error for an upload that is larger than is taken."""
     return UploadTooLarge(f"content: the archive is larger than {limit / 1024**2:.0f} MiB")
+
+
+def check_declared(request: Request, *, limit: int) -> None:
+    """
+    Refuse what is not declared as an archive, or as one that is too large, before it is sent.
+
+    A page elsewhere can make a browser send forms and plain text along with the session's cookie,
+    but not these types, unless we allowed its origin.
+    """
+    declared = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if declared not in ARCHIVE_TYPES:
+        raise HTTPException(415, "send a .tar.gz, with Content-Type: application/gzip")
+    length = request.headers.get("content-length", "")
+    if length.isdecimal() and (len(length) > _MAX_DIGITS or int(length) > limit):
+        raise build_too_large(limit)
+
+
+async def receive_body(request: Request, upload: Upload, *, limit: int) -> None:
+    """
+    Take the raw body of a request.
+
+    :raises UploadTooSlow: If it takes too long, or the connection breaks.
+    :raises UploadTooLarge: If there is more of it than is taken.
+    """
+    try:
+        await upload.receive(
+            aiter(request.stream()),
+            limit=limit,
+            idle_seconds=IDLE_SECONDS,
+            seconds=RECEIVE_SECONDS,
+        )
+    except ClientDisconnect as error:
+        # Nobody is there to read it, but it is nobody's fault here, either.
+        raise UploadTooSlow("content: the connection broke before all of it came") from error
 
 
 async def _find_next(chunks: AsyncIterator[bytes], seconds: float) -> bytes | None:

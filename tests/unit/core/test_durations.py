@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import statistics
 import threading
+from dataclasses import replace
 
 import pytest
 
@@ -226,6 +227,28 @@ def test_a_calm_night_makes_no_bolder_promises():
 def test_a_task_is_compared_by_kind_system_configuration_and_interval():
     assert describe_task(build_spec(schedule={"config_file": "default.toml"})) == FIVE
     assert describe_task(build_spec(kind="validation", interval=None)) == VALIDATION
+
+
+def test_a_task_on_a_data_set_is_compared_by_that_before_all_others():
+    data = {
+        "name": "eurusd-hourly",
+        "version": "1",
+        "digest": "e" * 64,
+        "sha256": "f" * 64,
+        "size": 3,
+        "validation_from": "2017-10-01",
+        "test_from": "2017-12-01",
+        "bars_per_year": 6240,
+    }
+    own = describe_task(build_spec(schedule={"config_file": "default.toml"}, data=data))
+    history = History()
+    fill(history, FIVE, *[100] * 20)
+
+    assert own == replace(FIVE, data="eurusd-hourly 1")
+    assert history.expect(own).p50_seconds == 100
+    fill(history, own, *[900] * 3)
+    assert history.expect(own).p50_seconds == 900
+    assert history.expect(FIVE).p50_seconds == 100
 
 
 def test_a_task_of_the_version_before_is_compared_by_the_same():

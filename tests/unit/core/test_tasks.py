@@ -8,10 +8,13 @@ from datetime import UTC, datetime
 import pytest
 
 from touchstone.core.conf import System
+from touchstone.core.data_sets import PinnedData
+from touchstone.core.judging import build_rules, find_other_rows
 from touchstone.core.schedule import Schedule
 from touchstone.core.tasks import (
     Checkout,
     TaskSpec,
+    build_archive_key,
     build_argv,
     build_environment,
     build_pod_start,
@@ -25,11 +28,21 @@ GRANTS = {
     folder: Grant(
         method="GET", url=f"http://store/{folder}", expires_at=datetime(2026, 1, 1, tzinfo=UTC)
     )
-    for folder in ("content", "elnigma")
+    for folder in ("content", "data", "elnigma")
 }
+DATA = PinnedData(
+    name="eurusd-hourly",
+    version="2018-02",
+    digest="e" * 64,
+    sha256="f" * 64,
+    size=11,
+    validation_from=dt.date(2017, 10, 1),
+    test_from=dt.date(2017, 12, 1),
+    bars_per_year=6240,
+)
 
 
-def make_validation(system=System.FEATURE_SET):
+def make_validation(system=System.FEATURE_SET, data=None):
     return build_validation_spec(
         "s-1",
         system=system,
@@ -37,12 +50,15 @@ def make_validation(system=System.FEATURE_SET):
         content_sha256="a" * 64,
         content_size=9,
         limits=Limits(),
+        data=data,
     )
 
 
-def make_trainings(system=System.FEATURE_SET, *, commit=None, image_cuda=None, **schedule):
+def make_trainings(
+    system=System.FEATURE_SET, *, commit=None, image_cuda=None, data=None, **schedule
+):
     return build_training_specs(
-        make_validation(system),
+        make_validation(system, data),
         Schedule(**({"intervals": "1,5"} | schedule)),
         limits=Limits(cpus=2),
         image_cuda=image_cuda,
@@ -74,6 +90,61 @@ def test_every_field_of_the_schedule_arrives_verbatim_in_the_arguments():
         *("--out", "{out}", "--config_override", "model.units=8"),
         *("--", "--epochs", "3", "--note", "two words"),
     )
+
+
+def test_a_data_set_is_unpacked_beside_the_content_of_validation_and_training():
+    for spec in (make_validation(data=DATA), make_trainings(data=DATA, commit="c" * 40)[0]):
+        start = build_start(spec, make_ref(spec.task_id), GRANTS)
+        pod = build_pod_start(spec, make_ref(spec.task_id), GRANTS)
+
+        (found,) = [item for item in start.inputs if item.path == "data"]
+        assert (found.sha256, found.size, found.unpack) == ("f" * 64, 11, True)
+        assert found.grant == GRANTS["data"]
+        assert pod.inputs == start.inputs
+    # What is prepared with the network never gets it.
+    assert start.prepare.inputs == ("elnigma",)
+    for spec in (make_validation(), make_trainings()[0]):
+        start = build_start(spec, make_ref(spec.task_id), GRANTS)
+        assert [item.path for item in start.inputs] == ["content"]
+
+
+def test_the_rows_of_an_event_come_before_what_a_schedule_overrides():
+    data = DATA.model_copy(update={"test_to": dt.date(2018, 1, 31)})
+    spec = make_trainings(data=data, config_overrides=("split.test_from=2018-01-01",))[0]
+
+    argv = build_argv(spec)
+
+    assert argv[argv.index("{out}") + 1 :] == (
+        *("--config_override", "split.validation_from=2017-10-01"),
+        *("--config_override", "split.test_from=2017-12-01"),
+        *("--config_override", "split.test_to=2018-01-31"),
+        *("--config_override", "split.test_from=2018-01-01"),
+    )
+    assert "--config_override" not in build_argv(make_validation(data=data))
+    rules = build_rules(data)
+    assert find_other_rows(spec, rules) == (
+        "other rows (split.test_from is 2018-01-01, the rules say 2017-12-01)"
+    )
+    plain, costs = (
+        make_trainings(data=data, config_overrides=each)[0]
+        for each in ((), ("backtest.bars_per_year=252",))
+    )
+    assert find_other_rows(plain, rules) is None
+    assert find_other_rows(costs, rules) == (
+        "other rules (backtest.bars_per_year is 252, the rules say 6240)"
+    )
+
+
+def test_a_specification_keeps_its_data_set_and_is_written_as_before_without_one():
+    spec = make_trainings(data=DATA)[0]
+
+    assert TaskSpec.model_validate_json(spec.model_dump_json()).data == DATA
+    assert "data" not in make_trainings()[0].model_dump()
+
+
+def test_the_archive_of_a_data_set_has_a_key_of_its_own():
+    assert build_archive_key("data", "f" * 64) == f"data/{'f' * 64}.tar.gz"
+    assert build_archive_key("content", "f" * 64) == f"content/{'f' * 64}.tar.gz"
 
 
 def test_a_model_structure_is_trained_on_the_reference_features():

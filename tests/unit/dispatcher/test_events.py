@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+from datetime import date
 
 import pytest
 
 from fakes.servers import read_fields, store_server, write_fields
-from fakes.tasks import read_stored, write_task
+from fakes.tasks import change_fields, read_stored, write_task
+from touchstone.core.data_sets import PinnedData
 from touchstone.dispatcher.events import EventHandler
 from touchstone.dispatcher.hearing import MAX_FAILURES
 from touchstone.services.troubles import Troubles
@@ -467,6 +469,31 @@ def test_a_piece_of_a_console_has_a_longest_size(handler, agent, make_event, mak
     first, second = agent.commands(Grants)
     assert first.grants
     assert "longer" in second.refused["000000000000"]
+
+
+def test_the_archive_of_a_tasks_data_set_is_granted_and_of_no_others(
+    handler, records, agent, make_event, make_task
+):
+    ref = make_task()
+    handler.handle(make_event(want(ref, "input", "data", sha256="")))
+    spec = records.get_task("s-1", "i5").spec
+    data = PinnedData(
+        name="eurusd-hourly",
+        version="1",
+        digest="e" * 64,
+        sha256="f" * 64,
+        size=3,
+        validation_from=date(2017, 10, 1),
+        test_from=date(2017, 12, 1),
+        bars_per_year=6240,
+    )
+    spec = spec.model_copy(update={"data": data})
+    change_fields(records, "s-1", "i5", config=spec.model_dump(mode="json"))
+    handler.handle(make_event(want(ref, "input", "data", sha256="")))
+
+    first, second = agent.commands(Grants)
+    assert first.refused == {"data": "'data' is not a path for input"}
+    assert f"/data/{'f' * 64}.tar.gz" in second.grants["data"].url
 
 
 # --- a task whose record makes no sense -----------------------------------------------------------

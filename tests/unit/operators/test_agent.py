@@ -344,7 +344,7 @@ def test_a_task_whose_record_has_vanished_ends_with_one_line(records, agent):
 def test_what_is_no_interval_is_refused_by_its_name(records, agent, interval):
     operator = AttemptOperator(task_id="train", interval=interval)
 
-    refuse(operator, records, agent, "interval: .* is not a whole number of days from 1 to 250")
+    refuse(operator, records, agent, "interval: .* is not a whole number of bars from 1 to 250")
 
 
 def test_a_training_is_none_where_the_interval_is_missing(records, agent):

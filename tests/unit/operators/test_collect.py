@@ -5,19 +5,21 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 from airflow.sdk.exceptions import AirflowFailException
 
+from fakes.data_sets import add
 from fakes.stores import FakeObjectStore, FakeRecordStore
 from fakes.submissions import build_submission
 from fakes.tasks import change_fields, with_fields
 from touchstone.core import attempts
-from touchstone.core.judging import CONTRACT_1
-from touchstone.core.names import build_model_key, build_output_key
+from touchstone.core.data_sets import PinnedData
+from touchstone.core.judging import CONTRACT_1, JudgeAnswer
+from touchstone.core.names import build_data_key, build_model_key, build_output_key
 from touchstone.core.results import RESULT_BYTES
 from touchstone.core.tasks import TaskSpec
 from touchstone.hooks import mlflow
@@ -277,6 +279,77 @@ def hold_gpu(book, utilisation, **placement):
         "verdict": {"usage": {"gpu": {"mean_utilisation_percent": utilisation}}},
     }
     change_fields(book, "s-1", "i5", **facts)
+
+
+@pytest.fixture
+def own(book, store, tmp_path, monkeypatch):
+    """A training of contract 2 on a data set of its own, and what the judge was asked."""
+    settings = SETTINGS.model_copy(update={"data_cache": tmp_path / "cache"})
+    monkeypatch.setattr("touchstone.operators.collect.get_settings", lambda: settings)
+    record = add(book, store, settings, tmp_path / "set")
+    data = PinnedData(
+        name=record.name,
+        version=record.definition.version,
+        digest=record.digest,
+        sha256=record.sha256,
+        size=record.size,
+        validation_from=date(2017, 10, 1),
+        test_from=date(2017, 12, 1),
+        bars_per_year=6240,
+    )
+    spec = book.get_task("s-1", "i5").spec.model_copy(update={"data": data})
+    change_fields(book, "s-1", "i5", config=spec.model_dump(mode="json"))
+    asked = []
+
+    def ask(python, folder, rules, interval, *, data_dir):
+        asked.append((rules, sorted(path.name for path in data_dir.iterdir())))
+        return JudgeAnswer(judged=False, reason="other rows (as told)")
+
+    monkeypatch.setattr("touchstone.confined.judging.ask_judge", ask)
+    return SimpleNamespace(data=data, asked=asked)
+
+
+TWO = RESULT | {"contract": 2}
+
+
+def test_a_training_on_a_data_set_is_judged_by_its_rules_and_files(leave, book, own):
+    leave(TWO)
+
+    judged = collect(book).newest.published.judged
+
+    ((rules, files),) = own.asked
+    assert files == ["data.toml", "eurusd.csv"]
+    assert (rules.data_name, rules.data_sha256) == ("eurusd-hourly 2018-02", own.data.digest)
+    assert (rules.test_from, rules.bars_per_year) == (date(2017, 12, 1), 6240)
+    assert (judged.reason, judged.rules.sha256) == ("other rows (as told)", rules.sha256)
+
+
+def test_a_data_set_that_is_gone_judges_nothing_and_the_training_is_published(
+    leave, book, own, store
+):
+    leave(TWO)
+    del store.objects[SETTINGS.content_bucket, build_data_key(own.data.sha256)]
+
+    task = collect(book)
+
+    assert (task.status, own.asked) == ("success", [])
+    reason = task.newest.published.judged.reason
+    assert reason.startswith("the judge could not run (the data set eurusd-hourly 2018-02: there")
+
+
+def test_an_override_of_an_events_rows_is_not_judged(leave, book, own):
+    spec = book.get_task("s-1", "i5").spec
+    schedule = spec.schedule.model_copy(
+        update={"config_overrides": ("split.validation_from=2017-11-01",)}
+    )
+    spec = spec.model_copy(update={"schedule": schedule})
+    change_fields(book, "s-1", "i5", config=spec.model_dump(mode="json"))
+    leave(TWO)
+
+    assert collect(book).newest.published.judged.reason == (
+        "other rows (split.validation_from is 2017-11-01, the rules say 2017-10-01)"
+    )
+    assert own.asked == []
 
 
 def test_the_device_is_named_wherever_results_are(leave, book):

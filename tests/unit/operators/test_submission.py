@@ -9,9 +9,11 @@ import pytest
 from airflow.sdk.exceptions import AirflowFailException
 
 from fakes.agents import FakeAgentHook
+from fakes.data_sets import add
 from fakes.stores import FakeObjectStore, FakeRecordStore
 from fakes.tasks import change_fields, read_tasks
 from touchstone.core import attempts
+from touchstone.core.events import parse_event
 from touchstone.core.names import build_submission_id
 from touchstone.core.records.actions import MAX_ACTIONS
 from touchstone.core.records.submissions import PinnedImage
@@ -20,6 +22,7 @@ from touchstone.operators import preparing
 from touchstone.operators import register as registering
 from touchstone.operators import submission as steps
 from touchstone.operators.register import RegisterOperator
+from touchstone.services.events import EventKeeper
 from touchstone.settings import Settings
 from touchstone.stores.objects import ObjectStore
 from touchstone_agent.protocol.errors import ConfigurationError, TransientError
@@ -58,6 +61,24 @@ def parts(records, agent, fetched, monkeypatch):
     monkeypatch.setattr(ObjectStore, "connect", lambda _: FakeObjectStore())
     monkeypatch.setattr(RegisterOperator, "_fetch", lambda *_: fetched.content)
     monkeypatch.setattr("touchstone.hooks.agent.AgentHook", lambda **_: agent)
+
+
+@pytest.fixture
+def put_event(records, tmp_path):
+    """Return what applies an event on a version of a data set, and returns what is trained on."""
+
+    def put_event(name, version):
+        settings = Settings(env="dev")
+        add(records, FakeObjectStore(), settings, tmp_path / version, version=version)
+        keeper = EventKeeper.build(records, settings, lambda: datetime.now(UTC))
+        text = (
+            'schema_version = 1\ntitle = "Winter"\n[data]\nname = "eurusd-hourly"\n'
+            f'version = "{version}"\n'
+        )
+        keeper.apply(name, parse_event(text, name=name), by="admin")
+        return keeper.find_data(name)
+
+    return put_event
 
 
 def build_context(run_id, user="ann", clear_number=0, **conf):
@@ -130,6 +151,55 @@ def test_a_new_submission_is_on_record_with_its_run_and_what_there_is_to_validat
     assert (submission.submitted_by, submission.run_ids) == ("ann", ("mine",))
     assert (task.task_id, task.run_id, task.map_index) == ("validation", "mine", -1)
     assert task.spec.submitted_by == "ann"
+
+
+def test_validation_and_trainings_are_on_the_data_of_the_schedules_event(records, put_event):
+    data = put_event("winter", "2018-02")
+    conf = SOURCE | SCHEDULE | {"event": "winter"}
+
+    register("mine", **conf)
+    end(records, "mine", "validation")
+    accept("mine", **conf)
+    plan("mine", **conf)
+
+    submission, tasks = everything(records, "mine")
+    assert submission.data == data
+    assert data.label == "eurusd-hourly 2018-02"
+    assert {task.task_id: task.spec.data for task in tasks} == dict.fromkeys(
+        ("validation", "i1", "i5"), data
+    )
+
+
+def test_another_schedule_is_on_the_data_of_its_own_event(records, accepted, put_event):
+    """What was validated before stays so: each training checks its features on its own data."""
+    data = put_event("winter", "2018-02")
+    scheduled = {"submission_id": "mine", "event": "winter"} | SCHEDULE
+    register("mine--2", **scheduled)
+    plan("mine--2", **scheduled)
+    assert {task.spec.data for task in read_tasks(records, "mine") if task.interval} == {data}
+    for task_id in ("i1", "i5"):
+        published = {"metrics": {"net_sharpe": 1.5}, "charts": [], "models": []}
+        end(records, "mine", task_id, published=published)
+    evaluate("mine--2", **scheduled)
+
+    again = {"submission_id": "mine"} | SCHEDULE
+    register("mine--3", **again)
+    plan("mine--3", **again)
+    assert {task.spec.data for task in read_tasks(records, "mine")} == {None}
+    assert records.get_submission("mine").data is None
+
+
+def test_a_run_that_was_planned_keeps_its_data_though_its_event_has_others(records, put_event):
+    data = put_event("winter", "1")
+    conf = SOURCE | SCHEDULE | {"event": "winter"}
+    register("mine", **conf)
+    end(records, "mine", "validation")
+    accept("mine", **conf)
+    assert put_event("winter", "2") != data
+
+    plan("mine", **conf)
+
+    assert {task.spec.data for task in read_tasks(records, "mine")} == {data}
 
 
 def test_a_plan_leaves_intervals_in_the_xcom_and_everything_else_on_record(records, trained):

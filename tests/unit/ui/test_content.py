@@ -16,6 +16,7 @@ from fastapi.testclient import TestClient
 
 from fakes.stores import FakeObjectStore
 from touchstone.settings import Settings, get_settings
+from touchstone.ui import archives
 from touchstone.ui.archives import UploadGate
 from touchstone.ui.routes import content
 from touchstone.ui.routes.content import get_gate
@@ -226,7 +227,7 @@ async def test_an_upload_of_which_nothing_comes_is_ended_and_makes_room(
 ) -> None:
     gate = UploadGate(total=1, per_user=1)
     app.dependency_overrides[get_gate] = lambda: gate
-    monkeypatch.setattr(content, "IDLE_SECONDS", 0.05)
+    monkeypatch.setattr(archives, "IDLE_SECONDS", 0.05)
 
     async def trickle() -> AsyncIterator[bytes]:
         yield GOOD[:10]

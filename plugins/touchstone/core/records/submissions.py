@@ -9,6 +9,7 @@ from typing import Annotated, Final, Self
 from pydantic import BeforeValidator, Field, JsonValue, field_validator
 
 from touchstone.core.conf import Source, System
+from touchstone.core.data_sets import PinnedData
 from touchstone.core.records.actions import Action, add_action
 from touchstone.core.records.judged import JudgedStatus
 from touchstone.core.records.kept import SparseRecord, StoredPart
@@ -229,6 +230,7 @@ class Submission(SubmissionSummary, SparseRecord):
     :param scheduled_by: Who scheduled it.
     :param queued_at: When it was scheduled.
     :param elnigma: What the schedule's branch of el-nigma stood at.
+    :param data: What the schedule's event is trained on; ``None`` for the built-in data set.
     :param tasks: The trainings of its schedule.
     :param results: What each of them came to.
     :param chart_links: Charts, in records that were written before they were kept beside it.
@@ -260,6 +262,7 @@ class Submission(SubmissionSummary, SparseRecord):
     scheduled_by: str | None = None
     queued_at: Time | None = None
     elnigma: PinnedBranch | None = None
+    data: PinnedData | None = None
     tasks: Texts = ()
     results: tuple[ResultLine, ...] = ()
     chart_links: tuple[ChartLink, ...] = ()

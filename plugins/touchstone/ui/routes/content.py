@@ -5,29 +5,17 @@ from __future__ import annotations
 from functools import lru_cache
 from typing import Annotated
 
-from fastapi import APIRouter, Depends, HTTPException, Request
+from fastapi import APIRouter, Depends, Request
 from fastapi.concurrency import run_in_threadpool
-from starlette.requests import ClientDisconnect
 
 from touchstone.confined.archives import UNPACKED_FACTOR, check_archive
 from touchstone.core.answers import Uploaded
 from touchstone.core.conf import UPLOAD_SCHEME
 from touchstone.core.names import build_content_key
-from touchstone.ui.archives import (
-    IDLE_SECONDS,
-    RECEIVE_SECONDS,
-    Upload,
-    UploadGate,
-    UploadTooSlow,
-    build_too_large,
-)
+from touchstone.ui.archives import Upload, UploadGate, check_declared, receive_body
 from touchstone.ui.dependencies import CallerDep, ObjectsDep, SettingsDep, require_submitter
 
 router = APIRouter()
-
-_MAX_DIGITS = 18
-
-ARCHIVE_TYPES = frozenset({"application/gzip", "application/x-gzip", "application/x-gtar"})
 
 
 @lru_cache(maxsize=1)
@@ -52,25 +40,10 @@ async def upload_content(
 
     :return: What to give as a submission's ``source``.
     """
-    declared = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-    if declared not in ARCHIVE_TYPES:
-        raise HTTPException(415, "send a .tar.gz, with Content-Type: application/gzip")
     limit = settings.content_bytes
-    length = request.headers.get("content-length", "")
-    # Refused before it is sent, where the client says how much it is going to send.
-    if length.isdecimal() and (len(length) > _MAX_DIGITS or int(length) > limit):
-        raise build_too_large(limit)
+    check_declared(request, limit=limit)
     with gate.enter(caller.name), Upload() as upload:
-        try:
-            await upload.receive(
-                aiter(request.stream()),
-                limit=limit,
-                idle_seconds=IDLE_SECONDS,
-                seconds=RECEIVE_SECONDS,
-            )
-        except ClientDisconnect as error:
-            # No client is left to read it, but it is no fault of the server's.
-            raise UploadTooSlow("content: the connection broke before all of it came") from error
+        await receive_body(request, upload, limit=limit)
         unpacked = UNPACKED_FACTOR * limit
         await run_in_threadpool(check_archive, upload.file, "content", max_bytes=unpacked)
         await run_in_threadpool(
