@@ -162,6 +162,26 @@ class ShownBranch(_Part):
     commit: Text = None
 
 
+class ShownFigure(_Part):
+    """A figure, or why there is none."""
+
+    value: Number = None
+    note: Text = None
+
+
+class ShownBeside(_Part):
+    """What is shown beside a verdict."""
+
+    baseline: Text = None
+    similarity: Annotated[ShownFigure | None, OrNone] = None
+    nearest: Annotated[ShownFigure | None, OrNone] = None
+    nearest_name: Text = None
+    contribution: Annotated[ShownFigure | None, OrNone] = None
+    baseline_correlation: Annotated[ShownFigure | None, OrNone] = None
+    contributivity: Annotated[ShownFigure | None, OrNone] = None
+    equal_share: Number = None
+
+
 class ListedSubmission(_Part):
     """A submission in a list."""
 
@@ -190,6 +210,7 @@ class ShownSubmission(ListedSubmission):
     commit: Text = None
     content_sha256: Text = None
     verdict_reason: Text = None
+    beside: Annotated[ShownBeside | None, OrNone] = None
     remarks: Texts = ()
     run_ids: Texts = ()
     elnigma: Annotated[ShownBranch | None, OrNone] = None
@@ -486,6 +507,7 @@ class ShownStatement(_Part):
     at: Text = None
     phase: Text = None
     sentence: Text = None
+    beside: Annotated[ShownBeside | None, OrNone] = None
 
 
 class ShownRow(_Part):
@@ -503,6 +525,7 @@ class ShownRow(_Part):
     n: Number = None
     verdict: Text = None
     reason: Text = None
+    beside: Annotated[ShownBeside | None, OrNone] = None
     history: Many[ShownStatement] = ()
 
 

@@ -22,6 +22,7 @@ from touchstone.client.answers import (
     ShownTask,
     Waiting,
 )
+from touchstone.client.beside import describe_beside
 from touchstone.client.watch import Snapshot
 from touchstone.core.answers import GpuCatalogue
 from touchstone.core.gpus import describe_device
@@ -173,6 +174,7 @@ def build_facts(submission: ShownSubmission) -> Table:
         "notes": submission.notes,
         "score": _format_score(submission),
         "verdict": _format_verdict(submission),
+        **describe_beside(submission.beside),
         "cost": _format_cost(submission.cost),
     }
     for name, value in facts.items():

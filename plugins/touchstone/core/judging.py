@@ -56,7 +56,7 @@ class JudgeAnswer(BaseModel):
     :param metrics: Its figures by name; ``None`` for one that is undefined.
     :param notes: Why a figure is undefined, by its name.
     :param beta: Slope of the net returns on the market's.
-    :param time: The judged rows' times; ``net``, ``market`` and ``score`` go with them.
+    :param time: The judged rows' times; ``net``, ``market``, ``score`` and ``target`` go with them.
     """
 
     model_config = ConfigDict(frozen=True, extra="ignore")
@@ -70,10 +70,12 @@ class JudgeAnswer(BaseModel):
     net: tuple[_Figure, ...] = Field(default=(), max_length=MAX_ROWS)
     market: tuple[_Figure, ...] = Field(default=(), max_length=MAX_ROWS)
     score: tuple[_Figure, ...] = Field(default=(), max_length=MAX_ROWS)
+    target: tuple[_Figure, ...] = Field(default=(), max_length=MAX_ROWS)
 
     @model_validator(mode="after")
     def _check(self) -> Self:
-        lengths = {len(self.time), len(self.net), len(self.market), len(self.score)}
+        told = (self.time, self.net, self.market, self.score, self.target)
+        lengths = {len(each) for each in told}
         if self.judged and (len(lengths) > 1 or not self.time or not self.metrics):
             raise ValueError("is judged, and has no figures or rows, or some rows only")
         if not self.judged and not self.reason:
@@ -83,7 +85,13 @@ class JudgeAnswer(BaseModel):
     @property
     def series(self) -> JudgedSeries:
         """Return the judged rows."""
-        return JudgedSeries(time=self.time, net=self.net, market=self.market, score=self.score)
+        return JudgedSeries(
+            time=self.time,
+            net=self.net,
+            market=self.market,
+            score=self.score,
+            target=self.target,
+        )
 
 
 def build_question(

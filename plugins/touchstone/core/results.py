@@ -26,6 +26,7 @@ from touchstone.core.attempts import MAX_REASON
 from touchstone.core.judging import mark_claims
 from touchstone.core.names import build_task_id
 from touchstone.core.outcomes import Outcome
+from touchstone.core.records.beside import Beside
 from touchstone.core.records.evaluations import Evaluation
 from touchstone.core.records.judged import BEFORE_JUDGING, Judged, JudgedStatus
 from touchstone.core.records.submissions import (
@@ -302,7 +303,8 @@ class SubmissionEnd:
     :param results: What each training came to.
     :param chart_links: The charts of all of them.
     :param score: Mean net Sharpe ratio of the intervals; ``None`` where one is missing.
-    :param similarity: How like its baseline it is; nobody computes it yet.
+    :param similarity: How like its baseline it is; ``None`` where :attr:`beside` says why.
+    :param beside: What is shown beside the verdict; ``None`` where there is none.
     :param verdict: What came of the comparison.
     :param verdict_reason: Why.
     """
@@ -313,6 +315,7 @@ class SubmissionEnd:
     chart_links: tuple[ChartLink, ...]
     score: float | None = None
     similarity: float | None = None
+    beside: Beside | None = None
     verdict: str = NOT_JUDGED
     verdict_reason: str | None = None
 

@@ -14,7 +14,7 @@ from touchstone.core.events import build_try, check_event_name
 from touchstone.core.records.events import build_entry_key
 from touchstone.core.records.submissions import NOT_JUDGED
 from touchstone.core.records.tasks import cut
-from touchstone.core.verdicts import AFTER_CLOSING
+from touchstone.core.verdicts import AFTER_CLOSING, find_beside
 from touchstone.operators.authority import get_run, get_submission_of_run
 from touchstone.operators.preparing import connect_records
 from touchstone.settings import get_settings
@@ -121,7 +121,14 @@ def add_verdict(end: SubmissionEnd, verdict: VerdictRecord | None) -> Submission
     if verdict is None:
         is_open = end.verdict == NOT_JUDGED and end.reason is None
         return replace(end, verdict_reason=NO_VERDICT) if is_open else end
-    end = replace(end, verdict=verdict.outcome, verdict_reason=cut(verdict.sentence, MAX_REASON))
+    beside = find_beside(verdict)
+    end = replace(
+        end,
+        verdict=verdict.outcome,
+        verdict_reason=cut(verdict.sentence, MAX_REASON),
+        similarity=beside.similarity.value,
+        beside=beside,
+    )
     if verdict.reason != AFTER_CLOSING:
         return end
     hidden = tuple(line.change(metrics={}, claimed={}, metric_notes={}) for line in end.results)

@@ -52,6 +52,7 @@ def test_a_verdict_that_is_reached_is_on_the_submissions_record(world):
     assert sentence == "Not distinguishable: `flat`."
     found = world.records.get_submission("s-1")
     assert (found.verdict, found.verdict_reason) == ("not distinguishable", sentence)
+    assert found.similarity == found.beside.similarity.value == 0.5
 
 
 def test_a_run_that_failed_is_told_as_it_was_and_its_entry_says_why(world):

@@ -10,6 +10,7 @@ from pydantic import BeforeValidator, Field, JsonValue, field_validator
 
 from touchstone.core.conf import Source, System
 from touchstone.core.records.actions import Action, add_action
+from touchstone.core.records.beside import Beside
 from touchstone.core.records.judged import JudgedStatus
 from touchstone.core.records.kept import SparseRecord, StoredPart
 from touchstone.core.records.stored import StoredRecord, Time
@@ -233,7 +234,8 @@ class Submission(SubmissionSummary, SparseRecord):
     :param results: What each of them came to.
     :param chart_links: Charts, in records that were written before they were kept beside it.
     :param results_part: All its results and charts, beside the record.
-    :param similarity: How like its baseline it is; nobody computes it yet.
+    :param similarity: How like its baseline it is; ``None`` where :attr:`beside` says why.
+    :param beside: What is shown beside its verdict; ``None`` in records from before.
     :param verdict_reason: Why the verdict is what it is.
     :param replay_spec: What a replay runs.
     :param retracted_at: When it was taken back.
@@ -265,6 +267,7 @@ class Submission(SubmissionSummary, SparseRecord):
     chart_links: tuple[ChartLink, ...] = ()
     results_part: StoredPart | None = None
     similarity: Number | None = None
+    beside: Beside | None = None
     verdict_reason: str | None = None
     replay_spec: TaskSpec | None = None
     retracted_at: Time | None = None
