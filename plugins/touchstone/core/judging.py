@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import shlex
 from collections.abc import Iterator, Mapping
 from datetime import date, datetime
@@ -57,6 +58,8 @@ class JudgeAnswer(BaseModel):
     :param notes: Why a figure is undefined, by its name.
     :param beta: Slope of the net returns on the market's.
     :param time: The judged rows' times; ``net``, ``market``, ``score`` and ``target`` go with them.
+    :param position: What was held over each of these rows.
+    :param long: The long model's score of each row, and ``short`` the short model's.
     """
 
     model_config = ConfigDict(frozen=True, extra="ignore")
@@ -71,11 +74,15 @@ class JudgeAnswer(BaseModel):
     market: tuple[_Figure, ...] = Field(default=(), max_length=MAX_ROWS)
     score: tuple[_Figure, ...] = Field(default=(), max_length=MAX_ROWS)
     target: tuple[_Figure, ...] = Field(default=(), max_length=MAX_ROWS)
+    position: tuple[_Figure, ...] = Field(default=(), max_length=MAX_ROWS)
+    long: tuple[_Figure, ...] = Field(default=(), max_length=MAX_ROWS)
+    short: tuple[_Figure, ...] = Field(default=(), max_length=MAX_ROWS)
 
     @model_validator(mode="after")
     def _check(self) -> Self:
-        told = (self.time, self.net, self.market, self.score, self.target)
-        lengths = {len(each) for each in told}
+        figures = [self.net, self.market, self.score, self.target]
+        figures += [self.position, self.long, self.short]
+        lengths = {len(self.time), *map(len, figures)}
         if self.judged and (len(lengths) > 1 or not self.time or not self.metrics):
             raise ValueError("is judged, and has no figures or rows, or some rows only")
         if not self.judged and not self.reason:
@@ -144,6 +151,35 @@ def refuse_judging(reason: str, rules: JudgingRules) -> Judged:
         status=JudgedStatus.NOT_JUDGED,
         reason=build_line(reason, _MAX_REASON),
         rules=RulesUsed(version=rules.version, sha256=rules.sha256),
+    )
+
+
+_DEVIATION: Final = re.compile(r"([\w.]+): result\.json says .*")
+
+
+def hide_figures_of_reason(judged: Judged) -> Judged:
+    """Return what is on record of a training, without a figure in the reason why it is claimed."""
+    found = _DEVIATION.fullmatch(judged.reason or "")
+    if found is None:
+        return judged
+    return judged.change(reason=f"{found[1]}: result.json says another figure than its predictions")
+
+
+def hide_held_back(published: Published) -> Published:
+    """
+    Return what a training has published, without any figure while its event holds them back.
+
+    What was judged is on record all the same, since the closing judges by it.
+    """
+    if published.held_back is None:
+        return published
+    judged = published.judged
+    return published.change(
+        metrics={},
+        metric_notes={},
+        claimed={},
+        charts=(),
+        judged=judged.change(metrics={}, metric_notes={}, beta=None) if judged else None,
     )
 
 

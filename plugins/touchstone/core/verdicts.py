@@ -27,7 +27,6 @@ CLOSING: Final = "closing"
 FLAT: Final = "flat"
 INDEX: Final = "index"
 BASELINE: Final = "baseline"
-AFTER_CLOSING: Final = "after closing"
 MAX_NUMBERS: Final = 1_000_000
 """Rows times intervals of one entry: a thousand entries of the canned data have a hundredth."""
 
@@ -223,6 +222,54 @@ def build_question(
         "bars_per_year": event.definition.judging.bars_per_year,
         "seed": seed,
     }
+
+
+def build_board_question(
+    entries: Iterable[Entry], *, baseline: str, own: str | None
+) -> dict[str, JsonValue]:
+    """
+    Return what the judge is asked to draw: each entry's difference from a baseline.
+
+    :param entries: The event's; one that was compared with another baseline is left out.
+    :param own: Label of the entry that it is drawn for; ``None`` for none.
+    """
+    rows: list[JsonValue] = []
+    for entry in entries:
+        verdict = entry.verdict
+        edge = verdict.edge if verdict and verdict.baseline == baseline else None
+        if edge is not None:
+            rows.append(
+                {
+                    "name": entry.submission_id,
+                    "difference": edge.difference,
+                    "low": edge.low,
+                    "high": edge.high,
+                    "is_own": entry.label == own,
+                }
+            )
+    return {"kind": "board", "baseline": baseline, "rows": rows}
+
+
+def list_verdict_metrics(entry: Entry) -> dict[str, float]:
+    """Return the figures of an entry's verdict by name; one that is undefined is left out."""
+    verdict = entry.verdict
+    edge = verdict.edge if verdict else None
+    if verdict is None or edge is None:
+        return {}
+    beside = find_beside(verdict)
+    told = {
+        "score": entry.score,
+        "difference": edge.difference,
+        "difference_low": edge.low,
+        "difference_high": edge.high,
+        "p": edge.p_adjusted,
+        "n": edge.compared,
+        "similarity": beside.similarity.value,
+        "similarity_nearest": beside.nearest.value,
+        "contribution": beside.contribution.value,
+        "contributivity": beside.contributivity.value,
+    }
+    return {name: float(value) for name, value in told.items() if value is not None}
 
 
 def build_work(phase: str, baseline: str | None, series: Series | None, *others: str) -> str:

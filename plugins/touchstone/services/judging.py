@@ -24,10 +24,9 @@ from touchstone.core.records.events import (
     VerdictRecord,
 )
 from touchstone.core.records.stored import RecordUnreadable, read_time
-from touchstone.core.records.submissions import NOT_JUDGED, Submission
+from touchstone.core.records.submissions import AFTER_CLOSING, NOT_JUDGED, Submission
 from touchstone.core.records.tasks import Task
 from touchstone.core.verdicts import (
-    AFTER_CLOSING,
     ARRIVAL,
     BASELINE,
     CLOSING,
@@ -90,11 +89,13 @@ class Closed:
     :param judged: Entries that got a verdict.
     :param upgraded: Those of them that are better now and were not before.
     :param waiting: Entries without any verdict: they are at work, and closing again judges them.
+    :param baseline: What they were compared with.
     """
 
     judged: tuple[str, ...]
     upgraded: tuple[str, ...]
     waiting: tuple[str, ...]
+    baseline: str
 
 
 class Judge:
@@ -230,9 +231,9 @@ class Judge:
         entries = self._list_entries(event.name)
         waiting = tuple(entry.label for entry in entries if entry.verdict is None)
         with_rows = [entry for entry in entries if entry.series is not None]
-        if not with_rows:
-            return Closed(judged=(), upgraded=(), waiting=waiting)
         baseline = str(event.chosen_baseline)
+        if not with_rows:
+            return Closed(judged=(), upgraded=(), waiting=waiting, baseline=baseline)
         judged: list[str] = []
         upgraded: list[str] = []
         left = with_rows
@@ -250,7 +251,12 @@ class Judge:
                 judged += labels
             done = labels | {left[0].label}
             left = [entry for entry in left if ground.is_flat and entry.label not in done]
-        return Closed(judged=tuple(sorted(judged)), upgraded=tuple(upgraded), waiting=waiting)
+        return Closed(
+            judged=tuple(sorted(judged)),
+            upgraded=tuple(upgraded),
+            waiting=waiting,
+            baseline=baseline,
+        )
 
     def _close_panel(
         self, event: EventRecord, ground: _Ground, panel: Sequence[tuple[Entry, StoredSeries]]

@@ -28,6 +28,8 @@ Texts = Annotated[tuple[str, ...], BeforeValidator(lambda value: () if value is 
 
 NOT_JUDGED: Final = "not judged"
 """Verdict of a submission that was compared with nothing."""
+AFTER_CLOSING: Final = "after closing"
+"""Why something is not told yet."""
 
 
 class SubmissionSummary(StoredRecord):
@@ -181,11 +183,13 @@ class ChartLink(SparseRecord):
     :param task_id: The training.
     :param name: The chart's name.
     :param url: Its address.
+    :param by: Whose it is, ``judge`` or ``trainer``; absent where it is the trainer's, from before.
     """
 
     task_id: str
     name: str
     url: str
+    by: str | None = None
 
 
 class OpenSubmission(StoredRecord):
