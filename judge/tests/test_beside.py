@@ -282,3 +282,26 @@ def test_opposites_that_cancel_each_other_out_are_no_best_mean():
     )
 
     assert sorted(each.contributivity.value for each in found.values()) == [0, 1]
+
+
+def test_a_thousand_entries_share_one():
+    """The shares of as many as an event may have; how long it takes is measured elsewhere."""
+    rng = np.random.default_rng(3)
+    rows, count = 300, 1_000
+    found = find_beside(
+        Predictions(
+            names=tuple(f"s-{n}" for n in range(count)),
+            intervals=(1,),
+            rows=rows,
+            scores=list(rng.normal(size=(count, rows, 1))),
+            baseline=rng.normal(size=(rows, 1)),
+            is_flat=False,
+            target=rng.normal(size=(rows, 1)),
+        ),
+        [f"s-{n}" for n in range(count)],
+        is_closing=True,
+    )
+
+    assert sum(each.contributivity.value for each in found.values()) == pytest.approx(1)
+    assert {each.equal_share for each in found.values()} == {1 / count}
+    assert all(-1 <= each.similarity.value <= 1 for each in found.values())

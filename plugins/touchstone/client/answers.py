@@ -261,6 +261,7 @@ class Results(_Part):
     score_high: Number = None
     verdict: Text = None
     verdict_reason: Text = None
+    beside: Annotated[ShownBeside | None, OrNone] = None
     replay_of: Text = None
     results: Many[ShownResult] = ()
 

@@ -6,34 +6,44 @@ from collections.abc import Sequence
 
 from touchstone.client.answers import ShownBeside, ShownFigure, ShownRow
 
+_TITLES = {
+    "similarity": "like base",
+    "nearest": "most like",
+    "contribution": "adds",
+    "contributivity": "share",
+}
+_ALIKE = 0.9
+"""From here on, two seeds of one model are seldom so alike: below a board, such a pair is named."""
 
-def build_cells(beside: ShownBeside | None) -> tuple[str, ...]:
-    """Return the cells of what stands beside a verdict; empty for who is no entry."""
+
+def list_columns(rows: Sequence[ShownRow]) -> tuple[str, ...]:
+    """Return the columns of what stands beside verdicts: shares only where there are some."""
+    has_shares = any(row.beside and _has_value(row.beside.contributivity) for row in rows)
+    return ("Like", "Adds", "Share") if has_shares else ("Like", "Adds")
+
+
+def build_cells(beside: ShownBeside | None, columns: Sequence[str]) -> tuple[str, ...]:
+    """
+    Return the cells of what stands beside a verdict; empty for who is no entry.
+
+    ``Like`` has two similarities: to the baseline, and to the most similar entry before.
+    """
     if beside is None:
-        return "", "", "", ""
-    nearest = _figure(beside.nearest, "{:.2f}")
-    if beside.nearest_name:
-        nearest = f"{nearest} {_name_submission(beside.nearest_name)}"
-    return (
-        _figure(beside.similarity, "{:.2f}"),
-        nearest,
-        _figure(beside.contribution, "{:+.3f}"),
-        _figure(beside.contributivity, "{:.2f}"),
-    )
+        return ("",) * len(columns)
+    cells = {
+        "Like": f"{_figure(beside.similarity, '{:.2f}')} {_figure(beside.nearest, '{:.2f}')}",
+        "Adds": _figure(beside.contribution, "{:+.3f}"),
+        "Share": _figure(beside.contributivity, "{:.2f}"),
+    }
+    return tuple(cells[column] for column in columns)
 
 
 def list_notes(rows: Sequence[ShownRow]) -> list[str]:
     """Return why figures beside verdicts are missing, and what to hold the others against."""
-    titles = {
-        "similarity": "like base",
-        "nearest": "most like",
-        "contribution": "adds",
-        "contributivity": "share",
-    }
     told: dict[tuple[str, str], list[str]] = {}
     for row in rows:
         # Of one that is not judged the reason is told anyway.
-        for field, title in titles.items() if not row.reason else ():
+        for field, title in _TITLES.items() if not row.reason else ():
             figure = getattr(row.beside, field, None)
             if figure is not None and figure.value is None and figure.note:
                 told.setdefault((title, figure.note), []).append(row.name)
@@ -44,6 +54,13 @@ def list_notes(rows: Sequence[ShownRow]) -> list[str]:
         f" {', '.join(found)} n/a: {note} ({_name_some(names)})"
         for (note, names), found in merged.items()
     ]
+    for row in rows:
+        beside = row.beside
+        if beside and beside.nearest and beside.nearest_name:
+            value = beside.nearest.value
+            if value is not None and value >= _ALIKE:
+                name = _name_submission(beside.nearest_name)
+                lines.append(f" {row.name} is like {name}, which came before: {value:.2f}")
     shares = {row.beside.equal_share for row in rows if row.beside and row.beside.equal_share}
     lines += [f" share: each of as many equals would get {each:.2f}" for each in sorted(shares)]
     bases = {
@@ -83,6 +100,10 @@ def _tell(figure: ShownFigure | None, form: str) -> str:
         note = figure.note if figure else ""
         return f"n/a: {note}" if note else "n/a"
     return form.format(figure.value)
+
+
+def _has_value(figure: ShownFigure | None) -> bool:
+    return figure is not None and figure.value is not None
 
 
 def _figure(figure: ShownFigure | None, form: str) -> str:

@@ -9,7 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from touchstone.client.answers import Comparison, Leaderboard, ShownEvent, ShownRow
-from touchstone.client.beside import build_cells, describe_beside, list_notes
+from touchstone.client.beside import build_cells, describe_beside, list_columns, list_notes
 from touchstone.client.tables import clean, format_line, format_time
 
 
@@ -61,13 +61,14 @@ def build_event(event: ShownEvent) -> Table:
 
 def build_leaderboard(board: Leaderboard) -> RenderableType:
     """Return a leaderboard: a row for each entry, and what there is to be said below."""
+    columns = list_columns(board.rows)
     table = _table(
         *("Rank", "Submission", "By", "Score", "Difference", "95 %", "p", "N"),
-        *("Like base", "Most like", "Adds", "Share", "Verdict"),
+        *(*columns, "Verdict"),
     )
     for row in board.rows:
         *cells, verdict = _build_row(row)
-        table.add_row(*cells, *map(format_line, build_cells(row.beside)), verdict)
+        table.add_row(*cells, *map(format_line, build_cells(row.beside, columns)), verdict)
     reasons = [f" {row.name}: {format_line(row.reason)}" for row in board.rows if row.reason]
     baseline = board.baseline or f"none: `touchstone event baseline {board.event} ID`"
     lines = [f" baseline: {baseline}", *reasons, *list_notes(board.rows)]

@@ -245,6 +245,7 @@ def build_results(results: Results) -> RenderableType:
         remarks["replay of"] = results.replay_of
     if verdict := _format_verdict(results):
         remarks["verdict"] = verdict
+    remarks |= {name: format_line(told) for name, told in describe_beside(results.beside).items()}
     # Left to the terminal to wrap: a link that is cut in two leads nowhere.
     lines = _build_remarks(remarks, Text(no_wrap=True, overflow="ignore"))
     return Group(table, *lines)

@@ -34,6 +34,7 @@ RESULT_FIELDS = (
     "score_low",
     "score_high",
     "similarity",
+    "beside",
     "verdict",
     "verdict_reason",
     "replay_of",
