@@ -141,18 +141,38 @@ def build_schedule(**fields: Any) -> Schedule:
     return Schedule.model_validate({"intervals": [1, 5], **fields})
 
 
+def build_beside(**others: Any) -> dict[str, Any]:
+    """Return what stands beside a verdict, in the judge's form; a note for a figure's want."""
+    figures = {
+        "similarity": 0.5,
+        "nearest": 0.75,
+        "contribution": 0.125,
+        "baseline_correlation": 0.0625,
+        "contributivity": "it is told when the event is closed",
+    } | others
+    told = {
+        name: {"value": None, "note": value} if isinstance(value, str) else {"value": value}
+        for name, value in figures.items()
+        if name not in {"nearest_name", "equal_share"}
+    }
+    names = {name: others.get(name) for name in ("nearest_name", "equal_share")}
+    return {**told, **names, "version": 1}
+
+
 class FakeJudge:
     """
     Gives the answers that it was told to, in the judge's form.
 
     :ivar questions: What it was asked.
     :ivar outcomes: What it says, by the label's submission; ``not distinguishable`` otherwise.
+    :ivar beside: What it says to stand beside every verdict; ``None`` for a judge of before.
     """
 
     def __init__(self) -> None:
         self.questions: list[dict[str, Any]] = []
         self.outcomes: dict[str, str] = {}
         self.rules_version = 1
+        self.beside: dict[str, Any] | None = build_beside()
 
     def __call__(self, question: Mapping[str, Any]) -> VerdictAnswer:
         """Answer."""
@@ -165,6 +185,7 @@ class FakeJudge:
                 "rules_version": self.rules_version,
                 "verdicts": {name: self._say(name, question) for name in wanted},
                 "scores": dict.fromkeys((*names, "#flat", "#index", "#baseline"), figures),
+                "beside": dict.fromkeys(wanted, self.beside) if self.beside else {},
             }
         )
 

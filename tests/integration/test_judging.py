@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import hashlib
 import json
 import secrets
@@ -17,9 +18,14 @@ from fakes.renting import Clients
 from fakes.stores import FakeObjectStore, FakeRecordStore
 from fakes.submissions import build_submission
 from fakes.tasks import change_fields, with_fields
+from touchstone.confined import charts
+from touchstone.confined.charts import NotDrawn
+from touchstone.confined.judging import find_judge
 from touchstone.core import attempts
+from touchstone.core.events import parse_event
 from touchstone.core.judging import RULES
 from touchstone.core.names import build_output_key
+from touchstone.core.records.events import EventRecord
 from touchstone.core.results import judge_submission
 from touchstone.core.tasks import TaskSpec
 from touchstone.hooks import mlflow
@@ -45,6 +51,8 @@ class FakeMlflow:
         pass
 
     def publish(self, *, artifacts, **facts):
+        files = [path for path in artifacts.rglob("*") if path.is_file()]
+        facts["files"] = {str(path.relative_to(artifacts)): path.read_bytes() for path in files}
         FakeMlflow.published.append(facts)
         return mlflow.PublishedRun(run_id="r", url="http://m/r", artifact_url="http://m/a?path=")
 
@@ -179,6 +187,168 @@ def test_an_honest_training_gets_the_judges_figures_and_its_rows_are_kept(build,
     end = world.end()
     assert end.score == judged.metrics["net_sharpe"]
     assert end.results[0].judged == "judged"
+
+
+def test_returns_and_charts_are_the_judges_and_the_trainers_are_claims(build, store, honest):
+    result, predictions = honest
+    world = build(store)
+    forged = {"returns.csv": b"time,net\n", "charts/equity.png": b"png"}
+    world.leave(pack(result, predictions) | forged)
+
+    published, _ = world.collect()
+
+    (run,) = FakeMlflow.published
+    files = run["files"]
+    assert run["tags"]["judged.charts"] == "drawn"
+    assert (files["claimed/returns.csv"], files["claimed/charts/equity.png"]) == (
+        b"time,net\n",
+        b"png",
+    )
+    lines = list(csv.DictReader(files["returns.csv"].decode().splitlines()))
+    series = read_series(world.parts, published.judged)
+    assert [line["time"] for line in lines] == list(series.time)
+    assert [float(line["net"]) for line in lines] == list(series.net)
+    changes, before = [], 0.0
+    for line, market in zip(lines, series.market, strict=True):
+        assert float(line["gross"]) == pytest.approx(float(line["position"]) * market)
+        changes.append(abs(float(line["position"]) - before))
+        before = float(line["position"])
+        cost = float(line["gross"]) - float(line["net"])
+        assert cost == pytest.approx(1e-4 * changes[-1], abs=1e-15)
+    assert sum(changes) / len(lines) * 252 == pytest.approx(published.metrics["turnover"])
+    names = ("calibration", "drawdown", "equity", "rank_correlation")
+    assert [(chart.name, chart.by) for chart in published.charts] == [
+        *((name, "judge") for name in names),
+        ("equity", "trainer"),
+    ]
+    assert published.charts[2].url == "http://m/a?path=charts/equity.svg"
+    assert b"<svg" in files["charts/equity.svg"]
+    figures = json.loads(files["charts/figures.json"])["figures"]
+    assert figures["equity"]["value"][-1] - 1 == pytest.approx(published.metrics["total_return"])
+    assert published.charts_note is None
+    assert series.target is not None
+
+
+def test_a_judge_that_cannot_draw_loses_nothing_but_the_charts(build, honest, monkeypatch):
+    def fail(*_):
+        raise NotDrawn("it ended with code 1: no fonts")
+
+    monkeypatch.setattr(charts, "ask_for_charts", fail)
+    world = build(FakeObjectStore())
+    world.leave(pack(*honest))
+
+    published, evaluations = world.collect()
+
+    assert published.judged.status == "judged"
+    assert {row.judged for row in evaluations} == {"judged"}
+    assert published.charts_note == "the judge could not draw (it ended with code 1: no fonts)"
+    (run,) = FakeMlflow.published
+    assert "returns.csv" in run["files"]
+    assert not any(path.startswith("charts/") for path in run["files"])
+    assert run["tags"]["judged.charts"] == f"none: {published.charts_note}"
+
+
+def hold_back(world, closed_at=None):
+    """Let the training be in an event whose rows are told of after its closing."""
+    text = 'schema_version = 1\ntitle = "t"\n[rows]\nclosed_from = 2016-01-01\n'
+    event = EventRecord(
+        entry="winter",
+        definition=parse_event(text, name="winter"),
+        digest="0",
+        version=1,
+        closed_at=closed_at,
+    )
+    world.book.put_stored(world.settings.events_table, event.dump())
+    schedule = {"intervals": [5], "event": "winter"}
+    world.book.change_submission(
+        "s-1", lambda found: found.change(schedule=schedule, schedule_run_id="s-1")
+    )
+
+
+def test_what_an_event_holds_back_is_judged_and_told_after_its_closing(build, honest):
+    world = build(FakeObjectStore())
+    hold_back(world)
+    world.leave(pack(*honest) | {"returns.csv": b"x"})
+
+    published, _ = world.collect()
+
+    assert published.judged.is_judged
+    assert len(read_series(world.parts, published.judged).net) == 1253
+    (run,) = FakeMlflow.published
+    assert (run["metrics"], sorted(run["files"])) == ({}, ["models/long.h5", "models/short.h5"])
+    assert run["tags"]["judged.charts"] == "none: held back until the event is closed"
+    assert (world.end().score, world.end().results[0].metrics) == (None, {})
+
+    hold_back(world, closed_at=NOW)
+    published, _ = world.collect()
+    assert {chart.by for chart in published.charts} == {"judge"}
+    assert "returns.csv" in FakeMlflow.published[-1]["files"]
+    assert world.end().score == published.metrics["net_sharpe"]
+
+
+def test_a_wrong_figure_is_no_question_that_the_judge_answers(build, honest):
+    """A score of closed rows could be learnt by telling a wrong one."""
+    result, predictions = honest
+    world = build(FakeObjectStore())
+    hold_back(world)
+    world.leave(pack(*forge("net_sharpe", 12.0)(result, predictions)))
+
+    published, evaluations = world.collect()
+
+    reason = "net_sharpe: result.json says another figure than its predictions"
+    assert published.judged.reason == reason
+    assert {row.judged_reason for row in evaluations} == {reason}
+    (run,) = FakeMlflow.published
+    assert run["tags"]["judged.reason"] == reason
+
+
+def test_the_baselines_equity_is_drawn_where_it_was_judged_on_the_same_rows(build, honest):
+    world = build(FakeObjectStore())
+    world.leave(pack(*honest))
+    judged = world.collect()[0].judged
+    theirs = world.parts.get_table(judged.series) | {"net": [0.001] * judged.rows}
+    part = world.parts.put("judged/ref/i5/1-1/", theirs)
+
+    def put_baseline(**changes):
+        ref = with_fields(world.book.get_task("s-1", "i5"), submission_id="ref")
+        stored = judged.change(series=part, **changes).dump()
+        record = {**ref.dump(), "published": {"judged": stored}}
+        world.book.put_stored(world.settings.tasks_table, record)
+        event = EventRecord(
+            entry="default",
+            definition=parse_event('schema_version = 1\ntitle = "t"\n', name="default"),
+            digest="0",
+            version=1,
+            baseline="ref",
+        )
+        world.book.put_stored(world.settings.events_table, event.dump())
+        schedule = {"intervals": [5]}
+        world.book.change_submission(
+            "s-1", lambda found: found.change(schedule=schedule, schedule_run_id="s-1")
+        )
+        world.collect()
+        figures = json.loads(FakeMlflow.published[-1]["files"]["charts/figures.json"])
+        return figures["figures"]["equity"]["baseline"]
+
+    drawn = put_baseline()
+    assert drawn[0] == pytest.approx(1.001)
+    assert drawn[-1] == pytest.approx(1.001**judged.rows)
+    assert put_baseline(rows_digest="0" * 64) is None
+    assert put_baseline(rules=judged.rules.change(sha256="0" * 64)) is None
+
+
+@pytest.mark.parametrize(
+    ("python", "question", "told"),
+    [
+        (Path("/nowhere/python"), {}, "environment is not there"),
+        (None, {}, "ended with code 2: touchstone_judge: KeyError"),
+        (None, {"kind": "board", "baseline": "x", "rows": [{"name": 1}]}, "ended with code 2"),
+        (Path("/bin/true"), {}, "answer makes no sense"),
+    ],
+)
+def test_what_cannot_be_drawn_is_a_reason(python, question, told):
+    with pytest.raises(NotDrawn, match=told):
+        charts.ask_for_charts(python or find_judge(Settings()), question)
 
 
 def test_judging_twice_finds_the_same_and_stores_it_once(build, store, honest):
@@ -335,13 +505,21 @@ def test_a_judge_that_cannot_run_loses_no_training_and_is_asked_again(
     # Mended, and `collect` cleared.
     mended = build(store)
     mended.book = world.book
-    assert mended.collect()[0].judged.is_judged
+    drawn, _ = mended.collect()
+    assert drawn.judged.is_judged
+    assert drawn.charts_note is None
     assert {row.judged for row in mended.book.list_evaluations("s-1")} == {"judged"}
 
     # A judge that breaks later takes nothing back.
     broken = build(store, settings.model_copy(update={"judge_python": python}))
     broken.book = world.book
-    assert broken.collect()[0].judged.is_judged
+    later, _ = broken.collect()
+    assert later.judged.is_judged
+    assert (later.charts, later.charts_note) == (drawn.charts, None)
+    # The run with the charts is found again by its tags, and stays.
+    first, second = (run["tags"] for run in FakeMlflow.published[-2:])
+    assert first == second
+    assert first["judged.charts"] == "drawn"
 
 
 def test_the_judge_is_told_nothing_of_this_machine(build, settings, honest, tmp_path, monkeypatch):

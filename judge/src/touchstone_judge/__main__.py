@@ -16,6 +16,7 @@ from typing import Any
 PROGRAMS: dict[str, str] = {
     "recompute": "touchstone_judge.recompute:answer",
     "verdict": "touchstone_judge.judging:answer",
+    "draw": "touchstone_judge.drawing:answer",
 }
 """Where each program is; only the one that is asked for is imported."""
 

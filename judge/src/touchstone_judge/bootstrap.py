@@ -33,16 +33,29 @@ def draw_weights(rows: int, block: int, resamples: int, seed: int) -> Iterator[F
 
     :param seed: Of the drawing.
     """
-    rng = np.random.default_rng(seed)
-    blocks = math.ceil(rows / block)
-    within = np.arange(block)
-    for begin in range(0, resamples, _AT_ONCE):
-        some = min(_AT_ONCE, resamples - begin)
-        starts = rng.integers(0, rows - block + 1, size=(some, blocks))
-        drawn = (starts[:, :, None] + within).reshape(some, -1)[:, :rows]
+    for drawn in draw_rows(rows, block, resamples, seed, at_once=_AT_ONCE):
+        some = len(drawn)
         line = np.arange(some)[:, None] * rows
         counts = np.bincount((drawn + line).ravel(), minlength=some * rows)
         yield counts.reshape(some, rows) / rows
+
+
+def draw_rows(
+    rows: int, block: int, resamples: int, seed: int, *, at_once: int
+) -> Iterator[npt.NDArray[np.int64]]:
+    """
+    Yield matrices of shape (some resamples, rows): which rows a resample is made of, in its order.
+
+    :param seed: Of the drawing.
+    :param at_once: Resamples in one matrix; the rows drawn are the same for any.
+    """
+    rng = np.random.default_rng(seed)
+    blocks = math.ceil(rows / block)
+    within = np.arange(block)
+    for begin in range(0, resamples, at_once):
+        some = min(at_once, resamples - begin)
+        starts = rng.integers(0, rows - block + 1, size=(some, blocks))
+        yield (starts[:, :, None] + within).reshape(some, -1)[:, :rows]
 
 
 def resample_scores(panel: Panel, *, resamples: int, seed: int) -> FloatArray:

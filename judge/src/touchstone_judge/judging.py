@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from touchstone_judge.beside import Predictions, find_beside, show_beside
 from touchstone_judge.comparison import ALPHA, Edge, compare
 from touchstone_judge.panel import FloatArray, Panel, sharpe_ratios, take_out_market
 from touchstone_judge.verdict import (
@@ -41,14 +42,16 @@ def answer(question: Mapping[str, Any]) -> dict[str, Any]:
 
     :param question: ``baseline`` (its name), ``baseline_net`` (null for one that holds nothing),
         ``market``, ``series`` (everybody's on these rows, the oldest first: a list of ``name``,
-        ``net`` and ``content``, the digest of content and configuration), ``rows``,
-        ``intervals``, ``bars_per_year``, ``seed``; and either ``arrivals`` and ``judged``, the
+        ``net``, ``content``, the digest of content and configuration, and ``prediction``, its
+        scores, or null), ``rows``, ``intervals``, ``bars_per_year``, ``seed``;
+        ``baseline_prediction`` and ``target``, or null; and either ``arrivals`` and ``judged``, the
         names of those that have arrived, or ``earlier``, the verdict that each has so far by its
         name, for the closing.
     :return: ``rules_version``; ``verdicts`` by name, each with ``outcome``, ``reason``,
         ``sentence`` and ``edge``; ``scores`` by name, each with ``score`` and ``net_sharpe``,
         those of the references and the baseline as ``#flat``,
-        ``#index`` and ``#baseline``.
+        ``#index`` and ``#baseline``; ``beside`` by the names of ``verdicts``, see
+        :class:`touchstone_judge.beside.Beside`.
     :raises KeyError: If the question lacks something.
     :raises ValueError: If arrays are not of the shape that they should have, or not finite.
     """
@@ -74,11 +77,39 @@ def answer(question: Mapping[str, Any]) -> dict[str, Any]:
     for name in duplicates.keys() & set(wanted):
         # They stay in the panel: who draws often is counted as often.
         verdicts[name] = Verdict(outcome=Outcome.DUPLICATE, reason=duplicates[name])
+    predictions = _read_predictions(question, panel)
+    beside = find_beside(predictions, wanted, is_closing=is_closing)
     return {
         "rules_version": RULES_VERSION,
         "verdicts": {name: _show(verdicts[name], baseline) for name in wanted},
         "scores": _score(panel, question),
+        "beside": show_beside(beside),
     }
+
+
+def _read_predictions(question: Mapping[str, Any], panel: Panel) -> Predictions:
+    intervals = tuple(int(each) for each in question["intervals"])
+    shape = (panel.rows, len(intervals))
+    # What was stored before there were any has none.
+    given = [question.get("baseline_prediction"), question.get("target")]
+    baseline, target = (None if each is None else _read_finite(each, shape) for each in given)
+    scores = [each.get("prediction") for each in question["series"]]
+    return Predictions(
+        names=panel.submissions,
+        intervals=intervals,
+        rows=panel.rows,
+        scores=[None if each is None else _read_finite(each, shape) for each in scores],
+        baseline=baseline,
+        is_flat=question["baseline_net"] is None,
+        target=target,
+    )
+
+
+def _read_finite(text: str, shape: tuple[int, ...]) -> FloatArray:
+    values = _read(text, shape)
+    if not np.isfinite(values).all():
+        raise ValueError("a prediction or an outcome is not finite")
+    return values
 
 
 def _judge_arrivals(

@@ -75,7 +75,8 @@ def judge(training: Training, data: MarketData, rules: Rules) -> dict[str, Any]:
     Return every figure of a training.
 
     :return: ``metrics`` and ``notes`` by name, ``beta``, ``positions``, and the judged rows as
-        lists of one length: ``time``, ``net``, ``market``, ``score``.
+        lists of one length: ``time``, ``net``, ``market``, ``score``, ``target``, ``position``,
+        and the models' own scores, ``long`` and ``short``.
     :raises NotJudged: If its rows are not the rules', or if it tells other figures.
     """
     said = claims.read_claims(training.result)
@@ -112,6 +113,10 @@ def judge(training: Training, data: MarketData, rules: Rules) -> dict[str, Any]:
         "net": returns.net.tolist(),
         "market": market.tolist(),
         "score": score.tolist(),
+        "target": target.tolist(),
+        "position": returns.position.tolist(),
+        "long": predictions.long.tolist(),
+        "short": predictions.short.tolist(),
     }
 
 

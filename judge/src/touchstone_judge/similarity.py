@@ -49,8 +49,26 @@ def contribution(prediction: FloatArray, baseline: FloatArray, target: FloatArra
     copy of the baseline adds nothing, whatever its own correlation is: that belongs beside it.
     """
     p, m = gaussianise(prediction), gaussianise(baseline)
-    spread = target.std()
-    if p is None or m is None or spread == 0.0:
+    return None if p is None or m is None else add_to_correlation(p, m, target)
+
+
+def add_to_correlation(p: FloatArray, m: FloatArray, target: FloatArray) -> float | None:
+    """
+    Return the contribution of a prediction; see :func:`contribution`.
+
+    :param p: Its gaussianised ranks.
+    :param m: Those of the baseline.
+    """
+    return correlate_with(p - m * (p @ m) / (m @ m), target)
+
+
+def correlate_with(standard: FloatArray, target: FloatArray) -> float | None:
+    """
+    Return x·y/n for the standardised target y; ``None`` for a target that stands still.
+
+    :param standard: x, of mean 0: gaussianised ranks, for which that is the correlation.
+    """
+    spread = float(target.std())
+    if spread == 0.0:
         return None
-    own = p - m * (p @ m) / (m @ m)
-    return float(np.dot(own, target - target.mean())) / (float(spread) * len(target))
+    return float(np.dot(standard, target - target.mean())) / (spread * len(target))

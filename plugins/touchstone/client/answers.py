@@ -174,6 +174,26 @@ class ShownBranch(_Part):
     commit: Text = None
 
 
+class ShownFigure(_Part):
+    """A figure, or why there is none."""
+
+    value: Number = None
+    note: Text = None
+
+
+class ShownBeside(_Part):
+    """What is shown beside a verdict."""
+
+    baseline: Text = None
+    similarity: Annotated[ShownFigure | None, OrNone] = None
+    nearest: Annotated[ShownFigure | None, OrNone] = None
+    nearest_name: Text = None
+    contribution: Annotated[ShownFigure | None, OrNone] = None
+    baseline_correlation: Annotated[ShownFigure | None, OrNone] = None
+    contributivity: Annotated[ShownFigure | None, OrNone] = None
+    equal_share: Number = None
+
+
 class ListedSubmission(_Part):
     """A submission in a list."""
 
@@ -202,6 +222,7 @@ class ShownSubmission(ListedSubmission):
     commit: Text = None
     content_sha256: Text = None
     verdict_reason: Text = None
+    beside: Annotated[ShownBeside | None, OrNone] = None
     remarks: Texts = ()
     run_ids: Texts = ()
     elnigma: Annotated[ShownBranch | None, OrNone] = None
@@ -253,6 +274,7 @@ class Results(_Part):
     score_high: Number = None
     verdict: Text = None
     verdict_reason: Text = None
+    beside: Annotated[ShownBeside | None, OrNone] = None
     replay_of: Text = None
     results: Many[ShownResult] = ()
 
@@ -544,6 +566,7 @@ class ShownStatement(_Part):
     at: Text = None
     phase: Text = None
     sentence: Text = None
+    beside: Annotated[ShownBeside | None, OrNone] = None
 
 
 class ShownRow(_Part):
@@ -561,6 +584,7 @@ class ShownRow(_Part):
     n: Number = None
     verdict: Text = None
     reason: Text = None
+    beside: Annotated[ShownBeside | None, OrNone] = None
     history: Many[ShownStatement] = ()
 
 

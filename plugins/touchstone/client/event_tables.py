@@ -9,6 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from touchstone.client.answers import Comparison, Leaderboard, ShownEvent, ShownRow
+from touchstone.client.beside import build_cells, describe_beside, list_columns, list_notes
 from touchstone.client.tables import clean, format_line, format_time
 
 
@@ -60,12 +61,17 @@ def build_event(event: ShownEvent) -> Table:
 
 def build_leaderboard(board: Leaderboard) -> RenderableType:
     """Return a leaderboard: a row for each entry, and what there is to be said below."""
-    table = _table("Rank", "Submission", "By", "Score", "Difference", "95 %", "p", "N", "Verdict")
+    columns = list_columns(board.rows)
+    table = _table(
+        *("Rank", "Submission", "By", "Score", "Difference", "95 %", "p", "N"),
+        *(*columns, "Verdict"),
+    )
     for row in board.rows:
-        table.add_row(*_build_row(row))
+        *cells, verdict = _build_row(row)
+        table.add_row(*cells, *map(format_line, build_cells(row.beside, columns)), verdict)
     reasons = [f" {row.name}: {format_line(row.reason)}" for row in board.rows if row.reason]
     baseline = board.baseline or f"none: `touchstone event baseline {board.event} ID`"
-    lines = [f" baseline: {baseline}", *reasons]
+    lines = [f" baseline: {baseline}", *reasons, *list_notes(board.rows)]
     if board.unreadable:
         lines.append(f" left out, their records make no sense: {', '.join(board.unreadable)}")
     return Group(table, *(Text(clean(line), overflow="fold") for line in lines))
@@ -81,6 +87,9 @@ def build_comparison(found: Comparison) -> RenderableType:
         lines += [
             f" {row.name}: {format_time(each.at)} {each.phase}: {format_line(each.sentence)}"
             for each in row.history
+        ]
+        lines += [
+            f" {row.name}: {name}: {told}" for name, told in describe_beside(row.beside).items()
         ]
     lines += [f" {name}: has entered no event" for name in found.missing]
     return Group(table, *(Text(clean(line), overflow="fold") for line in lines))

@@ -22,6 +22,7 @@ from touchstone.client.answers import (
     ShownTask,
     Waiting,
 )
+from touchstone.client.beside import describe_beside
 from touchstone.client.watch import Snapshot
 from touchstone.core.answers import GpuCatalogue
 from touchstone.core.gpus import describe_device
@@ -174,6 +175,7 @@ def build_facts(submission: ShownSubmission) -> Table:
         "notes": submission.notes,
         "score": _format_score(submission),
         "verdict": _format_verdict(submission),
+        **describe_beside(submission.beside),
         "cost": _format_cost(submission.cost),
     }
     for name, value in facts.items():
@@ -244,6 +246,7 @@ def build_results(results: Results) -> RenderableType:
         remarks["replay of"] = results.replay_of
     if verdict := _format_verdict(results):
         remarks["verdict"] = verdict
+    remarks |= {name: format_line(told) for name, told in describe_beside(results.beside).items()}
     # Left to the terminal to wrap: a link that is cut in two leads nowhere.
     lines = _build_remarks(remarks, Text(no_wrap=True, overflow="ignore"))
     return Group(table, *lines)

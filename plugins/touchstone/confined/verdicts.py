@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import tempfile
 from collections.abc import Mapping
+from io import TextIOWrapper
 from pathlib import Path
 from typing import Annotated, Final, Literal
 
@@ -17,7 +18,7 @@ from touchstone_agent.protocol.words import build_line, describe_refusal
 _BOUNDS: Final = Bounds(
     seconds=900, cpu_seconds=600, memory_bytes=8 * 1024**3, file_bytes=64 * 1024**2
 )
-"""A thousand submissions take ten CPU seconds and 700 MB."""
+"""A thousand submissions take 17 CPU seconds at closing, and 0.9 GB."""
 
 _Finite = Annotated[float, Field(allow_inf_nan=False)]
 _Line = Annotated[str, Field(max_length=600)]
@@ -60,6 +61,26 @@ class AnsweredVerdict(_Answered):
     edge: AnsweredEdge | None = None
 
 
+class AnsweredFigure(_Answered):
+    """A figure, or why there is none."""
+
+    value: _Finite | None = None
+    note: Annotated[str, Field(max_length=200)] = ""
+
+
+class AnsweredBeside(_Answered):
+    """What stands beside a verdict; see :class:`touchstone.core.records.beside.Beside`."""
+
+    similarity: AnsweredFigure
+    nearest: AnsweredFigure
+    nearest_name: Annotated[str, Field(max_length=200)] | None = None
+    contribution: AnsweredFigure
+    baseline_correlation: AnsweredFigure
+    contributivity: AnsweredFigure
+    equal_share: _Finite | None = None
+    version: int = Field(ge=1)
+
+
 class AnsweredFigures(_Answered):
     """
     What a series scores.
@@ -79,11 +100,13 @@ class VerdictAnswer(_Answered):
     :param rules_version: Version of its formulas.
     :param verdicts: By the names that were asked about.
     :param scores: By name, with ``#flat`` and ``#index``.
+    :param beside: What stands beside each of the verdicts.
     """
 
     rules_version: int = Field(ge=1)
     verdicts: Mapping[str, AnsweredVerdict]
     scores: Mapping[str, AnsweredFigures]
+    beside: Mapping[str, AnsweredBeside] = Field(default_factory=dict)
 
 
 def ask_for_verdicts(python: Path, question: Mapping[str, JsonValue]) -> VerdictAnswer:
@@ -98,8 +121,10 @@ def ask_for_verdicts(python: Path, question: Mapping[str, JsonValue]) -> Verdict
     if not python.exists():
         raise NoVerdict("the judge's environment is not there: `make setup` makes it")
     with tempfile.TemporaryFile() as given:
-        given.write(json.dumps(question, allow_nan=False).encode())
-        given.flush()
+        # Piece by piece: a thousand entries are more than 200 MB of text.
+        writer = TextIOWrapper(given, encoding="ascii")
+        json.dump(question, writer, allow_nan=False)
+        writer.detach()
         given.seek(0)
         try:
             done = run_confined(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import shlex
 from collections.abc import Iterator, Mapping
 from datetime import date, datetime
@@ -58,7 +59,9 @@ class JudgeAnswer(BaseModel):
     :param metrics: Its figures by name; ``None`` for one that is undefined.
     :param notes: Why a figure is undefined, by its name.
     :param beta: Slope of the net returns on the market's.
-    :param time: The judged rows' times; ``net``, ``market`` and ``score`` go with them.
+    :param time: The judged rows' times; ``net``, ``market``, ``score`` and ``target`` go with them.
+    :param position: What was held over each of these rows.
+    :param long: The long model's score of each row, and ``short`` the short model's.
     """
 
     model_config = ConfigDict(frozen=True, extra="ignore")
@@ -72,10 +75,16 @@ class JudgeAnswer(BaseModel):
     net: tuple[_Figure, ...] = Field(default=(), max_length=MAX_ROWS)
     market: tuple[_Figure, ...] = Field(default=(), max_length=MAX_ROWS)
     score: tuple[_Figure, ...] = Field(default=(), max_length=MAX_ROWS)
+    target: tuple[_Figure, ...] = Field(default=(), max_length=MAX_ROWS)
+    position: tuple[_Figure, ...] = Field(default=(), max_length=MAX_ROWS)
+    long: tuple[_Figure, ...] = Field(default=(), max_length=MAX_ROWS)
+    short: tuple[_Figure, ...] = Field(default=(), max_length=MAX_ROWS)
 
     @model_validator(mode="after")
     def _check(self) -> Self:
-        lengths = {len(self.time), len(self.net), len(self.market), len(self.score)}
+        figures = [self.net, self.market, self.score, self.target]
+        figures += [self.position, self.long, self.short]
+        lengths = {len(self.time), *map(len, figures)}
         if self.judged and (len(lengths) > 1 or not self.time or not self.metrics):
             raise ValueError("is judged, and has no figures or rows, or some rows only")
         if not self.judged and not self.reason:
@@ -85,7 +94,13 @@ class JudgeAnswer(BaseModel):
     @property
     def series(self) -> JudgedSeries:
         """Return the judged rows."""
-        return JudgedSeries(time=self.time, net=self.net, market=self.market, score=self.score)
+        return JudgedSeries(
+            time=self.time,
+            net=self.net,
+            market=self.market,
+            score=self.score,
+            target=self.target,
+        )
 
 
 def build_rules(data: PinnedData | None) -> JudgingRules:
@@ -166,6 +181,35 @@ def refuse_judging(reason: str, rules: JudgingRules) -> Judged:
         status=JudgedStatus.NOT_JUDGED,
         reason=build_line(reason, _MAX_REASON),
         rules=RulesUsed(version=rules.version, sha256=rules.sha256),
+    )
+
+
+_DEVIATION: Final = re.compile(r"([\w.]+): result\.json says .*")
+
+
+def hide_figures_of_reason(judged: Judged) -> Judged:
+    """Return what is on record of a training, without a figure in the reason why it is claimed."""
+    found = _DEVIATION.fullmatch(judged.reason or "")
+    if found is None:
+        return judged
+    return judged.change(reason=f"{found[1]}: result.json says another figure than its predictions")
+
+
+def hide_held_back(published: Published) -> Published:
+    """
+    Return what a training has published, without any figure while its event holds them back.
+
+    What was judged is on record all the same, since the closing judges by it.
+    """
+    if published.held_back is None:
+        return published
+    judged = published.judged
+    return published.change(
+        metrics={},
+        metric_notes={},
+        claimed={},
+        charts=(),
+        judged=judged.change(metrics={}, metric_notes={}, beta=None) if judged else None,
     )
 
 

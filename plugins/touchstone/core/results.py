@@ -23,12 +23,14 @@ from pydantic import (
 )
 
 from touchstone.core.attempts import MAX_REASON
-from touchstone.core.judging import mark_claims
+from touchstone.core.judging import hide_held_back, mark_claims
 from touchstone.core.names import build_task_id
 from touchstone.core.outcomes import Outcome
+from touchstone.core.records.beside import Beside
 from touchstone.core.records.evaluations import Evaluation
 from touchstone.core.records.judged import BEFORE_JUDGING, Judged, JudgedStatus
 from touchstone.core.records.submissions import (
+    AFTER_CLOSING,
     NOT_JUDGED,
     ChartLink,
     Fact,
@@ -261,7 +263,7 @@ def summarise_task(task: Task, published: Published | None) -> ResultLine:
 
     :param published: What it has published, with all its figures.
     """
-    told = mark_claims(published) if published else Published()
+    told = hide_held_back(mark_claims(published)) if published else Published()
     models = tuple(ModelLine.load(model.dump()) for model in told.models)
     return ResultLine(
         task_id=task.task_id,
@@ -302,7 +304,8 @@ class SubmissionEnd:
     :param results: What each training came to.
     :param chart_links: The charts of all of them.
     :param score: Mean net Sharpe ratio of the intervals; ``None`` where one is missing.
-    :param similarity: How like its baseline it is; nobody computes it yet.
+    :param similarity: How like its baseline it is; ``None`` where :attr:`beside` says why.
+    :param beside: What is shown beside the verdict; ``None`` where there is none.
     :param verdict: What came of the comparison.
     :param verdict_reason: Why.
     """
@@ -313,6 +316,7 @@ class SubmissionEnd:
     chart_links: tuple[ChartLink, ...]
     score: float | None = None
     similarity: float | None = None
+    beside: Beside | None = None
     verdict: str = NOT_JUDGED
     verdict_reason: str | None = None
 
@@ -329,9 +333,9 @@ def judge_submission(tasks: Sequence[tuple[Task, Published | None]]) -> Submissi
     """
     results = tuple(summarise_task(task, published) for task, published in tasks)
     charts = tuple(
-        ChartLink(task_id=task.task_id, name=chart.name, url=chart.url)
+        ChartLink.load({"task_id": task.task_id, **chart.dump()})
         for task, published in tasks
-        for chart in (published.charts if published else ())
+        for chart in (hide_held_back(published).charts if published else ())
     )
     failed = [task for task, _ in tasks if task.status is not TaskStatus.SUCCESS]
     if not tasks or failed:
@@ -352,6 +356,8 @@ def judge_submission(tasks: Sequence[tuple[Task, Published | None]]) -> Submissi
     if first is not None and first.replay is not None:
         # A replay publishes no result, so it has no score.
         return replace(end, verdict=first.replay.verdict, verdict_reason=first.replay.reason)
+    if any(published is not None and published.held_back for _, published in tasks):
+        return replace(end, verdict_reason=AFTER_CLOSING)
     unjudged = [line for line in results if line.judged is JudgedStatus.NOT_JUDGED]
     if unjudged:
         reason = f"{unjudged[0].task_id}: {unjudged[0].judged_reason}"

@@ -8,14 +8,16 @@ import sys
 from array import array
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, Self
 
 from pydantic import BaseModel, ConfigDict, JsonValue
 
 from touchstone.core.events import Event, is_judged_row
 from touchstone.core.outcomes import Outcome
+from touchstone.core.records.beside import BEFORE_BESIDE, NOT_COMPARED, Beside, lack_beside
 from touchstone.core.records.events import Entry, EventRecord, Series, VerdictRecord
 from touchstone.core.records.judged import BEFORE_JUDGING, JudgedSeries
+from touchstone.core.records.submissions import NOT_JUDGED
 from touchstone.core.records.tasks import Published, Task
 from touchstone.core.states import TaskStatus
 from touchstone_agent.protocol.errors import PermanentError
@@ -25,7 +27,6 @@ CLOSING: Final = "closing"
 FLAT: Final = "flat"
 INDEX: Final = "index"
 BASELINE: Final = "baseline"
-AFTER_CLOSING: Final = "after closing"
 MAX_NUMBERS: Final = 1_000_000
 """Rows times intervals of one entry: a thousand entries of the canned data have a hundredth."""
 
@@ -43,6 +44,8 @@ class JoinedSeries:
     :param times: When, ISO 8601 in UTC.
     :param net: Base64 of little-endian doubles: net returns, rows first.
     :param market: The same of the instrument's returns.
+    :param prediction: As ``net``, of long minus short scores.
+    :param target: As ``net``, of the returns over the intervals; ``None`` if one was not kept.
     :param rules: Digest of the rules they were judged by.
     """
 
@@ -50,6 +53,8 @@ class JoinedSeries:
     times: tuple[str, ...]
     net: str
     market: str
+    prediction: str
+    target: str | None
     rules: str
 
     @property
@@ -59,7 +64,47 @@ class JoinedSeries:
 
     def build_document(self) -> dict[str, JsonValue]:
         """Return what is stored of it beside its entry's record."""
-        return {"net": self.net, "market": self.market, "rows_digest": self.rows_digest}
+        return {
+            "net": self.net,
+            "market": self.market,
+            "prediction": self.prediction,
+            "target": self.target,
+            "rows_digest": self.rows_digest,
+        }
+
+
+@dataclass(frozen=True, kw_only=True)
+class StoredSeries:
+    """
+    The rows of an entry as they are stored; see :class:`JoinedSeries`.
+
+    :param prediction: ``None`` in what was stored before predictions were kept.
+    :param target: ``None`` likewise.
+    """
+
+    net: str
+    market: str
+    prediction: str | None = None
+    target: str | None = None
+
+    @classmethod
+    def load(cls, document: Mapping[str, JsonValue]) -> Self:
+        """
+        Return what is stored beside an entry's record.
+
+        :raises NoSeries: If it makes no sense.
+        """
+        found = {name: document.get(name) for name in ("net", "market", "prediction", "target")}
+        net, market = found["net"], found["market"]
+        prediction, target = found["prediction"], found["target"]
+        if not isinstance(net, str) or not isinstance(market, str):
+            raise NoSeries("its stored rows have no returns")
+        return cls(
+            net=net,
+            market=market,
+            prediction=prediction if isinstance(prediction, str) else None,
+            target=target if isinstance(target, str) else None,
+        )
 
 
 def find_unjudged(tasks: Sequence[tuple[Task, Published | None]]) -> str | None:
@@ -104,17 +149,24 @@ def join_series(
     if not common:
         raise NoSeries("none of its judged rows is one of the event's, over all intervals")
     times = tuple(time for time in series[intervals[0]].time if time in common)
-    columns = [
-        [value for time, value in zip(found.time, found.net, strict=True) if time in common]
-        for found in (series[each] for each in intervals)
-    ]
+
+    def pack(columns: Sequence[Sequence[float]]) -> str:
+        found = [
+            [value for time, value in zip(series[each].time, column, strict=True) if time in common]
+            for each, column in zip(intervals, columns, strict=True)
+        ]
+        return _pack(value for row in zip(*found, strict=True) for value in row)
+
     first = series[intervals[0]]
     market = [v for time, v in zip(first.time, first.market, strict=True) if time in common]
+    targets = [found for each in intervals if (found := series[each].target) is not None]
     return JoinedSeries(
         intervals=intervals,
         times=times,
-        net=_pack(value for row in zip(*columns, strict=True) for value in row),
+        net=pack([series[each].net for each in intervals]),
         market=_pack(market),
+        prediction=pack([series[each].score for each in intervals]),
+        target=pack(targets) if len(targets) == len(intervals) else None,
         rules=next(iter(rules.values())),
     )
 
@@ -135,32 +187,89 @@ def build_question(
     event: EventRecord,
     *,
     baseline: str,
-    baseline_net: str | None,
-    market: str,
+    rows: StoredSeries,
     like: Series,
-    series: Sequence[tuple[Entry, str]],
+    series: Sequence[tuple[Entry, StoredSeries]],
     seed: int,
 ) -> dict[str, JsonValue]:
     """
     Return what the judge is asked, but for whom, and when.
 
-    :param baseline_net: ``None`` for one that holds nothing.
+    :param rows: The baseline's; any, if it holds nothing.
     :param like: A series, for the shape of all.
-    :param series: Everybody's entries on these rows with their net returns, the oldest first.
+    :param series: Everybody's entries on these rows, the oldest first.
     """
+    is_flat = baseline == FLAT
+    # Of the same rows and intervals they are the same, whoever's series has kept them.
+    targets = (each.target for each in (rows, *(found for _, found in series)) if each.target)
     return {
         "baseline": baseline,
-        "baseline_net": baseline_net,
-        "market": market,
+        "baseline_net": None if is_flat else rows.net,
+        "baseline_prediction": None if is_flat else rows.prediction,
+        "market": rows.market,
+        "target": next(targets, None),
         "series": [
-            {"name": entry.label, "net": net, "content": entry.work or entry.label}
-            for entry, net in series
+            {
+                "name": entry.label,
+                "net": found.net,
+                "prediction": found.prediction,
+                "content": entry.work or entry.label,
+            }
+            for entry, found in series
         ],
         "rows": like.rows,
         "intervals": list(like.intervals),
         "bars_per_year": event.definition.judging.bars_per_year,
         "seed": seed,
     }
+
+
+def build_board_question(
+    entries: Iterable[Entry], *, baseline: str, own: str | None
+) -> dict[str, JsonValue]:
+    """
+    Return what the judge is asked to draw: each entry's difference from a baseline.
+
+    :param entries: The event's; one that was compared with another baseline is left out.
+    :param own: Label of the entry that it is drawn for; ``None`` for none.
+    """
+    rows: list[JsonValue] = []
+    for entry in entries:
+        verdict = entry.verdict
+        edge = verdict.edge if verdict and verdict.baseline == baseline else None
+        if edge is not None:
+            rows.append(
+                {
+                    "name": entry.submission_id,
+                    "difference": edge.difference,
+                    "low": edge.low,
+                    "high": edge.high,
+                    "is_own": entry.label == own,
+                }
+            )
+    return {"kind": "board", "baseline": baseline, "rows": rows}
+
+
+def list_verdict_metrics(entry: Entry) -> dict[str, float]:
+    """Return the figures of an entry's verdict by name; one that is undefined is left out."""
+    verdict = entry.verdict
+    edge = verdict.edge if verdict else None
+    if verdict is None or edge is None:
+        return {}
+    beside = find_beside(verdict)
+    told = {
+        "score": entry.score,
+        "difference": edge.difference,
+        "difference_low": edge.low,
+        "difference_high": edge.high,
+        "p": edge.p_adjusted,
+        "n": edge.compared,
+        "similarity": beside.similarity.value,
+        "similarity_nearest": beside.nearest.value,
+        "contribution": beside.contribution.value,
+        "contributivity": beside.contributivity.value,
+    }
+    return {name: float(value) for name, value in told.items() if value is not None}
 
 
 def build_work(phase: str, baseline: str | None, series: Series | None, *others: str) -> str:
@@ -183,6 +292,7 @@ class BoardRow(BaseModel):
     :param score: Mean Sharpe ratio beyond the market.
     :param reason: Why there is no score.
     :param n: How many were counted by the p value.
+    :param beside: What is shown beside the verdict, each figure or why there is none.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -204,6 +314,7 @@ class BoardRow(BaseModel):
     p: float | None = None
     n: int | None = None
     rules_version: int | None = None
+    beside: Beside | None = None
 
 
 # --- the board ----------------------------------------------------------------------------------
@@ -253,6 +364,7 @@ def _show_verdict(verdict: VerdictRecord) -> dict[str, JsonValue]:
         "baseline": verdict.baseline,
         "rules_version": verdict.rules_version,
         "edge": edge.dump() if edge else None,
+        "beside": verdict.beside.dump() if verdict.beside else None,
     }
 
 
@@ -284,7 +396,15 @@ def build_row(entry: Entry) -> BoardRow:
         p=edge.p_adjusted if edge else None,
         n=edge.compared if edge else None,
         rules_version=verdict.rules_version if verdict else None,
+        beside=find_beside(verdict) if verdict else None,
     )
+
+
+def find_beside(verdict: VerdictRecord) -> Beside:
+    """Return what stands beside a verdict; where there is nothing, why."""
+    if verdict.beside is not None:
+        return verdict.beside
+    return lack_beside(NOT_COMPARED if verdict.outcome == NOT_JUDGED else BEFORE_BESIDE)
 
 
 def _build_references(event: EventRecord) -> list[BoardRow]:

@@ -24,6 +24,11 @@ ATTEMPT_TAG = "touchstone.attempt"
 GROUP_TAG = "model_group_id"
 JUDGED_TAG = "judged"
 JUDGED_REASON_TAG = "judged.reason"
+CHARTS_TAG = "judged.charts"
+HELD_BACK_TAG = "held_back"
+CONTENT_TAG = "touchstone.content"
+_DECIDING = (JUDGED_TAG, JUDGED_REASON_TAG, CHARTS_TAG, HELD_BACK_TAG, CONTENT_TAG)
+"""Tags that tell whether a run shows what is to be shown."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -116,7 +121,8 @@ class MlflowHook(BaseHook):
         Write one training as one finished run.
 
         Found again by its tags, so that doing it twice gives one run; runs of the task's earlier
-        attempts, or of what was judged otherwise, are deleted (MLflow keeps them in its trash).
+        attempts, or of what was judged, drawn or held back otherwise, are deleted (MLflow keeps
+        them in its trash).
 
         :param task_key: ``<submission>/<task>``.
         :param attempt: ``<try>-<fence>``.
@@ -131,9 +137,7 @@ class MlflowHook(BaseHook):
         experiment_id = self.ensure_experiment()
         try:
             runs = client.search_runs([experiment_id], f"tags.`{TASK_TAG}` = '{task_key}'")
-            wanted = {ATTEMPT_TAG: attempt} | {
-                name: tags.get(name) for name in (JUDGED_TAG, JUDGED_REASON_TAG)
-            }
+            wanted = {ATTEMPT_TAG: attempt} | {name: tags.get(name) for name in _DECIDING}
             mine = [
                 run
                 for run in runs

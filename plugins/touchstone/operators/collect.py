@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import tempfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -15,12 +16,31 @@ from airflow.sdk.exceptions import AirflowFailException
 from pydantic import TypeAdapter, ValidationError
 
 from touchstone.core import phases
+from touchstone.core.charts import (
+    CHARTS,
+    CLAIMED,
+    FIGURES,
+    HELD_BACK,
+    JUDGE,
+    NOT_DRAWN,
+    NOT_NOW,
+    RETURNS,
+    TRAINER,
+    BaselineReturns,
+    JudgesFiles,
+    build_question,
+    is_open_file,
+    place_file,
+    write_returns,
+)
+from touchstone.core.events import is_hidden
 from touchstone.core.gpus import describe_device, find_gpu_use
 from touchstone.core.judging import (
     CONTRACT_1,
     accept_answer,
     build_rules,
     find_other_rows,
+    hide_figures_of_reason,
     refuse_judging,
 )
 from touchstone.core.names import build_attempt_prefix, build_model_key, build_output_key
@@ -58,6 +78,7 @@ from touchstone_agent.protocol.words import build_line, check_path, describe_ref
 if TYPE_CHECKING:
     from airflow.sdk import Context
 
+    from touchstone.core.judging import JudgeAnswer
     from touchstone.core.model_config import CodeFinding
     from touchstone.core.records.evaluations import Evaluation
     from touchstone.core.records.judged import Judged, JudgingRules
@@ -175,8 +196,9 @@ def publish_attempt(
     if task.spec.replay is not None:
         return publish_replay(objects, task, files), []
     use = find_gpu_use(task, datetime.now(UTC))
+    held_back = find_hold_back(task)
     with tempfile.TemporaryDirectory(prefix="touchstone-collect-") as name:
-        folder = Path(name)
+        folder, shown = Path(name, "left"), Path(name, "shown")
         # First, and alone: its errors show before gigabytes are fetched.
         result = _read_result(objects, files, folder, ref)
         for file in files.values():
@@ -189,19 +211,24 @@ def publish_attempt(
             _publish_model(objects, files, ref, strategy, inspected[strategy])
             for strategy in STRATEGIES
         )
-        judged = _judge(objects, task, result, folder)
-        told = _list_metrics(result, judged)
+        judged, answer = _judge(objects, task, result, folder)
+        if held_back:
+            judged = hide_figures_of_reason(judged)
+        told = {} if held_back else _list_metrics(result, judged)
+        own = _draw(objects, task, judged, answer, held_back=held_back)
+        paths = _lay_out(files, folder, shown, own, held_back=held_back)
         run = MlflowHook(settings=settings).publish(
             task_key=ref.task_key,
             attempt=f"{ref.attempt}-{ref.fence}",
             model_group_id=ref.submission_id,
             params=_as_params(result, task.spec),
             metrics=told | (use.list_metrics() if use else {}),
-            tags=_build_tags(result, task.newest) | _tell_judged(judged),
-            artifacts=folder,
+            tags=_build_tags(result, task.newest)
+            | _tell_judged(judged)
+            | _tell_shown(own, held_back=held_back),
+            artifacts=shown,
         )
     now = datetime.now(UTC)
-    charts = sorted(path for path in files if path.startswith("charts/"))
     published = Published(
         metrics=judged.metrics,
         metric_notes=judged.metric_notes if judged.is_judged else result.metric_notes or {},
@@ -212,10 +239,13 @@ def publish_attempt(
         gpu=use.dump() if use else None,
         mlflow_run_id=run.run_id,
         mlflow_url=run.url,
-        charts=tuple(
-            PublishedChart(name=Path(path).stem, url=run.artifact_url + quote(path))
-            for path in charts
+        charts=own.kept
+        or tuple(
+            PublishedChart(name=Path(path).stem, url=run.artifact_url + quote(path), by=by)
+            for path, by in _list_charts(paths)
         ),
+        charts_note=own.note,
+        held_back=held_back,
         published_at=now,
     )
     evaluations = build_evaluations(
@@ -230,11 +260,14 @@ def publish_attempt(
     return published, evaluations
 
 
-def _judge(objects: ObjectStore, task: Task, result: TrainerResult, folder: Path) -> Judged:
+def _judge(
+    objects: ObjectStore, task: Task, result: TrainerResult, folder: Path
+) -> tuple[Judged, JudgeAnswer | None]:
     """
     Return what the judge finds of a training; the training is published in any case.
 
     :param folder: Its files, each as its digest says.
+    :return: What goes on record, and the judge's answer if it has judged the training now.
     :raises TransientError: If a store cannot be used now, or this process is to end.
     """
     from touchstone.confined.judging import JudgeFailed, ask_judge, find_judge
@@ -244,10 +277,10 @@ def _judge(objects: ObjectStore, task: Task, result: TrainerResult, folder: Path
     settings, interval = get_settings(), task.interval
     rules = build_rules(task.spec.data)
     if result.contract == 1:
-        return refuse_judging(CONTRACT_1, rules)
+        return refuse_judging(CONTRACT_1, rules), None
     other = find_other_rows(task.spec, rules)
     if other is not None:
-        return refuse_judging(other, rules)
+        return refuse_judging(other, rules), None
     try:
         if interval is None:
             raise JudgeFailed("the record names no interval")
@@ -257,14 +290,152 @@ def _judge(objects: ObjectStore, task: Task, result: TrainerResult, folder: Path
         # Clearing this task judges again; what was found before by these rules still holds.
         before = task.newest.published.judged if task.newest.published else None
         if before is not None and before.is_judged and _has_rules(before, rules):
-            return before
+            return before, None
         log.warning("%s: the judge could not run: %s", task.name, error)
-        return refuse_judging(f"the judge could not run ({error})", rules)
+        return refuse_judging(f"the judge could not run ({error})", rules), None
     series = None
     if answer.judged:
         parts = Parts(objects, settings.content_bucket)
         series = parts.put_series(task.ref, answer.series)
-    return accept_answer(answer, rules, series)
+    return accept_answer(answer, rules, series), answer if answer.judged else None
+
+
+def find_hold_back(task: Task) -> str | None:
+    """
+    Return the event that is to be closed before any figure of a training is shown.
+
+    :return: ``None`` if there is none; an event that makes no sense holds back, too.
+    """
+    from touchstone.core.records.stored import RecordUnreadable
+    from touchstone.stores.events import EventStore, UnknownEvent
+    from touchstone.stores.records import RecordStore
+
+    settings = get_settings()
+    records = RecordStore.connect(settings)
+    submission = records.get_submission(task.submission_id)
+    schedule = submission.find_schedule(task.run_id)
+    if schedule is None:
+        return None
+    try:
+        event = EventStore(records, settings.events_table).get_event(schedule.event)
+    except UnknownEvent:
+        return None
+    except RecordUnreadable as error:
+        log.warning("%s is held back: %s", task.name, error)
+        return schedule.event
+    return event.name if is_hidden(event.definition, closed_at=event.closed_at) else None
+
+
+def _draw(
+    objects: ObjectStore,
+    task: Task,
+    judged: Judged,
+    answer: JudgeAnswer | None,
+    *,
+    held_back: str | None,
+) -> JudgesFiles:
+    """
+    Return the judge's own files of a training; one that is not drawn is published all the same.
+
+    :raises TransientError: If a store cannot be used now, or this process is to end.
+    """
+    from touchstone.confined.charts import NotDrawn, ask_for_charts
+    from touchstone.confined.judging import find_judge
+    from touchstone.stores.parts import Parts, read_published
+
+    if not judged.is_judged:
+        return JudgesFiles(note=NOT_DRAWN)
+    if held_back:
+        return JudgesFiles(note=HELD_BACK)
+    if answer is None or task.interval is None:
+        # What was drawn then is still there, in the run of then.
+        before = read_published(task, Parts(objects, get_settings().content_bucket))
+        charts = before.charts if before else ()
+        is_drawn = any(chart.by == JUDGE for chart in charts)
+        return JudgesFiles(note=None if is_drawn else NOT_NOW, kept=charts if is_drawn else ())
+    returns = {RETURNS: write_returns(answer)}
+    baseline = _find_baseline(objects, task, judged)
+    try:
+        question = build_question(answer, build_rules(task.spec.data), task.interval, baseline)
+        drawn = ask_for_charts(find_judge(get_settings()), question)
+    except NotDrawn as error:
+        log.warning("%s: the judge could not draw: %s", task.name, error)
+        return JudgesFiles(files=returns, note=build_line(f"the judge could not draw ({error})"))
+    figures = json.dumps({"figures": drawn.figures, "notes": drawn.notes}, sort_keys=True)
+    files = {f"{CHARTS}/{name}.svg": text.encode() for name, text in drawn.charts.items()}
+    return JudgesFiles(files={**returns, FIGURES: figures.encode(), **files})
+
+
+def _find_baseline(objects: ObjectStore, task: Task, judged: Judged) -> BaselineReturns | None:
+    """Return what the event's baseline has earned on the same rows; ``None`` if that is unknown."""
+    from touchstone.stores.events import EventStore
+    from touchstone.stores.parts import Parts, read_series
+    from touchstone.stores.records import RecordStore
+
+    settings = get_settings()
+    records = RecordStore.connect(settings)
+    try:
+        schedule = records.get_submission(task.submission_id).find_schedule(task.run_id)
+        events = EventStore(records, settings.events_table)
+        name = events.get_event(schedule.event).chosen_baseline if schedule else None
+        if name is None or name == task.submission_id:
+            return None
+        found = records.find_task(name, task.task_id)
+        published = found.newest.published if found else None
+        theirs = published.judged if published else None
+        if theirs is None or theirs.series is None or theirs.rules != judged.rules:
+            return None
+        if theirs.rows_digest != judged.rows_digest:
+            return None
+        series = read_series(Parts(objects, settings.content_bucket), theirs)
+    except PermanentError as error:
+        # A curve that is missing is no reason to lose the others.
+        log.warning("%s: the baseline is not drawn: %s", task.name, error)
+        return None
+    return BaselineReturns(name=name, net=series.net)
+
+
+def _lay_out(
+    files: Iterable[str], folder: Path, shown: Path, own: JudgesFiles, *, held_back: str | None
+) -> list[str]:
+    """
+    Put what is shown of a training into a folder: the trainer's files, and the judge's own.
+
+    :param files: Paths of the trainer's files.
+    :param folder: Where those are.
+    :param shown: Where to put all of it.
+    :return: Paths in there.
+    """
+    shown.mkdir()
+    paths = []
+    for path in files:
+        if held_back and not is_open_file(path):
+            continue
+        place = place_file(path)
+        target = shown.joinpath(*check_path(place).split("/"))
+        target.parent.mkdir(parents=True, exist_ok=True)
+        folder.joinpath(*check_path(path).split("/")).rename(target)
+        paths.append(place)
+    for path, body in own.files.items():
+        target = shown / path
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_bytes(body)
+        paths.append(path)
+    return paths
+
+
+def _list_charts(paths: Iterable[str]) -> list[tuple[str, str]]:
+    """Return the charts among what is shown, the judge's first, and whose each is."""
+    charts = [(path, JUDGE) for path in paths if path.startswith(f"{CHARTS}/")]
+    claims = [(path, TRAINER) for path in paths if path.startswith(f"{CLAIMED}/{CHARTS}/")]
+    return [*sorted(each for each in charts if each[0] != FIGURES), *sorted(claims)]
+
+
+def _tell_shown(own: JudgesFiles, *, held_back: str | None) -> dict[str, str]:
+    from touchstone.hooks.mlflow import CHARTS_TAG, HELD_BACK_TAG
+
+    told = {CHARTS_TAG: f"none: {own.note}" if own.note else "drawn"}
+    return told | ({HELD_BACK_TAG: held_back} if held_back else {})
 
 
 def _has_rules(judged: Judged, rules: JudgingRules) -> bool:

@@ -12,10 +12,11 @@ from airflow.sdk.exceptions import AirflowException, AirflowFailException
 from touchstone.core.attempts import MAX_REASON
 from touchstone.core.events import build_try, check_event_name
 from touchstone.core.records.events import build_entry_key
-from touchstone.core.records.submissions import NOT_JUDGED
+from touchstone.core.records.submissions import AFTER_CLOSING, NOT_JUDGED
 from touchstone.core.records.tasks import cut
-from touchstone.core.verdicts import AFTER_CLOSING
+from touchstone.core.verdicts import find_beside
 from touchstone.operators.authority import get_run, get_submission_of_run
+from touchstone.operators.boards import publish_closing, publish_verdict
 from touchstone.operators.preparing import connect_records
 from touchstone.settings import get_settings
 from touchstone_agent.protocol.errors import PermanentError, TouchstoneError, TransientError
@@ -102,6 +103,7 @@ def judge_arrival(**context: Unpack[Context]) -> str | None:
         )
     except PermanentError as error:
         raise AirflowFailException(f"not judged: {error}") from error
+    publish_verdict(records, judged)
     return judged.verdict.sentence if judged.verdict else None
 
 
@@ -129,7 +131,14 @@ def add_verdict(end: SubmissionEnd, verdict: VerdictRecord | None) -> Submission
     if verdict is None:
         is_open = end.verdict == NOT_JUDGED and end.reason is None
         return replace(end, verdict_reason=NO_VERDICT) if is_open else end
-    end = replace(end, verdict=verdict.outcome, verdict_reason=cut(verdict.sentence, MAX_REASON))
+    beside = find_beside(verdict)
+    end = replace(
+        end,
+        verdict=verdict.outcome,
+        verdict_reason=cut(verdict.sentence, MAX_REASON),
+        similarity=beside.similarity.value,
+        beside=beside,
+    )
     if verdict.reason != AFTER_CLOSING:
         return end
     hidden = tuple(line.change(metrics={}, claimed={}, metric_notes={}) for line in end.results)
@@ -157,12 +166,17 @@ class CloseEventOperator(BaseOperator):
                 f"nothing was done: {user} may close no event; an admin may (TOUCHSTONE_ADMINS)"
             )
         try:
-            name = check_event_name(str(context["params"].get(EVENT) or ""))
-            closed = Judge.connect(settings, connect_records(), _now).close(name, by=user)
+            name, records = (
+                check_event_name(str(context["params"].get(EVENT) or "")),
+                connect_records(),
+            )
+            closed = Judge.connect(settings, records, _now).close(name, by=user)
         except TransientError as error:
             raise AirflowException(str(error)) from error
         except TouchstoneError as error:
             raise AirflowFailException(str(error)) from error
+        if closed.judged:
+            publish_closing(records, name, closed.baseline)
         if closed.waiting:
             self.log.warning("still at work, close again when they have ended: %s", closed.waiting)
         return {

@@ -154,6 +154,7 @@ def evaluate_submission(**context: Unpack[Context]) -> None:
             chart_links=end.chart_links,
             score=end.score,
             similarity=end.similarity,
+            beside=end.beside,
             verdict=end.verdict,
             verdict_reason=end.verdict_reason,
         ),

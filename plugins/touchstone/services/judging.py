@@ -15,6 +15,7 @@ from touchstone.confined.verdicts import NoVerdict, VerdictAnswer, ask_for_verdi
 from touchstone.core.data_sets import tell_data
 from touchstone.core.events import FLAT, Event, build_seed, build_work_digest, is_hidden
 from touchstone.core.records.actions import add_action
+from touchstone.core.records.beside import Beside
 from touchstone.core.records.events import (
     Edge,
     Entry,
@@ -24,16 +25,16 @@ from touchstone.core.records.events import (
     VerdictRecord,
 )
 from touchstone.core.records.stored import RecordUnreadable, read_time
-from touchstone.core.records.submissions import NOT_JUDGED, Submission
+from touchstone.core.records.submissions import AFTER_CLOSING, NOT_JUDGED, Submission
 from touchstone.core.records.tasks import Task
 from touchstone.core.verdicts import (
-    AFTER_CLOSING,
     ARRIVAL,
     BASELINE,
     CLOSING,
     INDEX,
     JoinedSeries,
     NoSeries,
+    StoredSeries,
     build_question,
     build_work,
     find_difference,
@@ -68,14 +69,17 @@ class _Ground:
 
     :param baseline: The baseline's name.
     :param series: Its rows; an entry's own where it holds nothing.
-    :param net: Its net returns; ``None`` where it holds nothing.
-    :param market: The instrument's returns.
+    :param rows: What is in them.
     """
 
     baseline: str
     series: Series
-    net: str | None
-    market: str
+    rows: StoredSeries
+
+    @property
+    def is_flat(self) -> bool:
+        """Tell whether the baseline holds nothing."""
+        return self.baseline == FLAT
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,11 +90,13 @@ class Closed:
     :param judged: Entries that got a verdict.
     :param upgraded: Those of them that are better now and were not before.
     :param waiting: Entries without any verdict: they are at work, and closing again judges them.
+    :param baseline: What they were compared with.
     """
 
     judged: tuple[str, ...]
     upgraded: tuple[str, ...]
     waiting: tuple[str, ...]
+    baseline: str
 
 
 class Judge:
@@ -229,9 +235,9 @@ class Judge:
         entries = self._list_entries(event.name)
         waiting = tuple(entry.label for entry in entries if entry.verdict is None)
         with_rows = [entry for entry in entries if entry.series is not None]
-        if not with_rows:
-            return Closed(judged=(), upgraded=(), waiting=waiting)
         baseline = str(event.chosen_baseline)
+        if not with_rows:
+            return Closed(judged=(), upgraded=(), waiting=waiting, baseline=baseline)
         judged: list[str] = []
         upgraded: list[str] = []
         left = with_rows
@@ -241,18 +247,23 @@ class Judge:
             panel = self._read_panel(event, ground)
             labels = {entry.label for entry, _ in panel}
             for entry in left:
-                if entry.label not in labels and (ground.net is not None or entry is left[0]):
+                if entry.label not in labels and (not ground.is_flat or entry is left[0]):
                     reason = self._find_exclusion(ground, entry)
                     self._put_unjudged(entry, str(reason), event)
             if panel:
                 upgraded += self._close_panel(event, ground, panel)
                 judged += labels
             done = labels | {left[0].label}
-            left = [entry for entry in left if ground.net is None and entry.label not in done]
-        return Closed(judged=tuple(sorted(judged)), upgraded=tuple(upgraded), waiting=waiting)
+            left = [entry for entry in left if ground.is_flat and entry.label not in done]
+        return Closed(
+            judged=tuple(sorted(judged)),
+            upgraded=tuple(upgraded),
+            waiting=waiting,
+            baseline=baseline,
+        )
 
     def _close_panel(
-        self, event: EventRecord, ground: _Ground, panel: Sequence[tuple[Entry, str]]
+        self, event: EventRecord, ground: _Ground, panel: Sequence[tuple[Entry, StoredSeries]]
     ) -> list[str]:
         """Judge entries together, and return those that are better now and were not before."""
         before: dict[str, JsonValue] = {
@@ -300,18 +311,17 @@ class Judge:
     def _find_ground(self, event: EventRecord, baseline: str, like: Entry) -> _Ground:
         if baseline == FLAT:
             assert like.series is not None  # noqa: S101 - only such entries are compared
-            rows = self._parts.get_table(like.series.part)
             return _Ground(
-                baseline=baseline, series=like.series, net=None, market=str(rows["market"])
+                baseline=baseline, series=like.series, rows=self._read_stored(like.series)
             )
         entries = self._events.list_entries(event.name, submission_id=baseline).records
         known = next((each.series for each in reversed(entries) if each.series), None)
         if known is None:
             known = self._store_baseline(event.definition, baseline)
-        rows = self._parts.get_table(known.part)
-        return _Ground(
-            baseline=baseline, series=known, net=str(rows["net"]), market=str(rows["market"])
-        )
+        return _Ground(baseline=baseline, series=known, rows=self._read_stored(known))
+
+    def _read_stored(self, series: Series) -> StoredSeries:
+        return StoredSeries.load(self._parts.get_table(series.part))
 
     def _store_baseline(self, event: Event, baseline: str) -> Series:
         """Return the rows of a baseline that was judged in no entry of this event."""
@@ -333,14 +343,14 @@ class Judge:
             raise NoSeries(f"other data: the baseline's {other}")
         return self._store_series(baseline, "baseline", self._read_series(event, listed))
 
-    def _read_panel(self, event: EventRecord, ground: _Ground) -> list[tuple[Entry, str]]:
-        """Return everybody's entries on these rows, with their net returns, the oldest first."""
+    def _read_panel(self, event: EventRecord, ground: _Ground) -> list[tuple[Entry, StoredSeries]]:
+        """Return everybody's entries on these rows, with what is in them, the oldest first."""
         panel = []
         for entry in self._list_entries(event.name):
             if self._find_exclusion(ground, entry) is not None:
                 continue
             assert entry.series is not None  # noqa: S101 - or it would be excluded
-            panel.append((entry, str(self._parts.get_table(entry.series.part)["net"])))
+            panel.append((entry, self._read_stored(entry.series)))
         return panel
 
     def _list_entries(self, event: str) -> tuple[Entry, ...]:
@@ -352,13 +362,12 @@ class Judge:
         return found.records
 
     def _build_question(
-        self, event: EventRecord, ground: _Ground, panel: Sequence[tuple[Entry, str]]
+        self, event: EventRecord, ground: _Ground, panel: Sequence[tuple[Entry, StoredSeries]]
     ) -> dict[str, JsonValue]:
         return build_question(
             event,
             baseline=ground.baseline,
-            baseline_net=ground.net,
-            market=ground.market,
+            rows=ground.rows,
             like=ground.series,
             series=panel,
             seed=build_seed(event.name, ground.baseline),
@@ -434,6 +443,12 @@ class Judge:
         if said is None or figures is None:
             raise NoVerdict(f"the judge said nothing of {entry.label}")
         edge = Edge.load(said.edge.model_dump()) if said.edge else None
+        figures_beside = answer.beside.get(entry.label)
+        beside = (
+            Beside.load({**figures_beside.model_dump(), "baseline": baseline})
+            if figures_beside
+            else None
+        )
         now = self._clock()
 
         def decide(found: Entry) -> Entry | None:
@@ -454,6 +469,7 @@ class Judge:
                 edge=last.edge if is_kept and last else edge,
                 rules_version=last.rules_version if is_kept and last else answer.rules_version,
                 work=work,
+                beside=beside,
             )
             return found.change(
                 verdicts=found.add_verdict(verdict),

@@ -10,7 +10,7 @@ from decimal import Decimal
 from pydantic import JsonValue
 
 from touchstone.core.gpus import find_gpu_use
-from touchstone.core.judging import mark_claims
+from touchstone.core.judging import hide_held_back, mark_claims
 from touchstone.core.paging import Place
 from touchstone.core.pod_attempts import compute_pod_cost, list_pods, sum_earlier
 from touchstone.core.records.submissions import Submission, SubmissionSummary
@@ -34,6 +34,7 @@ RESULT_FIELDS = (
     "score_low",
     "score_high",
     "similarity",
+    "beside",
     "verdict",
     "verdict_reason",
     "replay_of",
@@ -107,7 +108,11 @@ def show_summary(entry: TaskEntry[Task], now: datetime) -> dict[str, JsonValue]:
         log.error("%s; it is shown as it is stored", entry.problem)
         return _show_stored(entry) | {"cost": None, "gpu": None}
     cost, gpu = show_cost([entry.task], now), show_gpu(entry.task, now)
-    return _show_stored(entry) | {"cost": cost, "gpu": gpu}
+    published = entry.task.newest.published
+    hidden: dict[str, JsonValue] = {}
+    if published is not None and published.held_back:
+        hidden["published"] = hide_held_back(published).dump()
+    return _show_stored(entry) | {"cost": cost, "gpu": gpu} | hidden
 
 
 def show_cost(tasks: Iterable[Task], now: datetime) -> dict[str, JsonValue] | None:
@@ -173,7 +178,7 @@ def show_task(entry: TaskEntry[Task], parts: Parts, now: datetime) -> dict[str, 
         return _show_stored(entry) | {"gpu": None}
     published = read_published(task, parts)
     return _show_stored(entry) | {
-        "published": mark_claims(published).dump() if published else None,
+        "published": hide_held_back(mark_claims(published)).dump() if published else None,
         "gpu": show_gpu(task, now),
     }
 

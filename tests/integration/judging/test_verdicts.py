@@ -81,6 +81,11 @@ def test_a_challenger_is_judged_against_a_baseline_with_figures_of_the_real_judg
     assert again.verdict.outcome == "duplicate"
     assert "A duplicate of `s-2:" in again.verdict.sentence
 
+    # The scores of these series are all the same: nothing to rank, and nothing that is made up.
+    beside = skilled.verdict.beside
+    assert (beside.similarity.value, beside.version) == (None, 1)
+    assert beside.similarity.note == "interval 1: its prediction is a constant"
+
     closed = world.judge.close("default", by="admin")
     assert len(closed.judged) == 3
     event = world.events.get_event("default")

@@ -7,7 +7,7 @@ import json
 import pytest
 
 from fakes.api import NOW
-from fakes.events import EventWorld, FakeJudge, build_net
+from fakes.events import EventWorld, FakeJudge, build_beside, build_net
 from touchstone.stores.parts import Parts
 
 SMALL = 'schema_version = 1\ntitle = "Sharpe"\n'
@@ -103,6 +103,73 @@ def test_submissions_are_compared_with_all_that_was_said_of_each(run, world):
     assert "arrival: Not distinguishable: `flat`." in shown
     assert "s-9: has entered no event" in shown
     assert run("compare", "../x").exit_code == 2
+
+
+def test_a_board_shows_what_stands_beside_each_verdict_and_why_it_does_not(run, world):
+    run("event", "baseline", "default", "flat")
+    judge = world.judge._ask
+    judge.beside = build_beside(similarity="the baseline holds nothing", nearest_name="s-0:12")
+    world.arrive("s-1", build_net(2))
+    judge.beside = build_beside(
+        contributivity=0.0, equal_share=0.5, nearest=0.95, nearest_name="s-0:12"
+    )
+    world.arrive("s-2", build_net(3))
+    judge.beside = None
+    world.arrive("s-3", build_net(4))
+    world.arrive("s-4", None)
+
+    lines = run("leaderboard", "default").output.splitlines()
+
+    cells = {line.split()[1]: line.split() for line in lines if len(line.split()) > 8}
+    assert cells["s-1"][9:14] == ["1", "n/a", "0.75", "+0.125", "n/a"]
+    assert cells["s-2"][10:14] == ["0.50", "0.95", "+0.125", "0.00"], "a share of nothing is one"
+    assert " s-2 is like s-0, which came before: 0.95" in lines
+    shown = "\n".join(lines)
+    assert "like base n/a: the baseline holds nothing (s-1)" in shown
+    assert "share n/a: it is told when the event is closed (s-1)" in shown
+    assert "like base, most like, adds, share n/a: judged before it was computed (s-3)" in shown
+    assert "share: each of as many equals would get 0.50" in shown
+    assert "adds: the baseline's own correlation with the outcome is +0.062" in shown
+    assert "compared with nothing" not in shown, "its reason is there"
+
+
+def test_hostile_names_move_no_cursor_and_are_no_markup(run, world):
+    run("event", "baseline", "default", "flat")
+    name = "[red]x\x1b[2J:12"
+    world.judge._ask.beside = build_beside(
+        nearest=0.99, nearest_name=name, contribution="no\x1b[2J\nn/a [b]"
+    )
+    world.arrive("s-1", build_net(2))
+
+    for shown in (run("leaderboard", "default").output, run("compare", "s-1").output):
+        assert "\x1b[2J" not in shown
+        assert "[red]x" in shown
+
+
+def test_compare_and_show_tell_what_stands_beside_a_verdict(run, world):
+    run("event", "baseline", "default", "flat")
+    world.judge._ask.beside = build_beside(similarity=0.25, nearest_name="s-0:12")
+    entry = world.arrive("s-1", build_net(2), user="engineer")
+
+    shown = run("compare", "s-1").output
+    assert "s-1: similarity: 0.25 to flat" in shown
+    assert "s-1: most like: 0.75 to s-0" in shown
+    assert "s-1: adds: +0.125; the baseline's own correlation is +0.062" in shown
+    assert "s-1: share: n/a: it is told when the event is closed" in shown
+
+    world.records.change_submission(
+        "s-1",
+        lambda found: found.change(
+            similarity=0.25,
+            beside=entry.verdict.beside,
+            results=[{"task_id": "i1", "interval": 1, "status": "success"}],
+        ),
+    )
+    told = " ".join(run("show", "s-1").output.split())
+    assert "similarity 0.25 to flat" in told
+    assert "most like 0.75 to s-0" in told
+    told = " ".join(run("results", "s-1").output.split())
+    assert "similarity: 0.25 to flat" in told
 
 
 def test_what_an_event_refuses_is_refused_before_anything_is_sent(run, folder, airflow, world):

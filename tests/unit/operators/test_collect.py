@@ -18,8 +18,10 @@ from fakes.submissions import build_submission
 from fakes.tasks import change_fields, with_fields
 from touchstone.core import attempts
 from touchstone.core.data_sets import PinnedData
+from touchstone.core.events import parse_event
 from touchstone.core.judging import CONTRACT_1, JudgeAnswer
 from touchstone.core.names import build_data_key, build_model_key, build_output_key
+from touchstone.core.records.events import EventRecord
 from touchstone.core.results import RESULT_BYTES
 from touchstone.core.tasks import TaskSpec
 from touchstone.hooks import mlflow
@@ -140,8 +142,14 @@ def test_what_was_left_is_published_once(leave, store, book):
     assert store.get(SETTINGS.models_bucket, build_model_key(REF, "long")) == b"long"
     published = read_published(task, Parts(store, SETTINGS.content_bucket))
     assert [chart.dump() for chart in published.charts] == [
-        {"name": "equity curve?", "url": "http://m/a?path=charts/equity%20curve%3F.png"}
+        {
+            "name": "equity curve?",
+            "url": "http://m/a?path=claimed/charts/equity%20curve%3F.png",
+            "by": "trainer",
+        }
     ]
+    assert "charts/equity curve?.png" not in FakeMlflow.published[0]["files"]
+    assert published.charts_note == "the training is not judged"
     first, second = FakeMlflow.published
     assert first == second
     assert first["files"]["models/short.h5"] == b"short"
@@ -262,6 +270,109 @@ def test_files_of_a_record_from_before_are_read_as_they_are(leave, tmp_path: Pat
     assert published.models
 
 
+def test_nothing_of_a_trainers_takes_the_place_of_the_judges(leave, book):
+    """Whatever it is called: what stands where the judge's own would is the trainer's claim."""
+    leave(
+        **{
+            "charts/equity.svg": b"forged",
+            "charts/figures.json": b"forged",
+            "returns.csv": b"forged",
+            "claimed/charts/equity.svg": b"twice",
+            "claimed/returns.csv": b"twice",
+            "chartsy": b"other",
+        }
+    )
+
+    task = collect(book)
+
+    (run,) = FakeMlflow.published
+    names = [name for name in run["files"] if not name.startswith("models/")]
+    assert sorted(names) == [
+        "chartsy",
+        "claimed/charts/equity.svg",
+        "claimed/charts/figures.json",
+        "claimed/claimed/charts/equity.svg",
+        "claimed/claimed/returns.csv",
+        "claimed/returns.csv",
+        "result.json",
+    ]
+    assert run["files"]["claimed/charts/equity.svg"] == b"forged"
+    assert task.newest.published.charts_note == "the training is not judged"
+
+
+def test_a_file_that_is_called_as_the_folder_of_claims_is_in_nobodys_way(leave, book):
+    leave(**{"claimed": b"x", "returns.csv": b"y"})
+
+    collect(book)
+
+    assert FakeMlflow.published[0]["files"]["claimed/claimed"] == b"x"
+
+
+# --- what an event holds back --------------------------------------------------------------------
+
+
+def close_rows(book, *, closed_at=None):
+    """Put an event on record whose rows are told of after its closing, and the schedule in it."""
+    text = 'schema_version = 1\ntitle = "t"\n[rows]\nclosed_from = 2016-01-01\n'
+    event = EventRecord(
+        entry="winter",
+        definition=parse_event(text, name="winter"),
+        digest="0",
+        version=1,
+        closed_at=closed_at,
+    )
+    book.put_stored(SETTINGS.events_table, event.dump())
+    schedule = {"intervals": [5], "event": "winter"}
+    book.change_submission(
+        "s-1", lambda found: found.change(schedule=schedule, schedule_run_id="s-1")
+    )
+
+
+def test_while_an_event_holds_back_nothing_of_the_rows_is_published(leave, book):
+    close_rows(book)
+    leave(
+        **{
+            "charts/equity.png": b"png",
+            "returns.csv": b"r",
+            "predictions.csv": b"p",
+            "effective_config.json": b"{}",
+        }
+    )
+
+    task = collect(book)
+
+    (run,) = FakeMlflow.published
+    assert sorted(run["files"]) == ["effective_config.json", "models/long.h5", "models/short.h5"]
+    assert run["metrics"] == {}
+    assert run["tags"]["held_back"] == "winter"
+    published = task.newest.published
+    assert (published.held_back, list(published.charts)) == ("winter", [])
+
+
+def test_after_the_closing_a_cleared_collect_publishes_all(leave, book):
+    close_rows(book)
+    leave(**{"charts/equity.png": b"png"})
+    collect(book)
+    close_rows(book, closed_at=NOW)
+
+    task = collect(book)
+
+    _, second = FakeMlflow.published
+    assert "held_back" not in second["tags"]
+    assert second["metrics"] == {"claimed.net_sharpe": 0.5}
+    assert "claimed/charts/equity.png" in second["files"]
+    assert task.newest.published.held_back is None
+
+
+def test_an_event_that_makes_no_sense_holds_back(leave, book):
+    close_rows(book)
+    odd = {"event": "#events", "entry": "winter", "definition": 5, "version": 2}
+    book.put_stored(SETTINGS.events_table, odd)
+    leave()
+
+    assert collect(book).newest.published.held_back == "winter"
+
+
 # --- the device, and what the GPU was good for --------------------------------------------------
 
 DEVICE = {"platform": "gpu", "name": "NVIDIA L4", "driver": "550.54", "determinism": "L4 550.54"}
@@ -369,6 +480,7 @@ def test_the_device_is_named_wherever_results_are(leave, book):
         "device": "on NVIDIA L4 (driver 550.54)",
         "judged": "not judged",
         "judged.reason": CONTRACT_1,
+        "judged.charts": "none: the training is not judged",
         **{f"device.{name}": value for name, value in DEVICE.items()},
     }
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from types import SimpleNamespace
 
 import pytest
@@ -9,11 +10,14 @@ from airflow.sdk.exceptions import AirflowFailException
 
 from fakes.events import EventWorld, FakeJudge, build_net
 from fakes.stores import FakeObjectStore, FakeRecordStore
+from touchstone.confined import charts
+from touchstone.core.charts import DrawnCharts
 from touchstone.core.conf import parse_conf
 from touchstone.core.events import EventRefused, parse_event
 from touchstone.core.records.events import VerdictRecord
 from touchstone.core.results import SubmissionEnd
 from touchstone.core.states import SubmissionStatus
+from touchstone.hooks import mlflow
 from touchstone.operators import judging as steps
 from touchstone.operators import submission as others
 from touchstone.operators.authority import get_run
@@ -21,6 +25,7 @@ from touchstone.services.judging import Judge
 from touchstone.settings import get_settings
 from touchstone.stores.events import UnknownEvent
 from touchstone.stores.parts import Parts
+from touchstone_agent.protocol.errors import TransientError
 
 SMALL = 'schema_version = 1\ntitle = "Sharpe"\n'
 
@@ -34,7 +39,30 @@ def world(monkeypatch):
         monkeypatch.setattr(module, "connect_records", lambda: records)
     monkeypatch.setattr("touchstone.stores.objects.ObjectStore.connect", lambda _: objects)
     monkeypatch.setattr(Judge, "connect", lambda *_: world.judge)
+    FakeMlflow.published, FakeMlflow.fault = [], None
+    monkeypatch.setattr(mlflow, "MlflowHook", FakeMlflow)
+    monkeypatch.setattr(charts, "ask_for_charts", draw)
     return world
+
+
+class FakeMlflow:
+    """Notes what is published, and the files as they were."""
+
+    published: list[dict]
+    fault: Exception | None
+
+    def __init__(self, settings=None):
+        pass
+
+    def publish(self, *, artifacts, **facts):
+        if FakeMlflow.fault:
+            raise FakeMlflow.fault
+        facts["files"] = {path.name: path.read_text() for path in artifacts.iterdir()}
+        FakeMlflow.published.append(facts)
+
+
+def draw(_, question):
+    return DrawnCharts(figures={"board": question}, charts={"board": "<svg/>"}, notes={})
 
 
 def build_context(run_id="s-1", user="ann", **params):
@@ -52,6 +80,66 @@ def test_a_verdict_that_is_reached_is_on_the_submissions_record(world):
     assert sentence == "Not distinguishable: `flat`."
     found = world.records.get_submission("s-1")
     assert (found.verdict, found.verdict_reason) == ("not distinguishable", sentence)
+    assert found.similarity == found.beside.similarity.value == 0.5
+
+
+def test_beside_a_verdict_the_board_is_drawn_with_everybodys_intervals(world):
+    world.keeper.set_baseline("default", "flat", by="admin")
+    world.arrive("s-0", build_net(3))
+    world.arrive("s-9", None)
+    world.train("s-1", build_net(1))
+
+    steps.judge_arrival(**build_context())
+    steps.judge_arrival(**build_context())
+
+    first, again = FakeMlflow.published
+    assert first == again, "MLflow finds the same run by its tags"
+    assert (first["task_key"], first["model_group_id"]) == ("s-1/verdict", "s-1")
+    assert first["metrics"]["difference"] == first["metrics"]["p"] == 0.25
+    assert first["metrics"]["similarity"] == 0.5
+    assert "contributivity" not in first["metrics"], "there is none before the closing"
+    assert set(first["files"]) == {"board.svg", "board.json"}
+    shown = json.loads(first["files"]["board.json"])["figures"]["board"]
+    figures = {"difference": 0.25, "low": 0.25, "high": 0.25}
+    assert shown["rows"] == [
+        {"name": "s-0", "is_own": False, **figures},
+        {"name": "s-1", "is_own": True, **figures},
+    ]
+
+
+@pytest.mark.parametrize("broken", ["the judge", "MLflow"])
+def test_a_verdict_stands_though_nothing_can_be_drawn(world, monkeypatch, broken):
+    world.keeper.set_baseline("default", "flat", by="admin")
+    world.train("s-1", build_net(1))
+
+    def fail(*_):
+        raise charts.NotDrawn("no fonts")
+
+    if broken == "the judge":
+        monkeypatch.setattr(charts, "ask_for_charts", fail)
+    else:
+        FakeMlflow.fault = TransientError("MLflow is away")
+
+    assert steps.judge_arrival(**build_context()) == "Not distinguishable: `flat`."
+    close = steps.CloseEventOperator(task_id="close")
+    assert close.execute(build_context(user="admin", event="default"))["judged"]
+    assert FakeMlflow.published == []
+
+
+def test_no_board_is_drawn_of_what_is_told_after_closing_and_then_it_is(world):
+    text = SMALL + "[rows]\nclosed_from = 2014-02-01\n[judging]\nbaseline = 'flat'\n"
+    world.keeper.apply("default", parse_event(text, name="default"), by="admin")
+    world.train("s-1", build_net(1))
+
+    assert steps.judge_arrival(**build_context()) == "Not judged: after closing."
+    assert FakeMlflow.published == []
+
+    close = steps.CloseEventOperator(task_id="close")
+    close.execute(build_context(user="admin", event="default"))
+    (run,) = FakeMlflow.published
+    assert run["task_key"] == "event default/board"
+    (row,) = json.loads(run["files"]["board.json"])["figures"]["board"]["rows"]
+    assert (row["name"], row["is_own"]) == ("s-1", False)
 
 
 def test_a_run_that_failed_is_told_as_it_was_and_its_entry_says_why(world):

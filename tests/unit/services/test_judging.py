@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import base64
+import struct
 from datetime import timedelta
 
 import pytest
 
-from fakes.events import ROWS, EventWorld, FakeJudge, build_net, build_series
+from fakes.events import ROWS, EventWorld, FakeJudge, build_beside, build_net, build_series
 from fakes.stores import FakeObjectStore, FakeRecordStore
 from touchstone.confined.verdicts import NoVerdict
 from touchstone.core.events import EventRefused, parse_event
-from touchstone.core.verdicts import build_board
+from touchstone.core.verdicts import build_board, show_history
 from touchstone.services.judging import Unreadable
 from touchstone.settings import Settings
 from touchstone.stores.events import UnknownEvent
@@ -441,3 +443,106 @@ def test_only_common_rows_of_the_intervals_are_compared(world, judge):
 
     assert world.judge_again(entry).series.rows == ROWS - 20
     assert judge.questions[-1]["rows"] == ROWS - 20
+
+
+# --- what stands beside a verdict ----------------------------------------------------------------
+
+
+def unpack(text):
+    return struct.unpack(f"<{len(base64.b64decode(text)) // 8}d", base64.b64decode(text))
+
+
+def build_predicted(net, seed):
+    """Return judged rows with predictions and outcomes of their own."""
+    score, target = build_net(seed + 50), build_net(99)
+    return build_series(net).model_copy(update={"score": score, "target": target})
+
+
+def test_the_judge_is_given_predictions_and_outcomes_that_it_stored_itself(world, judge):
+    series = build_predicted(build_net(2), 2)
+    world.train("ref", None, series=build_predicted(build_net(1), 1))
+    world.keeper.set_baseline("default", "ref", by="admin")
+    world.judge_again(world.train("s-1", None, series=series))
+
+    (question,) = judge.questions
+    # Two intervals beside each other, with the same rows here.
+    assert unpack(question["series"][0]["prediction"])[::2] == series.score
+    assert unpack(question["target"])[1::2] == series.target
+    assert unpack(question["baseline_prediction"])[::2] == build_net(51)
+
+
+def test_what_stands_beside_a_verdict_is_on_record_and_on_the_board(world, judge):
+    world.keeper.set_baseline("default", "flat", by="admin")
+    judge.beside = build_beside(similarity="the baseline holds nothing", nearest_name="s-0:12")
+
+    entry = world.arrive("s-1", build_net(2))
+
+    beside = entry.verdict.beside
+    assert (beside.baseline, beside.nearest.value, beside.version) == ("flat", 0.75, 1)
+    assert (beside.similarity.value, beside.similarity.note) == (None, "the baseline holds nothing")
+    board = build_board(
+        world.events.get_event("default"), [world.events.find_entry("default", entry.entry)]
+    )
+    row = next(row for row in board["rows"] if row["name"] == "s-1")
+    assert row["beside"]["nearest_name"] == "s-0:12"
+    assert row["beside"]["contribution"] == {"value": 0.125, "note": ""}
+    assert {row["name"]: row["beside"] for row in board["rows"]}["flat"] is None
+    assert show_history(entry)[0]["beside"]["nearest"]["value"] == 0.75
+
+
+def test_closing_tells_shares_and_keeps_what_was_said_at_arrival(world, judge):
+    world.keeper.set_baseline("default", "flat", by="admin")
+    entry = world.arrive("s-1", build_net(2))
+    judge.beside = build_beside(contributivity=1.0, equal_share=1.0)
+
+    world.judge.close("default", by="admin")
+
+    found = world.events.find_entry("default", entry.entry)
+    arrival, closing = (verdict.beside for verdict in found.verdicts)
+    assert arrival.contributivity.value is None
+    assert (closing.contributivity.value, closing.equal_share) == (1, 1)
+
+
+def test_a_verdict_of_before_is_read_and_says_why_it_has_none(world, judge):
+    world.keeper.set_baseline("default", "flat", by="admin")
+    judge.beside = None
+    entry = world.arrive("s-1", build_net(2))
+
+    assert entry.verdict.beside is None
+    row = build_board(world.events.get_event("default"), [entry])["rows"][-1]
+    for name in ("similarity", "nearest", "contribution", "contributivity"):
+        assert row["beside"][name] == {"value": None, "note": "judged before it was computed"}
+
+
+def test_what_was_compared_with_nothing_says_so(world):
+    entry = world.arrive("s-1", None)
+
+    row = build_board(world.events.get_event("default"), [entry])["rows"][-1]
+    assert row["beside"]["similarity"]["note"] == "it was compared with nothing"
+
+
+def test_rows_that_were_stored_before_predictions_are_compared_all_the_same(world, judge):
+    """Entries of before have returns only; their verdicts need no more."""
+    put_ref(world)
+    first = world.arrive("s-1", build_net(2))
+    old = {"net": judge.questions[-1]["series"][0]["net"], "market": judge.questions[-1]["market"]}
+    part = world.parts.put("series/s-1/old/", old)
+    world.events.change_entry(
+        first, lambda found: found.change(series=found.series.change(part=part))
+    )
+
+    second = world.arrive("s-2", build_net(3))
+
+    assert second.verdict.outcome == "not distinguishable"
+    assert [each["prediction"] is None for each in judge.questions[-1]["series"]] == [True, False]
+
+
+def test_rows_without_returns_are_a_reason(world):
+    put_ref(world)
+    first = world.arrive("s-1", build_net(2))
+    part = world.parts.put("series/s-1/odd/", {"net": 5, "market": []})
+    world.events.change_entry(
+        first, lambda found: found.change(series=found.series.change(part=part))
+    )
+
+    assert "its stored rows have no returns" in world.arrive("s-2", build_net(3)).verdict.sentence

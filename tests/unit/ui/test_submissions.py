@@ -224,6 +224,37 @@ def test_results_that_are_too_large_for_the_record_are_shown_whole(
     assert (body["results"], body["chart_links"]) == (short, [])
 
 
+def test_of_a_training_that_is_held_back_no_figure_is_shown(
+    engineer: TestClient,
+    make_submission: Callable[..., str],
+    make_task: Callable[..., None],
+    objects: FakeObjectStore,
+    settings: Settings,
+) -> None:
+    make_submission()
+    judged = {"status": "judged", "metrics": {"net_sharpe": 0.25}, "beta": 0.75}
+    figures = {"metrics": {"net_sharpe": 0.25}, "metric_notes": {"auc_long": "0.25"}}
+    chart = {"name": "equity", "url": "http://m/0.25"}
+    parts = Parts(objects, settings.content_bucket)
+    details = parts.put("results/s-1/i5/", figures | {"claimed": {}, "charts": [chart]})
+    published = {
+        "metrics": {"net_sharpe": 0.25},
+        "claimed": {"x": 0.25},
+        "judged": judged,
+        "details": details.dump(),
+        "mlflow_url": "http://m/r",
+        "held_back": "winter",
+    }
+    make_task(published=published)
+
+    for path in ("s-1", "s-1/tasks/i5"):
+        body = engineer.get(f"{API}/{path}")
+        assert body.status_code == 200
+        assert "0.25" not in body.text
+        assert "0.75" not in body.text
+        assert "winter" in body.text
+
+
 def test_a_task_is_shown_with_all_that_it_has_published(
     engineer: TestClient,
     make_submission: Callable[..., str],

@@ -10,6 +10,7 @@ from pydantic import BeforeValidator, Field
 
 from touchstone.core.events import DEFAULT, MAX_NAME, Event
 from touchstone.core.records.actions import Action
+from touchstone.core.records.beside import Beside
 from touchstone.core.records.kept import Part, StoredPart
 from touchstone.core.records.stored import StoredRecord, Time
 
@@ -116,6 +117,8 @@ class VerdictRecord(Part):
     :param edge: The figures behind it.
     :param rules_version: Version of the formulas.
     :param work: Digest of what was judged: of the same, the same is said.
+    :param beside: What is shown beside it; ``None`` where nothing was compared, and in verdicts
+        from before.
     """
 
     at: Time
@@ -127,6 +130,7 @@ class VerdictRecord(Part):
     edge: Edge | None = None
     rules_version: int = 0
     work: str = ""
+    beside: Beside | None = None
 
 
 class Series(Part):

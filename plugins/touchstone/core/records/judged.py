@@ -130,6 +130,7 @@ class JudgedSeries(BaseModel):
     :param net: Return after cost, from the row's close to the next one.
     :param market: Return of the instrument over the same bar.
     :param score: Long minus short score.
+    :param target: Return over the prediction interval; ``None`` in series from before.
     """
 
     model_config = ConfigDict(frozen=True, extra="ignore")
@@ -138,10 +139,12 @@ class JudgedSeries(BaseModel):
     net: _Floats
     market: _Floats
     score: _Floats
+    target: _Floats | None = None
 
     @model_validator(mode="after")
     def _check_lengths(self) -> Self:
-        if not len(self.time) == len(self.net) == len(self.market) == len(self.score):
+        told = (self.net, self.market, self.score, self.target)
+        if any(each is not None and len(each) != len(self.time) for each in told):
             raise ValueError("is not as long in all its fields")
         return self
 

@@ -11,6 +11,7 @@ from pydantic import BeforeValidator, Field, JsonValue, field_validator
 from touchstone.core.conf import Source, System
 from touchstone.core.data_sets import PinnedData
 from touchstone.core.records.actions import Action, add_action
+from touchstone.core.records.beside import Beside
 from touchstone.core.records.judged import JudgedStatus
 from touchstone.core.records.kept import SparseRecord, StoredPart
 from touchstone.core.records.stored import StoredRecord, Time
@@ -28,6 +29,8 @@ Texts = Annotated[tuple[str, ...], BeforeValidator(lambda value: () if value is 
 
 NOT_JUDGED: Final = "not judged"
 """Verdict of a submission that was compared with nothing."""
+AFTER_CLOSING: Final = "after closing"
+"""Why something is not told yet."""
 
 
 class SubmissionSummary(StoredRecord):
@@ -181,11 +184,13 @@ class ChartLink(SparseRecord):
     :param task_id: The training.
     :param name: The chart's name.
     :param url: Its address.
+    :param by: Whose it is, ``judge`` or ``trainer``; absent where it is the trainer's, from before.
     """
 
     task_id: str
     name: str
     url: str
+    by: str | None = None
 
 
 class OpenSubmission(StoredRecord):
@@ -235,7 +240,8 @@ class Submission(SubmissionSummary, SparseRecord):
     :param results: What each of them came to.
     :param chart_links: Charts, in records that were written before they were kept beside it.
     :param results_part: All its results and charts, beside the record.
-    :param similarity: How like its baseline it is; nobody computes it yet.
+    :param similarity: How like its baseline it is; ``None`` where :attr:`beside` says why.
+    :param beside: What is shown beside its verdict; ``None`` in records from before.
     :param verdict_reason: Why the verdict is what it is.
     :param replay_spec: What a replay runs.
     :param retracted_at: When it was taken back.
@@ -268,6 +274,7 @@ class Submission(SubmissionSummary, SparseRecord):
     chart_links: tuple[ChartLink, ...] = ()
     results_part: StoredPart | None = None
     similarity: Number | None = None
+    beside: Beside | None = None
     verdict_reason: str | None = None
     replay_spec: TaskSpec | None = None
     retracted_at: Time | None = None

@@ -241,14 +241,17 @@ class PublishedModel(Part):
 
 class PublishedChart(Part):
     """
-    A chart that a training has left.
+    A chart of a training.
 
     :param name: Its name.
     :param url: Where it is shown.
+    :param by: Whose it is, ``judge`` or ``trainer``; absent in records from before, where all are
+        the trainer's.
     """
 
     name: str
     url: str
+    by: str | None = None
 
 
 class PublishedReplay(Part):
@@ -283,6 +286,8 @@ class Published(Part):
     :param mlflow_url: Where that is shown.
     :param replay: How it compares with what it replays; ``None`` for what is no replay.
     :param judged: What the judge found; ``None`` for a replay, and in records from before.
+    :param charts_note: Why there is no chart of the judge's; ``None`` if there is one.
+    :param held_back: The event that is to be closed before any figure is shown; ``None`` for none.
     :param published_at: When.
     :param details: All figures, notes and charts, beside the record.
     """
@@ -304,6 +309,8 @@ class Published(Part):
     mlflow_url: str | None = None
     replay: PublishedReplay | None = None
     judged: Judged | None = None
+    charts_note: str | None = None
+    held_back: str | None = None
     published_at: Time | None = None
     details: StoredPart | None = None
 
