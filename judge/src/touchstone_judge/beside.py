@@ -199,7 +199,7 @@ def _find_nearest(found: Predictions, lines: Sequence[int]) -> dict[int, tuple[S
     """Return the most similar earlier entry of each; of equals the earliest."""
     alike = np.zeros((len(lines), len(found.names)))
     for ranks in found.ranks:
-        # Also of those that say nothing: NaN stays NaN, and is nobody's nearest.
+        # Also of those that say nothing: NaN stays NaN, and is nearest to nothing.
         alike += ranks[lines] @ ranks.T / (found.rows * len(found.intervals))
     nearest: dict[int, tuple[Shown, str | None]] = {}
     for line, row in zip(lines, alike, strict=True):

@@ -230,7 +230,7 @@ def _read_csv(
 def _read_parquet(
     _file: str, content: bytes, stamp: str, close: str
 ) -> Iterator[tuple[datetime, float]]:
-    # Loads pandas: only for whoever has such a file.
+    # Loads pandas: only where such a file is.
     from fastparquet import ParquetFile
 
     try:

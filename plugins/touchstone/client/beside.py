@@ -1,4 +1,4 @@
-"""What is printed of what stands beside a verdict; whoever prints it cleans it."""
+"""What is printed of what stands beside a verdict; its printer cleans it."""
 
 from __future__ import annotations
 

@@ -31,6 +31,7 @@ from touchstone.core.records.evaluations import Evaluation
 from touchstone.core.records.judged import BEFORE_JUDGING, Judged, JudgedStatus
 from touchstone.core.records.submissions import (
     AFTER_CLOSING,
+    HELD_BACK,
     NOT_JUDGED,
     ChartLink,
     Fact,
@@ -352,11 +353,14 @@ def judge_submission(tasks: Sequence[tuple[Task, Published | None]]) -> Submissi
     end = SubmissionEnd(
         status=SubmissionStatus.SUCCESS, reason=None, results=results, chart_links=charts
     )
+    is_held_back = any(published is not None and published.held_back for _, published in tasks)
     first = tasks[0][1]
     if first is not None and first.replay is not None:
+        if is_held_back:
+            return replace(end, verdict=HELD_BACK, verdict_reason=AFTER_CLOSING)
         # A replay publishes no result, so it has no score.
         return replace(end, verdict=first.replay.verdict, verdict_reason=first.replay.reason)
-    if any(published is not None and published.held_back for _, published in tasks):
+    if is_held_back:
         return replace(end, verdict_reason=AFTER_CLOSING)
     unjudged = [line for line in results if line.judged is JudgedStatus.NOT_JUDGED]
     if unjudged:

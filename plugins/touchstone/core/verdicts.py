@@ -200,7 +200,7 @@ def build_question(
     :param series: Everybody's entries on these rows, the oldest first.
     """
     is_flat = baseline == FLAT
-    # Of the same rows and intervals they are the same, whoever's series has kept them.
+    # Of the same rows and intervals they are the same in every series that has kept them.
     targets = (each.target for each in (rows, *(found for _, found in series)) if each.target)
     return {
         "baseline": baseline,

@@ -194,7 +194,8 @@ def publish_attempt(
 
     settings, ref = get_settings(), task.ref
     if task.spec.replay is not None:
-        return publish_replay(objects, task, files), []
+        replayed, held_back = publish_replay(objects, task, files), find_hold_back(task)
+        return (replayed.change(held_back=held_back) if held_back else replayed), []
     use = find_gpu_use(task, datetime.now(UTC))
     held_back = find_hold_back(task)
     with tempfile.TemporaryDirectory(prefix="touchstone-collect-") as name:
@@ -304,6 +305,8 @@ def find_hold_back(task: Task) -> str | None:
     """
     Return the event that is to be closed before any figure of a training is shown.
 
+    A replay has the figures of what it replays, whatever event it is itself of.
+
     :return: ``None`` if there is none; an event that makes no sense holds back, too.
     """
     from touchstone.core.records.stored import RecordUnreadable
@@ -312,18 +315,32 @@ def find_hold_back(task: Task) -> str | None:
 
     settings = get_settings()
     records = RecordStore.connect(settings)
-    submission = records.get_submission(task.submission_id)
-    schedule = submission.find_schedule(task.run_id)
-    if schedule is None:
-        return None
-    try:
-        event = EventStore(records, settings.events_table).get_event(schedule.event)
-    except UnknownEvent:
-        return None
-    except RecordUnreadable as error:
-        log.warning("%s is held back: %s", task.name, error)
-        return schedule.event
-    return event.name if is_hidden(event.definition, closed_at=event.closed_at) else None
+    events = EventStore(records, settings.events_table)
+    for name in _list_events(records, task):
+        try:
+            event = events.get_event(name)
+        except UnknownEvent:
+            continue
+        except RecordUnreadable as error:
+            log.warning("%s is held back: %s", task.name, error)
+            return name
+        if is_hidden(event.definition, closed_at=event.closed_at):
+            return event.name
+    return None
+
+
+def _list_events(records: RecordStore, task: Task) -> list[str]:
+    """Return the events that a training's rows may be of."""
+    replayed = task.spec.replay
+    if replayed is None:
+        schedule = records.get_submission(task.submission_id).find_schedule(task.run_id)
+        return [schedule.event] if schedule else []
+    original = records.find_submission(replayed.submission_id)
+    trained = records.find_task(replayed.submission_id, replayed.task_id)
+    published = trained.newest.published if trained else None
+    # It may have been scheduled again since, for another event.
+    found = [original.schedule.event] if original and original.schedule else []
+    return [*found, *([published.held_back] if published and published.held_back else [])]
 
 
 def _draw(

@@ -89,8 +89,8 @@ class DataKeeper:
         """
         Put a data set on record, then its archive under its digest; the same again changes nothing.
 
-        Whoever dies in between leaves a record without ``stored_at``: nothing uses that data set,
-        and adding it again goes on.
+        A process that dies in between leaves a record without ``stored_at``: nothing uses that data
+        set, and adding it again goes on.
 
         :param archive: ``data.toml`` and the data file, packed: a file of this machine.
         :param by: Who adds it.

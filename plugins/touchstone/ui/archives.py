@@ -188,7 +188,7 @@ async def receive_body(request: Request, upload: Upload, *, limit: int) -> None:
             seconds=RECEIVE_SECONDS,
         )
     except ClientDisconnect as error:
-        # Nobody is there to read it, but it is nobody's fault here, either.
+        # No client is left to read it, but it is no fault of the server's.
         raise UploadTooSlow("content: the connection broke before all of it came") from error
 
 

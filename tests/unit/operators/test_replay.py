@@ -12,7 +12,9 @@ from airflow.sdk.exceptions import AirflowFailException
 from fakes.agents import FakeAgentHook
 from fakes.stores import FakeObjectStore, FakeRecordStore
 from fakes.tasks import change_fields
+from touchstone.core.events import parse_event
 from touchstone.core.names import build_output_key
+from touchstone.core.records.events import EventRecord
 from touchstone.core.tasks import TaskSpec
 from touchstone.hooks.repository import Content
 from touchstone.operators import preparing
@@ -278,6 +280,24 @@ def test_an_id_that_is_taken_is_nobody_elses_replay(records, trained, run_id, us
         register(run_id, user, **conf)
 
     assert [records.get_submission(name) for name in ("mine", "again")] == before
+
+
+def test_a_replay_tells_nothing_that_its_original_holds_back(records, store, settings, trained):
+    """Running a training again would otherwise show the figures that an event still hides."""
+    text = 'schema_version = 1\ntitle = "t"\n[rows]\nclosed_from = 2016-01-01\n'
+    event = EventRecord(
+        entry="winter", definition=parse_event(text, name="winter"), digest="0", version=1
+    )
+    records.put_stored(settings.events_table, event.dump())
+    schedule = records.get_submission("mine").schedule.model_copy(update={"event": "winter"})
+    records.change_submission("mine", lambda found: found.change(schedule=schedule))
+
+    again, task = run_again(records, store, settings)
+
+    assert task.newest.published.held_back == "winter"
+    assert (again.score, again.verdict_reason) == (None, "after closing")
+    assert [line.metrics for line in again.results] == [{}]
+    assert again.verdict == "held back"
 
 
 def test_a_replay_cannot_be_made_anybodys_result(records, store, settings, trained):

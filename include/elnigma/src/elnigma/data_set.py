@@ -1,7 +1,7 @@
 """
 A data set of one's own: a folder with ``data.toml`` and one data file, and nothing believed of it.
 
-What is wrong with one is the fault of whoever made it, never a submitter's.
+What is wrong with one is the fault of its author, never a submitter's.
 """
 
 from __future__ import annotations

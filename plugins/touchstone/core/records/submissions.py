@@ -31,6 +31,8 @@ NOT_JUDGED: Final = "not judged"
 """Verdict of a submission that was compared with nothing."""
 AFTER_CLOSING: Final = "after closing"
 """Why something is not told yet."""
+HELD_BACK: Final = "held back"
+"""Verdict of a replay of what is not told yet."""
 
 
 class SubmissionSummary(StoredRecord):
