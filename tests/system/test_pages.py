@@ -171,7 +171,7 @@ def test_another_users_submission_is_not_there(visit, installation):
         engineer.open("submissions")
         assert theirs not in engineer.page.inner_text("main")
     finally:
-        installation.cancel_what_goes_on(theirs)
+        installation.ask("cancel", theirs, "--as", "admin")
 
 
 PLACES = ["submissions", "queue", "events", "events/default", "fleet"]
