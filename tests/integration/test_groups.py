@@ -22,6 +22,8 @@ def test_one_of_them(number):
 def test_a_group_stays_together(tmp_path):
     """A release of pytest and one of its plugin no longer agreed on that, without a word."""
     (tmp_path / "test_it.py").write_text(MODULE)
+    # Or a configuration above the temporary folder, of anybody's, would count.
+    (tmp_path / "pytest.ini").write_text("[pytest]\n")
 
     done = subprocess.run(
         [
