@@ -182,7 +182,7 @@ def compare(
     open_console().print(build_comparison(found.value))
 
 
-def check_admission(client: Client, conf: Mapping[str, object]) -> None:
+def check_objection(client: Client, conf: Mapping[str, object]) -> None:
     """
     Refuse at once what an event would refuse, before anything is sent.
 
@@ -192,7 +192,7 @@ def check_admission(client: Client, conf: Mapping[str, object]) -> None:
     name = conf.get("event")
     if not name or "intervals" not in conf:
         return
-    if objection := client.get_admission(_check_name(str(name))).value.objection:
+    if objection := client.get_objection(_check_name(str(name))).value.objection:
         raise ConfigurationError(f"event: {objection}")
 
 

@@ -123,7 +123,7 @@ def submit(
     # Before anything is sent, so that nothing is uploaded for a wrong option.
     check_conf(conf | ({"source": "upload:" + "0" * 64} if archive is not None else {}))
     with connect(login) as client:
-        event_commands.check_admission(client, conf)
+        event_commands.check_objection(client, conf)
         if archive is not None:
             conf["source"] = client.upload(archive)
         client.start_run(chosen, conf)
@@ -163,7 +163,7 @@ def schedule(
     )
     check_conf(conf)
     with connect(login) as client:
-        event_commands.check_admission(client, conf)
+        event_commands.check_objection(client, conf)
         submission = get_submission(client, submission_id).value.submission
         if submission.status not in SCHEDULABLE:
             raise Refused(

@@ -172,7 +172,7 @@ def test_an_honest_training_gets_the_judges_figures_and_its_rows_are_kept(build,
     assert judged.last == datetime(2018, 12, 21, tzinfo=UTC)
     assert judged.rules.sha256 == RULES.sha256
     assert published.metrics == judged.metrics
-    assert published.claimed == {}
+    assert published.reported == {}
     for name, value in result["metrics"].items():
         if name not in {"net_sharpe_low", "net_sharpe_high"}:
             assert published.metrics[name] == pytest.approx(value, rel=1e-9, abs=1e-9)
@@ -189,7 +189,7 @@ def test_an_honest_training_gets_the_judges_figures_and_its_rows_are_kept(build,
     assert end.results[0].judged == "judged"
 
 
-def test_returns_and_charts_are_the_judges_and_the_trainers_are_claims(build, store, honest):
+def test_returns_and_charts_are_the_judges_and_the_trainers_are_reported_only(build, store, honest):
     result, predictions = honest
     world = build(store)
     forged = {"returns.csv": b"time,net\n", "charts/equity.png": b"png"}
@@ -200,7 +200,7 @@ def test_returns_and_charts_are_the_judges_and_the_trainers_are_claims(build, st
     (run,) = FakeMlflow.published
     files = run["files"]
     assert run["tags"]["judged.charts"] == "drawn"
-    assert (files["claimed/returns.csv"], files["claimed/charts/equity.png"]) == (
+    assert (files["reported/returns.csv"], files["reported/charts/equity.png"]) == (
         b"time,net\n",
         b"png",
     )
@@ -418,13 +418,13 @@ def test_what_is_not_judged_is_published_as_a_claim_with_the_reason(build, hones
 
     assert published.judged.status == "not judged"
     assert published.judged.reason.startswith(reason)
-    assert (published.metrics, published.claimed) == ({}, result["metrics"])
+    assert (published.metrics, published.reported) == ({}, result["metrics"])
     for row in evaluations:
         assert (row.judged, row.metrics) == ("not judged", {})
         assert row.judged_reason.startswith(reason)
-        assert row.claimed == result["metrics"]
+        assert row.reported == result["metrics"]
     (run,) = FakeMlflow.published
-    assert run["metrics"]["claimed.net_sharpe"] == result["metrics"]["net_sharpe"]
+    assert run["metrics"]["reported.net_sharpe"] == result["metrics"]["net_sharpe"]
     assert "net_sharpe" not in run["metrics"]
     assert run["tags"]["judged.reason"] == published.judged.reason
     end = world.end()
@@ -500,7 +500,7 @@ def test_a_judge_that_cannot_run_loses_no_training_and_is_asked_again(
 
     assert published.judged.status == "not judged"
     assert published.judged.reason.startswith(f"the judge could not run ({reason}")
-    assert published.claimed["net_sharpe"] == honest[0]["metrics"]["net_sharpe"]
+    assert published.reported["net_sharpe"] == honest[0]["metrics"]["net_sharpe"]
 
     # Mended, and `collect` cleared.
     mended = build(store)

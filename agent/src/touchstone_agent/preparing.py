@@ -86,11 +86,11 @@ class Preparer:
             [(path, digests.get(path, "")) for path in wanted.inputs],
         )
         while not self._is_ending():
-            if self._context.prepared.claim(key, self._handle.folder) is not None:
+            if self._context.prepared.take(key, self._handle.folder) is not None:
                 return None
             with self._context.prepared.building(key) as is_mine:
                 # Another attempt may have done it since the look before this.
-                if is_mine and self._context.prepared.claim(key, self._handle.folder) is None:
+                if is_mine and self._context.prepared.take(key, self._handle.folder) is None:
                     failure = self._build(wanted, key)
                     if failure is not None:
                         return failure

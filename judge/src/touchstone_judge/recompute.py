@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from touchstone_judge import claims
+from touchstone_judge import reported
 from touchstone_judge import rows as judged_rows
 from touchstone_judge.backtest import Returns, find_scale, hold
 from touchstone_judge.data import MarketData, load_market_data
@@ -55,7 +55,7 @@ def answer(question: Mapping[str, Any]) -> dict[str, Any]:
     rules.check(data)
     training = Training(
         interval=_read_interval(question.get("interval")),
-        result=_read_file(question.get("result"), claims.MAX_BYTES),
+        result=_read_file(question.get("result"), reported.MAX_BYTES),
         predictions=(
             None
             if question.get("predictions") is None
@@ -79,9 +79,9 @@ def judge(training: Training, data: MarketData, rules: Rules) -> dict[str, Any]:
         and the models' own scores, ``long`` and ``short``.
     :raises NotJudged: If its rows are not the rules', or if it tells other figures.
     """
-    said = claims.read_claims(training.result)
+    said = reported.read_reported(training.result)
     rows = find_rows(data, rules, training.interval)
-    claims.check_rows(said, rules=rules, data=data, rows=rows, interval=training.interval)
+    reported.check_rows(said, rules=rules, data=data, rows=rows, interval=training.interval)
     if training.predictions is None:
         raise NotJudged("predictions.csv: the training has left none")
     predictions = read_predictions(training.predictions, data, rows)
@@ -103,7 +103,7 @@ def judge(training: Training, data: MarketData, rules: Rules) -> dict[str, Any]:
         bars_per_year=rules.bars_per_year,
         resamples=rules.resamples,
     )
-    claims.check_figures(said, scale, figures, resamples=rules.resamples)
+    reported.check_figures(said, scale, figures, resamples=rules.resamples)
     return {
         "metrics": {name: figure.value for name, figure in figures.items()},
         "notes": {name: figure.note for name, figure in figures.items() if figure.note},

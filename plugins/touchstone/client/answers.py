@@ -256,7 +256,7 @@ class ShownResult(_Part):
     metrics: Annotated[Mapping[str, Number], BeforeValidator(_read_table)] = Field(
         default_factory=dict
     )
-    claimed: Annotated[Mapping[str, Number], BeforeValidator(_read_table)] = Field(
+    reported: Annotated[Mapping[str, Number], BeforeValidator(_read_table)] = Field(
         default_factory=dict
     )
     judged: Text = None
@@ -504,7 +504,7 @@ class EventList(_Part):
     unreadable: Mapping[str, str] = Field(default_factory=dict)
 
 
-class EventAdmission(_Part):
+class EventObjection(_Part):
     """Why an event takes no submission of the user now; ``None`` if it does."""
 
     objection: str | None = None

@@ -21,8 +21,8 @@ from touchstone.client.answers import (
     DataSetList,
     DataSetVersions,
     DrainedServer,
-    EventAdmission,
     EventList,
+    EventObjection,
     FleetStatus,
     Leaderboard,
     LogLine,
@@ -266,9 +266,9 @@ class Client:
         """Return an event."""
         return self._get(ShownEvent, f"events/{quote(name, safe='')}")
 
-    def get_admission(self, name: str) -> Answer[EventAdmission]:
+    def get_objection(self, name: str) -> Answer[EventObjection]:
         """Say whether an event takes a submission of the user now."""
-        return self._get(EventAdmission, f"events/{quote(name, safe='')}/admission")
+        return self._get(EventObjection, f"events/{quote(name, safe='')}/objection")
 
     def apply_event(self, name: str, text: str) -> Answer[ShownEvent]:
         """Write down what an event's file says."""

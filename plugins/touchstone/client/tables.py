@@ -226,12 +226,12 @@ def build_results(results: Results) -> RenderableType:
     for item in results.results:
         name = f"{item.interval} d"
         metrics = item.metrics
-        claimed = _format_sharpe(item.claimed)
+        reported = _format_sharpe(item.reported)
         auc = [format_number(metrics.get(f"auc_{side}")) for side in ("long", "short")]
         table.add_row(
             name,
             _format_sharpe(metrics)
-            or (f"claimed {claimed}" if claimed else format_status(item.status)),
+            or (f"reported {reported}" if reported else format_status(item.status)),
             format_number(metrics.get("hit_rate_minus_base")),
             format_number(metrics.get("max_drawdown")),
             "/".join(text or "-" for text in auc) if any(auc) else "",

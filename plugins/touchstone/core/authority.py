@@ -42,12 +42,12 @@ def build_run(run_id: str, *, conf: object, user: str | None) -> Run:
     named = conf.get(CONF_SUBMISSION) if isinstance(conf, Mapping) else None
     return Run(
         run_id=run_id,
-        submission_id=find_claimed_submission(run_id, named),
+        submission_id=find_named_submission(run_id, named),
         user=user or UNKNOWN_USER,
     )
 
 
-def find_claimed_submission(run_id: str, named: object) -> str | None:
+def find_named_submission(run_id: str, named: object) -> str | None:
     """
     Return the submission that a run asks to work on; whether it may is another matter.
 

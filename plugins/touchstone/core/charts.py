@@ -16,7 +16,7 @@ from touchstone.core.records.tasks import PublishedChart
 
 CHARTS: Final = "charts"
 RETURNS: Final = "returns.csv"
-CLAIMED: Final = "claimed"
+REPORTED: Final = "reported"
 """Folder of what the trainer has drawn and written itself, where the judge's own stands."""
 FIGURES: Final = f"{CHARTS}/figures.json"
 
@@ -86,7 +86,7 @@ def place_file(path: str) -> str:
     Where the judge puts its own, the trainer's is a claim; no two files come to one place.
     """
     first = path.partition("/")[0]
-    return f"{CLAIMED}/{path}" if first in {CHARTS, RETURNS, CLAIMED} else path
+    return f"{REPORTED}/{path}" if first in {CHARTS, RETURNS, REPORTED} else path
 
 
 def is_open_file(path: str) -> bool:

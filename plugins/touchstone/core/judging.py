@@ -188,7 +188,7 @@ _DEVIATION: Final = re.compile(r"([\w.]+): result\.json says .*")
 
 
 def hide_figures_of_reason(judged: Judged) -> Judged:
-    """Return what is on record of a training, without a figure in the reason why it is claimed."""
+    """Return what is on record of a training, without a figure in the reason why it is reported."""
     found = _DEVIATION.fullmatch(judged.reason or "")
     if found is None:
         return judged
@@ -207,16 +207,16 @@ def hide_held_back(published: Published) -> Published:
     return published.change(
         metrics={},
         metric_notes={},
-        claimed={},
+        reported={},
         charts=(),
         replay=None,
         judged=judged.change(metrics={}, metric_notes={}, beta=None) if judged else None,
     )
 
 
-def mark_claims(published: Published) -> Published:
+def mark_reported(published: Published) -> Published:
     """
-    Return what a training has published, its figures as claims if no judge has seen them.
+    Return what a training has published, its figures as reported if no judge has seen them.
 
     :param published: As it is on record; a replay is compared, never judged, and stays as it is.
     """
@@ -225,7 +225,7 @@ def mark_claims(published: Published) -> Published:
     return published.change(
         judged=Judged(status=JudgedStatus.NOT_JUDGED, reason=BEFORE_JUDGING),
         metrics={},
-        claimed=published.metrics,
+        reported=published.metrics,
     )
 
 

@@ -106,8 +106,8 @@ class Decision:
     What a list of pods says.
 
     :param terminations: Pods to terminate; again with each list until they are gone.
-    :param gone: Claims whose pods are proven gone and not on record as such.
-    :param missing: Claims whose attempts need a pod that is not in the list; to be told, for their
+    :param gone: Recorded pods that are proven gone and not on record as such.
+    :param missing: Recorded pods that attempts need and the list lacks; to be told, for their
         own drivers decide.
     :param sightings: To be given to the next decision.
     :param has_failed: The list is no list: it is empty, and pods should be there. Nothing was
@@ -221,7 +221,7 @@ class _Reaper:
         )
 
     def _find_kept(self, recorded: RecordedPod) -> str | None:
-        """Return the id of the pod that a needed claim keeps: that on record, or the oldest."""
+        """Return the id of the pod that a needed record keeps: that on record, or the oldest."""
         if recorded.pod_id:
             return recorded.pod_id
         named = [pod for pod in self._alive if pod.name == recorded.name]
@@ -266,7 +266,7 @@ class _Reaper:
         return (self._now - since).total_seconds() < self._thresholds.young_seconds
 
     def _is_gone(self, recorded: RecordedPod) -> bool:
-        """Count an absence; say whether it proves that the pod of a claim is gone."""
+        """Count an absence; say whether it proves that a recorded pod is gone."""
         is_there = recorded.pod_id in self._ids or recorded.name in self._names
         # An order without an answer may become a pod, and a new pod may not be listed yet.
         is_awaited = recorded.is_wanted and recorded.pod_id is None

@@ -23,7 +23,7 @@ from pydantic import (
 )
 
 from touchstone.core.attempts import MAX_REASON
-from touchstone.core.judging import hide_held_back, mark_claims
+from touchstone.core.judging import hide_held_back, mark_reported
 from touchstone.core.names import build_task_id
 from touchstone.core.outcomes import Outcome
 from touchstone.core.records.beside import Beside
@@ -238,7 +238,7 @@ def build_evaluations(
             judged=judged.status,
             judged_reason=judged.reason,
             metrics=judged.metrics,
-            claimed={} if judged.is_judged else result.metrics,
+            reported={} if judged.is_judged else result.metrics,
             metric_notes=judged.metric_notes if judged.is_judged else result.metric_notes or {},
             params=result.params or {},
             versions=result.versions or {},
@@ -264,7 +264,7 @@ def summarise_task(task: Task, published: Published | None) -> ResultLine:
 
     :param published: What it has published, with all its figures.
     """
-    told = hide_held_back(mark_claims(published)) if published else Published()
+    told = hide_held_back(mark_reported(published)) if published else Published()
     models = tuple(ModelLine.load(model.dump()) for model in told.models)
     return ResultLine(
         task_id=task.task_id,
@@ -274,7 +274,7 @@ def summarise_task(task: Task, published: Published | None) -> ResultLine:
         judged=told.judged.status if told.judged else None,
         judged_reason=told.judged.reason if told.judged else None,
         metrics=told.metrics,
-        claimed=told.claimed,
+        reported=told.reported,
         metric_notes=told.metric_notes,
         models=models,
         device=told.device,
@@ -380,7 +380,7 @@ def judge_submission(tasks: Sequence[tuple[Task, Published | None]]) -> Submissi
 # --- what stands in a record, and what beside it ------------------------------------------------
 
 
-_BESIDE = frozenset({"metrics", "metric_notes", "claimed", "charts"})
+_BESIDE = frozenset({"metrics", "metric_notes", "reported", "charts"})
 
 
 def split_published(published: Published) -> tuple[Published, dict[str, JsonValue]]:
@@ -392,7 +392,7 @@ def split_published(published: Published) -> tuple[Published, dict[str, JsonValu
     whole = published.mark_set(_BESIDE).dump()
     document: dict[str, JsonValue] = {name: whole[name] for name in sorted(_BESIDE)}
     kept = {name: value for name, value in whole.items() if name not in _BESIDE}
-    main = {"metrics": _pick_main(published.metrics), "claimed": _pick_main(published.claimed)}
+    main = {"metrics": _pick_main(published.metrics), "reported": _pick_main(published.reported)}
     return Published.load({**kept, **main}), document
 
 
@@ -421,7 +421,7 @@ def split_results(end: SubmissionEnd) -> tuple[SubmissionEnd, dict[str, JsonValu
             judged=line.judged,
             judged_reason=line.judged_reason,
             metrics=_pick_main(line.metrics),
-            claimed=_pick_main(line.claimed),
+            reported=_pick_main(line.reported),
             may_carry_code=line.may_carry_code,
             mlflow_url=line.mlflow_url,
         )
@@ -436,7 +436,7 @@ def _pick_main(metrics: Mapping[str, Number | None]) -> dict[str, Number | None]
 
 def tell_lines(lines: JsonValue, *, is_replay: bool) -> list[JsonValue]:
     """
-    Return stored lines of results as they are shown: figures that nobody has judged are claims.
+    Return stored lines of results as they are shown: unjudged figures are reported only.
 
     :param lines: As they are stored; ``None`` for none. One from before says nothing of a judge.
     :param is_replay: Whether they are of a replay, which is compared and never judged.
@@ -453,5 +453,5 @@ def _tell_line(line: JsonValue) -> JsonValue:
         "judged": JudgedStatus.NOT_JUDGED.value,
         "judged_reason": BEFORE_JUDGING,
         "metrics": {},
-        "claimed": line["metrics"],
+        "reported": line["metrics"],
     }

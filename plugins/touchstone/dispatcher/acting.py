@@ -8,7 +8,7 @@ from datetime import datetime, timedelta
 from typing import Final, Protocol
 
 from touchstone.airflow_db.acts import Entry
-from touchstone.core.authority import find_claimed_submission
+from touchstone.core.authority import find_named_submission
 from touchstone.core.records.actions import add_action
 from touchstone.core.records.notes import Control, Cursor
 from touchstone.core.records.submissions import CancelRequest, Submission
@@ -105,7 +105,7 @@ class Chronicler:
         if entry.act.run_id is None:
             self._records.change_note(Control, lambda found: _add_to_control(found, entry, words))
             return
-        submission_id = find_claimed_submission(entry.act.run_id, entry.named)
+        submission_id = find_named_submission(entry.act.run_id, entry.named)
         if submission_id is None or self._records.find_submission(submission_id) is None:
             return
 

@@ -8,7 +8,7 @@ from datetime import datetime
 
 from touchstone.airflow_db.pools import Instance
 from touchstone.airflow_db.rows import find_instance_key
-from touchstone.core.authority import find_claimed_submission
+from touchstone.core.authority import find_named_submission
 from touchstone.core.durations import DurationKey, describe_task
 from touchstone.core.eligibility import Needs
 from touchstone.core.fairness import TaskBackoff
@@ -84,10 +84,10 @@ class TaskCache:
         self._forget_needs()
         missing = {key[0] for key, instance in present.items() if not self._is_known(instance)}
         named = self._read_named(missing) if missing else {}
-        claims = {run: find_claimed_submission(run, named.get(run)) for run in missing}
+        wanted_by = {run: find_named_submission(run, named.get(run)) for run in missing}
         # Those that could not be read when tried come last: they must not stop the others.
         wanted = sorted(
-            {each for each in claims.values() if each},
+            {each for each in wanted_by.values() if each},
             key=lambda each: (each in self._failing, each),
         )
         unread, failed = [], set(self._failing)
@@ -102,7 +102,7 @@ class TaskCache:
                 unread += wanted[number + 1 :]
                 break
         self._failing = failed.intersection(unread)
-        self._unread_runs = frozenset(run for run, each in claims.items() if each in unread)
+        self._unread_runs = frozenset(run for run, each in wanted_by.items() if each in unread)
 
     def _load(self, submission_id: str) -> bool:
         """Take in a submission's tasks; tell whether all of them make sense."""

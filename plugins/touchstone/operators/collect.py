@@ -18,12 +18,12 @@ from pydantic import TypeAdapter, ValidationError
 from touchstone.core import phases
 from touchstone.core.charts import (
     CHARTS,
-    CLAIMED,
     FIGURES,
     HELD_BACK,
     JUDGE,
     NOT_DRAWN,
     NOT_NOW,
+    REPORTED,
     RETURNS,
     TRAINER,
     BaselineReturns,
@@ -233,7 +233,7 @@ def publish_attempt(
     published = Published(
         metrics=judged.metrics,
         metric_notes=judged.metric_notes if judged.is_judged else result.metric_notes or {},
-        claimed={} if judged.is_judged else result.metrics,
+        reported={} if judged.is_judged else result.metrics,
         judged=judged,
         models=models,
         device=result.device or {},
@@ -444,8 +444,8 @@ def _lay_out(
 def _list_charts(paths: Iterable[str]) -> list[tuple[str, str]]:
     """Return the charts among what is shown, the judge's first, and whose each is."""
     charts = [(path, JUDGE) for path in paths if path.startswith(f"{CHARTS}/")]
-    claims = [(path, TRAINER) for path in paths if path.startswith(f"{CLAIMED}/{CHARTS}/")]
-    return [*sorted(each for each in charts if each[0] != FIGURES), *sorted(claims)]
+    reports = [(path, TRAINER) for path in paths if path.startswith(f"{REPORTED}/{CHARTS}/")]
+    return [*sorted(each for each in charts if each[0] != FIGURES), *sorted(reports)]
 
 
 def _tell_shown(own: JudgesFiles, *, held_back: str | None) -> dict[str, str]:
@@ -460,11 +460,11 @@ def _has_rules(judged: Judged, rules: JudgingRules) -> bool:
 
 
 def _list_metrics(result: TrainerResult, judged: Judged) -> dict[str, float]:
-    """Return the metrics for MLflow: the judge's figures, or the trainer's as claims."""
+    """Return the metrics for MLflow: the judge's figures, or the trainer's as reported."""
     if judged.is_judged:
         return {name: float(value) for name, value in judged.metrics.items() if value is not None}
     return {
-        f"claimed.{name}": float(value)
+        f"reported.{name}": float(value)
         for name, value in result.metrics.items()
         if value is not None
     }

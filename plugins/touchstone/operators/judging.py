@@ -141,7 +141,7 @@ def add_verdict(end: SubmissionEnd, verdict: VerdictRecord | None) -> Submission
     )
     if verdict.reason != AFTER_CLOSING:
         return end
-    hidden = tuple(line.change(metrics={}, claimed={}, metric_notes={}) for line in end.results)
+    hidden = tuple(line.change(metrics={}, reported={}, metric_notes={}) for line in end.results)
     return replace(end, score=None, results=hidden, chart_links=())
 
 

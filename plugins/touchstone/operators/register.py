@@ -28,14 +28,14 @@ from touchstone.operators.checks import (
     check_user,
     may_schedule,
 )
-from touchstone.operators.claims import (
+from touchstone.operators.judging import enter_event
+from touchstone.operators.ownership import (
     NotItsOwn,
     check_content,
     check_run_id,
     check_schedulable,
     check_taken,
 )
-from touchstone.operators.judging import enter_event
 from touchstone.operators.preparing import (
     build_validation,
     connect_records,

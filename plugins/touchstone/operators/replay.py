@@ -29,7 +29,7 @@ from touchstone.core.results import RESULT_BYTES, ResultRefused, read_result
 from touchstone.core.states import SubmissionStatus
 from touchstone.core.tasks import ReplayedFile, TaskSpec
 from touchstone.operators.checks import check_branch, check_placeable, may_schedule
-from touchstone.operators.claims import NotItsOwn
+from touchstone.operators.ownership import NotItsOwn
 from touchstone.settings import get_settings
 from touchstone_agent.protocol.errors import ConfigurationError
 

@@ -8,7 +8,7 @@ from typing import Annotated
 from fastapi import APIRouter, Depends, Query, Request
 from fastapi.responses import Response
 
-from touchstone.core.authority import find_claimed_submission
+from touchstone.core.authority import find_named_submission
 from touchstone.pages.rendering import Frame, lead, render
 from touchstone.stores.tables import RecordNotFound
 from touchstone.ui.dependencies import DAG_ID, CallerDep, ClockDep, RecordsDep
@@ -48,7 +48,7 @@ def show_run(
     """Lead to the submission that a run works on, or say that it works on none."""
     reason = f"The DAG {dag} is none of Touchstone's."
     if dag == DAG_ID:
-        submission_id = find_claimed_submission(run, find_named(run)) or ""
+        submission_id = find_named_submission(run, find_named(run)) or ""
         try:
             found = get_visible_submission(records, caller, submission_id)
         except RecordNotFound:

@@ -10,7 +10,7 @@ from decimal import Decimal
 from pydantic import JsonValue
 
 from touchstone.core.gpus import find_gpu_use
-from touchstone.core.judging import hide_held_back, mark_claims
+from touchstone.core.judging import hide_held_back, mark_reported
 from touchstone.core.paging import Place
 from touchstone.core.pod_attempts import compute_pod_cost, list_pods, sum_earlier
 from touchstone.core.records.submissions import Submission, SubmissionSummary
@@ -178,7 +178,7 @@ def show_task(entry: TaskEntry[Task], parts: Parts, now: datetime) -> dict[str, 
         return _show_stored(entry) | {"gpu": None}
     published = read_published(task, parts)
     return _show_stored(entry) | {
-        "published": hide_held_back(mark_claims(published)).dump() if published else None,
+        "published": hide_held_back(mark_reported(published)).dump() if published else None,
         "gpu": show_gpu(task, now),
     }
 

@@ -32,11 +32,11 @@ def fill(cache: PreparedCache, key: str, *, size: int = MIB, name: str = "maker"
 def test_an_entry_is_found_once_it_is_complete(cache: PreparedCache, attempt: Path) -> None:
     folder = cache.begin("maker")
     (folder / "lib").write_text("half")
-    assert cache.claim("k1", attempt) is None
+    assert cache.take("k1", attempt) is None
 
     cache.complete("maker", "k1", size=4)
 
-    found = cache.claim("k1", attempt)
+    found = cache.take("k1", attempt)
     assert found is not None
     assert (found / "lib").read_text() == "half"
     assert cache.find_assigned(attempt) == found
@@ -55,7 +55,7 @@ def test_who_comes_second_changes_nothing(cache: PreparedCache, attempt: Path) -
     (cache.begin("other") / "lib").write_text("other")
     cache.complete("other", "k1", size=1)
 
-    found = cache.claim("k1", attempt)
+    found = cache.take("k1", attempt)
     assert found is not None
     assert (found / "lib").read_text() == "k1"
 
@@ -85,7 +85,7 @@ def test_the_least_used_goes_when_there_is_too_much(
     for number, key in enumerate(("k1", "k2", "k3")):
         fill(cache, key, size=4 * MIB)
         age(cache, tmp_path, key, 1000 - 100 * number)
-    assert cache.claim("k1", attempt) is not None  # used, and thereby the newest
+    assert cache.take("k1", attempt) is not None  # used, and thereby the newest
     (attempt / "prepared").unlink()
 
     cache.sweep(list)
@@ -97,7 +97,7 @@ def test_what_is_in_use_stays_however_old_and_large(
     cache: PreparedCache, attempt: Path, tmp_path: Path
 ) -> None:
     fill(cache, "k1", size=50 * MIB)
-    cache.claim("k1", attempt)
+    cache.take("k1", attempt)
     age(cache, tmp_path, "k1", KEPT_SECONDS + 1)
 
     cache.sweep(lambda: [("attempt", attempt)])
@@ -136,9 +136,9 @@ def test_what_was_made_before_the_machine_crashed_is_not_trusted(
     fill(cache, "k1")
     later = PreparedCache(tmp_path / "prepared", most_bytes=10 * MIB, boot="another")
 
-    assert later.claim("k1", attempt) is None
+    assert later.take("k1", attempt) is None
     fill(later, "k1", name="again")
-    assert later.claim("k1", attempt) is not None
+    assert later.take("k1", attempt) is not None
     fill(cache, "k2")
     later.sweep(list)
 

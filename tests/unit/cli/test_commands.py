@@ -131,7 +131,7 @@ def test_results_are_a_table(run: Run, airflow: FakeAirflow) -> None:
         assert text in result.stdout
 
 
-def test_figures_that_are_not_judged_are_claims_with_the_reason(
+def test_figures_that_are_not_judged_are_reported_only_with_the_reason(
     run: Run, airflow: FakeAirflow
 ) -> None:
     airflow.add_submission(
@@ -143,13 +143,13 @@ def test_figures_that_are_not_judged_are_claims_with_the_reason(
                 "judged": "not judged",
                 "judged_reason": "other rows (split.test_from is 2017-01-01)",
                 "metrics": {},
-                "claimed": {"net_sharpe": 12.0, "auc_long": 0.9, "auc_short": 0.9},
+                "reported": {"net_sharpe": 12.0, "auc_long": 0.9, "auc_short": 0.9},
             }
         ]
     )
     result = run("results", "s-1")
     assert result.exit_code == 0, result.output
-    assert "claimed 12" in result.stdout
+    assert "reported 12" in result.stdout
     assert "0.9" not in result.stdout
     assert "not judged: other rows (split.test_from is 2017-01-01)" in result.stdout
 

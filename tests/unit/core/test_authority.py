@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from fakes.submissions import build_submission
-from touchstone.core.authority import build_run, find_claimed_submission, find_objection, may_spend
+from touchstone.core.authority import build_run, find_named_submission, find_objection, may_spend
 from touchstone.core.names import build_submission_id
 
 ADMINS = frozenset({"admin"})
@@ -13,7 +13,7 @@ SUBMISSION = build_submission(submitted_by="ann", run_ids=["s-1", "s-1--2"])
 
 
 @pytest.mark.parametrize(
-    ("run_id", "named", "claimed"),
+    ("run_id", "named", "expected"),
     [
         ("s-1", None, "s-1"),
         ("s-1--2", None, "s-1"),
@@ -33,9 +33,9 @@ SUBMISSION = build_submission(submitted_by="ann", run_ids=["s-1", "s-1--2"])
     ],
 )
 def test_a_run_asks_for_what_its_conf_names_and_else_for_what_its_id_stands_for(
-    run_id, named, claimed
+    run_id, named, expected
 ):
-    assert find_claimed_submission(run_id, named) == claimed
+    assert find_named_submission(run_id, named) == expected
 
 
 @pytest.mark.parametrize("conf", [None, [], "s-2", 5, {}])

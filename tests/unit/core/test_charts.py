@@ -44,17 +44,17 @@ ANSWER = JudgeAnswer(
 @pytest.mark.parametrize(
     ("path", "place"),
     [
-        ("charts/equity.png", "claimed/charts/equity.png"),
-        ("charts", "claimed/charts"),
-        ("returns.csv", "claimed/returns.csv"),
-        ("claimed/returns.csv", "claimed/claimed/returns.csv"),
-        ("claimed", "claimed/claimed"),
+        ("charts/equity.png", "reported/charts/equity.png"),
+        ("charts", "reported/charts"),
+        ("returns.csv", "reported/returns.csv"),
+        ("reported/returns.csv", "reported/reported/returns.csv"),
+        ("reported", "reported/reported"),
         ("chartsy/equity.png", "chartsy/equity.png"),
         ("my/charts/equity.png", "my/charts/equity.png"),
         ("predictions.csv", "predictions.csv"),
     ],
 )
-def test_where_the_judges_files_stand_the_trainers_are_claims(path, place):
+def test_where_the_judges_files_stand_the_trainers_are_reported_only(path, place):
     assert place_file(path) == place
 
 
@@ -129,7 +129,7 @@ def test_of_what_is_held_back_no_figure_is_left_and_of_others_all():
     figures = {"net_sharpe": 0.5}
     stored = {
         "metrics": figures,
-        "claimed": figures,
+        "reported": figures,
         "metric_notes": {"a": "b"},
         "charts": [{"name": "equity", "url": "u"}],
         "mlflow_url": "m",

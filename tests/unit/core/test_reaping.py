@@ -441,7 +441,7 @@ def test_equal_inputs_bring_equal_decisions_in_whatever_order(world) -> None:
 
 
 def test_a_pod_whose_record_makes_no_sense_is_nobodys_to_end() -> None:
-    """Without a claim it would be taken for one that no attempt knows of."""
+    """Without a record it would be taken for one that no attempt knows of."""
     pods, sightings = [build_pod()], Sightings()
     for tick in range(10):
         now = NOW + timedelta(minutes=tick)

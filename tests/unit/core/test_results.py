@@ -201,7 +201,7 @@ def test_each_model_of_a_pair_has_its_row():
     assert [row.may_carry_code for row in rows] == [False, True]
     assert {(row.mlflow_run_id, row.mlflow_url) for row in rows} == {("r", "u")}
     assert {(row.judged, row.metrics["net_sharpe"]) for row in rows} == {("judged", 0.2)}
-    assert all((row.claimed, row.metric_notes) == ({}, JUDGED.metric_notes) for row in rows)
+    assert all((row.reported, row.metric_notes) == ({}, JUDGED.metric_notes) for row in rows)
     assert all(row.device == RESULT["device"] for row in rows)
 
 
@@ -301,7 +301,7 @@ def test_the_device_is_told_with_the_results_and_stands_beside_the_record():
 # --- whose figures they are ---------------------------------------------------------------------
 
 
-def test_a_model_that_is_not_judged_has_claims_and_the_reason_in_its_row():
+def test_a_model_that_is_not_judged_has_reported_figures_and_the_reason_in_its_row():
     ref = AttemptRef(submission_id="s-1", task_id="i5", attempt=1, fence=2)
     (row,) = build_evaluations(
         TrainerResult(**KEPT),
@@ -314,7 +314,7 @@ def test_a_model_that_is_not_judged_has_claims_and_the_reason_in_its_row():
     )
 
     assert (row.judged, row.judged_reason, row.metrics) == ("not judged", "other rows", {})
-    assert (row.claimed, row.metric_notes) == (RESULT["metrics"], RESULT["metric_notes"])
+    assert (row.reported, row.metric_notes) == (RESULT["metrics"], RESULT["metric_notes"])
 
 
 def test_one_interval_that_is_not_judged_leaves_no_score():
@@ -325,23 +325,23 @@ def test_one_interval_that_is_not_judged_leaves_no_score():
     assert [line.judged for line in end.results] == ["judged", "not judged"]
 
 
-def test_a_training_from_before_has_claims_only():
+def test_a_training_from_before_has_reported_figures_only():
     end = judge_submission([make_task(5, 0.4, judged=None)])
 
     (line,) = end.results
     assert (line.judged, line.judged_reason) == ("not judged", "trained before judging")
-    assert (line.metrics, line.claimed) == ({}, {"net_sharpe": 0.4})
+    assert (line.metrics, line.reported) == ({}, {"net_sharpe": 0.4})
     assert (end.score, end.verdict_reason) == (None, "i5: trained before judging")
 
 
-def test_claims_stand_in_the_record_as_figures_do():
+def test_reported_figures_stand_in_the_record_as_figures_do():
     _, published = make_task(5, judged=UNJUDGED)
-    claimed = {"net_sharpe": 0.1, "beauty": 1}
+    reported = {"net_sharpe": 0.1, "beauty": 1}
 
-    kept, document = split_published(published.change(metrics={}, claimed=claimed))
+    kept, document = split_published(published.change(metrics={}, reported=reported))
 
-    assert (kept.metrics, kept.claimed) == ({}, {"net_sharpe": 0.1})
-    assert document["claimed"] == claimed
+    assert (kept.metrics, kept.reported) == ({}, {"net_sharpe": 0.1})
+    assert document["reported"] == reported
 
 
 def test_a_stored_line_from_before_is_shown_as_a_claim():
@@ -354,7 +354,7 @@ def test_a_stored_line_from_before_is_shown_as_a_claim():
         "judged": "not judged",
         "judged_reason": "trained before judging",
         "metrics": {},
-        "claimed": {"net_sharpe": 0.4},
+        "reported": {"net_sharpe": 0.4},
     }
     assert tell_lines([line], is_replay=True) == [line]
     for same in ({**line, "judged": "judged"}, {**line, "metrics": {}, "status": "error"}):

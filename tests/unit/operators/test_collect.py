@@ -144,7 +144,7 @@ def test_what_was_left_is_published_once(leave, store, book):
     assert [chart.dump() for chart in published.charts] == [
         {
             "name": "equity curve?",
-            "url": "http://m/a?path=claimed/charts/equity%20curve%3F.png",
+            "url": "http://m/a?path=reported/charts/equity%20curve%3F.png",
             "by": "trainer",
         }
     ]
@@ -153,7 +153,7 @@ def test_what_was_left_is_published_once(leave, store, book):
     first, second = FakeMlflow.published
     assert first == second
     assert first["files"]["models/short.h5"] == b"short"
-    assert first["metrics"] == {"claimed.net_sharpe": 0.5}, "contract 1 is not judged"
+    assert first["metrics"] == {"reported.net_sharpe": 0.5}, "contract 1 is not judged"
     assert again.newest.published.models == task.newest.published.models
     assert len(book.list_evaluations("s-1")) == 2
 
@@ -277,8 +277,8 @@ def test_nothing_of_a_trainers_takes_the_place_of_the_judges(leave, book):
             "charts/equity.svg": b"forged",
             "charts/figures.json": b"forged",
             "returns.csv": b"forged",
-            "claimed/charts/equity.svg": b"twice",
-            "claimed/returns.csv": b"twice",
+            "reported/charts/equity.svg": b"twice",
+            "reported/returns.csv": b"twice",
             "chartsy": b"other",
         }
     )
@@ -289,23 +289,23 @@ def test_nothing_of_a_trainers_takes_the_place_of_the_judges(leave, book):
     names = [name for name in run["files"] if not name.startswith("models/")]
     assert sorted(names) == [
         "chartsy",
-        "claimed/charts/equity.svg",
-        "claimed/charts/figures.json",
-        "claimed/claimed/charts/equity.svg",
-        "claimed/claimed/returns.csv",
-        "claimed/returns.csv",
+        "reported/charts/equity.svg",
+        "reported/charts/figures.json",
+        "reported/reported/charts/equity.svg",
+        "reported/reported/returns.csv",
+        "reported/returns.csv",
         "result.json",
     ]
-    assert run["files"]["claimed/charts/equity.svg"] == b"forged"
+    assert run["files"]["reported/charts/equity.svg"] == b"forged"
     assert task.newest.published.charts_note == "the training is not judged"
 
 
-def test_a_file_that_is_called_as_the_folder_of_claims_is_in_nobodys_way(leave, book):
-    leave(**{"claimed": b"x", "returns.csv": b"y"})
+def test_a_file_that_is_called_as_the_folder_of_reports_is_in_nobodys_way(leave, book):
+    leave(**{"reported": b"x", "returns.csv": b"y"})
 
     collect(book)
 
-    assert FakeMlflow.published[0]["files"]["claimed/claimed"] == b"x"
+    assert FakeMlflow.published[0]["files"]["reported/reported"] == b"x"
 
 
 # --- what an event holds back --------------------------------------------------------------------
@@ -359,8 +359,8 @@ def test_after_the_closing_a_cleared_collect_publishes_all(leave, book):
 
     _, second = FakeMlflow.published
     assert "held_back" not in second["tags"]
-    assert second["metrics"] == {"claimed.net_sharpe": 0.5}
-    assert "claimed/charts/equity.png" in second["files"]
+    assert second["metrics"] == {"reported.net_sharpe": 0.5}
+    assert "reported/charts/equity.png" in second["files"]
     assert task.newest.published.held_back is None
 
 
@@ -498,7 +498,7 @@ def test_what_a_useful_hour_has_cost_is_published_with_the_results(leave, book):
     )
     (run,) = FakeMlflow.published
     assert run["metrics"] == {
-        "claimed.net_sharpe": 0.5,
+        "reported.net_sharpe": 0.5,
         "touchstone.gpu.held_hours": 1.0,
         "touchstone.gpu.utilisation_percent": 40.0,
         "touchstone.gpu.useful_hours": 0.4,
@@ -514,5 +514,5 @@ def test_a_training_on_a_cpu_by_a_trainer_that_tells_no_device_is_published_as_e
 
     assert (published.device, published.gpu) == ({}, None)
     (run,) = FakeMlflow.published
-    assert run["metrics"] == {"claimed.net_sharpe": 0.5}
+    assert run["metrics"] == {"reported.net_sharpe": 0.5}
     assert not any("device" in name for name in run["tags"])

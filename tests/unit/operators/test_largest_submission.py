@@ -258,7 +258,7 @@ def test_every_record_of_the_largest_submission_fits_and_nothing_of_it_is_lost(r
     assert submission.status == "success"
     assert (submission.score, submission.verdict) == (None, "not judged")
     shown = show_results(submission, Parts(objects, SETTINGS.content_bucket))
-    assert [len(line["claimed"]) for line in shown["results"]] == [MAX_METRICS] * MAX_INTERVALS
+    assert [len(line["reported"]) for line in shown["results"]] == [MAX_METRICS] * MAX_INTERVALS
     assert len(shown["chart_links"]) == 497
     assert shown["results"][0]["models"][0]["may_carry_code"] is True
     assert len(records.list_evaluations("largest")) == 2 * MAX_INTERVALS

@@ -66,7 +66,7 @@ def test_a_hostile_file_is_refused_with_what_is_wrong(login, body, status, told)
 
 
 def test_an_event_that_is_not_there_is_not_found_and_no_path_is_one(engineer):
-    for path in ("events/none", "events/none/leaderboard", "events/none/admission"):
+    for path in ("events/none", "events/none/leaderboard", "events/none/objection"):
         assert engineer.get(f"{API}/{path}").status_code == 404
     assert engineer.get(f"{API}/events/..%2Fx").status_code in {400, 404}
     assert engineer.get(f"{API}/events/A").status_code == 400
@@ -76,10 +76,10 @@ def test_whoever_asks_is_told_when_an_event_takes_something_of_theirs(login):
     text = SMALL + "opens_at = 2027-01-01T00:00:00Z\nparticipants = ['engineer']"
     assert apply(login("chief", "admin"), text).status_code == 200
 
-    told = login("engineer").get(f"{API}/events/sp500/admission").json()["objection"]
+    told = login("engineer").get(f"{API}/events/sp500/objection").json()["objection"]
     assert "opens at 2027-01-01 00:00 UTC" in told
-    assert "does not take part" in login("x").get(f"{API}/events/sp500/admission").text
-    assert login("x").get(f"{API}/events/default/admission").json()["objection"] is None
+    assert "does not take part" in login("x").get(f"{API}/events/sp500/objection").text
+    assert login("x").get(f"{API}/events/default/objection").json()["objection"] is None
 
 
 def test_everybody_sees_the_board_and_every_verdict_that_was_told(login, world, engineer):

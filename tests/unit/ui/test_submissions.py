@@ -189,13 +189,13 @@ def test_results_are_shown_as_recorded(
     assert (body["score"], body["verdict"]) == (0.25, "better")
 
 
-def test_results_from_before_are_shown_as_claims(
+def test_results_from_before_are_shown_as_reported(
     engineer: TestClient, make_submission: Callable[..., str]
 ) -> None:
     line = {"task_id": "i5", "status": "success", "metrics": {"net_sharpe": 0.25}}
     make_submission(results=[line], score=0.25)
     (shown,) = engineer.get(f"{API}/s-1/results").json()["results"]
-    assert (shown["metrics"], shown["claimed"]) == ({}, {"net_sharpe": 0.25})
+    assert (shown["metrics"], shown["reported"]) == ({}, {"net_sharpe": 0.25})
     assert (shown["judged"], shown["judged_reason"]) == ("not judged", "trained before judging")
 
 
@@ -236,10 +236,10 @@ def test_of_a_training_that_is_held_back_no_figure_is_shown(
     figures = {"metrics": {"net_sharpe": 0.25}, "metric_notes": {"auc_long": "0.25"}}
     chart = {"name": "equity", "url": "http://m/0.25"}
     parts = Parts(objects, settings.content_bucket)
-    details = parts.put("results/s-1/i5/", figures | {"claimed": {}, "charts": [chart]})
+    details = parts.put("results/s-1/i5/", figures | {"reported": {}, "charts": [chart]})
     published = {
         "metrics": {"net_sharpe": 0.25},
-        "claimed": {"x": 0.25},
+        "reported": {"x": 0.25},
         "judged": judged,
         "details": details.dump(),
         "mlflow_url": "http://m/r",
@@ -263,7 +263,7 @@ def test_a_task_is_shown_with_all_that_it_has_published(
     settings: Settings,
 ) -> None:
     published = {"metrics": {"net_sharpe": 0.25, "odd": 1}, "metric_notes": {}, "charts": []}
-    published |= {"models": [{"strategy": "long"}], "judged": {"status": "judged"}, "claimed": {}}
+    published |= {"models": [{"strategy": "long"}], "judged": {"status": "judged"}, "reported": {}}
     kept, document = split_published(Published.load(published))
     parts = Parts(objects, settings.content_bucket)
     kept = kept.change(details=parts.put("results/s-1/i5/1-1/", document))
@@ -274,7 +274,7 @@ def test_a_task_is_shown_with_all_that_it_has_published(
     assert body["published"] == published
 
 
-def test_figures_that_no_judge_has_seen_are_shown_as_claims(
+def test_figures_that_no_judge_has_seen_are_shown_as_reported(
     engineer: TestClient, make_submission: Callable[..., str], make_task: Callable[..., None]
 ) -> None:
     make_submission()
@@ -282,7 +282,7 @@ def test_figures_that_no_judge_has_seen_are_shown_as_claims(
 
     published = engineer.get(f"{API}/s-1/tasks/i5").json()["published"]
 
-    assert (published["metrics"], published["claimed"]) == ({}, {"net_sharpe": 0.25})
+    assert (published["metrics"], published["reported"]) == ({}, {"net_sharpe": 0.25})
     assert published["judged"] == {"status": "not judged", "reason": "trained before judging"}
 
 

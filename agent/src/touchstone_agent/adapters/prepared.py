@@ -67,7 +67,7 @@ class PreparedCache:
         self._lock = threading.Lock()
         self._at_work: set[str] = set()
 
-    def claim(self, key: str, attempt: Path) -> Path | None:
+    def take(self, key: str, attempt: Path) -> Path | None:
         """
         Return the folder of a complete entry, which then stays while the attempt's folder does.
 
@@ -83,7 +83,7 @@ class PreparedCache:
             return entry / _FILES
 
     def find_assigned(self, attempt: Path) -> Path | None:
-        """Return the folder of the entry that an attempt has claimed."""
+        """Return the folder of the entry that an attempt has taken."""
         key = _read_hold(attempt)
         return None if key is None else self._root / key / _FILES
 

@@ -28,7 +28,7 @@ class Evaluation(SparseRecord):
     :param judged_reason: Why they are not.
     :param metrics: The judge's figures by name; ``None`` for one that is undefined. In rows from
         before, they are the trainer's.
-    :param claimed: The trainer's figures where the judge has none.
+    :param reported: The trainer's figures where the judge has none.
     :param metric_notes: Why a figure is undefined, by its name.
     :param params: What it was trained with.
     :param versions: Versions of what trained it.
@@ -56,7 +56,7 @@ class Evaluation(SparseRecord):
     judged: JudgedStatus | None = None
     judged_reason: str | None = None
     metrics: Mapping[str, Number | None]
-    claimed: Mapping[str, Number | None] = Field(default_factory=dict)
+    reported: Mapping[str, Number | None] = Field(default_factory=dict)
     metric_notes: Mapping[str, str] = Field(default_factory=dict)
     params: Mapping[str, Fact] = Field(default_factory=dict)
     versions: Mapping[str, str] = Field(default_factory=dict)

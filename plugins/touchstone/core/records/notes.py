@@ -122,7 +122,7 @@ class Sightings(Part):
 
     :param at: When the last list was read; the same list twice proves nothing more.
     :param doubts: By pod id.
-    :param absences: By a claim's name and pod id, in how many lists in a row that was missing.
+    :param absences: By a recorded pod's name and id, in how many lists in a row that was missing.
     """
 
     at: Time | None = None

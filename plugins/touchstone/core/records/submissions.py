@@ -156,7 +156,7 @@ class ResultLine(SparseRecord):
     :param judged_reason: Why they are not.
     :param metrics: The judge's figures by name, or a replay's own; in the record itself the main
         ones only.
-    :param claimed: The trainer's figures where the judge has none; as :attr:`metrics`.
+    :param reported: The trainer's figures where the judge has none; as :attr:`metrics`.
     :param may_carry_code: Whether loading one of its models could run code.
     :param mlflow_url: Its run in MLflow.
     :param metric_notes: Why a figure is undefined, by its name; beside the record only.
@@ -171,7 +171,7 @@ class ResultLine(SparseRecord):
     judged: JudgedStatus | None = None
     judged_reason: str | None = None
     metrics: Mapping[str, Number | None] = Field(default_factory=dict)
-    claimed: Mapping[str, Number | None] = Field(default_factory=dict)
+    reported: Mapping[str, Number | None] = Field(default_factory=dict)
     may_carry_code: bool = False
     mlflow_url: str | None = None
     metric_notes: Mapping[str, str] = Field(default_factory=dict)

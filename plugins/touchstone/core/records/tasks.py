@@ -277,7 +277,7 @@ class Published(Part):
     :param metrics: The judge's figures, or a replay's own; in the record itself the main ones only.
         In records from before, they are the trainer's.
     :param metric_notes: Why a figure is undefined, by its name; beside the record only.
-    :param claimed: The trainer's figures where the judge has none; as :attr:`metrics`.
+    :param reported: The trainer's figures where the judge has none; as :attr:`metrics`.
     :param charts: Its charts; beside the record only.
     :param models: Its models.
     :param device: What it ran on, by its trainer's word.
@@ -298,7 +298,7 @@ class Published(Part):
     metric_notes: Annotated[Mapping[str, str], _NULL_IS_AN_EMPTY_TABLE] = Field(
         default_factory=dict
     )
-    claimed: Annotated[Mapping[str, Number | None], _NULL_IS_AN_EMPTY_TABLE] = Field(
+    reported: Annotated[Mapping[str, Number | None], _NULL_IS_AN_EMPTY_TABLE] = Field(
         default_factory=dict
     )
     charts: Annotated[tuple[PublishedChart, ...], _NULL_IS_AN_EMPTY_LIST] = ()

@@ -119,8 +119,8 @@ async def _read_recorded_pods(
     """
     Return the records of pods: of those that may be billed, and of those in the list.
 
-    :return: The claims, and the tasks whose records make no sense: whose pods those are is not
-        known, so nobody may end them.
+    :return: The recorded pods, and the tasks whose records make no sense: whose pods those are is
+        not known, so nobody may end them.
     """
     at_work = await asyncio.to_thread(context.records.list_tasks_at_work)
     found = {entry.key: entry for entry in at_work}

@@ -88,8 +88,8 @@ def get_event(keeper: KeeperDep, name: str) -> dict[str, object]:
     return show_event(keeper.store.get_event(check_event_name(name)))
 
 
-@router.get("/events/{name}/admission")
-def get_admission(caller: CallerDep, keeper: KeeperDep, name: str) -> dict[str, object]:
+@router.get("/events/{name}/objection")
+def get_objection(caller: CallerDep, keeper: KeeperDep, name: str) -> dict[str, object]:
     """Say whether an event takes a submission of the caller now, and if not, from when on."""
     objection = keeper.find_objection(check_event_name(name), caller.name)
     return {"event": name, "objection": objection}

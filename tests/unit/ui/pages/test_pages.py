@@ -389,7 +389,7 @@ def test_what_the_trainer_alone_says_is_shown_as_that(engineer, make_submission)
         "interval": 5,
         "status": "success",
         "metrics": {},
-        "claimed": {"net_sharpe": 12.0},
+        "reported": {"net_sharpe": 12.0},
         "judged": "not judged",
         "judged_reason": "net_sharpe: result.json says 12.0, its predictions give 0.54",
     }

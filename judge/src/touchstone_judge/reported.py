@@ -26,7 +26,7 @@ RESAMPLED_TOLERANCE: Final = 0.25
 1,000 resamples differ by 3 % of it as a rule."""
 
 
-def read_claims(content: bytes) -> Mapping[str, Any]:
+def read_reported(content: bytes) -> Mapping[str, Any]:
     """
     Return a result.json, of which nothing is believed.
 
@@ -49,29 +49,29 @@ def read_claims(content: bytes) -> Mapping[str, Any]:
 
 
 def check_rows(
-    claims: Mapping[str, Any], *, rules: Rules, data: MarketData, rows: JudgedRows, interval: int
+    reported: Mapping[str, Any], *, rules: Rules, data: MarketData, rows: JudgedRows, interval: int
 ) -> None:
     """
     Refuse a training on other data, rows or costs than the rules'.
 
     :raises NotJudged: Naming the first difference.
     """
-    if claims.get("prediction_interval") != interval:
-        told = show(claims.get("prediction_interval"))
+    if reported.get("prediction_interval") != interval:
+        told = show(reported.get("prediction_interval"))
         raise NotJudged(f"{FILE}: prediction_interval is {told}, the training's is {interval}")
-    for name, value, due, is_same in _list_settings(_read_table(claims, "params"), rules):
+    for name, value, due, is_same in _list_settings(_read_table(reported, "params"), rules):
         if not is_same:
             kind = "rows" if name.startswith("split.") else "rules"
             raise NotJudged(f"other {kind} ({name} is {show(value)}, the rules say {show(due)})")
-    facts = _read_table(claims, "data")
+    facts = _read_table(reported, "data")
     if facts.get("sha256") != data.sha256:
         told = show(facts.get("sha256"), 64)
         raise NotJudged(f"other data (data.sha256 is {told}, the rules say {data.sha256})")
-    _check_times(claims, data=data, rows=rows)
+    _check_times(reported, data=data, rows=rows)
 
 
 def check_figures(
-    claims: Mapping[str, Any], scale: Scale, figures: Mapping[str, Figure], *, resamples: int
+    reported: Mapping[str, Any], scale: Scale, figures: Mapping[str, Figure], *, resamples: int
 ) -> None:
     """
     Refuse a training that tells other figures than its predictions give.
@@ -82,13 +82,13 @@ def check_figures(
     :param resamples: The judge's own; an interval from fewer is too noisy to be compared.
     :raises NotJudged: Naming the first figure that deviates, with both values.
     """
-    told = _read_table(claims, "scale")
+    told = _read_table(reported, "scale")
     for name, due in (("mean", scale.mean), ("std", scale.std)):
         if not _is_close(told.get(name), due):
             raise NotJudged(_tell_deviation(f"scale.{name}", told.get(name), due))
-    metrics = _read_table(claims, "metrics")
+    metrics = _read_table(reported, "metrics")
     low, high = figures["net_sharpe_low"].value, figures["net_sharpe_high"].value
-    drawn = _read_table(claims, "params").get("backtest.n_resamples")
+    drawn = _read_table(reported, "params").get("backtest.n_resamples")
     is_noisy = not isinstance(drawn, int) or drawn < resamples
     for name, figure in figures.items():
         if name not in metrics:
@@ -126,13 +126,13 @@ def _list_settings(
         yield name, params.get(name), number, _is_same(params.get(name), number)
 
 
-def _check_times(claims: Mapping[str, Any], *, data: MarketData, rows: JudgedRows) -> None:
-    facts = _read_table(claims, "data")
+def _check_times(reported: Mapping[str, Any], *, data: MarketData, rows: JudgedRows) -> None:
+    facts = _read_table(reported, "data")
     for name, row in (("first", 0), ("last", len(data.times) - 1)):
         if _read_time(facts.get(name)) != data.times[row]:
             told = show(facts.get(name))
             raise NotJudged(f"other rows (data.{name} is {told}, the rules say {data.show(row)})")
-    split = _read_table(claims, "split")
+    split = _read_table(reported, "split")
     for part, indices in (("validation", rows.validation), ("test", rows.test)):
         ends = _read_table(split, part, f"split.{part}")
         for name, row in (("first", int(indices[0])), ("last", int(indices[-1]))):
