@@ -434,8 +434,16 @@ def settle_event(event: Event, name: str, data: DataSet | None) -> Event:
     settled = event.model_copy(update={"judging": judging})
     if data is None:
         return settled
+    first = data.rows.validation_from
+    if rows.validation_from is not None and rows.validation_from < first:
+        # A validation shows its submitter the rows before the data set's own first day.
+        raise ConfigurationError(
+            f"{what}: rows.validation_from: {rows.validation_from} is before {first}, up to which "
+            f"validations may see {data.label}; name that day or a later one, or add a version of "
+            "the data set with an earlier one"
+        )
     found = {
-        "validation_from": rows.validation_from or data.rows.validation_from,
+        "validation_from": rows.validation_from or first,
         "test_from": rows.test_from or data.rows.test_from,
         "test_to": rows.test_to,
         "closed_from": rows.closed_from,
@@ -445,7 +453,7 @@ def settle_event(event: Event, name: str, data: DataSet | None) -> Event:
     except ValidationError as error:
         raise ConfigurationError(
             f"{what}: rows: {explain(error, known=_KNOWN)}; {data.label} has validation_from "
-            f"{data.rows.validation_from} and test_from {data.rows.test_from}"
+            f"{first} and test_from {data.rows.test_from}"
         ) from error
     pinned = event.data.model_copy(update={"version": data.version})
     return settled.model_copy(update={"data": pinned, "rows": settled_rows})

@@ -150,6 +150,10 @@ def test_the_built_in_data_set_is_as_ever(world):
         ("[rows]\nvalidation_from = 2012-01-01", "rows.validation_from: the data set 'sp500'"),
         (OWN + "[rows]\ntest_from = 2017-09-01", "rows: validation_from is not before test_from"),
         (OWN + "[rows]\ntest_to = 2017-09-01", "rows: test_to is before test_from"),
+        (
+            OWN + "[rows]\nvalidation_from = 2017-09-30",
+            "rows.validation_from: 2017-09-30 is before 2017-10-01, up to which validations may",
+        ),
         (OWN + "[rows]\nvalidation_from = 2018-01-01", "eurusd-hourly 2018-02 has validation_from"),
     ],
 )
@@ -225,7 +229,7 @@ def test_data_stay_what_they_are_once_rows_were_judged(world, add_version):
         with pytest.raises(ConfigurationError, match="event default: data: verdicts rest on"):
             apply(world, text)
     with pytest.raises(ConfigurationError, match="event default: rows: verdicts rest on"):
-        apply(world, OWN + "[rows]\nvalidation_from = 2017-09-01\n" + flat)
+        apply(world, OWN + "[rows]\nvalidation_from = 2017-11-01\n" + flat)
     assert apply(world, "problem = 'p'\n" + OWN + flat).is_changed
 
 
