@@ -264,6 +264,15 @@ class ShownResult(_Part):
     models: Many[ShownModel] = ()
 
 
+class ShownChart(_Part):
+    """Where a chart of a training is, and whose it is: the judge's or the trainer's."""
+
+    task_id: Text = None
+    name: Text = None
+    url: Text = None
+    by: Text = None
+
+
 class Results(_Part):
     """What a submission came to."""
 
@@ -277,6 +286,7 @@ class Results(_Part):
     beside: Annotated[ShownBeside | None, OrNone] = None
     replay_of: Text = None
     results: Many[ShownResult] = ()
+    chart_links: Many[ShownChart] = ()
 
 
 # --- the fleet -----------------------------------------------------------------------------------

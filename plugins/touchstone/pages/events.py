@@ -6,6 +6,7 @@ from fastapi import APIRouter, Request
 from fastapi.responses import HTMLResponse
 
 from touchstone.client.answers import EventList, Leaderboard, ShownEvent
+from touchstone.client.beside import list_columns, list_notes
 from touchstone.pages.rendering import Frame, render
 from touchstone.pages.whiskers import build_whiskers
 from touchstone.ui.dependencies import CallerDep, ClockDep
@@ -42,6 +43,8 @@ def show_event(
         {
             "event": event,
             "board": board,
+            "columns": list_columns(board.rows),
+            "notes": list_notes(board.rows),
             "whiskers": build_whiskers([(row.low, row.difference, row.high) for row in board.rows]),
         },
     )

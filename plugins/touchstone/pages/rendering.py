@@ -15,7 +15,7 @@ from fastapi import Request
 from fastapi.responses import HTMLResponse, RedirectResponse
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from touchstone.client import fleet_tables, tables
+from touchstone.client import beside, fleet_tables, tables
 from touchstone.core.answers import DispatcherState
 from touchstone.ui.dependencies import Caller
 
@@ -153,6 +153,8 @@ def _environment() -> Environment:
         "state": fleet_tables.describe_state,
         "account": fleet_tables.describe_account,
         "slots": fleet_tables.format_slots,
+        "cells": beside.build_cells,
+        "beside": beside.describe_beside,
         "capability": fleet_tables.describe_capability,
     }
     return environment

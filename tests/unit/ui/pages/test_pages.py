@@ -118,7 +118,7 @@ def test_a_stranger_changes_nothing(anonymous, make_submission, cancel_service, 
         {"Origin": "https://evil.example"},
         {"Origin": "null"},
         {"Origin": "http://testserver.evil.example"},
-        {"Origin": "http://[", "Host": "["},
+        {"Origin": "http://["},
     ],
 )
 def test_a_form_of_another_site_changes_nothing(
@@ -304,6 +304,23 @@ def test_a_link_of_a_result_leads_to_the_web_or_nowhere(admin, make_submission):
     assert "https://m.example/1" in links
 
 
+def test_charts_are_links_and_the_trainers_say_whose_they_are(admin, make_submission):
+    charts = [
+        {"task_id": "i5", "name": "equity", "url": "http://m.example/e.svg", "by": "judge"},
+        {"task_id": "i5", "name": XSS, "url": "http://m.example/x.png", "by": "trainer"},
+        {"task_id": "i5", "name": "bad", "url": "javascript:alert(1)", "by": "judge"},
+    ]
+    line = {"task_id": "i5", "interval": 5, "status": "success"}
+    make_submission(status="success", results=[line], chart_links=charts)
+
+    answer = admin.get("/submissions/s-1")
+
+    assert_harmless(answer)
+    links = look(answer).links()
+    assert {"http://m.example/e.svg", "http://m.example/x.png"} <= set(links)
+    assert answer.text.count("by the trainer") == 1
+
+
 def test_filters_come_back_escaped_and_an_unknown_status_filters_nothing(admin, make_submission):
     make_submission()
 
@@ -437,6 +454,7 @@ def test_events_and_a_board_with_whiskers(admin, records, objects, settings):
 
     assert "/submissions/s-1" in look(answer).links()
     assert "svg" in look(answer).tags
+    assert ">Like</th>" in answer.text
     assert "flat" in answer.text
     assert "index" in answer.text
 
