@@ -19,19 +19,19 @@ _ALIKE = 0.9
 def list_columns(rows: Sequence[ShownRow]) -> tuple[str, ...]:
     """Return the columns of what stands beside verdicts: shares only where there are some."""
     has_shares = any(row.beside and _has_value(row.beside.contributivity) for row in rows)
-    return ("Like", "Adds", "Share") if has_shares else ("Like", "Adds")
+    return ("Similar", "Adds", "Share") if has_shares else ("Similar", "Adds")
 
 
 def build_cells(beside: ShownBeside | None, columns: Sequence[str]) -> tuple[str, ...]:
     """
     Return the cells of what stands beside a verdict; empty for who is no entry.
 
-    ``Like`` has two similarities: to the baseline, and to the most similar entry before.
+    ``Similar`` has two similarities: to the baseline, and to the most similar entry before.
     """
     if beside is None:
         return ("",) * len(columns)
     cells = {
-        "Like": f"{_figure(beside.similarity, '{:.2f}')} {_figure(beside.nearest, '{:.2f}')}",
+        "Similar": f"{_figure(beside.similarity, '{:.2f}')} {_figure(beside.nearest, '{:.2f}')}",
         "Adds": _figure(beside.contribution, "{:+.3f}"),
         "Share": _figure(beside.contributivity, "{:.2f}"),
     }

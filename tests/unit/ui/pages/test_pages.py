@@ -454,7 +454,7 @@ def test_events_and_a_board_with_whiskers(admin, records, objects, settings):
 
     assert "/submissions/s-1" in look(answer).links()
     assert "svg" in look(answer).tags
-    assert ">Like</th>" in answer.text
+    assert ">Similar</th>" in answer.text
     assert "flat" in answer.text
     assert "index" in answer.text
 
