@@ -52,7 +52,7 @@ def test_exit_0_without_a_result_breaks_the_contract(run_script: RunScript) -> N
     "result",
     [
         '{"contract": 1, "validated": true, "x": NaN}',
-        '{"contract": 2, "validated": true}',
+        '{"contract": 3, "validated": true}',
         '{"contract": 1}',
         "[" * 100_000,
         '{"contract": 1, "validated": true, "x": "' + "a" * 5_000_000 + '"}',
