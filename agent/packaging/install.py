@@ -533,7 +533,8 @@ def supervise(_):
             env={
                 "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
                 "PYTHONUNBUFFERED": "1",
-                "MALLOC_ARENA_MAX": "2",
+                "MALLOC_ARENA_MAX": "1",
+                "MALLOC_TRIM_THRESHOLD_": "131072",
             },
             **as_user(),
         )

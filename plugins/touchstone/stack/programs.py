@@ -149,7 +149,8 @@ def _build_agent(
             **common,
             **environment.build_aws(record, "agent"),
             # As in its systemd unit: its threads would keep what they once needed.
-            "MALLOC_ARENA_MAX": "2",
+            "MALLOC_ARENA_MAX": "1",
+            "MALLOC_TRIM_THRESHOLD_": "131072",
             # The supervisor restarts what changes here; the file alone it would not notice.
             "TOUCHSTONE_CONFIG_DIGEST": hashlib.sha256(config.encode()).hexdigest(),
         },
