@@ -66,7 +66,7 @@ class Refresher {
 
   schedule(seconds) {
     clearTimeout(this.timer);
-    const pause = Math.min(this.seconds * 2 ** this.failures, Math.max(LONGEST_PAUSE, this.seconds));
+    const pause = this.failures ? Math.min(2 ** this.failures, LONGEST_PAUSE) : this.seconds;
     this.timer = setTimeout(() => this.refresh(), 1000 * (seconds ?? pause));
   }
 
