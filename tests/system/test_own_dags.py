@@ -195,7 +195,11 @@ def test_a_pod_is_given_back_when_its_program_is_marked_failed(runpod, begin):
     assert span["ended_at"] is not None
 
 
-@pytest.mark.parametrize("task_id", ["on_server", "in_pod"])
+@pytest.mark.parametrize(
+    # What is killed beside an attempt on a server is tried with trainings, too.
+    "task_id",
+    [pytest.param("on_server", marks=pytest.mark.campaign), "in_pod"],
+)
 def test_killed_parts_neither_interrupt_nor_double_a_program(installation, runpod, begin, task_id):
     run = begin(epochs=SLOW, is_server_skipped=task_id == "in_pod")
     before = run.wait_for_record(task_id, "running")
