@@ -156,7 +156,8 @@ class PlacementGroups:
             if self._globs:
                 matched |= {glob for glob in self._globs if is_labelled(needs.labels, (glob,))}
             reduced = self._reduced[id(needs)] = (
-                needs.placement,
+                # Its values alone: a model compares itself far slower than a tuple does.
+                *vars(needs.placement).values(),
                 needs.image if needs.image in self._images else "",
                 on_gpu if (on_gpu := needs.image_cuda or needs.image) in self._images else "",
                 matched,
