@@ -106,7 +106,8 @@ def test_its_judge_answers_with_the_data_that_the_rules_name(team_image: str) ->
     """The judge says of a training of contract 1 why it is not judged; before that it reads all."""
     script = """
 import pathlib, tempfile
-from touchstone.confined.judging import ask_judge, find_judge
+from touchstone.confined.judge import find_judge
+from touchstone.confined.judging import ask_judge
 from touchstone.core.judging import RULES
 from touchstone.settings import Settings
 folder = pathlib.Path(tempfile.mkdtemp())

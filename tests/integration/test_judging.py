@@ -20,7 +20,7 @@ from fakes.submissions import build_submission
 from fakes.tasks import change_fields, with_fields
 from touchstone.confined import charts
 from touchstone.confined.charts import NotDrawn
-from touchstone.confined.judging import find_judge
+from touchstone.confined.judge import find_judge
 from touchstone.core import attempts
 from touchstone.core.events import parse_event
 from touchstone.core.judging import RULES

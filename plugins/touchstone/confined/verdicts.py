@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import json
-import tempfile
 from collections.abc import Mapping
-from io import TextIOWrapper
 from pathlib import Path
 from typing import Annotated, Final, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, JsonValue
 
-from touchstone.confined.running import AskedTooMuch, Bounds, TookTooLong, run_confined
+from touchstone.confined.judge import NoAnswer, ask
+from touchstone.confined.running import Bounds
 from touchstone_agent.protocol.errors import PermanentError
-from touchstone_agent.protocol.words import build_line, describe_refusal
 
 _BOUNDS: Final = Bounds(
     seconds=900, cpu_seconds=600, memory_bytes=8 * 1024**3, file_bytes=64 * 1024**2
@@ -118,36 +115,7 @@ def ask_for_verdicts(python: Path, question: Mapping[str, JsonValue]) -> Verdict
     :raises NoVerdict: If it gives no answer that makes sense.
     :raises TransientError: If this process is to end.
     """
-    if not python.exists():
-        raise NoVerdict("the judge's environment is not there: `make setup` makes it")
-    with tempfile.TemporaryFile() as given:
-        # Piece by piece: a thousand entries are more than 200 MB of text.
-        writer = TextIOWrapper(given, encoding="ascii")
-        json.dump(question, writer, allow_nan=False)
-        writer.detach()
-        given.seek(0)
-        try:
-            done = run_confined(
-                [str(python), "-I", "-m", "touchstone_judge", "verdict"],
-                bounds=_BOUNDS,
-                environment={
-                    "PATH": "/usr/bin:/bin",
-                    "LC_ALL": "C.UTF-8",
-                    # More threads are more address space, and the machine has other work.
-                    "OPENBLAS_NUM_THREADS": "1",
-                },
-                given=given,
-                niceness=5,
-            )
-        except (TookTooLong, AskedTooMuch) as error:
-            raise NoVerdict(f"the judge {error}") from error
-        except OSError as error:
-            raise NoVerdict(f"the judge cannot be started: {error}") from error
-    if done.code != 0:
-        said = done.errors.decode(errors="replace").strip().splitlines()
-        last = build_line(said[-1]) if said else "it said nothing"
-        raise NoVerdict(f"the judge ended with code {done.code}: {last}")
     try:
-        return VerdictAnswer.model_validate_json(done.output)
-    except ValidationError as error:
-        raise NoVerdict(f"the judge's answer makes no sense: {describe_refusal(error)}") from error
+        return ask(python, "verdict", question, VerdictAnswer, bounds=_BOUNDS)
+    except NoAnswer as error:
+        raise NoVerdict(f"the judge gave no verdict ({error})") from error

@@ -83,7 +83,7 @@ def _publish(
     params: Mapping[str, str],
 ) -> None:
     from touchstone.confined.charts import ask_for_charts
-    from touchstone.confined.judging import find_judge
+    from touchstone.confined.judge import find_judge
     from touchstone.hooks.mlflow import CONTENT_TAG, MlflowHook
 
     settings = get_settings()

@@ -271,7 +271,8 @@ def _judge(
     :return: What goes on record, and the judge's answer if it has judged the training now.
     :raises TransientError: If a store cannot be used now, or this process is to end.
     """
-    from touchstone.confined.judging import JudgeFailed, ask_judge, find_judge
+    from touchstone.confined.judge import find_judge
+    from touchstone.confined.judging import JudgeFailed, ask_judge
     from touchstone.services.data_sets import DataUnusable, fetch_data
     from touchstone.stores.parts import Parts
 
@@ -357,7 +358,7 @@ def _draw(
     :raises TransientError: If a store cannot be used now, or this process is to end.
     """
     from touchstone.confined.charts import NotDrawn, ask_for_charts
-    from touchstone.confined.judging import find_judge
+    from touchstone.confined.judge import find_judge
     from touchstone.stores.parts import Parts, read_published
 
     if not judged.is_judged:

@@ -172,7 +172,6 @@ def show_log(
                 }
                 for each in attempts
             ],
-            "has_more": bool(page.text) and not page.complete and task.status in TASK_TERMINAL,
             "is_live": not page.complete,
         },
     )

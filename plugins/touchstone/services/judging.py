@@ -10,7 +10,7 @@ from typing import Final, Self
 
 from pydantic import JsonValue
 
-from touchstone.confined.judging import find_judge
+from touchstone.confined.judge import find_judge
 from touchstone.confined.verdicts import NoVerdict, VerdictAnswer, ask_for_verdicts
 from touchstone.core.data_sets import tell_data
 from touchstone.core.events import FLAT, Event, build_seed, build_work_digest, is_hidden

@@ -13,7 +13,7 @@ from botocore.config import Config
 
 from fakes.events import EventWorld, FakeJudge, build_net
 from touchstone.confined import running
-from touchstone.confined.judging import find_judge
+from touchstone.confined.judge import find_judge
 from touchstone.confined.verdicts import NoVerdict, ask_for_verdicts
 from touchstone.core.events import EventRefused, parse_event
 from touchstone.core.verdicts import build_board
