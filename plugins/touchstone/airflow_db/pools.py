@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import cached_property
 
 from airflow.models.dagrun import DagRun
 from airflow.models.pool import Pool
@@ -95,7 +96,7 @@ class Instance:
     is_suspended: bool = False
     max_tries: int = 0
 
-    @property
+    @cached_property
     def key(self) -> tuple[str, str, int]:
         """Identify the instance across its tries: run id, task id, map index."""
         return self.run_id, self.task_id, self.map_index
@@ -131,7 +132,8 @@ def read_instances() -> list[Instance]:
         TaskInstance.next_method,
         TaskInstance.scheduled_dttm,
         func.substr(TaskStateStoreModel.value, 1, MAX_NOTE_CHARACTERS),
-        DagRun.run_after,
+        # Compared there: to make thousands of times of Python costs as much as to read them.
+        DagRun.run_after == SUSPENDED_UNTIL,
         TaskInstance.max_tries,
     )
     with create_session() as session:
@@ -171,7 +173,7 @@ def read_instances() -> list[Instance]:
             is_resuming=row[8] is not None and row[6] != TaskInstanceState.DEFERRED,
             ready_at=row[9],
             placement=_read_note(row[10]),
-            is_suspended=row[11] == SUSPENDED_UNTIL,
+            is_suspended=bool(row[11]),
             max_tries=row[12],
         )
         for row in rows

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import datetime as dt
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from functools import cached_property
 
 from touchstone.core.images import NOTHING_KNOWN, Fit
 from touchstone.core.market import Market
@@ -89,6 +91,15 @@ class Needs:
     labels: frozenset[str] = frozenset()
     image: str = ""
     image_cuda: str | None = None
+
+    @cached_property
+    def placement_text(self) -> str:
+        """
+        What it asks of the machine, as text; equal for equal placements.
+
+        Plans compare thousands of needs: a string keeps its hash, which a model works out again.
+        """
+        return sys.intern(repr(self.placement))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

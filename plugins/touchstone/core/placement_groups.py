@@ -19,7 +19,7 @@ from touchstone.core.schedule import Platform
 from touchstone_agent.protocol.messages import SlotClass
 
 _Reduced = tuple[object, ...]
-_NOWHERE: frozenset[str] = frozenset()
+_NOTHING: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,21 +90,24 @@ class PlacementGroups:
         # Callers mostly share one object among equal needs, and even hashing them would take longer
         # than all else here. The tasks outlive these groups, so no id is used twice.
         self._plain: dict[int, PlacementGroup] = {}
+        self._choosy: dict[int, PlacementGroup] = {}
         self._reduced: dict[int, _Reduced] = {}
 
     def get(self, task: Waiting) -> PlacementGroup:
         """Return a task's group now."""
         needs = task.needs
-        if not needs.placement.prefer_cuda and not task.avoid and task.backoff is None:
-            group = self._plain.get(id(needs))
+        takes_any = (
+            not needs.placement.prefer_cuda or self._delays.now - task.since >= self._delays.cuda
+        )
+        if not task.avoid and task.backoff is None:
+            known = self._plain if takes_any else self._choosy
+            group = known.get(id(needs))
             if group is None:
-                group = self._plain[id(needs)] = self._intern(
-                    needs, task.avoid, True, True, _NOWHERE
+                group = known[id(needs)] = self._intern(
+                    needs, task.avoid, takes_any, True, _NOTHING
                 )
             return group
-        waited = self._delays.now - task.since
         failed = self._delays.now - task.avoid_since
-        takes_any = not needs.placement.prefer_cuda or waited >= self._delays.cuda
         takes_avoided = not task.avoid or failed >= self._delays.avoid
         return self._intern(
             needs, task.avoid, takes_any, takes_avoided, _find_held(task, self._delays.now)
@@ -152,12 +155,12 @@ class PlacementGroups:
         """Put the patterns in place of the labels that match them: most labels matter nowhere."""
         reduced = self._reduced.get(id(needs))
         if reduced is None:
-            matched = needs.labels & self._words
+            labels, words = needs.labels, self._words
+            matched = _NOTHING if words.isdisjoint(labels) else labels & words
             if self._globs:
-                matched |= {glob for glob in self._globs if is_labelled(needs.labels, (glob,))}
+                matched |= {glob for glob in self._globs if is_labelled(labels, (glob,))}
             reduced = self._reduced[id(needs)] = (
-                # Its values alone: a model compares itself far slower than a tuple does.
-                *vars(needs.placement).values(),
+                needs.placement_text,
                 needs.image if needs.image in self._images else "",
                 on_gpu if (on_gpu := needs.image_cuda or needs.image) in self._images else "",
                 matched,
@@ -190,7 +193,7 @@ def _find_held(task: Waiting, moment: dt.datetime) -> frozenset[str]:
     return (
         task.backoff.places
         if task.backoff is not None and task.backoff.until > moment
-        else _NOWHERE
+        else _NOTHING
     )
 
 

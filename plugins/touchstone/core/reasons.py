@@ -49,6 +49,8 @@ class Reasons:
         reason = self._told.get(group)
         if reason is None:
             reason = self._told[group] = self._explain_shape(group)
+        if group.takes_any and group.takes_avoided and not group.held:
+            return reason
         now = self._delays.now
         parts = [reason] if reason else []
         if not group.takes_any:

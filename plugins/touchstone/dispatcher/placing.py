@@ -353,7 +353,7 @@ class Placer:
             if task is None:
                 # A training without a record is let through as well: it says so.
                 is_over = self._book.is_read(instance)
-            else:
+            elif instance.try_number > 1:
                 with self._troubles.guard("tell whether there is another try of", instance.key):
                     is_over = bool(
                         find_settled(
