@@ -59,6 +59,7 @@ test-integration: ## Agents, engine and queues, for real
 
 test-campaigns: ## Every case of the long campaigns, of which CI runs a seeded sample
 	TOUCHSTONE_CAMPAIGNS=full $(PYTEST) --numprocesses=3 -m campaign tests $(ARGS)
+	TOUCHSTONE_CAMPAIGNS=full $(MAKE) test-trainer
 
 test-placement-full: ## Two schedulers, two dispatchers that are killed, 200 tasks: over and over
 	PLACEMENT_SEEDS="$(or $(SEEDS),1 2 3 4 5 6)" $(PYTEST) tests/integration/airflow/test_two_of_each.py $(ARGS)
@@ -74,7 +75,7 @@ test-security: ## Attacks on a running stack; -s prints the slowest answers besi
 
 test-trainer: ## The trainer's own tests, in its own environment
 	@uv="$$(scripts/find-uv.sh)" && "$$uv" run --frozen --project include/elnigma \
-	  pytest -q -ra include/elnigma/tests
+	  pytest -q -ra --durations=12 --durations-min=5 include/elnigma/tests $(TRAINER_ARGS)
 
 look-ahead-table: ## What a validation says of each kind of look-ahead, and of honest features (ARGS=NAME --seeds 5)
 	@uv="$$(scripts/find-uv.sh)" && "$$uv" run --frozen --project include/elnigma \

@@ -8,6 +8,8 @@ import zlib
 import pytest
 from hypothesis import HealthCheck, settings
 
+from campaigns import ALL_CAMPAIGNS
+
 REQUIRE_ALL = os.environ.get("TOUCHSTONE_REQUIRE_ALL") == "1"
 """Set where every part is there, so that a skip is a mistake and not a missing part."""
 
@@ -15,9 +17,6 @@ REQUIRE_ALL = os.environ.get("TOUCHSTONE_REQUIRE_ALL") == "1"
 settings.register_profile("touchstone", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("touchstone")
 # A busy machine is no failure: nothing here is asserted of the time that an example takes.
-
-ALL_CAMPAIGNS = os.environ.get("TOUCHSTONE_CAMPAIGNS") == "full"
-"""Set by ``make test-campaigns``; otherwise a sample of each long campaign is run."""
 
 SAMPLE = 8
 SEED = os.environ.get("TOUCHSTONE_CAMPAIGN_SEED", "1")

@@ -487,6 +487,7 @@ BROKEN = {
 }
 
 
+@pytest.mark.campaign(sample=3)
 @pytest.mark.parametrize(("program", "reason"), BROKEN.values(), ids=BROKEN)
 def test_a_judge_that_cannot_run_loses_no_training_and_is_asked_again(
     build, settings, honest, tmp_path, program, reason

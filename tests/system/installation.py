@@ -197,8 +197,9 @@ class Installation:
         def end() -> httpx.Response | None:
             body = {"state": "failed"}
             answer = self.airflow.patch(f"/dags/touchstone/dagRuns/{run_id}", json=body)
-            # Airflow answers so where its scheduler has changed the same rows at that moment.
-            return None if answer.status_code == 500 else answer
+            # So answers Airflow where its scheduler has changed the same rows at that moment, and
+            # our layer around it where its log is locked then.
+            return None if answer.status_code in {500, 503} else answer
 
         wait_for(f"run {run_id} can be ended", end, every=0.5).raise_for_status()
 

@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +15,29 @@ from typing import Any
 import pytest
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
+
+
+SEED = os.environ.get("TOUCHSTONE_CAMPAIGN_SEED", "1")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "campaign(sample): one in so many, unless all are asked for")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Keep one in a few tests of a campaign, as the tests of the whole repository do."""
+    if os.environ.get("TOUCHSTONE_CAMPAIGNS") == "full":
+        return
+    left_out = [item for item in items if _is_left_out(item)]
+    config.hook.pytest_deselected(items=left_out)
+    items[:] = [item for item in items if item not in set(left_out)]
+
+
+def _is_left_out(item: pytest.Item) -> bool:
+    marker = item.get_closest_marker("campaign")
+    if marker is None:
+        return False
+    return bool(zlib.crc32(f"{SEED} {item.nodeid}".encode()) % int(marker.kwargs["sample"]))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -130,6 +130,7 @@ def assert_same(structure: Structure, ours: Any, plain: Any, path: Path) -> None
     )
 
 
+@pytest.mark.campaign(sample=4)
 @pytest.mark.parametrize("name", sorted(set(LOSSES) - NOT_OF_ONE_OUTPUT))
 def test_a_loss_of_keras(structure: Structure, tmp_path: Path, name: str) -> None:
     ours, plain = fit_both(
@@ -138,6 +139,7 @@ def test_a_loss_of_keras(structure: Structure, tmp_path: Path, name: str) -> Non
     assert_same(structure, ours, plain, tmp_path / "model.h5")
 
 
+@pytest.mark.campaign(sample=4)
 @pytest.mark.parametrize("name", ["mse", "mae"])
 def test_a_loss_by_its_short_name(structure: Structure, tmp_path: Path, name: str) -> None:
     ours, plain = fit_both(
@@ -146,6 +148,7 @@ def test_a_loss_by_its_short_name(structure: Structure, tmp_path: Path, name: st
     assert_same(structure, ours, plain, tmp_path / "model.h5")
 
 
+@pytest.mark.campaign(sample=4)
 @pytest.mark.parametrize("name", sorted(set(LOSS_FUNCTIONS) - NOT_OF_ONE_OUTPUT))
 def test_a_name_of_a_loss_is_taken(structure: Structure, tmp_path: Path, name: str) -> None:
     """Names of the same functions; what they are trained to is tried with the classes."""
@@ -156,6 +159,7 @@ def test_a_name_of_a_loss_is_taken(structure: Structure, tmp_path: Path, name: s
     structure.load(tmp_path / "model.h5")
 
 
+@pytest.mark.campaign(sample=4)
 @pytest.mark.parametrize("number", range(METRIC_GROUPS))
 def test_metrics_of_keras(structure: Structure, tmp_path: Path, number: int) -> None:
     names = sorted(METRICS)[number::METRIC_GROUPS]
@@ -170,6 +174,7 @@ def test_metrics_of_keras(structure: Structure, tmp_path: Path, number: int) -> 
     assert_same(structure, ours, plain, tmp_path / "model.h5")
 
 
+@pytest.mark.campaign(sample=4)
 @pytest.mark.parametrize("name", sorted(OPTIMIZERS))
 def test_an_optimizer_of_keras(structure: Structure, tmp_path: Path, name: str) -> None:
     make = MADE_WITH.get(name, OPTIMIZERS[name])

@@ -34,6 +34,7 @@ FAULTS = [
 ]
 
 
+@pytest.mark.campaign(sample=3)
 @pytest.mark.parametrize("fault", FAULTS)
 def test_a_crash_at_any_moment_costs_nothing(
     fault: str, stopped_agent: AgentProcess, plane: ControlPlane

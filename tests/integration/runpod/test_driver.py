@@ -165,6 +165,7 @@ def test_a_training_orders_the_image_for_a_gpu_and_a_host_that_can_run_it(
     assert list_alive(world, office) == []
 
 
+@pytest.mark.campaign(sample=3)
 @pytest.mark.parametrize("lead", [0, 0.02, 0.05, 0.1, 0.3])
 def test_two_that_drive_the_same_attempt_rent_one_pod(
     office: Office, world: World, lead: float
@@ -371,6 +372,7 @@ def count_requests(world: World) -> int:
 # --- the way there is long -------------------------------------------------------------------
 
 
+@pytest.mark.campaign(sample=2)
 @pytest.mark.parametrize(
     "kind", ["run.ssh_drop", "run.ssh_half_open", "run.ssh_freeze", "boot.ssh_late"]
 )

@@ -12,6 +12,7 @@ import httpx
 import pytest
 from tests.integration.runpod.conftest import SshClient, World, find_processes
 
+from campaigns import ALL_CAMPAIGNS
 from fakes.runpod.server import EmulatorProcess
 from touchstone.core.pods import PodOrder
 from touchstone.hooks.runpod.api import Account
@@ -21,6 +22,8 @@ from touchstone.hooks.runpod.rest import RestPodApi
 from waiting import wait_for
 
 pytestmark = pytest.mark.integration
+
+PODS = 500 if ALL_CAMPAIGNS else 150
 
 
 @contextmanager
@@ -34,6 +37,7 @@ def running(folder: Path, *arguments: str) -> Iterator[EmulatorProcess]:
         emulator.stop()
 
 
+@pytest.mark.campaign(sample=2)
 @pytest.mark.parametrize("pods", ["process", "plain"])
 def test_pods_and_bill_go_on_when_the_emulator_crashes(
     tmp_path: Path, ssh: SshClient, pods: str
@@ -104,7 +108,7 @@ def test_equal_seeds_bring_equal_bad_luck(tmp_path: Path) -> None:
     assert {True, False} == set(first)
 
 
-async def test_500_pods_are_waited_for_with_one_lister(tmp_path: Path) -> None:
+async def test_many_pods_are_waited_for_with_one_lister(tmp_path: Path) -> None:
     arguments = (
         *("--pods", "none", "--rate-limit", "none", "--page-size", "100"),
         *("--boot-seconds", "3", "--credit", "100000"),
@@ -117,7 +121,7 @@ async def test_500_pods_are_waited_for_with_one_lister(tmp_path: Path) -> None:
         emulator.admin.set_account(spend_limit="100000")
         pods = [
             api.create_pod(PodOrder(name=f"n{number}", image="i", gpu="NVIDIA L4"))
-            for number in range(500)
+            for number in range(PODS)
         ]
         lister = AsyncPodLister(PodLister(api, requests_per_minute=60))
 
