@@ -8,7 +8,7 @@ import zlib
 import pytest
 from hypothesis import HealthCheck, settings
 
-from campaigns import ALL_CAMPAIGNS
+from campaigns import ALL_CAMPAIGNS, SEED
 
 REQUIRE_ALL = os.environ.get("TOUCHSTONE_REQUIRE_ALL") == "1"
 """Set where every part is there, so that a skip is a mistake and not a missing part."""
@@ -19,7 +19,6 @@ settings.load_profile("touchstone")
 # A busy machine is no failure: nothing here is asserted of the time that an example takes.
 
 SAMPLE = 8
-SEED = os.environ.get("TOUCHSTONE_CAMPAIGN_SEED", "1")
 
 
 def pytest_collection_modifyitems(config, items):

@@ -19,6 +19,8 @@ def validator(tmp_path_factory):
     assert made.run("down").returncode == 0
 
 
+# A stack of its own for one test: what it shows is in tests of the parts as well.
+@pytest.mark.campaign(sample=999)
 def test_a_stack_without_training_slots_validates_and_refuses_what_it_cannot_train(validator):
     momentum = str(EXAMPLES / "momentum")
     accepted = validator.ask("submit", momentum, "--wait")

@@ -64,7 +64,9 @@ def test_a_good_example_is_accepted(environment, runtime, tmp_path):
     assert_nothing_is_left(runtime, tmp_path)
 
 
-@pytest.mark.parametrize("name", ["index-dropna", "lambda-layer"])
+@pytest.mark.parametrize(
+    "name", [pytest.param("index-dropna", marks=pytest.mark.campaign(sample=999)), "lambda-layer"]
+)
 def test_what_is_refused_is_refused_in_the_same_words(environment, runtime, tmp_path, name):
     folder = INPUTS / name
     expected = tomllib.loads((folder / "expected.toml").read_text())
@@ -118,6 +120,7 @@ def test_a_wrong_argument_is_named(environment, arguments, told):
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.campaign(sample=2)
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_whoever_interrupts_it_leaves_nothing_behind(environment, runtime, tmp_path, number):
     process = subprocess.Popen(

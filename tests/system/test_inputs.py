@@ -2,31 +2,21 @@
 
 from __future__ import annotations
 
-import os
-import random
 import tomllib
 from pathlib import Path
 
 import pytest
 
+from campaigns import sample
+
 INPUTS = Path(__file__).parents[1] / "inputs"
-SAMPLE = 10
-SEED = os.environ.get("TOUCHSTONE_CAMPAIGN_SEED", "1")
 
 
 def read_expected(name):
     return tomllib.loads((INPUTS / name / "expected.toml").read_text())
 
 
-def choose():
-    """Return as many names as are run: always the same ones for the same seed."""
-    names = sorted(path.parent.name for path in INPUTS.glob("*/expected.toml"))
-    if os.environ.get("TOUCHSTONE_CAMPAIGNS") == "full":
-        return names
-    return sorted(random.Random(SEED).sample(names, SAMPLE))
-
-
-NAMES = choose()
+NAMES = sample(sorted(path.parent.name for path in INPUTS.glob("*/expected.toml")), 6)
 
 
 @pytest.fixture(scope="module")
