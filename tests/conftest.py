@@ -50,3 +50,9 @@ def pytest_runtest_makereport(item, call):
         report.outcome = "failed"
         report.longrepr = f"{item.nodeid} was skipped where nothing may be: {reason}"
     return report
+
+
+def pytest_runtest_logreport(report):
+    """Tell of a failure at once where a run may be ended from outside before its last line."""
+    if report.failed and os.environ.get("CI") == "true":
+        print(f"\n{report.when} of {report.nodeid}:\n{report.longreprtext}", flush=True)

@@ -182,11 +182,14 @@ class Installation:
         return f"it is {found.get('status')}: {found.get('reason')}; {facts}"
 
     def run_state(self, run_id: str) -> str:
-        return str(self.airflow.get(f"/dags/touchstone/dagRuns/{run_id}").json()["state"])
+        answer = self.airflow.get(f"/dags/touchstone/dagRuns/{run_id}")
+        return str(answer.raise_for_status().json()["state"])
 
     def wait_for_run_end(self, run_id: str) -> str:
         def find_end() -> str | None:
-            state = self.run_state(run_id)
+            answer = self.airflow.get(f"/dags/touchstone/dagRuns/{run_id}")
+            # On a busy machine Airflow's database is locked for longer than a request waits.
+            state = answer.json()["state"] if not answer.is_server_error else None
             return state if state in {"success", "failed"} else None
 
         return str(wait_for(f"run {run_id} has ended", find_end, every=0.5))
