@@ -16,7 +16,8 @@ from touchstone.client.answers import (
     SubmissionList,
 )
 from touchstone.client.tables import clean
-from touchstone.core.states import SUBMISSION_OPEN, TASK_TERMINAL, SubmissionStatus
+from touchstone.core.names import VALIDATION_TASK_ID, find_submission_of_run
+from touchstone.core.states import SCHEDULABLE, SUBMISSION_OPEN, TASK_TERMINAL, SubmissionStatus
 from touchstone.pages.consoles import fold_lines
 from touchstone.pages.origin import require_same_origin
 from touchstone.pages.rendering import Frame, lead, render
@@ -39,6 +40,7 @@ from touchstone.ui.routes.events import KeeperDep
 router = APIRouter()
 
 PAGE_SIZE = 50
+MAX_RUN_ID = 250
 
 CHANGES = [Depends(require_submitter), Depends(require_same_origin)]
 
@@ -101,14 +103,22 @@ def show_submission(
     keeper: KeeperDep,
     clock: ClockDep,
     submission_id: str,
+    run: Annotated[str, Query(max_length=MAX_RUN_ID)] = "",
 ) -> HTMLResponse:
-    """Show a submission with its tasks, its results, and what was said of it."""
+    """
+    Show a submission with its tasks, its results, and what was said of it.
+
+    :param run: A run of its that was started a moment ago.
+    """
     found = SubmissionAnswer.model_validate(
         api.get_submission(caller, records, queue, clock, submission_id)
     )
     results = Results.model_validate(api.get_results(caller, records, parts, submission_id))
     said = Comparison.model_validate(events_api.compare(records, keeper, [submission_id]))
     frame = Frame(caller=caller, now=clock(), area="submissions", dispatcher=found.dispatcher)
+    # Only a run that could be its own: an address with any other says nothing of it.
+    is_own = find_submission_of_run(run) == submission_id
+    is_starting = is_own and run not in found.submission.run_ids
     return render(
         request,
         "submission.html",
@@ -121,7 +131,9 @@ def show_submission(
             "results": results,
             "said": said.rows,
             "open_tasks": sum(task.status not in set(TASK_TERMINAL) for task in found.tasks),
-            "is_live": found.submission.status in set(SUBMISSION_OPEN),
+            "is_live": found.submission.status in set(SUBMISSION_OPEN) or is_starting,
+            "starting": run if is_starting else None,
+            "may_schedule": _may_be_scheduled(found),
             "is_retracted": found.submission.status == SubmissionStatus.RETRACTED,
         },
     )
@@ -207,6 +219,18 @@ def retract_submission(
 
 def _has_failed(task: ShownTask) -> bool:
     return task.status in {"error", "lost"}
+
+
+def _may_be_scheduled(found: SubmissionAnswer) -> bool:
+    """Tell whether it is worth offering a schedule; the plan says why not if it is none."""
+    was_accepted = found.submission.status in {"accepted", "success"} or any(
+        task.task_id != VALIDATION_TASK_ID for task in found.tasks
+    )
+    return (
+        was_accepted
+        and found.submission.status in set(SCHEDULABLE)
+        and not found.submission.replay_of
+    )
 
 
 def _list_facts(submission: ShownSubmission) -> list[tuple[str, str]]:

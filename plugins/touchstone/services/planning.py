@@ -21,12 +21,14 @@ from touchstone.services.checks import (
     check_baseline,
     check_branch,
     check_placeable,
+    check_source,
     check_user,
     find_rental,
 )
 from touchstone.services.events import EventKeeper
 from touchstone.services.ownership import check_schedulable
 from touchstone.settings import Settings
+from touchstone.stores.objects import ObjectStore
 from touchstone.stores.records import RecordStore
 from touchstone_agent.protocol.errors import ConfigurationError
 
@@ -127,6 +129,24 @@ class Planner:
         check_baseline(self.records, conf, user)
         self.keeper.check_entry(schedule, user=found.submitted_by)
         return found
+
+    def check_new(self, conf: RunConf, objects: ObjectStore, *, user: str) -> None:
+        """
+        Refuse what ``register`` would refuse of a new submission, but for what its source holds.
+
+        :param objects: Where uploaded archives are.
+        :param user: Who submits.
+        :raises ConfigurationError: With the field's name.
+        """
+        assert conf.source is not None  # noqa: S101 - the caller asks for a new one
+        check_user(user)
+        check_source(self.settings, conf.source, objects)
+        if conf.schedule is None:
+            return
+        check_branch(self.settings, conf.schedule, user)
+        check_baseline(self.records, conf, user)
+        check_placeable(self.records, conf, user)
+        self.keeper.check_entry(conf.schedule, user=user)
 
     def _build_needs(self, found: Submission, schedule: Schedule) -> Needs:
         needs = build_schedule_needs(

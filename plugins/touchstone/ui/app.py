@@ -174,12 +174,12 @@ def _explain_touchstone(request: Request, error: Exception) -> JSONResponse:
     if isinstance(error, UploadTooSlow):
         # What is still on its way is not waited for.
         headers["Connection"] = "close"
-    if isinstance(error, (ConfigurationError, UploadsBusy)) and (field := _find_field(str(error))):
+    if isinstance(error, (ConfigurationError, UploadsBusy)) and (field := find_field(str(error))):
         body["field"] = field
     return JSONResponse(body, status_code=status, headers=headers)
 
 
-def _find_field(message: str) -> str | None:
+def find_field(message: str) -> str | None:
     """Return the field that an error of :func:`~touchstone.core.conf.parse_conf` begins with."""
     name, colon, _ = message.partition(":")
     return name if colon and re.fullmatch(r"[\w.-]+", name, re.ASCII) else None

@@ -8,50 +8,9 @@ from datetime import timedelta
 import pytest
 
 from fakes.api import NOW
-from fakes.servers import store_server
-from fakes.submissions import build_submission
-from touchstone.core.durations import Duration, DurationKey
-from touchstone.core.eligibility import Capability, Resource
-from touchstone.core.outlook import OUTLOOK_KEY, build_outlook
-from touchstone.core.placement import Snapshot
 from touchstone.services.planning import MAX_PLANNED
-from touchstone_agent.protocol.messages import SlotClass
 
 PATH = "/api/v1/plans"
-HOUR = Duration(p50_seconds=3600, p90_seconds=7200)
-INVENTORY = {"slots": 2, "memory_mib": 16 * 1024, "gpus": []}
-
-
-@pytest.fixture
-def see(objects, settings, records):
-    """Return a function that publishes what a dispatcher sees."""
-    store_server(records, {"server": "rio", "inventory": INVENTORY})
-
-    def publish(*, at=NOW, free=2):
-        rio = Resource(name="rio", slots=2, free=free, capability=Capability(ram_gib=16))
-        snapshot = Snapshot(now=at, resources=[rio])
-        known = [(DurationKey(kind=SlotClass.TRAINING), HOUR)]
-        outlook = build_outlook(snapshot, stretch=1.0, durations=known)
-        objects.put(settings.content_bucket, OUTLOOK_KEY, outlook.model_dump_json().encode())
-
-    publish()
-    return publish
-
-
-@pytest.fixture
-def accepted(records):
-    def make(submission_id="s-1", **fields):
-        told = {
-            "status": "accepted",
-            "system": "feature_set",
-            "submitted_by": "engineer",
-            "accepted_at": NOW.isoformat(),
-            "run_ids": [submission_id],
-        }
-        records.create_submission(build_submission(submission_id, **(told | fields)))
-        return submission_id
-
-    return make
 
 
 def ask(client, *ids, **schedule):
@@ -60,7 +19,7 @@ def ask(client, *ids, **schedule):
     )
 
 
-def test_a_plan_says_where_when_and_for_how_much(engineer, accepted, see):
+def test_a_plan_says_where_when_and_for_how_much(engineer, accepted, see_fleet):
     accepted()
 
     answer = ask(engineer, intervals="1,5,20", seed=3)
@@ -79,7 +38,7 @@ def test_a_plan_says_where_when_and_for_how_much(engineer, accepted, see):
     assert "rio: it gives no GPU" in plan["price_reason"]
 
 
-def test_a_plan_changes_nothing(engineer, accepted, see, records, objects):
+def test_a_plan_changes_nothing(engineer, accepted, see_fleet, records, objects):
     accepted()
     before = copy.deepcopy((records.__dict__.get("_tables"), objects.__dict__))
 
@@ -90,9 +49,9 @@ def test_a_plan_changes_nothing(engineer, accepted, see, records, objects):
     assert list(records.list_tasks("s-1")) == []
 
 
-def test_without_a_dispatcher_the_plan_says_so(engineer, accepted, see):
+def test_without_a_dispatcher_the_plan_says_so(engineer, accepted, see_fleet):
     accepted()
-    see(at=NOW - timedelta(minutes=5))
+    see_fleet(at=NOW - timedelta(minutes=5))
 
     (task,) = ask(engineer).json()["tasks"]
 
@@ -120,7 +79,7 @@ def test_without_a_dispatcher_the_plan_says_so(engineer, accepted, see):
     ],
 )
 def test_what_scheduling_would_refuse_is_refused_by_its_field(
-    engineer, accepted, see, schedule, field
+    engineer, accepted, see_fleet, schedule, field
 ):
     accepted()
 
@@ -139,7 +98,7 @@ def test_what_scheduling_would_refuse_is_refused_by_its_field(
         {"replay_of": "s-0/i5"},
     ],
 )
-def test_what_cannot_be_scheduled_now_has_no_plan(engineer, accepted, see, fields):
+def test_what_cannot_be_scheduled_now_has_no_plan(engineer, accepted, see_fleet, fields):
     accepted(**fields)
 
     answer = ask(engineer)
@@ -147,7 +106,7 @@ def test_what_cannot_be_scheduled_now_has_no_plan(engineer, accepted, see, field
     assert (answer.status_code, answer.json()["field"]) == (400, "submission_id")
 
 
-def test_somebody_elses_submission_is_as_if_it_did_not_exist(login, accepted, see):
+def test_somebody_elses_submission_is_as_if_it_did_not_exist(login, accepted, see_fleet):
     accepted()
 
     foreign, missing = ask(login("other")), ask(login("other"), "s-2")
@@ -156,14 +115,14 @@ def test_somebody_elses_submission_is_as_if_it_did_not_exist(login, accepted, se
     assert foreign.json() == {"detail": missing.json()["detail"].replace("s-2", "s-1")}
 
 
-def test_one_foreign_submission_among_ones_own_is_refused(login, accepted, see):
+def test_one_foreign_submission_among_ones_own_is_refused(login, accepted, see_fleet):
     accepted()
     accepted("s-2", submitted_by="other")
 
     assert ask(login(), "s-1", "s-2").status_code == 404
 
 
-def test_several_submissions_are_planned_together(engineer, accepted, see):
+def test_several_submissions_are_planned_together(engineer, accepted, see_fleet):
     ids = [accepted(f"s-{number}") for number in range(1, 4)]
 
     tasks = ask(engineer, *ids).json()["tasks"]
@@ -172,12 +131,12 @@ def test_several_submissions_are_planned_together(engineer, accepted, see):
     assert [task["place"] for task in tasks].count("rio") == 2
 
 
-def test_a_viewer_plans_nothing(login, accepted, see):
+def test_a_viewer_plans_nothing(login, accepted, see_fleet):
     accepted()
     assert ask(login(role="viewer")).status_code == 403
 
 
-def test_a_plan_is_asked_for_as_json(engineer, accepted, see):
+def test_a_plan_is_asked_for_as_json(engineer, accepted, see_fleet):
     accepted()
     answer = engineer.post(PATH, content=b"{}", headers={"Content-Type": "text/plain"})
     assert answer.status_code == 415
