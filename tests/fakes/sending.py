@@ -19,10 +19,15 @@ class FakeRun:
 
 @dataclass
 class FakeRuns:
-    """Remembers which runs were started, and how often somebody tried."""
+    """
+    Remembers which runs were started, and how often somebody tried.
+
+    :param ended: Those that are over.
+    """
 
     runs: dict[str, FakeRun] = field(default_factory=dict)
     tries: int = 0
+    ended: set[str] = field(default_factory=set)
 
     def start(self, run_id: str, conf: Mapping[str, Any], by: str) -> bool:
         self.tries += 1
@@ -35,5 +40,9 @@ class FakeRuns:
         return Sender(
             find_run=self.runs.get,
             start_run=self.start,
-            find_states=lambda ids: {each: "running" for each in ids if each in self.runs},
+            find_states=lambda ids: {
+                each: "failed" if each in self.ended else "running"
+                for each in ids
+                if each in self.runs
+            },
         )

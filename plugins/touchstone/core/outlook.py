@@ -147,10 +147,9 @@ class Outlook(_Published):
             is_paused=self.is_paused,
         )
 
-    def find_duration(self, key: DurationKey) -> Duration | None:
-        """Return how long a training of a kind takes; ``None`` if none like it has ended."""
-        known = {each.key: each.expected for each in self.durations}
-        return next((known[wider] for wider in key.wider if wider in known), None)
+    def index_durations(self) -> dict[DurationKey, Duration]:
+        """Return how long trainings take, by kind, for :func:`find_duration`."""
+        return {each.key: each.expected for each in self.durations}
 
     def _list_waiting(self) -> list[Waiting]:
         return [
@@ -158,6 +157,11 @@ class Outlook(_Published):
             for alike in self.waiting
             for member in alike.members
         ]
+
+
+def find_duration(known: Mapping[DurationKey, Duration], key: DurationKey) -> Duration | None:
+    """Return how long a training of a kind takes; ``None`` if none like it has ended."""
+    return next((known[wider] for wider in key.wider if wider in known), None)
 
 
 def build_outlook(

@@ -18,7 +18,7 @@ from touchstone.core.eligibility import Needs, Resource, find_unfit
 from touchstone.core.estimates import Estimate, estimate
 from touchstone.core.fairness import Key, Waiting
 from touchstone.core.names import build_task_id
-from touchstone.core.outlook import Outlook
+from touchstone.core.outlook import Outlook, find_duration
 from touchstone.core.placement import Plan, Snapshot, plan
 from touchstone.core.placement_groups import PlacementGroups
 from touchstone.core.schedule import Schedule
@@ -91,11 +91,12 @@ def plan_schedule(
             for interval in schedule.intervals
         )
         return _sum_up(tasks, schedule, remarks=[], now=now)
+    known = outlook.index_durations()
     trainings: dict[Key, Waiting] = {}
     is_guess = False
     for each in submissions:
         for order, interval in enumerate(schedule.intervals):
-            found = outlook.find_duration(_build_key(each, schedule, interval))
+            found = find_duration(known, _build_key(each, schedule, interval))
             is_guess = is_guess or found is None
             key = (each.submission_id, build_task_id(interval))
             trainings[key] = Waiting(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Container, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Annotated, Final
 from urllib.parse import parse_qsl
@@ -16,6 +16,7 @@ from touchstone.confined.archives import UNPACKED_FACTOR, check_archive
 from touchstone.core.conf import UPLOAD_SCHEME
 from touchstone.core.names import build_content_key
 from touchstone.stores.objects import ObjectStore
+from touchstone.ui.app import find_field
 from touchstone.ui.archives import (
     Upload,
     UploadGate,
@@ -77,6 +78,18 @@ def _group(pairs: Sequence[tuple[str, str]]) -> dict[str, list[str]]:
     for name, value in pairs:
         values.setdefault(name, []).append(value)
     return values
+
+
+def name_error(error: Exception, fields: Container[str]) -> dict[str, str]:
+    """
+    Return what is wrong under the field of a form that it stands beside.
+
+    :param error: Its message begins with a field's name, or is about none.
+    :param fields: The form's fields; under an empty name stands what is about none of them.
+    """
+    text = str(error)
+    name = (find_field(text) or "").partition(".")[0]
+    return {name: text.partition(": ")[2]} if name in fields else {"": text}
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -18,7 +18,7 @@ from touchstone.core.names import build_run_id
 from touchstone.core.records.submissions import Submission
 from touchstone.core.schedule import FORMS, MAX_ID
 from touchstone.pages.origin import require_same_origin
-from touchstone.pages.posted import Posted, PostedDep
+from touchstone.pages.posted import Posted, PostedDep, name_error
 from touchstone.pages.rendering import Frame, lead, render
 from touchstone.pages.schedule_form import (
     PREFIX,
@@ -28,11 +28,11 @@ from touchstone.pages.schedule_form import (
     write_schedule,
     write_values,
 )
-from touchstone.services.planning import MAX_PLANNED, Planner
+from touchstone.pages.sending import SenderDep
+from touchstone.services.planning import MAX_PLANNED, Planner, PlansBusy
 from touchstone.services.sending import RunTaken, Sender
 from touchstone.stores.records import RecordStore
 from touchstone.stores.tables import RecordNotFound
-from touchstone.ui.app import find_field
 from touchstone.ui.dependencies import (
     Caller,
     CallerDep,
@@ -54,14 +54,6 @@ _NEXT_RUNS: Final = 20
 """So many ids of runs that were refused before they were on record are passed over."""
 _INVALID: Final = 422
 _BETWEEN: Final = re.compile(r"[\s,;]+")
-
-
-def get_sender() -> Sender:
-    """Return what starts runs."""
-    return Sender()
-
-
-SenderDep = Annotated[Sender, Depends(get_sender)]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -135,7 +127,7 @@ def _plan(
             [each.submission_id for each in wanted], read_schedule(posted), user=caller.name
         )
         runs = [(RUN, sender.choose_run_id(_list_run_ids(each))) for each in wanted]
-    except (ConfigurationError, RecordNotFound) as error:
+    except (ConfigurationError, RecordNotFound, PlansBusy) as error:
         return _explain(error, ids, values)
     hidden = [
         (SUBMISSIONS, " ".join(each.submission_id for each in wanted)),
@@ -162,7 +154,7 @@ def start_schedule(
         runs = _read_run_ids(posted, wanted)
         fields = read_schedule(posted)
         _start(runs, fields, planner, sender, user=caller.name)
-    except (ConfigurationError, RecordNotFound) as error:
+    except (ConfigurationError, RecordNotFound, PlansBusy) as error:
         return _show(request, caller, clock, _explain(error, ids, values))
     return _lead_on(request, runs)
 
@@ -234,21 +226,18 @@ def _read_run_ids(posted: Posted, wanted: Sequence[Submission]) -> dict[str, str
 
 
 def _explain(
-    error: ConfigurationError | RecordNotFound, ids: str, values: Mapping[str, str]
+    error: ConfigurationError | RecordNotFound | PlansBusy, ids: str, values: Mapping[str, str]
 ) -> Shown:
     if isinstance(error, RecordNotFound):
         return Shown(ids=ids, values=values, errors={SUBMISSIONS: str(error)}, status=404)
-    status = 409 if isinstance(error, RunTaken) else _INVALID
-    return Shown(ids=ids, values=values, errors=name_error(error), status=status)
-
-
-def name_error(error: ConfigurationError) -> dict[str, str]:
-    """Return an error under the field of a form that it stands beside; empty for none of them."""
-    text = str(error)
-    name = (find_field(text) or "").partition(".")[0]
-    names = {"submission_id": SUBMISSIONS, "submissions": SUBMISSIONS}
-    place = name if name in FORMS else names.get(name, "")
-    return {place: text.partition(": ")[2] if place else text}
+    status = next(
+        (code for kind, code in ((RunTaken, 409), (PlansBusy, 429)) if isinstance(error, kind)),
+        _INVALID,
+    )
+    errors = name_error(error, {*FORMS, SUBMISSIONS, "submission_id"})
+    # An accepted submission is one of those that were typed.
+    errors = {SUBMISSIONS if each == "submission_id" else each: why for each, why in errors.items()}
+    return Shown(ids=ids, values=values, errors=errors, status=status)
 
 
 def _show(request: Request, caller: Caller, clock: ClockDep, shown: Shown) -> HTMLResponse:

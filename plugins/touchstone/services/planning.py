@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -30,10 +31,18 @@ from touchstone.services.ownership import check_schedulable
 from touchstone.settings import Settings
 from touchstone.stores.objects import ObjectStore
 from touchstone.stores.records import RecordStore
-from touchstone_agent.protocol.errors import ConfigurationError
+from touchstone_agent.protocol.errors import ConfigurationError, TransientError
 
 MAX_PLANNED = 20
 """Submissions that are planned at once."""
+MAX_AT_ONCE = 2
+"""Plans that one process makes at a time: with a long queue each takes a second of a core."""
+
+_TURNS = threading.BoundedSemaphore(MAX_AT_ONCE)
+
+
+class PlansBusy(TransientError):
+    """As many plans are being made as are made at a time."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,7 +73,22 @@ class Planner:
         :param fields: The schedule, flat, as a run's conf has it.
         :param user: Who would schedule.
         :raises ConfigurationError: What a real scheduling would refuse, with the field's name.
+        :raises PlansBusy: If enough plans are being made.
         """
+        if not _TURNS.acquire(blocking=False):
+            raise PlansBusy(
+                f"submissions: {MAX_AT_ONCE} plans are being made, which is all that are made at "
+                "a time; try again in a moment",
+                retry_after=1,
+            )
+        try:
+            return self._plan(submission_ids, fields, user=user)
+        finally:
+            _TURNS.release()
+
+    def _plan(
+        self, submission_ids: Sequence[str], fields: Mapping[str, object], *, user: str
+    ) -> SchedulePlan:
         wanted = list(dict.fromkeys(submission_ids))
         if not 1 <= len(wanted) <= MAX_PLANNED:
             raise ConfigurationError(

@@ -58,7 +58,7 @@ def test_a_conf_that_airflow_refuses_starts_nothing(with_dag, monkeypatch):
 
     monkeypatch.setattr(starting, "trigger_dag", refuse)
 
-    with pytest.raises(ConfigurationError, match="Invalid input for param seed: -1 is too small$"):
+    with pytest.raises(ConfigurationError, match=r"seed: -1 is too small$"):
         start_run("s-1--2", CONF, by="ann")
 
 

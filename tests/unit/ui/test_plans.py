@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import copy
+import threading
 from datetime import timedelta
 
 import pytest
 
 from fakes.api import NOW
+from touchstone.services import planning
 from touchstone.services.planning import MAX_PLANNED
 
 PATH = "/api/v1/plans"
@@ -157,3 +159,23 @@ def test_a_plan_is_asked_for_as_json(engineer, accepted, see_fleet):
 )
 def test_a_body_of_another_shape_is_refused(engineer, body):
     assert engineer.post(PATH, json=body).status_code == 422
+
+
+def test_more_plans_at_a_time_than_are_made_are_put_off(engineer, accepted, see_fleet, monkeypatch):
+    accepted()
+    monkeypatch.setattr(planning, "_TURNS", threading.BoundedSemaphore(1))
+    asked = []
+    plan = planning.plan_schedule
+
+    def plan_and_ask(*arguments, **options):
+        asked.append(ask(engineer))
+        return plan(*arguments, **options)
+
+    monkeypatch.setattr(planning, "plan_schedule", plan_and_ask)
+
+    assert ask(engineer).status_code == 200
+    (other,) = asked
+    assert (other.status_code, other.headers["Retry-After"]) == (429, "1")
+    assert "plans are being made" in other.json()["detail"]
+    monkeypatch.setattr(planning, "plan_schedule", plan)
+    assert ask(engineer).status_code == 200, "the turn was given back"

@@ -7,7 +7,7 @@ import pytest
 from fakes.pools import FakePools
 from fakes.sending import FakeRuns
 from touchstone.pages.app import build_app
-from touchstone.pages.scheduling import get_sender
+from touchstone.pages.sending import get_sender
 from touchstone.pages.tabs import get_find_named
 from touchstone.ui.routes.fleet import get_pools
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from urllib.parse import urlencode
 
 import pytest
@@ -17,6 +18,7 @@ from touchstone.pages.schedule_form import (
     write_schedule,
     write_values,
 )
+from touchstone.services import planning
 from touchstone.services.planning import MAX_PLANNED
 
 OURS = {"Sec-Fetch-Site": "same-origin"}
@@ -348,6 +350,23 @@ def test_a_form_chooses_no_run_of_another_kind(engineer, accepted, see_fleet, ru
     assert runs.runs == {}
 
 
+def test_a_plan_that_is_put_off_keeps_what_was_typed(
+    engineer, accepted, see_fleet, runs, monkeypatch
+):
+    accepted()
+    planned = plan(engineer)
+    monkeypatch.setattr(planning, "_TURNS", threading.BoundedSemaphore(1))
+    assert planning._TURNS.acquire(blocking=False)
+
+    answer, started = plan(engineer, seed="7"), start(engineer, planned)
+
+    for each in (answer, started):
+        assert_harmless(each, status=429)
+        assert "try again in a moment" in each.text
+    assert dict(look(answer).forms["/schedule/plan"])["schedule.seed"] == "7"
+    assert runs.runs == {}
+
+
 def test_somebody_elses_submission_is_not_started(login, accepted, see_fleet, runs):
     accepted()
     pairs = [("submissions", "s-1"), ("run", "s-1--2"), ("schedule.intervals", "5")]
@@ -434,6 +453,15 @@ def test_what_was_trained_before_it_failed_may_be_scheduled_again(engineer, acce
     make_task(task_id="i5", status="error")
 
     assert "/schedule?submission=s-1" in look(engineer.get("/submissions/s-1")).links()
+
+
+def test_others_may_be_scheduled_as_it_was(engineer, accepted, make_task):
+    accepted(schedule=FULL.model_dump(mode="json"))
+    make_task(task_id="i5", status="success")
+
+    assert "/schedule?like=s-1" in look(engineer.get("/submissions/s-1")).links()
+    held = dict(look(engineer.get("/schedule?like=s-1")).forms["/schedule/plan"])
+    assert (held["submissions"], held["schedule.seed"]) == ("", "7")
 
 
 def test_a_viewer_is_offered_nothing(login, accepted):
