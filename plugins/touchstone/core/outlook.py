@@ -30,7 +30,7 @@ OUTLOOK_KEY = "dispatcher/outlook.json"
 STALE: Final = dt.timedelta(seconds=60)
 """An outlook this old tells nothing of now."""
 MAX_DURATIONS: Final = 500
-"""Kinds of trainings whose durations are told; the newest."""
+"""The outlook has the durations of so many kinds of trainings; the newest."""
 
 _MEMBER_FIELDS: Final = frozenset({"key", "since", "order"})
 """In what the tasks of one submission differ while they wait."""
@@ -99,7 +99,7 @@ class Outlook(_Published):
     :param usage: Each submitter's use of training slots, in slots.
     :param weights: Shares of submitters; 1 unless given.
     :param resources: Servers and RunPod, without what RunPod has to rent.
-    :param markets: What there is to rent, by resource.
+    :param markets: Offers to rent, by resource.
     :param waiting: The trainings that wait.
     :param durations: How long trainings take, by kind.
     """

@@ -30,7 +30,7 @@ GUESSED: Final = (
 )
 _SECONDS_PER_HOUR: Final = 3600
 _TOLD: Final = 3
-"""So many places without a price are told by name."""
+"""A line names so many places, and counts the rest."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -193,7 +193,7 @@ def _find_rate(needs: Needs, resource: Resource) -> _Rate:
     if not resource.get_gpus(needs.kind):
         return _Rate(usd=None, told=f"{name}: it gives no GPU, and only an hour of one has a price")
     if resource.gpu_price_per_hour is None:
-        return _Rate(usd=None, told=f"{name}: nobody has said what an hour of its GPU costs")
+        return _Rate(usd=None, told=f"{name}: no price of its GPU is declared")
     usd = Decimal(str(resource.gpu_price_per_hour)) / max(1, resource.gpu_shares)
     return _Rate(usd=usd, told=f"{name}: ${usd.normalize():f}/h for a GPU, or a share of one")
 

@@ -117,7 +117,7 @@ async def read_posted_with_archive(
     """
     Return a form and the archive that was sent with it, which is stored under its digest.
 
-    What is wrong with the archive is told beside the form's values, which nobody types again.
+    A refusal of the archive comes beside the form's values, so that the page shows them again.
 
     :param user: Who sends it.
     :param gate: Counts who uploads.

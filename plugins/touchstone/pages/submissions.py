@@ -48,7 +48,7 @@ router = APIRouter()
 PAGE_SIZE = 50
 MAX_RUN_ID = 250
 _SENT = ("source", "system", "ref", "path", "notes", "intervals", "event")
-"""What is told of a submission that is not on record yet."""
+"""The page of a submission without a record shows these keys of its run's conf."""
 
 CHANGES = [Depends(require_submitter), Depends(require_same_origin)]
 

@@ -95,12 +95,8 @@ class Planner:
                 f"submissions: give 1 to {MAX_PLANNED} submissions, not {len(wanted)}"
             )
         outlook = self.read_outlook()
-        rented = next(
-            (each for each in outlook.build_resources() if each.name == RUNPOD_POOL)
-            if outlook
-            else iter(()),
-            None,
-        )
+        resources = outlook.build_resources() if outlook else []
+        rented = next((each for each in resources if each.name == RUNPOD_POOL), None)
 
         def find_known_rental(conf: RunConf) -> Resource | None:
             # What a dispatcher has read of RunPod spares a question that counts against limits.

@@ -87,7 +87,7 @@ class Sender:
         :raises RunTaken: If its id belongs to another one.
         """
         if not self.is_sent(run_id, conf, by=by) and not self.start_run(run_id, conf, by):
-            # Two at once: whoever was first may have sent the same.
+            # Of two at once the first may have sent the same.
             self.is_sent(run_id, conf, by=by)
 
     def choose_run_id(self, candidates: list[str]) -> str:

@@ -72,7 +72,7 @@ _STATUS_BY_ERROR: tuple[tuple[type[TouchstoneError], int], ...] = (
 
 
 _BUSY = (UploadsBusy, PlansBusy)
-"""What a caller is told of in its own words, and tries again."""
+"""Errors whose own words reach the caller, who tries again."""
 
 Explain = Callable[[Request, str], Response]
 """Returns the answer in place of one that failed: takes the request, and what to say."""

@@ -249,7 +249,7 @@ def test_a_share_of_a_servers_gpu_costs_its_share():
     ("resource", "words"),
     [
         (server(), "rio: it gives no GPU"),
-        (server(cuda=True), "rio: nobody has said what an hour of its GPU costs"),
+        (server(cuda=True), "rio: no price of its GPU is declared"),
     ],
 )
 def test_a_price_that_nobody_has_said_is_none_and_never_zero(resource, words):
