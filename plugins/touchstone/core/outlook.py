@@ -20,7 +20,7 @@ from touchstone.core.eligibility import Resource
 from touchstone.core.fairness import Waiting
 from touchstone.core.images import NOTHING_KNOWN
 from touchstone.core.market import Market
-from touchstone.core.offers import GpuOffer
+from touchstone.core.offers import GpuOffer, GpuRow, build_gpu_rows
 from touchstone.core.placement import Snapshot
 from touchstone_agent.protocol.messages import SlotClass
 
@@ -126,6 +126,11 @@ class Outlook(_Published):
             replace(each, market=_open_market(self.markets.get(each.name)))
             for each in self.resources
         ]
+
+    def list_gpus(self) -> tuple[GpuRow, ...]:
+        """Return the GPU models that RunPod offers, cheapest first."""
+        offers = [offer for market in self.markets.values() for offer in market.offers]
+        return build_gpu_rows(offers, self.at)
 
     def build_snapshot(
         self, trainings: Sequence[Waiting], resources: Sequence[Resource], now: dt.datetime

@@ -36,7 +36,6 @@ from touchstone.stores.tables import RecordNotFound
 from touchstone.ui.dependencies import (
     Caller,
     CallerDep,
-    ClockDep,
     RecordsDep,
     require_submitter,
 )
@@ -83,7 +82,7 @@ def show_form(
     request: Request,
     caller: CallerDep,
     records: RecordsDep,
-    clock: ClockDep,
+    planner: PlannerDep,
     submission: Annotated[list[str] | None, Query(max_length=MAX_PLANNED)] = None,
     like: Annotated[str, Query(max_length=MAX_ID)] = "",
 ) -> HTMLResponse:
@@ -100,7 +99,7 @@ def show_form(
         ids=" ".join(each.submission_id for each in wanted),
         values=write_schedule(earlier) if earlier else write_values({}),
     )
-    return _show(request, caller, clock, shown)
+    return _show(request, caller, planner, shown)
 
 
 @router.post("/schedule/plan", dependencies=CHANGES)
@@ -110,11 +109,10 @@ def plan_schedule(
     records: RecordsDep,
     planner: PlannerDep,
     sender: SenderDep,
-    clock: ClockDep,
     posted: PostedDep,
 ) -> HTMLResponse:
     """Show the plan of what was typed, or what is wrong with it; nothing is changed."""
-    return _show(request, caller, clock, _plan(posted, caller, records, planner, sender))
+    return _show(request, caller, planner, _plan(posted, caller, records, planner, sender))
 
 
 def _plan(
@@ -144,7 +142,6 @@ def start_schedule(
     records: RecordsDep,
     planner: PlannerDep,
     sender: SenderDep,
-    clock: ClockDep,
     posted: PostedDep,
 ) -> Response:
     """Schedule what was planned, once however often it is sent, and show the submission."""
@@ -155,7 +152,7 @@ def start_schedule(
         fields = read_schedule(posted)
         _start(runs, fields, planner, sender, user=caller.name)
     except (ConfigurationError, RecordNotFound, PlansBusy) as error:
-        return _show(request, caller, clock, _explain(error, ids, values))
+        return _show(request, caller, planner, _explain(error, ids, values))
     return _lead_on(request, runs)
 
 
@@ -240,8 +237,9 @@ def _explain(
     return Shown(ids=ids, values=values, errors=errors, status=status)
 
 
-def _show(request: Request, caller: Caller, clock: ClockDep, shown: Shown) -> HTMLResponse:
-    frame = Frame(caller=caller, now=clock(), area="submissions")
+def _show(request: Request, caller: Caller, planner: Planner, shown: Shown) -> HTMLResponse:
+    frame = Frame(caller=caller, now=planner.clock(), area="submissions")
+    outlook = planner.read_outlook()
     answer = render(
         request,
         "schedule.html",
@@ -253,6 +251,7 @@ def _show(request: Request, caller: Caller, clock: ClockDep, shown: Shown) -> HT
             "plan": shown.plan,
             "hidden": shown.hidden,
             "max_planned": MAX_PLANNED,
+            "gpus": outlook.list_gpus() if outlook else (),
         },
     )
     answer.status_code = shown.status

@@ -214,15 +214,11 @@ def _send(
 ) -> None:
     conf: dict[str, JsonValue] = {
         **{name: value for name, value in values.items() if value},
+        # As in Airflow's form: the other fields alone make no schedule.
         **(schedule if "intervals" in schedule else {}),
     }
     if not values["source"]:
         raise ConfigurationError("source: give a git URL, or choose an archive")
-    if schedule and "intervals" not in schedule:
-        raise ConfigurationError(
-            f"intervals: {next(iter(schedule))} says how to train, and without intervals nothing "
-            "is trained"
-        )
     parsed = parse_conf(conf)
     if sender.is_sent(submission_id, conf, by=caller.name):
         return

@@ -141,11 +141,11 @@ def see_fleet(
     inventory = {"slots": 2, "memory_mib": 16 * 1024, "gpus": []}
     store_server(records, {"server": "rio", "inventory": inventory})
 
-    def publish(*, at: datetime = NOW, free: int = 2) -> None:
+    def publish(*others: Resource, at: datetime = NOW, free: int = 2) -> None:
         rio = Resource(name="rio", slots=2, free=free, capability=Capability(ram_gib=16))
         hour = Duration(p50_seconds=3600, p90_seconds=7200)
         outlook = build_outlook(
-            Snapshot(now=at, resources=[rio]),
+            Snapshot(now=at, resources=[rio, *others]),
             stretch=1.0,
             durations=[(DurationKey(kind=SlotClass.TRAINING), hour)],
         )

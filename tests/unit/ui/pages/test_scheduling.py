@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import threading
+from decimal import Decimal
 from urllib.parse import urlencode
 
 import pytest
 
 from fakes.outline import assert_harmless, look
 from touchstone.core.conf import parse_conf
-from touchstone.core.schedule import FORMS, Schedule
+from touchstone.core.eligibility import Resource
+from touchstone.core.market import Market
+from touchstone.core.offers import GpuOffer, Stock
+from touchstone.core.pods import Cloud
+from touchstone.core.schedule import FORMS, Platform, Schedule
 from touchstone.pages.posted import MAX_FIELDS, MAX_FORM_BYTES, Posted
 from touchstone.pages.schedule_form import (
     PREFIX,
@@ -196,6 +201,25 @@ def test_a_viewer_has_no_form_and_plans_and_starts_nothing(login, accepted, see_
     assert plan(viewer).status_code == 403
     assert start(viewer, planned).status_code == 403
     assert runs.runs == {}
+
+
+def test_the_gpu_models_that_a_dispatcher_has_seen_stand_beside_the_fields(engineer, see_fleet):
+    offer = GpuOffer(
+        gpu="NVIDIA GeForce RTX 4090",
+        name="RTX 4090" + XSS,
+        memory_gb=24,
+        cloud=Cloud.SECURE,
+        price_per_hour=Decimal("0.69"),
+        stock=Stock.LOW,
+    )
+    assert "GPU models at RunPod" not in engineer.get("/schedule").text
+    see_fleet(Resource(name="runpod", platform=Platform.RUNPOD, market=Market(offers=(offer,))))
+
+    answer = engineer.get("/schedule")
+
+    assert_harmless(answer)
+    for words in ("RTX 4090&lt;script", "24 GB", "$0.69/h", "low"):
+        assert words in answer.text
 
 
 # --- the plan, and what is done by it ------------------------------------------------------------

@@ -102,6 +102,14 @@ def test_a_schedule_may_come_with_it(engineer, runs):
     assert (run.conf["intervals"], run.conf["seed"]) == ("1,5", 3)
 
 
+def test_without_intervals_there_is_no_schedule(engineer, runs):
+    assert submit(engineer, source=GIT, **{"schedule.seed": "3"}).status_code == 303
+
+    (run,) = runs.runs.values()
+    assert "seed" not in run.conf
+    assert parse_conf(run.conf).schedule is None
+
+
 # --- once -----------------------------------------------------------------------------------------
 
 
@@ -170,7 +178,6 @@ def test_an_id_that_is_none_is_replaced(engineer, runs, chosen):
         ({"source": GIT, "path": "../x"}, "path"),
         ({"source": GIT, "system": "moon"}, "system"),
         ({"source": GIT, "notes": "x" * (MAX_NOTES + 1)}, "notes"),
-        ({"source": GIT, "schedule.seed": "3"}, "schedule-intervals"),
         ({"source": GIT, "schedule.intervals": "0"}, "schedule-intervals"),
         ({"source": GIT, "schedule.intervals": "5", "schedule.event": "no"}, "schedule-event"),
         ({"source": GIT, "schedule.intervals": "5", "schedule.branch": "x"}, "schedule-branch"),
