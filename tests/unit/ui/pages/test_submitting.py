@@ -198,17 +198,17 @@ def test_what_is_wrong_stands_beside_its_field_and_what_was_typed_stays(
     assert runs.runs == {}
 
 
-@pytest.mark.parametrize(
-    "archive",
-    [
-        b"",
-        b"x = 1\n",
-        gzip.compress(b"x"),
-        GOOD[:40],
-        pack("../x"),
-        pack("/etc/x"),
-    ],
-)
+BAD = {
+    "nothing": b"",
+    "not packed": b"x = 1\n",
+    "not a tar": gzip.compress(b"x"),
+    "cut off": GOOD[:40],
+    "upwards": pack("../x"),
+    "absolute": pack("/etc/x"),
+}
+
+
+@pytest.mark.parametrize("archive", BAD.values(), ids=BAD)
 def test_an_archive_is_looked_through_before_it_is_kept(engineer, runs, objects, archive):
     answer = submit(engineer, archive, notes="mine")
 
