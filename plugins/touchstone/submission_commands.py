@@ -184,6 +184,35 @@ def schedule(
     raise ConfigurationError(f"{submission_id} has {_RUNS_OF_A_SUBMISSION} runs: submit it anew")
 
 
+@submission_app.command(
+    cls=CommandWithPassthrough, epilog="Arguments after -- go to el-nigma as they are."
+)
+@takes_schedule
+def plan(
+    ctx: typer.Context,
+    submission_ids: Annotated[
+        list[str], typer.Argument(metavar="ID...", show_default=False, help="Submissions.")
+    ],
+    *,
+    given: Given,
+    needs: Needs = None,
+    login: Login = None,
+    as_json: AsJson = False,
+) -> None:
+    """Show what `schedule` would do now: where, when, for how much. Nothing is changed."""
+    fields = build_schedule(ctx.meta.get(_PASSTHROUGH, ()), needs=needs, given=given)
+    for submission_id in submission_ids:
+        check_conf({"submission_id": check_id(submission_id), **fields})
+    with connect(login) as client:
+        found = client.plan(submission_ids, fields)
+    if as_json:
+        print_json(found.document)
+        return
+    from touchstone.client.plan_tables import build_plan
+
+    open_console().print(build_plan(found.value))
+
+
 @submission_app.command()
 def replay(
     submission_id: SubmissionId,

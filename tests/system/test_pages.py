@@ -6,6 +6,7 @@ Pictures of all of them go into the folder that ``TOUCHSTONE_SCREENSHOTS`` names
 
 from __future__ import annotations
 
+import hashlib
 import os
 import shutil
 from pathlib import Path
@@ -15,6 +16,7 @@ from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import expect, sync_playwright
 
 from system.installation import EXAMPLES, SLOW
+from touchstone.client.packing import pack_folder
 from waiting import wait_for
 
 SECOND = 1_000
@@ -161,6 +163,46 @@ def test_the_log_of_a_validation_is_there(visit, accepted):
     engineer.take_picture("log")
 
 
+def test_a_module_is_submitted_and_scheduled_by_forms(visit, installation):
+    engineer = visit("engineer")
+    page = engineer.page
+    archive = pack_folder(EXAMPLES / "momentum", 1024**2)
+    engineer.open("new")
+    page.get_by_label("Or an archive").set_input_files(
+        {"name": "momentum.tar.gz", "mimeType": "application/gzip", "buffer": archive}
+    )
+    page.get_by_label("Folder").fill("../momentum")
+    page.get_by_role("button", name="Submit").click()
+    expect(page.locator("#path-error")).to_be_visible()
+    expect(page.locator(".banner code")).to_have_text(hashlib.sha256(archive).hexdigest())
+    engineer.take_picture("new-wrong")
+    page.get_by_label("Folder").fill(".")
+    page.get_by_role("button", name="Submit").dblclick()
+    page.wait_for_url("**/submissions/*")
+    submission_id = page.url.rpartition("/")[2]
+    try:
+        # Its page goes on from before there is a record until it may be scheduled.
+        page.get_by_role("link", name="Schedule", exact=True).click()
+        assert installation.submission(submission_id)["submitted_by"] == "engineer"
+
+        page.get_by_label("Prediction intervals").fill("5")
+        page.get_by_label("Config File").fill("fast.toml")
+        page.get_by_role("button", name="Plan").click()
+        expect(page.locator(".plan tbody tr")).to_contain_text("i5")
+        engineer.take_picture("plan")
+        page.get_by_label("Seed").fill("7")
+        page.get_by_role("button", name="Schedule 1 training").dblclick()
+        page.wait_for_url("**/submissions/*")
+
+        installation.wait_for_submission(submission_id, "queued", "running", "success")
+        found = installation.submission(submission_id)
+        assert found["run_ids"] == [submission_id, f"{submission_id}--2"]
+        assert found["schedule"]["seed"] == 0, "what was planned counts"
+        assert found["schedule"]["intervals"] == [5]
+    finally:
+        installation.cancel_what_goes_on(submission_id)
+
+
 def test_another_users_submission_is_not_there(visit, installation):
     theirs = installation.submit(EXAMPLES / "momentum", "--as", "admin")
     try:
@@ -174,7 +216,7 @@ def test_another_users_submission_is_not_there(visit, installation):
         installation.ask("cancel", theirs, "--as", "admin")
 
 
-PLACES = ["submissions", "queue", "events", "events/default", "fleet"]
+PLACES = ["submissions", "new", "schedule", "queue", "events", "events/default", "fleet"]
 LOOKS = {
     "light": {"color_scheme": "light"},
     "dark": {"color_scheme": "dark"},

@@ -52,6 +52,7 @@ from touchstone.core.answers import (
     GpuCatalogue,
     LogPage,
     Placements,
+    SchedulePlan,
     Uploaded,
 )
 from touchstone_agent.protocol.words import describe_refusal
@@ -212,6 +213,19 @@ class Client:
         :raises NotFound: If there is none of that id that the user may see.
         """
         return self._get(SubmissionAnswer, f"submissions/{submission_id}")
+
+    def plan(
+        self, submission_ids: Sequence[str], schedule: Mapping[str, object]
+    ) -> Answer[SchedulePlan]:
+        """
+        Return what would become of a schedule if it were given now; nothing is changed.
+
+        :param submission_ids: Accepted submissions that it would be given to.
+        :param schedule: Its fields, as in a run's conf.
+        :raises Refused: What a real scheduling would refuse, with the field's name.
+        """
+        body = {"submissions": list(submission_ids), "schedule": schedule}
+        return self._post(SchedulePlan, "plans", body)
 
     def get_results(self, submission_id: str) -> Answer[Results]:
         """Return what a submission came to."""

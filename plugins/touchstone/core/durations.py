@@ -169,6 +169,12 @@ class History:
                 known = self._known[key] = self._work_out(key)
         return known
 
+    def list_known(self, kind: SlotClass, *, limit: int) -> list[tuple[DurationKey, Duration]]:
+        """Return what is expected of the kinds of tasks that ended last, at most so many."""
+        with self._lock:
+            keys = [key for key in self._seconds if key.kind is kind][-limit:]
+        return [(key, self.expect(key)) for key in keys]
+
     def _work_out(self, key: DurationKey) -> Duration:
         widest: deque[float] | None = None
         for wider in key.wider:

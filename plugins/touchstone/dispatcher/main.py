@@ -132,6 +132,7 @@ class Dispatcher:
             settings=settings,
             errors=errors,
             clock=_now,
+            history=history,
             troubles=troubles,
         )
         sqs = build_client("sqs", settings.aws_conn_id)

@@ -7,11 +7,12 @@ import os
 import platform
 from collections import Counter
 from collections.abc import Callable, Mapping
-from datetime import datetime
+from datetime import datetime, timedelta
 
-from touchstone.core.durations import ErrorLog
+from touchstone.core.durations import ErrorLog, History
 from touchstone.core.eligibility import Resource
 from touchstone.core.estimates import Estimate, estimate
+from touchstone.core.outlook import MAX_DURATIONS, OUTLOOK_KEY, build_outlook
 from touchstone.core.queue import (
     QUEUE_KEY,
     EstimateError,
@@ -31,6 +32,8 @@ log = logging.getLogger(__name__)
 
 PUBLISH_SECONDS = 2.0
 """How old the queue may be that people see."""
+OUTLOOK_SECONDS = 10.0
+"""How old what plans are made from may be."""
 DISPATCHER_ID = f"{platform.node()}/{os.getpid()}"
 
 
@@ -43,6 +46,7 @@ class Publisher:
     :param settings: Names the bucket.
     :param errors: The score.
     :param clock: The time, UTC.
+    :param history: How long tasks take; told to those who plan.
     :param troubles: Published, too: what this dispatcher leaves undone.
     """
 
@@ -54,9 +58,12 @@ class Publisher:
         settings: Settings,
         errors: ErrorLog,
         clock: Callable[[], datetime],
+        history: History | None = None,
         troubles: Troubles | None = None,
     ) -> None:
         self._placer = placer
+        self._history = history or History()
+        self._outlook_at: datetime | None = None
         self._troubles = troubles or Troubles(clock)
         self._objects = objects
         self._settings = settings
@@ -88,7 +95,27 @@ class Publisher:
             queue.model_dump_json(exclude_none=True).encode(),
             content_type="application/json",
         )
+        with self._troubles.guard("publish", "what plans are made from"):
+            self._publish_outlook(view)
         return queue
+
+    def _publish_outlook(self, view: View) -> None:
+        now = self._clock()
+        due = timedelta(seconds=OUTLOOK_SECONDS)
+        if self._outlook_at is not None and now - self._outlook_at < due:
+            return
+        outlook = build_outlook(
+            view,
+            stretch=self._errors.stretch,
+            durations=self._history.list_known(SlotClass.TRAINING, limit=MAX_DURATIONS),
+        )
+        self._objects.put(
+            self._settings.content_bucket,
+            OUTLOOK_KEY,
+            outlook.model_dump_json().encode(),
+            content_type="application/json",
+        )
+        self._outlook_at = now
 
     def _estimate(self, view: View) -> Mapping[tuple[str, str], Estimate]:
         if not view.waiting:

@@ -115,7 +115,7 @@ class GitSource:
 
     @contextmanager
     def _open(self, url: str, *, url_field: str) -> Iterator[Repository]:
-        remote = self._check(url, url_field)
+        remote = self.check(url, url_field)
         with tempfile.TemporaryDirectory(prefix="touchstone-git-") as folder:
             credentials = self._credentials
             if credentials is not None and credentials.address != remote.address:
@@ -133,7 +133,13 @@ class GitSource:
             git.prepare()
             yield git
 
-    def _check(self, url: str, field: str) -> Remote:
+    def check(self, url: str, field: str) -> Remote:
+        """
+        Return a repository's address, if it may be read from here; nothing is asked of it.
+
+        :param field: The user's name of it, with which every error message begins.
+        :raises ConfigurationError: If it may not.
+        """
         try:
             remote = parse_remote(url)
         except ValueError as error:

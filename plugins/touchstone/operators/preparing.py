@@ -10,7 +10,7 @@ from touchstone.core.names import build_content_key
 from touchstone.core.records.submissions import Submission
 from touchstone.core.schedule import Schedule
 from touchstone.core.tasks import Checkout, TaskSpec, build_training_specs, build_validation_spec
-from touchstone.operators.checks import fetch_branch
+from touchstone.services.checks import fetch_branch
 from touchstone.settings import get_settings
 from touchstone_agent.protocol.messages import Limits
 

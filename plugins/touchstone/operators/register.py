@@ -21,21 +21,7 @@ from touchstone.core.records.tasks import cut
 from touchstone.core.schedule import Schedule
 from touchstone.core.states import IllegalMove, SubmissionStatus
 from touchstone.operators.authority import get_run
-from touchstone.operators.checks import (
-    check_baseline,
-    check_branch,
-    check_placeable,
-    check_user,
-    may_schedule,
-)
 from touchstone.operators.judging import enter_event
-from touchstone.operators.ownership import (
-    NotItsOwn,
-    check_content,
-    check_run_id,
-    check_schedulable,
-    check_taken,
-)
 from touchstone.operators.preparing import (
     build_validation,
     connect_records,
@@ -44,6 +30,20 @@ from touchstone.operators.preparing import (
     store_content,
 )
 from touchstone.operators.replay import register_replay
+from touchstone.services.checks import (
+    check_baseline,
+    check_branch,
+    check_placeable,
+    check_user,
+    may_schedule,
+)
+from touchstone.services.ownership import (
+    NotItsOwn,
+    check_content,
+    check_run_id,
+    check_schedulable,
+    check_taken,
+)
 from touchstone.settings import get_settings
 from touchstone_agent.protocol.errors import ConfigurationError, PermanentError
 

@@ -28,8 +28,8 @@ from touchstone.core.replay import (
 from touchstone.core.results import RESULT_BYTES, ResultRefused, read_result
 from touchstone.core.states import SubmissionStatus
 from touchstone.core.tasks import ReplayedFile, TaskSpec
-from touchstone.operators.checks import check_branch, check_placeable, may_schedule
-from touchstone.operators.ownership import NotItsOwn
+from touchstone.services.checks import check_branch, check_placeable, may_schedule
+from touchstone.services.ownership import NotItsOwn
 from touchstone.settings import get_settings
 from touchstone_agent.protocol.errors import ConfigurationError
 

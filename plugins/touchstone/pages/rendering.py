@@ -15,7 +15,7 @@ from fastapi import Request
 from fastapi.responses import HTMLResponse, RedirectResponse
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from touchstone.client import beside, fleet_tables, tables
+from touchstone.client import beside, fleet_tables, plan_tables, tables
 from touchstone.core.answers import DispatcherState
 from touchstone.ui.dependencies import Caller
 
@@ -156,6 +156,9 @@ def _environment() -> Environment:
         "cells": beside.build_cells,
         "beside": beside.describe_beside,
         "capability": fleet_tables.describe_capability,
+        "place": plan_tables.format_place,
+        "price": plan_tables.format_price,
+        "prices": plan_tables.list_prices,
     }
     return environment
 

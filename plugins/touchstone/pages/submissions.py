@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated
 
 from fastapi import APIRouter, Depends, Query, Request
@@ -16,11 +17,17 @@ from touchstone.client.answers import (
     SubmissionList,
 )
 from touchstone.client.tables import clean
-from touchstone.core.states import SUBMISSION_OPEN, TASK_TERMINAL, SubmissionStatus
+from touchstone.core.names import VALIDATION_TASK_ID, find_submission_of_run, is_submission_id
+from touchstone.core.states import SCHEDULABLE, SUBMISSION_OPEN, TASK_TERMINAL, SubmissionStatus
 from touchstone.pages.consoles import fold_lines
 from touchstone.pages.origin import require_same_origin
 from touchstone.pages.rendering import Frame, lead, render
+from touchstone.pages.sending import SenderDep
+from touchstone.services.sending import Sender
+from touchstone.stores.records import RecordStore
+from touchstone.stores.tables import RecordNotFound
 from touchstone.ui.dependencies import (
+    Caller,
     CallerDep,
     CancelServiceDep,
     ClockDep,
@@ -39,6 +46,9 @@ from touchstone.ui.routes.events import KeeperDep
 router = APIRouter()
 
 PAGE_SIZE = 50
+MAX_RUN_ID = 250
+_SENT = ("source", "system", "ref", "path", "notes", "intervals", "event")
+"""The page of a submission without a record shows these keys of its run's conf."""
 
 CHANGES = [Depends(require_submitter), Depends(require_same_origin)]
 
@@ -100,15 +110,31 @@ def show_submission(
     queue: QueueDep,
     keeper: KeeperDep,
     clock: ClockDep,
+    sender: SenderDep,
     submission_id: str,
+    run: Annotated[str, Query(max_length=MAX_RUN_ID)] = "",
 ) -> HTMLResponse:
-    """Show a submission with its tasks, its results, and what was said of it."""
-    found = SubmissionAnswer.model_validate(
-        api.get_submission(caller, records, queue, clock, submission_id)
-    )
+    """
+    Show a submission with its tasks, its results, and what was said of it.
+
+    :param run: A run of its that was started a moment ago.
+    """
+    try:
+        answer = api.get_submission(caller, records, queue, clock, submission_id)
+    except RecordNotFound:
+        waiting = _find_unregistered(sender, caller, records, submission_id)
+        if waiting is None:
+            raise
+        frame = Frame(caller=caller, now=clock(), area="submissions")
+        values = {"submission_id": submission_id, "facts": waiting}
+        return render(request, "starting.html", frame, values)
+    found = SubmissionAnswer.model_validate(answer)
     results = Results.model_validate(api.get_results(caller, records, parts, submission_id))
     said = Comparison.model_validate(events_api.compare(records, keeper, [submission_id]))
     frame = Frame(caller=caller, now=clock(), area="submissions", dispatcher=found.dispatcher)
+    # Only a run that could be its own: an address with any other says nothing of it.
+    is_own = find_submission_of_run(run) == submission_id
+    is_starting = is_own and run not in found.submission.run_ids
     return render(
         request,
         "submission.html",
@@ -121,7 +147,10 @@ def show_submission(
             "results": results,
             "said": said.rows,
             "open_tasks": sum(task.status not in set(TASK_TERMINAL) for task in found.tasks),
-            "is_live": found.submission.status in set(SUBMISSION_OPEN),
+            "is_live": found.submission.status in set(SUBMISSION_OPEN) or is_starting,
+            "starting": run if is_starting else None,
+            "may_schedule": _may_be_scheduled(found),
+            "was_trained": _was_trained(found),
             "is_retracted": found.submission.status == SubmissionStatus.RETRACTED,
         },
     )
@@ -207,6 +236,38 @@ def retract_submission(
 
 def _has_failed(task: ShownTask) -> bool:
     return task.status in {"error", "lost"}
+
+
+def _find_unregistered(
+    sender: Sender, caller: Caller, records: RecordStore, submission_id: str
+) -> list[tuple[str, str]] | None:
+    """
+    Return what was sent as a submission whose run has not put it on record.
+
+    :return: ``None`` if there is no such run that goes on, or it is somebody else's.
+    """
+    run = sender.find_run(submission_id) if is_submission_id(submission_id) else None
+    if run is None or not (caller.is_admin or run.user == caller.name):
+        return None
+    has_ended = sender.find_states([submission_id]).get(submission_id) in {"success", "failed"}
+    if has_ended or records.find_submission(submission_id) is not None:
+        return None
+    conf = run.conf if isinstance(run.conf, Mapping) else {}
+    return [(name, clean(str(conf[name]))) for name in _SENT if conf.get(name)]
+
+
+def _may_be_scheduled(found: SubmissionAnswer) -> bool:
+    """Tell whether it is worth offering a schedule; the plan says why not if it is none."""
+    was_accepted = found.submission.status in {"accepted", "success"} or _was_trained(found)
+    return (
+        was_accepted
+        and found.submission.status in set(SCHEDULABLE)
+        and not found.submission.replay_of
+    )
+
+
+def _was_trained(found: SubmissionAnswer) -> bool:
+    return any(task.task_id != VALIDATION_TASK_ID for task in found.tasks)
 
 
 def _list_facts(submission: ShownSubmission) -> list[tuple[str, str]]:

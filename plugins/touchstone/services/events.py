@@ -209,6 +209,23 @@ class EventKeeper:
         free = self._find_free(event, participant)
         return self._object(event, user, participant, free)
 
+    def check_entry(self, schedule: Schedule, *, user: str) -> None:
+        """
+        Refuse a schedule that its event would refuse now; nothing is put on record.
+
+        :param user: Whose submission it is.
+        :raises EventRefused: If the event does not take it; the message says from when on it does.
+        """
+        name = schedule.event
+        try:
+            event = self._events.get_event(name)
+        except UnknownEvent as error:
+            raise EventRefused(str(error)) from error
+        if mismatch := find_mismatch(event.definition, name, schedule):
+            raise EventRefused(mismatch)
+        if objection := self.find_objection(name, user):
+            raise EventRefused(f"event: {objection}")
+
     def enter(self, schedule: Schedule, *, submission_id: str, run_id: str, user: str) -> Entry:
         """
         Let a schedule of a submission enter its event, once, however often a step is repeated.

@@ -17,6 +17,7 @@ from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from touchstone.core.states import IllegalMove
+from touchstone.services.planning import PlansBusy
 from touchstone.stores.objects import ObjectNotFound
 from touchstone.stores.tables import RecordNotFound
 from touchstone.ui.archives import UploadsBusy, UploadTooLarge, UploadTooSlow
@@ -28,6 +29,7 @@ from touchstone.ui.routes import (
     gpus,
     health,
     logs,
+    plans,
     queue,
     servers,
     submissions,
@@ -64,9 +66,13 @@ _STATUS_BY_ERROR: tuple[tuple[type[TouchstoneError], int], ...] = (
     (UploadTooSlow, 408),
     (ConfigurationError, 400),
     (UploadsBusy, 429),
+    (PlansBusy, 429),
     (TransientError, 503),
 )
 
+
+_BUSY = (UploadsBusy, PlansBusy)
+"""Errors whose own words reach the caller, who tries again."""
 
 Explain = Callable[[Request, str], Response]
 """Returns the answer in place of one that failed: takes the request, and what to say."""
@@ -120,7 +126,7 @@ def build_app() -> FastAPI:
     app = FastAPI(title="Touchstone", openapi_url=None, docs_url=None, redoc_url=None)
     for module in (
         *(health, content, submissions, logs, queue, gpus, servers, fleet, events),
-        data_sets,
+        *(data_sets, plans),
     ):
         app.include_router(module.router, prefix=API_PREFIX, dependencies=[Depends(get_user)])
     app.add_middleware(Boundary)
@@ -167,18 +173,18 @@ def _explain_touchstone(request: Request, error: Exception) -> JSONResponse:
     headers = {}
     if isinstance(error, TransientError):
         headers["Retry-After"] = str(max(1, round(error.retry_after or 1)))
-        if not isinstance(error, UploadsBusy):
+        if not isinstance(error, _BUSY):
             log.warning("%s %s: %s", request.method, request.url.path, error)
             body["detail"] = "a store does not answer right now; try again"
     if isinstance(error, UploadTooSlow):
         # What is still on its way is not waited for.
         headers["Connection"] = "close"
-    if isinstance(error, (ConfigurationError, UploadsBusy)) and (field := _find_field(str(error))):
+    if isinstance(error, (ConfigurationError, *_BUSY)) and (field := find_field(str(error))):
         body["field"] = field
     return JSONResponse(body, status_code=status, headers=headers)
 
 
-def _find_field(message: str) -> str | None:
+def find_field(message: str) -> str | None:
     """Return the field that an error of :func:`~touchstone.core.conf.parse_conf` begins with."""
     name, colon, _ = message.partition(":")
     return name if colon and re.fullmatch(r"[\w.-]+", name, re.ASCII) else None

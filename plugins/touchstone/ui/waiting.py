@@ -11,6 +11,7 @@ from pydantic import JsonValue, ValidationError
 
 from touchstone.cache import Cached
 from touchstone.core.answers import DispatcherState, DispatcherWork
+from touchstone.core.outlook import OUTLOOK_KEY, Outlook
 from touchstone.core.queue import QUEUE_KEY, Queue, WaitingTask
 from touchstone.settings import Settings
 from touchstone.stores.objects import ObjectNotFound, ObjectStore, ObjectTooLarge
@@ -55,6 +56,19 @@ class QueueReader:
         except (ObjectNotFound, ObjectTooLarge, ValidationError):
             # One that a much newer dispatcher wrote is as good as none.
             return None
+
+
+def read_outlook(objects: ObjectStore, settings: Settings) -> Outlook | None:
+    """
+    Return what plans are made from, or ``None`` if no dispatcher ever published it.
+
+    :raises TransientError: If the store does not answer.
+    """
+    try:
+        text = objects.get(settings.content_bucket, OUTLOOK_KEY, max_bytes=MAX_QUEUE_BYTES)
+        return Outlook.model_validate_json(text)
+    except (ObjectNotFound, ObjectTooLarge, ValidationError):
+        return None
 
 
 def describe_dispatcher(queue: Queue | None, now: datetime) -> DispatcherState:

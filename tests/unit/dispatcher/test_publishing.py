@@ -8,8 +8,9 @@ import pytest
 
 from fakes.placement_world import World
 from touchstone.core.durations import ErrorLog
+from touchstone.core.outlook import OUTLOOK_KEY, Outlook
 from touchstone.core.queue import QUEUE_KEY, Queue
-from touchstone.dispatcher.publishing import DISPATCHER_ID, Publisher
+from touchstone.dispatcher.publishing import DISPATCHER_ID, OUTLOOK_SECONDS, Publisher
 from touchstone.services.control import set_paused
 
 
@@ -196,3 +197,47 @@ def test_what_nobody_has_updated_for_a_while_is_stale(world, publisher):
 
     assert not queue.is_stale(world.now + timedelta(seconds=29))
     assert queue.is_stale(world.now + timedelta(seconds=31))
+
+
+def read_outlook(world):
+    text = world.objects.get(world.settings.content_bucket, OUTLOOK_KEY)
+    return Outlook.model_validate_json(text)
+
+
+def test_what_plans_are_made_from_is_published_beside_the_queue(world, publisher):
+    world.submit("s-1", 1, 5, 20)
+    world.settle()
+
+    publish(world, publisher)
+
+    outlook, view = read_outlook(world), world.dispatcher.view
+    assert [each.name for each in outlook.resources] == ["rio"]
+    assert outlook.build_snapshot([], outlook.build_resources(), world.now).waiting == view.waiting
+    assert {member.key for each in outlook.waiting for member in each.members} == {
+        ("s-1", "i5"),
+        ("s-1", "i20"),
+    }
+    # Of one submission they are told once.
+    assert len(outlook.waiting) == 1
+
+
+def test_what_plans_are_made_from_is_written_less_often_than_the_queue(world, publisher):
+    publish(world, publisher)
+    written = read_outlook(world).at
+    world.now += timedelta(seconds=OUTLOOK_SECONDS / 2)
+    publish(world, publisher)
+    assert read_outlook(world).at == written
+
+    world.now += timedelta(seconds=OUTLOOK_SECONDS / 2)
+    publish(world, publisher)
+
+    assert read_outlook(world).at == world.now
+
+
+def test_a_queue_is_published_even_if_plans_cannot_be(world, publisher, monkeypatch):
+    def fail(*arguments, **options):
+        raise RuntimeError("boom")
+
+    monkeypatch.setattr("touchstone.dispatcher.publishing.build_outlook", fail)
+
+    assert publish(world, publisher).at == world.now

@@ -11,10 +11,11 @@ from airflow.sdk.exceptions import AirflowFailException
 
 from fakes.agents import FakeAgentHook
 from fakes.stores import FakeObjectStore, FakeRecordStore
-from touchstone.operators import checks, preparing
+from touchstone.operators import preparing
 from touchstone.operators import register as registering
 from touchstone.operators import submission as steps
 from touchstone.operators.register import RegisterOperator
+from touchstone.services import checks
 from touchstone.settings import Settings
 
 ACCEPTED_AT = "2026-11-22T12:00:00+00:00"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import tempfile
 from collections.abc import Callable
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 # Airflow writes its configuration on import; never into the home of whoever runs the tests.
@@ -18,14 +18,20 @@ from fastapi import FastAPI
 from fastapi.testclient import TestClient
 
 from fakes.api import NOW, FakeCancelService
+from fakes.servers import store_server
 from fakes.stores import FakeObjectStore, FakeRecordStore
 from fakes.submissions import build_submission
 from fakes.tasks import build_spec, build_task
+from touchstone.core.durations import Duration, DurationKey
+from touchstone.core.eligibility import Capability, Resource
+from touchstone.core.outlook import OUTLOOK_KEY, build_outlook
+from touchstone.core.placement import Snapshot
 from touchstone.settings import Settings, get_settings
 from touchstone.ui import dependencies
 from touchstone.ui.app import build_app
 from touchstone.ui.auth import TouchstoneAuthManager
 from touchstone.ui.waiting import QueueReader
+from touchstone_agent.protocol.messages import SlotClass
 
 
 @pytest.fixture
@@ -123,5 +129,43 @@ def make_task(records: FakeRecordStore) -> Callable[..., None]:
         }
         spec = build_spec(submission_id=submission_id, task_id=task_id)
         records.create_task(build_task(spec, **(told | fields)))
+
+    return make
+
+
+@pytest.fixture
+def see_fleet(
+    objects: FakeObjectStore, settings: Settings, records: FakeRecordStore
+) -> Callable[..., None]:
+    """Return a function that publishes what a dispatcher sees: one server; it does so once."""
+    inventory = {"slots": 2, "memory_mib": 16 * 1024, "gpus": []}
+    store_server(records, {"server": "rio", "inventory": inventory})
+
+    def publish(*others: Resource, at: datetime = NOW, free: int = 2) -> None:
+        rio = Resource(name="rio", slots=2, free=free, capability=Capability(ram_gib=16))
+        hour = Duration(p50_seconds=3600, p90_seconds=7200)
+        outlook = build_outlook(
+            Snapshot(now=at, resources=[rio, *others]),
+            stretch=1.0,
+            durations=[(DurationKey(kind=SlotClass.TRAINING), hour)],
+        )
+        objects.put(settings.content_bucket, OUTLOOK_KEY, outlook.model_dump_json().encode())
+
+    publish()
+    return publish
+
+
+@pytest.fixture
+def accepted(make_submission: Callable[..., str]) -> Callable[..., str]:
+    """Return a function that writes a submission of ``engineer`` that may be scheduled."""
+
+    def make(submission_id: str = "s-1", **fields: Any) -> str:
+        told = {
+            "status": "accepted",
+            "system": "feature_set",
+            "accepted_at": NOW.isoformat(),
+            "run_ids": [submission_id],
+        }
+        return make_submission(submission_id, **(told | fields))
 
     return make

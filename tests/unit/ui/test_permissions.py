@@ -33,7 +33,7 @@ def ask(client: TestClient, method: str, path: str) -> int:
 
 
 def test_every_route_of_the_application_is_one_the_matrix_knows(app: FastAPI) -> None:
-    assert len(ROUTES) == 31
+    assert len(ROUTES) == 32
     assert all(isinstance(route, APIRoute) for route in app.routes)
 
 
@@ -90,7 +90,9 @@ def test_servers_are_for_those_who_may_edit_pools(
     assert found == (404 if status == 200 else status)
 
 
-@pytest.mark.parametrize("path", ["submissions/s-1/cancel", "submissions/s-1/retract", "content"])
+@pytest.mark.parametrize(
+    "path", ["submissions/s-1/cancel", "submissions/s-1/retract", "content", "plans"]
+)
 def test_a_viewer_changes_nothing(
     login: Callable[..., TestClient],
     make_submission: Callable[..., str],

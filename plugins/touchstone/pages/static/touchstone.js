@@ -86,6 +86,10 @@ class Refresher {
   }
 
   show(page) {
+    if (page.body.dataset.kind !== document.body.dataset.kind) {
+      location.reload(); // another page by now: all of it is new
+      return;
+    }
     const shown = document.getElementById("live");
     const fresh = page.getElementById("live");
     this.isOver = !page.body.dataset.live;

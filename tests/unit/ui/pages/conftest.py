@@ -5,7 +5,9 @@ from __future__ import annotations
 import pytest
 
 from fakes.pools import FakePools
+from fakes.sending import FakeRuns
 from touchstone.pages.app import build_app
+from touchstone.pages.sending import get_sender
 from touchstone.pages.tabs import get_find_named
 from touchstone.ui.routes.fleet import get_pools
 
@@ -22,11 +24,18 @@ def pools():
 
 
 @pytest.fixture
-def app(overrides, named, pools):
+def runs():
+    """Return the runs of the DAG that pages have started."""
+    return FakeRuns()
+
+
+@pytest.fixture
+def app(overrides, named, pools, runs):
     app = build_app()
     app.dependency_overrides |= overrides
     app.dependency_overrides[get_find_named] = lambda: named.get
     app.dependency_overrides[get_pools] = lambda: pools
+    app.dependency_overrides[get_sender] = runs.build_sender
     return app
 
 

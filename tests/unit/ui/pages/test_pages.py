@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import re
-from html.parser import HTMLParser
 
 import pytest
 from fastapi.routing import APIRoute
 
 from fakes.api import NOW
 from fakes.events import EventWorld, FakeJudge, build_net
+from fakes.outline import assert_harmless, look
 from fakes.servers import store_server
 from touchstone.core.queue import QUEUE_KEY, Queue
 from touchstone.pages import submissions
@@ -27,26 +27,6 @@ FORMS = [path for path, method in FOUND if method != "GET"]
 OURS = {"Sec-Fetch-Site": "same-origin"}
 OF_A_SUBMISSION = ["/submissions/s-1", "/submissions/s-1/tasks/i5/log"]
 XSS = "<script>alert(1)</script><img src=x onerror=alert(1)>\"'javascript:"
-
-
-class _Outline(HTMLParser):
-    """Collects what of a page a browser would run, follow or load."""
-
-    def __init__(self, text):
-        super().__init__()
-        self.tags, self.attributes = [], []
-        self.feed(text)
-
-    def handle_starttag(self, tag, attrs):
-        self.tags.append(tag)
-        self.attributes += [(tag, name, value or "") for name, value in attrs]
-
-    def links(self):
-        return [value for tag, name, value in self.attributes if (tag, name) == ("a", "href")]
-
-
-def look(answer):
-    return _Outline(answer.text)
 
 
 @pytest.fixture
@@ -80,8 +60,10 @@ def test_every_page_is_one_that_the_matrix_knows():
         "/events",
         "/events/x-1",
         "/fleet",
+        "/new",
         "/queue",
         "/run",
+        "/schedule",
         "/submissions",
         "/submissions/x-1",
         "/submissions/x-1/tasks/x-1/log",
@@ -92,6 +74,9 @@ def test_every_page_is_one_that_the_matrix_knows():
         "/fleet/resume",
         "/fleet/servers/x-1/attach",
         "/fleet/servers/x-1/drain",
+        "/new",
+        "/schedule/plan",
+        "/schedule/start",
         "/submissions/x-1/cancel",
         "/submissions/x-1/retract",
     ]
@@ -261,16 +246,6 @@ def test_what_pages_load_needs_no_login_since_the_page_that_asks_for_one_does(
 
 
 # --- nothing that is shown is trusted ------------------------------------------------------------
-
-
-def assert_harmless(answer):
-    outline = look(answer)
-    assert answer.status_code == 200
-    assert outline.tags.count("script") == 1, "ours"
-    assert "img" not in outline.tags
-    assert [name for _, name, _ in outline.attributes if name.startswith("on")] == []
-    assert [name for _, name, _ in outline.attributes if name == "style"] == []
-    assert [link for link in outline.links() if link.lower().startswith("javascript")] == []
 
 
 def test_no_field_of_a_submission_becomes_markup(admin, make_submission, make_task, queue):

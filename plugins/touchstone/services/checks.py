@@ -8,7 +8,8 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
 from touchstone.core.authority import may_spend
-from touchstone.core.conf import MAX_USER, RunConf
+from touchstone.core.conf import MAX_USER, RunConf, Source
+from touchstone.core.names import build_content_key
 from touchstone.core.pools import RUNPOD_POOL
 from touchstone.core.records.stored import RecordUnreadable
 from touchstone.core.schedule import Placement, Platform, Schedule
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from touchstone.core.eligibility import Needs, Resource
     from touchstone.core.records.submissions import Submission
     from touchstone.hooks.repository import Content
+    from touchstone.stores.objects import ObjectStore
     from touchstone.stores.records import RecordStore
 
 log = logging.getLogger(__name__)
@@ -159,6 +161,28 @@ def _name_need(needs: Needs) -> str:
     """Return the field of the form that most likely makes a schedule impossible."""
     asked = needs.placement.model_dump(exclude_defaults=True)
     return next((name for name in _LIKELIEST if name in asked), "platform")
+
+
+def check_source(settings: Settings, source: Source, objects: ObjectStore) -> None:
+    """
+    Refuse a source that could not be fetched, before anything is; no repository is asked.
+
+    :raises ConfigurationError: If it is of a host that is not read from, or was never uploaded.
+    """
+    from touchstone.hooks.git import GitSource
+
+    sha256 = source.upload_sha256
+    if sha256 is None:
+        git = GitSource(
+            hosts=settings.git_hosts,
+            allow_local=settings.allow_local_sources,
+            max_bytes=settings.content_bytes,
+        )
+        git.check(source.url, "source")
+    elif source.ref is not None:
+        raise ConfigurationError("ref: an uploaded archive has no refs")
+    elif not objects.has(settings.content_bucket, build_content_key(sha256)):
+        raise ConfigurationError(f"source: nothing was uploaded as {source.url}")
 
 
 def check_branch(settings: Settings, schedule: Schedule | None, user: str) -> None:

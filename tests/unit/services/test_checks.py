@@ -15,7 +15,7 @@ from touchstone.core.offers import GpuOffer, Stock
 from touchstone.core.pods import Cloud
 from touchstone.core.schedule import Schedule
 from touchstone.hooks.runpod.errors import ServiceUnavailable
-from touchstone.operators.checks import check_baseline, check_branch, check_placeable, fetch_branch
+from touchstone.services.checks import check_baseline, check_branch, check_placeable, fetch_branch
 from touchstone.services.pods import facts
 from touchstone.settings import Settings
 from touchstone_agent.protocol.errors import ConfigurationError

@@ -9,7 +9,7 @@ from touchstone.core.conf import MAX_RUNS, RunConf, Source
 from touchstone.core.documents import shorten
 from touchstone.core.names import find_submission_of_run
 from touchstone.core.states import SCHEDULABLE, SUBMISSION_OPEN, SubmissionStatus
-from touchstone.operators.checks import may_schedule
+from touchstone.services.checks import may_schedule
 from touchstone_agent.protocol.errors import ConfigurationError
 
 if TYPE_CHECKING:

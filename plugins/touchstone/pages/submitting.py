@@ -1,0 +1,264 @@
+"""The page that submits a module: from a git repository, or as an archive that it uploads."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Annotated, Final
+
+from fastapi import APIRouter, Depends, Query, Request
+from fastapi.concurrency import run_in_threadpool
+from fastapi.responses import HTMLResponse, Response
+from pydantic import JsonValue
+
+from touchstone.client.requests import build_id
+from touchstone.core.conf import MAX_NOTES, UPLOAD_SCHEME, System, parse_conf
+from touchstone.core.names import is_submission_id
+from touchstone.core.refs import MAX_REF
+from touchstone.core.remotes import MAX_URL
+from touchstone.core.schedule import FORMS, MAX_ID, MAX_PATH
+from touchstone.pages.posted import Posted, TakenArchive, name_error, read_posted_with_archive
+from touchstone.pages.rendering import Frame, lead, render
+from touchstone.pages.schedule_form import (
+    build_fieldsets,
+    list_values,
+    read_schedule,
+    write_schedule,
+    write_values,
+)
+from touchstone.pages.scheduling import CHANGES
+from touchstone.pages.sending import SenderDep
+from touchstone.services.planning import Planner
+from touchstone.services.sending import RunTaken, Sender
+from touchstone.stores.objects import ObjectStore
+from touchstone.stores.records import RecordStore
+from touchstone.ui.archives import UploadGate, UploadTooLarge
+from touchstone.ui.dependencies import (
+    Caller,
+    CallerDep,
+    ClockDep,
+    ObjectsDep,
+    RecordsDep,
+    SettingsDep,
+    require_submitter,
+)
+from touchstone.ui.queries import get_visible_submission
+from touchstone.ui.routes.content import get_gate
+from touchstone.ui.routes.plans import PlannerDep
+from touchstone_agent.protocol.errors import ConfigurationError
+
+router = APIRouter()
+
+ID: Final = "id"
+ARCHIVE: Final = "archive"
+FIELDS: Final = ("source", "system", "ref", "path", "notes")
+"""Fields of a new submission, as a run's conf has them."""
+
+_INVALID: Final = 422
+_PLAIN: Final = {
+    "source": "",
+    "system": System.FEATURE_SET.value,
+    "ref": "",
+    "path": ".",
+    "notes": "",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shown:
+    """
+    The page of one moment.
+
+    :param submission_id: The id that the submission will have.
+    :param values: What the fields of the submission hold.
+    :param schedule: What the fields of a schedule hold.
+    :param errors: What is wrong, by field; under an empty name what is wrong with no field.
+    :param status: HTTP status.
+    """
+
+    submission_id: str
+    values: Mapping[str, str]
+    schedule: Mapping[str, str]
+    errors: Mapping[str, str] = field(default_factory=dict)
+    status: int = 200
+
+
+@router.get("/new", dependencies=[Depends(require_submitter)])
+def show_form(
+    request: Request,
+    caller: CallerDep,
+    records: RecordsDep,
+    settings: SettingsDep,
+    clock: ClockDep,
+    like: Annotated[str, Query(max_length=MAX_ID)] = "",
+) -> HTMLResponse:
+    """
+    Show the form.
+
+    :param like: A submission that fills it in.
+    """
+    values, schedule = dict(_PLAIN), write_values({})
+    if like:
+        found = get_visible_submission(records, caller, like)
+        values |= {
+            "source": found.source_url or "",
+            "system": found.system.value if found.system else System.FEATURE_SET.value,
+            "ref": found.source_ref or "",
+            "path": found.source_path or ".",
+            "notes": found.notes or "",
+        }
+        if found.schedule is not None:
+            schedule = write_schedule(found.schedule)
+    shown = Shown(submission_id=_build_id(clock), values=values, schedule=schedule)
+    return _show(request, caller, clock, shown, limit=settings.content_bytes)
+
+
+@router.post("/new", dependencies=CHANGES)
+async def submit(
+    request: Request,
+    caller: CallerDep,
+    records: RecordsDep,
+    objects: ObjectsDep,
+    settings: SettingsDep,
+    planner: PlannerDep,
+    sender: SenderDep,
+    clock: ClockDep,
+    gate: Annotated[UploadGate, Depends(get_gate)],
+) -> Response:
+    """Submit what was typed, once however often it is sent, and show the submission."""
+    try:
+        posted, taken = await read_posted_with_archive(
+            request,
+            user=caller.name,
+            gate=gate,
+            objects=objects,
+            bucket=settings.content_bucket,
+            limit=settings.content_bytes,
+        )
+    except UploadTooLarge as error:
+        # Of a form that is too large nothing is read: what was typed cannot be shown again.
+        shown = Shown(
+            submission_id=_build_id(clock),
+            values=_PLAIN,
+            schedule=write_values({}),
+            errors=_blame_archive(error),
+            status=413,
+        )
+        return _show(request, caller, clock, shown, limit=settings.content_bytes)
+
+    def finish() -> Response:
+        found = _submit(posted, taken, caller, records, objects, planner, sender, clock)
+        if isinstance(found, str):
+            return lead(request, f"/submissions/{found}")
+        return _show(request, caller, clock, found, limit=settings.content_bytes)
+
+    return await run_in_threadpool(finish)
+
+
+def _submit(
+    posted: Posted,
+    taken: TakenArchive | None,
+    caller: Caller,
+    records: RecordStore,
+    objects: ObjectStore,
+    planner: Planner,
+    sender: Sender,
+    clock: ClockDep,
+) -> str | Shown:
+    """Return the submission that was sent, or the form again with what is wrong."""
+    values = {name: "\n".join(posted.get(name).splitlines()) for name in FIELDS}
+    errors: dict[str, str] = {}
+    if taken is not None and taken.source is not None:
+        # The archive is there: it need not be chosen again if something else is wrong.
+        values["source"] = taken.source
+    if taken is not None and taken.problem is not None:
+        errors |= _blame_archive(taken.problem)
+    submission_id = posted.get(ID)
+    if not is_submission_id(submission_id):
+        submission_id = _build_id(clock)
+        errors.setdefault("", "The form was not whole; look at it and send it again.")
+    schedule, status = list_values(posted), _INVALID
+    if not errors:
+        try:
+            _send(
+                submission_id,
+                values,
+                read_schedule(posted),
+                caller,
+                records,
+                objects,
+                planner,
+                sender,
+            )
+        except ConfigurationError as error:
+            if isinstance(error, RunTaken):
+                status, submission_id = 409, _build_id(clock)
+            errors = name_error(error, {*FIELDS, *FORMS})
+        else:
+            return submission_id
+    return Shown(
+        submission_id=submission_id, values=values, schedule=schedule, errors=errors, status=status
+    )
+
+
+def _send(
+    submission_id: str,
+    values: Mapping[str, str],
+    schedule: Mapping[str, JsonValue],
+    caller: Caller,
+    records: RecordStore,
+    objects: ObjectStore,
+    planner: Planner,
+    sender: Sender,
+) -> None:
+    conf: dict[str, JsonValue] = {
+        **{name: value for name, value in values.items() if value},
+        # As in Airflow's form: the other fields alone make no schedule.
+        **(schedule if "intervals" in schedule else {}),
+    }
+    if not values["source"]:
+        raise ConfigurationError("source: give a git URL, or choose an archive")
+    parsed = parse_conf(conf)
+    if sender.is_sent(submission_id, conf, by=caller.name):
+        return
+    if records.find_submission(submission_id) is not None:
+        raise RunTaken(f"run_id: {submission_id} is taken; send the form again")
+    planner.check_new(parsed, objects, user=caller.name)
+    sender.send(submission_id, conf, by=caller.name)
+
+
+def _blame_archive(problem: object) -> dict[str, str]:
+    # The messages begin with the name that the API's route has for it.
+    return {ARCHIVE: str(problem).partition(": ")[2] or str(problem)}
+
+
+def _build_id(clock: ClockDep) -> str:
+    return build_id(clock(), secrets.token_hex(3))
+
+
+def _show(
+    request: Request, caller: Caller, clock: ClockDep, shown: Shown, *, limit: int
+) -> HTMLResponse:
+    frame = Frame(caller=caller, now=clock(), area="submissions")
+    source = shown.values["source"]
+    is_upload = source.startswith(UPLOAD_SCHEME)
+    answer = render(
+        request,
+        "new.html",
+        frame,
+        {
+            "submission_id": shown.submission_id,
+            "values": shown.values,
+            "sha256": source.removeprefix(UPLOAD_SCHEME) if is_upload else None,
+            "systems": tuple(System),
+            "errors": shown.errors,
+            "fieldsets": build_fieldsets(shown.schedule, shown.errors, is_needed=False),
+            "has_schedule": shown.schedule != write_values({})
+            or bool(set(shown.errors) & set(FORMS)),
+            "limits": {"source": MAX_URL, "ref": MAX_REF, "path": MAX_PATH, "notes": MAX_NOTES},
+            "limit": limit,
+        },
+    )
+    answer.status_code = shown.status
+    return answer

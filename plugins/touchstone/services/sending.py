@@ -1,0 +1,104 @@
+"""Sends what people have asked for as a run of the DAG: once, however often they ask."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+from pydantic import JsonValue
+
+from touchstone_agent.protocol.errors import ConfigurationError
+
+
+class SentRun(Protocol):
+    """A run that there is."""
+
+    @property
+    def user(self) -> str:
+        """Return who triggered it."""
+        ...
+
+    @property
+    def conf(self) -> object:
+        """Return its conf."""
+        ...
+
+
+class RunTaken(ConfigurationError):
+    """There is a run of that id, and it is another one than was asked for."""
+
+
+def _find_run(run_id: str) -> SentRun | None:
+    from touchstone.airflow_db.starting import find_started_run
+
+    return find_started_run(run_id)
+
+
+def _start_run(run_id: str, conf: Mapping[str, JsonValue], by: str) -> bool:
+    from touchstone.airflow_db.starting import start_run
+
+    return start_run(run_id, conf, by=by)
+
+
+def _find_states(run_ids: list[str]) -> Mapping[str, str]:
+    from touchstone.airflow_db.runs import find_run_states
+
+    return find_run_states(run_ids)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sender:
+    """
+    Starts runs; the same one twice is one.
+
+    :param find_run: Returns a run of the DAG, by its id.
+    :param start_run: Starts one for a user; returns whether there was none of that id.
+    :param find_states: Returns the states of the runs that there are.
+    """
+
+    find_run: Callable[[str], SentRun | None] = _find_run
+    start_run: Callable[[str, Mapping[str, JsonValue], str], bool] = _start_run
+    find_states: Callable[[list[str]], Mapping[str, str]] = _find_states
+
+    def is_sent(self, run_id: str, conf: Mapping[str, JsonValue], *, by: str) -> bool:
+        """
+        Tell whether a run was started already.
+
+        :raises RunTaken: If its id belongs to another one.
+        """
+        found = self.find_run(run_id)
+        if found is None:
+            return False
+        if found.user != by or found.conf != dict(conf):
+            raise RunTaken(
+                f"run_id: {run_id} was started in the meantime, with other values; "
+                "look at it, and send this form again if you still want it"
+            )
+        return True
+
+    def send(self, run_id: str, conf: Mapping[str, JsonValue], *, by: str) -> None:
+        """
+        Start a run, unless the very same one was started.
+
+        :param run_id: The run's id.
+        :param conf: Its conf, flat.
+        :param by: Who asks, and is noted as the one who triggered it.
+        :raises RunTaken: If its id belongs to another one.
+        """
+        if not self.is_sent(run_id, conf, by=by) and not self.start_run(run_id, conf, by):
+            # Of two at once the first may have sent the same.
+            self.is_sent(run_id, conf, by=by)
+
+    def choose_run_id(self, candidates: list[str]) -> str:
+        """
+        Return the first id of which there is no run.
+
+        :param candidates: Ids, the wanted one first.
+        :raises ConfigurationError: If each of them is taken.
+        """
+        taken = self.find_states(candidates)
+        for run_id in candidates:
+            if run_id not in taken:
+                return run_id
+        raise ConfigurationError(f"submission_id: {candidates[0]} has too many runs; submit anew")
