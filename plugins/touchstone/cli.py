@@ -13,6 +13,7 @@ from typer.core import TyperCommand, TyperGroup
 
 from touchstone import (
     agent_commands,
+    cost_commands,
     data_commands,
     dev_commands,
     event_commands,
@@ -107,6 +108,7 @@ app.add_typer(event_commands.event_app, name="event")
 app.add_typer(data_commands.data_app, name="data")
 app.command()(event_commands.leaderboard)
 app.command()(event_commands.compare)
+app.command()(cost_commands.costs)
 app.add_typer(dev_commands.dev_app, name="dev")
 
 

@@ -174,7 +174,7 @@ def test_another_users_submission_is_not_there(visit, installation):
         installation.ask("cancel", theirs, "--as", "admin")
 
 
-PLACES = ["submissions", "queue", "events", "events/default", "fleet"]
+PLACES = ["submissions", "queue", "events", "events/default", "costs", "fleet"]
 LOOKS = {
     "light": {"color_scheme": "light"},
     "dark": {"color_scheme": "dark"},

@@ -47,6 +47,7 @@ from touchstone.client.errors import (
     Unreachable,
 )
 from touchstone.core.answers import (
+    CostReport,
     Ended,
     FleetReport,
     GpuCatalogue,
@@ -317,6 +318,22 @@ class Client:
     def list_gpus(self) -> Answer[GpuCatalogue]:
         """Return the GPU models that can be rented now."""
         return self._get(GpuCatalogue, "gpus")
+
+    # --- costs -----------------------------------------------------------------------------
+
+    def get_costs(
+        self, *, month: str | None = None, by: str | None = None, user: str | None = None
+    ) -> Answer[CostReport]:
+        """
+        Return what the pods have cost that were launched in a month.
+
+        :param month: As ``2026-11``; ``None`` for this one.
+        :param by: ``submission``, ``submitter`` or ``gpu``; ``None`` for the first.
+        :param user: Whose pods alone are counted; ``None`` for all that the user may see.
+        """
+        query = {"month": month, "by": by, "user": user}
+        given = {key: value for key, value in query.items() if value is not None}
+        return self._read(CostReport, self._ask("GET", f"{_API}/costs", params=given))
 
     # --- the fleet -------------------------------------------------------------------------
 

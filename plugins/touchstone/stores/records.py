@@ -125,6 +125,17 @@ class RecordStore(Tables):
         stored = self._find(table, {"submission_id": submission_id})
         return None if stored is None else load_named(Submission, submission_id, stored)
 
+    def find_submissions(self, submission_ids: Iterable[str], model: type[Model]) -> Found[Model]:
+        """
+        Return some submissions in few requests; those that there are, in the order asked for.
+
+        :param model: As what each is read; its fields are all that is asked for.
+        :raises TransientError: If the table goes on to leave some of them out.
+        """
+        keys = [(each,) for each in dict.fromkeys(submission_ids)]
+        found = self._find_many(self._settings.submissions_table, keys, model.list_wanted())
+        return load_each(model, {key[0]: found[key] for key in keys if key in found})
+
     def create_submission(self, submission: Submission) -> None:
         """
         Write a new submission.

@@ -22,6 +22,7 @@ from touchstone.stores.tables import RecordNotFound
 from touchstone.ui.archives import UploadsBusy, UploadTooLarge, UploadTooSlow
 from touchstone.ui.routes import (
     content,
+    costs,
     data_sets,
     events,
     fleet,
@@ -120,7 +121,7 @@ def build_app() -> FastAPI:
     app = FastAPI(title="Touchstone", openapi_url=None, docs_url=None, redoc_url=None)
     for module in (
         *(health, content, submissions, logs, queue, gpus, servers, fleet, events),
-        data_sets,
+        *(data_sets, costs),
     ):
         app.include_router(module.router, prefix=API_PREFIX, dependencies=[Depends(get_user)])
     app.add_middleware(Boundary)

@@ -18,6 +18,8 @@ from fastapi import Depends, Header, HTTPException
 from touchstone.core.answers import Ended
 from touchstone.core.queue import Queue
 from touchstone.settings import Settings, get_settings
+from touchstone.stores.meter import Meter
+from touchstone.stores.money import Budgets
 from touchstone.stores.objects import ObjectStore
 from touchstone.stores.parts import Parts
 from touchstone.stores.records import RecordStore
@@ -85,6 +87,18 @@ def get_records() -> RecordStore:
 def get_objects() -> ObjectStore:
     """Return this process's object store."""
     return ObjectStore.connect(get_settings())
+
+
+@lru_cache(maxsize=1)
+def get_meter() -> Meter:
+    """Return what this process reads pods' meters with."""
+    return Meter.connect(get_settings())
+
+
+@lru_cache(maxsize=1)
+def get_budgets() -> Budgets:
+    """Return what this process reads budgets with."""
+    return Budgets.connect(get_settings())
 
 
 @lru_cache(maxsize=1)

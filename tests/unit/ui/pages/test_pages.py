@@ -77,6 +77,7 @@ def build_waiting(submission_id="s-1", **fields):
 def test_every_page_is_one_that_the_matrix_knows():
     assert sorted(ROUTES) == [
         "/",
+        "/costs",
         "/events",
         "/events/x-1",
         "/fleet",
