@@ -13,6 +13,7 @@ from typer.core import TyperCommand, TyperGroup
 
 from touchstone import (
     agent_commands,
+    audit_commands,
     cost_commands,
     data_commands,
     dev_commands,
@@ -109,6 +110,7 @@ app.add_typer(data_commands.data_app, name="data")
 app.command()(event_commands.leaderboard)
 app.command()(event_commands.compare)
 app.command()(cost_commands.costs)
+app.command()(audit_commands.audit)
 app.add_typer(dev_commands.dev_app, name="dev")
 
 

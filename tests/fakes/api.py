@@ -40,6 +40,7 @@ class FakeCancelService:
             submission_id,
             by=by,
             is_admin=is_admin,
+            records=FakeRecordStore(),
             find_submitter=self.unregistered.get,
             end_runs=list,
         )

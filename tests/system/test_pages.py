@@ -174,7 +174,7 @@ def test_another_users_submission_is_not_there(visit, installation):
         installation.ask("cancel", theirs, "--as", "admin")
 
 
-PLACES = ["submissions", "queue", "events", "events/default", "costs", "fleet"]
+PLACES = ["submissions", "queue", "events", "events/default", "costs", "fleet", "audit"]
 LOOKS = {
     "light": {"color_scheme": "light"},
     "dark": {"color_scheme": "dark"},
@@ -190,7 +190,7 @@ def test_no_page_has_a_serious_fault_of_accessibility(visit, accepted, look):
     found = {}
 
     one = f"submissions/{accepted}"
-    for path in [*PLACES, one, f"{one}/tasks/validation/log"]:
+    for path in [*PLACES, one, f"{one}/audit", f"{one}/tasks/validation/log"]:
         assert admin.open(path) == 200, path
         admin.take_picture(f"{look}-{path.replace('/', '-').replace(accepted, 'one')}")
         faults = Axe().run(admin.page).response["violations"]

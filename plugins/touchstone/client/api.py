@@ -47,6 +47,7 @@ from touchstone.client.errors import (
     Unreachable,
 )
 from touchstone.core.answers import (
+    AuditLog,
     CostReport,
     Ended,
     FleetReport,
@@ -84,6 +85,7 @@ class Client:
 
     :param access: Where it is and who asks.
     :param transport: How requests travel; ``None`` for the network.
+    :param agent: What the program calls itself; the audit tells the command line by it.
     :param sleep: Waits that many seconds.
     """
 
@@ -92,6 +94,7 @@ class Client:
         access: Access,
         *,
         transport: httpx.BaseTransport | None = None,
+        agent: str = "touchstone-client",
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
         self._access = access
@@ -101,6 +104,7 @@ class Client:
             base_url=access.url,
             transport=transport,
             timeout=30,
+            headers={"User-Agent": agent},
             # No proxy of the environment reaches this machine's own loopback.
             trust_env=httpx.URL(access.url).host not in _LOOPBACK,
         )
@@ -334,6 +338,19 @@ class Client:
         query = {"month": month, "by": by, "user": user}
         given = {key: value for key, value in query.items() if value is not None}
         return self._read(CostReport, self._ask("GET", f"{_API}/costs", params=given))
+
+    def list_acts(
+        self, submission_id: str | None = None, *, limit: int = 50, cursor: str | None = None
+    ) -> Answer[AuditLog]:
+        """
+        Return who did what, the newest first.
+
+        :param submission_id: To which submission; ``None`` for all acts, which admins may see.
+        :param cursor: The ``next`` of an earlier page; ``None`` for the first one.
+        """
+        of = f"/submissions/{quote(submission_id, safe='')}" if submission_id else ""
+        query = {"limit": str(limit), **({"cursor": cursor} if cursor is not None else {})}
+        return self._read(AuditLog, self._ask("GET", f"{_API}{of}/audit", params=query))
 
     # --- the fleet -------------------------------------------------------------------------
 

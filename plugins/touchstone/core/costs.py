@@ -100,5 +100,5 @@ def build_budget(state: BudgetState) -> CostBudget:
 
 
 def format_usd(micros: int) -> str:
-    """Return micro-dollars as text in US dollars, exactly; who shows them rounds to cents."""
+    """Return micro-dollars as text in US dollars, exactly; tables and pages round to cents."""
     return f"{to_usd(micros):.6f}"

@@ -15,7 +15,7 @@ from fastapi import Request
 from fastapi.responses import HTMLResponse, RedirectResponse
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from touchstone.client import beside, cost_tables, fleet_tables, tables
+from touchstone.client import audit_tables, beside, cost_tables, fleet_tables, tables
 from touchstone.core.answers import DispatcherState
 from touchstone.ui.dependencies import Caller
 
@@ -149,6 +149,7 @@ def _environment() -> Environment:
         "clean": tables.clean,
         "waiting": tables.format_waiting,
         "money": tables.format_money,
+        "subject": audit_tables.describe_subject,
         "bill": cost_tables.describe_bill,
         "left": cost_tables.describe_left,
         "budget": cost_tables.describe_budget,

@@ -21,6 +21,7 @@ from touchstone.stores.objects import ObjectNotFound
 from touchstone.stores.tables import RecordNotFound
 from touchstone.ui.archives import UploadsBusy, UploadTooLarge, UploadTooSlow
 from touchstone.ui.routes import (
+    audit,
     content,
     costs,
     data_sets,
@@ -121,7 +122,7 @@ def build_app() -> FastAPI:
     app = FastAPI(title="Touchstone", openapi_url=None, docs_url=None, redoc_url=None)
     for module in (
         *(health, content, submissions, logs, queue, gpus, servers, fleet, events),
-        *(data_sets, costs),
+        *(data_sets, costs, audit),
     ):
         app.include_router(module.router, prefix=API_PREFIX, dependencies=[Depends(get_user)])
     app.add_middleware(Boundary)

@@ -25,7 +25,11 @@ FOUND = [
 ROUTES = [path for path, method in FOUND if method == "GET"]
 FORMS = [path for path, method in FOUND if method != "GET"]
 OURS = {"Sec-Fetch-Site": "same-origin"}
-OF_A_SUBMISSION = ["/submissions/s-1", "/submissions/s-1/tasks/i5/log"]
+OF_A_SUBMISSION = [
+    "/submissions/s-1",
+    "/submissions/s-1/audit",
+    "/submissions/s-1/tasks/i5/log",
+]
 XSS = "<script>alert(1)</script><img src=x onerror=alert(1)>\"'javascript:"
 
 
@@ -77,6 +81,7 @@ def build_waiting(submission_id="s-1", **fields):
 def test_every_page_is_one_that_the_matrix_knows():
     assert sorted(ROUTES) == [
         "/",
+        "/audit",
         "/costs",
         "/events",
         "/events/x-1",
@@ -85,6 +90,7 @@ def test_every_page_is_one_that_the_matrix_knows():
         "/run",
         "/submissions",
         "/submissions/x-1",
+        "/submissions/x-1/audit",
         "/submissions/x-1/tasks/x-1/log",
     ]
 
