@@ -91,7 +91,6 @@ class Group(TyperGroup):
 app = typer.Typer(
     cls=Group,
     no_args_is_help=True,
-    add_completion=False,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
     help="Submit prediction models, train them on whatever GPU is free, and see what they are "

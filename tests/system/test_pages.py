@@ -161,7 +161,7 @@ def test_the_log_of_a_validation_is_there(visit, accepted):
     engineer.take_picture("log")
 
 
-def test_another_users_submission_is_not_there(visit, installation):
+def test_another_users_submission_is_not_there_and_admins_compare_it(visit, installation, accepted):
     theirs = installation.submit(EXAMPLES / "momentum", "--as", "admin")
     try:
         engineer = visit("engineer")
@@ -170,11 +170,26 @@ def test_another_users_submission_is_not_there(visit, installation):
         assert "Not found" in engineer.page.inner_text("main")
         engineer.open("submissions")
         assert theirs not in engineer.page.inner_text("main")
+
+        admin = visit("admin")
+        admin.open("submissions")
+        for each in (accepted, theirs):
+            admin.page.get_by_label(f"Compare {each}").check()
+        admin.page.get_by_role("button", name="Compare").click()
+        expect(admin.page.get_by_role("heading", name="Comparison")).to_be_visible()
+        expect(admin.page.get_by_role("link", name=theirs)).to_be_visible()
+        admin.take_picture("compared")
     finally:
         installation.ask("cancel", theirs, "--as", "admin")
+    admin.open(f"submissions/{theirs}/audit")
+    row = admin.page.locator("tr", has_text="cancelled by admin")
+    expect(row.locator("td").nth(2)).to_have_text("CLI")
 
 
-PLACES = ["submissions", "queue", "events", "events/default", "costs", "fleet", "audit"]
+PLACES = [
+    *("submissions", "queue", "events", "events/default"),
+    *("costs", "fleet", "audit", "compare"),
+]
 LOOKS = {
     "light": {"color_scheme": "light"},
     "dark": {"color_scheme": "dark"},

@@ -48,6 +48,7 @@ from touchstone.client.errors import (
 )
 from touchstone.core.answers import (
     AuditLog,
+    ComparedSubmissions,
     CostReport,
     Ended,
     FleetReport,
@@ -121,6 +122,11 @@ class Client:
     ) -> None:
         """Close the connections."""
         self._http.close()
+
+    def build_page_address(self, submission_id: str) -> str:
+        """Return the address of a submission's page."""
+        path = f"/touchstone/pages/submissions/{quote(submission_id, safe='')}"
+        return f"{self._access.url}{path}"
 
     # --- runs ------------------------------------------------------------------------------
 
@@ -302,6 +308,11 @@ class Client:
         """Return what was said of some submissions."""
         wanted = urlencode([("submission", each) for each in submission_ids])
         return self._get(Comparison, f"verdicts?{wanted}")
+
+    def compare_intervals(self, submission_ids: Sequence[str]) -> Answer[ComparedSubmissions]:
+        """Return two to five submissions beside each other, by prediction interval."""
+        wanted = urlencode([("submission", each) for each in submission_ids])
+        return self._get(ComparedSubmissions, f"comparison?{wanted}")
 
     # --- data sets -------------------------------------------------------------------------
 

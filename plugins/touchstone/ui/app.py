@@ -22,6 +22,7 @@ from touchstone.stores.tables import RecordNotFound
 from touchstone.ui.archives import UploadsBusy, UploadTooLarge, UploadTooSlow
 from touchstone.ui.routes import (
     audit,
+    comparison,
     content,
     costs,
     data_sets,
@@ -122,7 +123,7 @@ def build_app() -> FastAPI:
     app = FastAPI(title="Touchstone", openapi_url=None, docs_url=None, redoc_url=None)
     for module in (
         *(health, content, submissions, logs, queue, gpus, servers, fleet, events),
-        *(data_sets, costs, audit),
+        *(data_sets, costs, audit, comparison),
     ):
         app.include_router(module.router, prefix=API_PREFIX, dependencies=[Depends(get_user)])
     app.add_middleware(Boundary)

@@ -82,6 +82,9 @@ def test_every_page_is_one_that_the_matrix_knows():
     assert sorted(ROUTES) == [
         "/",
         "/audit",
+        "/compare",
+        "/compare.csv",
+        "/compare.json",
         "/costs",
         "/events",
         "/events/x-1",
