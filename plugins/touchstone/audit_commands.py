@@ -40,7 +40,7 @@ def audit(
 
         open_console().print(build_audit(log))
     else:
-        say("nobody has done anything yet" if cursor is None else "nothing older")
+        say("no acts yet" if cursor is None else "nothing older")
     if log.unreadable:
         say(f"touchstone: {log.unreadable} acts are left out: their records make no sense")
     if log.next:

@@ -316,7 +316,7 @@ class ComparedChart(_Answer):
 
     :param name: The chart's name.
     :param url: Its address.
-    :param by: Whose it is, ``judge`` or ``trainer``; ``None`` where nobody has said.
+    :param by: Whose it is, ``judge`` or ``trainer``; ``None`` in old records.
     """
 
     name: str
@@ -374,7 +374,7 @@ class ComparedSubmission(_Answer):
     One submission of a comparison.
 
     :param submission_id: Its id.
-    :param submitted_by: Whose it is; ``None`` where nobody may tell.
+    :param submitted_by: Whose it is.
     :param status: Where it is; ``None`` for another user's.
     :param is_baseline: Whether an event of this comparison compares with it.
     :param note: Why there are no figures of it; ``None`` if there may be.
@@ -386,7 +386,7 @@ class ComparedSubmission(_Answer):
     """
 
     submission_id: str
-    submitted_by: str | None = None
+    submitted_by: str
     status: str | None = None
     is_baseline: bool = False
     note: str | None = None

@@ -59,7 +59,7 @@ def _build_interval(
     reported = line.reported.get("net_sharpe")
     note = line.judged_reason or line.reason
     if all(value is None for value in figures.values()):
-        said = f"the trainer says {reported}, and nobody has judged that" if reported else None
+        said = f"the trainer says {reported}, and no judge has confirmed that" if reported else None
         note = "; ".join(filter(None, (note, said))) or f"{line.status}: it has no figures"
     return ComparedInterval(interval=interval, figures=figures, note=note, charts=tuple(charts))
 

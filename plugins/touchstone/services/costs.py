@@ -39,7 +39,7 @@ _PROBLEM: Final = (
     "a record of money makes no sense, and a sum without it would be too small; "
     "the api-server's log names it"
 )
-"""What everybody is told: the record's name may be another user's."""
+"""Without the record's name, which may be another user's."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -124,7 +124,7 @@ class CostReader:
         return {
             name: build_submission_scope(self.limits, name, own.get(name))
             for name in names
-            # Its schedule may have a budget that nobody can read: then its limit is not known.
+            # The schedule of an unreadable record may have a budget: its limit is not known.
             if name not in found.unreadable
         }
 

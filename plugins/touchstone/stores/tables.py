@@ -472,7 +472,7 @@ class Tables:
         after: Mapping[str, JsonValue],
     ) -> Sequence[tuple[str, Record]]:
         """
-        Return what is to be written along with a record, by table.
+        Return the records that are written along with a record, by table.
 
         :param table: The record's.
         :param before: The record as it is stored; empty for a new one.

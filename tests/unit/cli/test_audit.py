@@ -68,8 +68,8 @@ def test_pages_follow_each_other(run, acts):
     assert ("act 2" in second.output, "act 0" in second.output) == (False, True)
 
 
-def test_nobody_has_done_anything_yet(run):
-    assert "nobody has done anything yet" in run("audit").output
+def test_an_empty_audit_says_so(run):
+    assert "no acts yet" in run("audit").output
 
 
 @pytest.mark.parametrize(

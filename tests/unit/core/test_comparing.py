@@ -46,7 +46,7 @@ def test_intervals_are_ascending_with_the_charts_of_each():
         ({"metrics": {}, "status": "running"}, "running: it has no figures"),
         (
             {"metrics": {}, "reported": {"net_sharpe": 12}, "judged_reason": "other rows"},
-            "other rows; the trainer says 12, and nobody has judged that",
+            "other rows; the trainer says 12, and no judge has confirmed that",
         ),
     ],
 )
@@ -73,8 +73,12 @@ def test_lines_and_links_that_make_no_sense_hide_no_other(odd):
 
 
 def test_who_lacks_an_interval_has_no_figure_there_and_says_so():
-    one = ComparedSubmission(submission_id="s-1", intervals=build_intervals([build_line(5)], []))
-    two = ComparedSubmission(submission_id="s-2", intervals=build_intervals([build_line(20)], []))
+    one = ComparedSubmission(
+        submission_id="s-1", submitted_by="ann", intervals=build_intervals([build_line(5)], [])
+    )
+    two = ComparedSubmission(
+        submission_id="s-2", submitted_by="ann", intervals=build_intervals([build_line(20)], [])
+    )
 
     assert join([one, two], []).intervals == (5, 20)
     assert find_interval(two, 5).note == NO_TRAINING
@@ -89,7 +93,9 @@ def test_who_lacks_an_interval_has_no_figure_there_and_says_so():
 
 
 def test_a_submission_without_any_interval_is_a_row_too():
-    (row,) = read_csv(ComparedSubmission(submission_id="s-1", note="another user's"))
+    (row,) = read_csv(
+        ComparedSubmission(submission_id="s-1", submitted_by="ann", note="another user's")
+    )
 
     assert (row["submission"], row["interval"], row["note"]) == ("s-1", "", "another user's")
 
@@ -107,7 +113,7 @@ def test_no_text_is_a_formula(text):
 
 def test_a_text_of_several_lines_and_quotes_comes_back_whole():
     text = 'a "quoted", line\nand another'
-    (row,) = read_csv(ComparedSubmission(submission_id="s-1", note=text))
+    (row,) = read_csv(ComparedSubmission(submission_id="s-1", submitted_by="ann", note=text))
 
     assert row["note"] == text
 
@@ -116,6 +122,7 @@ def test_negative_figures_are_numbers():
     (row,) = read_csv(
         ComparedSubmission(
             submission_id="s-1",
+            submitted_by="ann",
             intervals=build_intervals([build_line(metrics=dict.fromkeys(FIGURES, -0.5))], []),
         )
     )

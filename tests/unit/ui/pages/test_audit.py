@@ -53,7 +53,7 @@ def test_no_field_becomes_markup(admin, records, make_submission):
 
 
 def test_nothing_yet_and_nothing_older_are_said(admin):
-    assert "Nobody has done anything yet" in admin.get("/audit").text
+    assert "No acts yet" in admin.get("/audit").text
     cursor = "MjAyNi0wMS0wMVQwMDowMDowMCswMDowMCB4"
     assert "Nothing older" in admin.get("/audit", params={"cursor": cursor}).text
 
