@@ -41,7 +41,10 @@ def list_notes(found: ComparedSubmissions) -> list[str]:
     notes = []
     for each in found.submissions:
         for row in each.verdicts[-1:]:
-            told = f"{row.verdict or 'not judged yet'}: {format_line(row.why)}"
+            if row.baseline == each.submission_id and not row.verdict:
+                notes.append(f"{each.submission_id}: {row.event}: the baseline")
+                continue
+            told = ": ".join(filter(None, (row.verdict or "not judged yet", format_line(row.why))))
             against = f"against {row.baseline or 'no baseline yet'}"
             notes.append(f"{each.submission_id}: {row.event}, {against}: {told}")
         if each.note:

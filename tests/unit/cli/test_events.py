@@ -238,6 +238,7 @@ def test_figures_are_compared_by_interval_as_a_table_json_and_csv(run, airflow, 
     assert "0.5123 [0.1, 0.9]" in table.output
     assert "ref (baseline)" in table.output
     assert "s-1: default, against ref: not distinguishable" in table.output
+    assert "ref: default: the baseline" in table.output
     assert document["submissions"][0]["intervals"][0]["figures"]["net_sharpe"] == 0.51234
     assert rows[1].startswith("s-1,engineer,false,default,not distinguishable")
     assert "0.51234,0.1,0.9" in rows[1]

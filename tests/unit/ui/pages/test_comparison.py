@@ -63,7 +63,7 @@ def test_a_baseline_and_verdicts_stand_beside_with_a_drawing(login, world):
 
     assert "Not distinguishable: `ref`." in text
     assert text.count('class="whisker"') == 2
-    assert "baseline" in text
+    assert '<span class="chip idle">baseline</span>' in text
     assert "/submissions/ref" in text
 
 
