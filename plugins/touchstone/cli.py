@@ -13,6 +13,8 @@ from typer.core import TyperCommand, TyperGroup
 
 from touchstone import (
     agent_commands,
+    audit_commands,
+    cost_commands,
     data_commands,
     dev_commands,
     event_commands,
@@ -89,7 +91,6 @@ class Group(TyperGroup):
 app = typer.Typer(
     cls=Group,
     no_args_is_help=True,
-    add_completion=False,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
     help="Submit prediction models, train them on whatever GPU is free, and see what they are "
@@ -107,6 +108,8 @@ app.add_typer(event_commands.event_app, name="event")
 app.add_typer(data_commands.data_app, name="data")
 app.command()(event_commands.leaderboard)
 app.command()(event_commands.compare)
+app.command()(cost_commands.costs)
+app.command()(audit_commands.audit)
 app.add_typer(dev_commands.dev_app, name="dev")
 
 

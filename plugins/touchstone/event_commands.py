@@ -23,7 +23,7 @@ from touchstone.terminal import (
 from touchstone_agent.protocol.errors import ConfigurationError, TouchstoneError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from touchstone.client.answers import Answer, Leaderboard, ShownEvent
     from touchstone.client.api import Client
@@ -166,20 +166,51 @@ def compare(
     submission_ids: Annotated[
         list[str], typer.Argument(metavar="ID...", show_default=False, help="Submissions.")
     ],
+    by_interval: Annotated[
+        bool,
+        typer.Option("--by-interval", help="Figures of 2 to 5 submissions by interval instead."),
+    ] = False,
+    as_csv: Annotated[
+        bool, typer.Option("--csv", help="The same as CSV, a row per submission and interval.")
+    ] = False,
     login: Login = None,
     as_json: AsJson = False,
 ) -> None:
     """Show submissions beside each other, with all that was said of each."""
     from touchstone.client.requests import check_id
 
+    wanted = [check_id(each) for each in submission_ids]
+    if by_interval or as_csv:
+        _compare_intervals(wanted, login, as_csv=as_csv, as_json=as_json)
+        return
     with connect(login) as client:
-        found = client.compare([check_id(each) for each in submission_ids])
+        found = client.compare(wanted)
     if as_json:
         print_json(found.document)
         return
     from touchstone.client.event_tables import build_comparison
 
     open_console().print(build_comparison(found.value))
+
+
+def _compare_intervals(
+    wanted: Sequence[str], login: str | None, *, as_csv: bool, as_json: bool
+) -> None:
+    if as_csv and as_json:
+        raise ConfigurationError("csv: choose either --csv or --json")
+    with connect(login) as client:
+        found = client.compare_intervals(wanted)
+    if as_json:
+        print_json(found.document)
+        return
+    if as_csv:
+        from touchstone.core.comparing import write_csv
+
+        typer.echo(write_csv(found.value), nl=False)
+        return
+    from touchstone.client.comparison_tables import build_intervals
+
+    open_console().print(build_intervals(found.value))
 
 
 def check_objection(client: Client, conf: Mapping[str, object]) -> None:

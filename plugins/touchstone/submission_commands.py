@@ -297,6 +297,25 @@ def show(submission_id: SubmissionId, login: Login = None, as_json: AsJson = Fal
         console.print(build_tasks(found.value.tasks))
 
 
+@submission_app.command("open")
+def open_page(submission_id: SubmissionId, login: Login = None, as_json: AsJson = False) -> None:
+    """Print the address of a submission's page; on a terminal, open it in the browser as well."""
+    from touchstone.client.watch import get_submission
+
+    with connect(login) as client:
+        # Only of one that is there: a page would say so later.
+        get_submission(client, check_id(submission_id))
+        address = client.build_page_address(submission_id)
+    if as_json:
+        print_json({"submission_id": submission_id, "url": address})
+        return
+    typer.echo(address)
+    if sys.stdout.isatty():
+        import webbrowser
+
+        webbrowser.open(address)
+
+
 @submission_app.command()
 def results(submission_id: SubmissionId, login: Login = None, as_json: AsJson = False) -> None:
     """Show what a submission's models are worth."""

@@ -28,8 +28,9 @@ def connect(user: str | None) -> Client:
     """Return a client; ``None`` logs in as the environment says, or else as the engineer."""
     from touchstone.client.access import get_access
     from touchstone.client.api import Client
+    from touchstone.core.records.audit import CLI_AGENT
 
-    return Client(get_access(os.environ, user=user), sleep=time.sleep)
+    return Client(get_access(os.environ, user=user), agent=CLI_AGENT, sleep=time.sleep)
 
 
 def open_console(*, stderr: bool = False) -> Console:

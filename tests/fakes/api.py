@@ -13,6 +13,7 @@ from airflow.api_fastapi.core_api.security import get_user
 from fastapi import Depends, FastAPI, HTTPException, Request
 from pydantic import AwareDatetime, BaseModel, ConfigDict
 
+from fakes.money import FakeBudgets, FakeMeter
 from fakes.stores import FakeObjectStore, FakeRecordStore
 from fakes.submissions import build_submission
 from touchstone.core.answers import Ended
@@ -39,6 +40,7 @@ class FakeCancelService:
             submission_id,
             by=by,
             is_admin=is_admin,
+            records=FakeRecordStore(),
             find_submitter=self.unregistered.get,
             end_runs=list,
         )
@@ -79,6 +81,8 @@ class FakeAirflow:
     objects: FakeObjectStore
     cancel_service: FakeCancelService
     settings: Settings
+    meter: FakeMeter = field(default_factory=FakeMeter)
+    budgets: FakeBudgets = field(default_factory=FakeBudgets)
     runs: dict[str, dict[str, Any]] = field(default_factory=dict)
     steps: list[Callable[[], None]] = field(default_factory=list)
     failed_tasks: list[dict[str, Any]] = field(default_factory=list)
@@ -115,6 +119,8 @@ class FakeAirflow:
             get_settings: lambda: self.settings,
             dependencies.get_records: lambda: self.records,
             dependencies.get_objects: lambda: self.objects,
+            dependencies.get_meter: lambda: self.meter,
+            dependencies.get_budgets: lambda: self.budgets,
             dependencies.get_queue_reader: lambda: QueueReader(self.objects, self.settings),
             dependencies.get_cancel_service: lambda: self.cancel_service,
             dependencies.get_clock: lambda: lambda: NOW,

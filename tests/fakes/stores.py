@@ -88,6 +88,20 @@ class FakeRecordStore(RecordStore):
         if self._find(table, {name: record[name] for name in self._keys[table]}) is not None:
             raise RecordExists(f"{record[key]!r} exists already in {table}")
         self._put(table, self._mark(table, {**record, VERSION: 1}))
+        self._store_beside(table, {}, record)
+
+    def _store_beside(self, table: str, before: Record, after: Record) -> None:
+        for where, one in self._list_beside(table, before, after):
+            self._put(where, one)
+
+    def _list_part_newest(
+        self, table: str, part: Mapping[str, str], sort: str, *, limit: int, below: str | None
+    ) -> list[Record]:
+        ((key, value),) = part.items()
+        found = [
+            each for each in self._query(table, key, value) if below is None or each[sort] < below
+        ]
+        return sorted(found, key=lambda each: str(each[sort]), reverse=True)[:limit]
 
     def _change(
         self, table: str, key: Mapping[str, str], decide: Callable[[Record], Record | None]
@@ -100,6 +114,7 @@ class FakeRecordStore(RecordStore):
             return record
         changed = {**record, **changes, VERSION: int(record.get(VERSION, 0)) + 1}
         self._put(table, self._mark(table, changed))
+        self._store_beside(table, record, changed)
         return changed
 
     def _scan(self, table: str) -> list[Record]:

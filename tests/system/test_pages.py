@@ -203,7 +203,7 @@ def test_a_module_is_submitted_and_scheduled_by_forms(visit, installation):
         installation.cancel_what_goes_on(submission_id)
 
 
-def test_another_users_submission_is_not_there(visit, installation):
+def test_another_users_submission_is_not_there_and_admins_compare_it(visit, installation, accepted):
     theirs = installation.submit(EXAMPLES / "momentum", "--as", "admin")
     try:
         engineer = visit("engineer")
@@ -212,11 +212,27 @@ def test_another_users_submission_is_not_there(visit, installation):
         assert "Not found" in engineer.page.inner_text("main")
         engineer.open("submissions")
         assert theirs not in engineer.page.inner_text("main")
+
+        admin = visit("admin")
+        admin.open("submissions")
+        for each in (accepted, theirs):
+            admin.page.get_by_label(f"Compare {each}").check()
+        admin.page.get_by_role("button", name="Compare").click()
+        expect(admin.page.get_by_role("heading", name="Comparison")).to_be_visible()
+        expect(admin.page.get_by_role("link", name=theirs)).to_be_visible()
+        admin.take_picture("compared")
+        installation.ask("retract", theirs, "--as", "admin")
+        admin.open(f"submissions/{theirs}/audit")
+        row = admin.page.locator("tr", has_text="retracted").first
+        expect(row.locator("td").nth(2)).to_have_text("CLI")
     finally:
         installation.ask("cancel", theirs, "--as", "admin")
 
 
-PLACES = ["submissions", "new", "schedule", "queue", "events", "events/default", "fleet"]
+PLACES = [
+    *("submissions", "new", "schedule", "queue", "events", "events/default"),
+    *("costs", "fleet", "audit", "compare"),
+]
 LOOKS = {
     "light": {"color_scheme": "light"},
     "dark": {"color_scheme": "dark"},
@@ -232,7 +248,7 @@ def test_no_page_has_a_serious_fault_of_accessibility(visit, accepted, look):
     found = {}
 
     one = f"submissions/{accepted}"
-    for path in [*PLACES, one, f"{one}/tasks/validation/log"]:
+    for path in [*PLACES, one, f"{one}/audit", f"{one}/tasks/validation/log"]:
         assert admin.open(path) == 200, path
         admin.take_picture(f"{look}-{path.replace('/', '-').replace(accepted, 'one')}")
         faults = Axe().run(admin.page).response["violations"]

@@ -47,6 +47,9 @@ from touchstone.client.errors import (
     Unreachable,
 )
 from touchstone.core.answers import (
+    AuditLog,
+    ComparedSubmissions,
+    CostReport,
     Ended,
     FleetReport,
     GpuCatalogue,
@@ -84,6 +87,7 @@ class Client:
 
     :param access: Where it is and who asks.
     :param transport: How requests travel; ``None`` for the network.
+    :param agent: What the program calls itself; the audit tells the command line by it.
     :param sleep: Waits that many seconds.
     """
 
@@ -92,6 +96,7 @@ class Client:
         access: Access,
         *,
         transport: httpx.BaseTransport | None = None,
+        agent: str = "touchstone-client",
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
         self._access = access
@@ -101,6 +106,7 @@ class Client:
             base_url=access.url,
             transport=transport,
             timeout=30,
+            headers={"User-Agent": agent},
             # No proxy of the environment reaches this machine's own loopback.
             trust_env=httpx.URL(access.url).host not in _LOOPBACK,
         )
@@ -117,6 +123,11 @@ class Client:
     ) -> None:
         """Close the connections."""
         self._http.close()
+
+    def build_page_address(self, submission_id: str) -> str:
+        """Return the address of a submission's page."""
+        path = f"/touchstone/pages/submissions/{quote(submission_id, safe='')}"
+        return f"{self._access.url}{path}"
 
     # --- runs ------------------------------------------------------------------------------
 
@@ -312,6 +323,11 @@ class Client:
         wanted = urlencode([("submission", each) for each in submission_ids])
         return self._get(Comparison, f"verdicts?{wanted}")
 
+    def compare_intervals(self, submission_ids: Sequence[str]) -> Answer[ComparedSubmissions]:
+        """Return two to five submissions beside each other, by prediction interval."""
+        wanted = urlencode([("submission", each) for each in submission_ids])
+        return self._get(ComparedSubmissions, f"comparison?{wanted}")
+
     # --- data sets -------------------------------------------------------------------------
 
     def list_data_sets(self) -> Answer[DataSetList]:
@@ -331,6 +347,35 @@ class Client:
     def list_gpus(self) -> Answer[GpuCatalogue]:
         """Return the GPU models that can be rented now."""
         return self._get(GpuCatalogue, "gpus")
+
+    # --- costs -----------------------------------------------------------------------------
+
+    def get_costs(
+        self, *, month: str | None = None, by: str | None = None, user: str | None = None
+    ) -> Answer[CostReport]:
+        """
+        Return what the pods have cost that were launched in a month.
+
+        :param month: As ``2026-11``; ``None`` for this one.
+        :param by: ``submission``, ``submitter`` or ``gpu``; ``None`` for the first.
+        :param user: Whose pods alone are counted; ``None`` for all that the user may see.
+        """
+        query = {"month": month, "by": by, "user": user}
+        given = {key: value for key, value in query.items() if value is not None}
+        return self._read(CostReport, self._ask("GET", f"{_API}/costs", params=given))
+
+    def list_acts(
+        self, submission_id: str | None = None, *, limit: int = 50, cursor: str | None = None
+    ) -> Answer[AuditLog]:
+        """
+        Return who did what, the newest first.
+
+        :param submission_id: To which submission; ``None`` for all acts, which admins may see.
+        :param cursor: The ``next`` of an earlier page; ``None`` for the first one.
+        """
+        of = f"/submissions/{quote(submission_id, safe='')}" if submission_id else ""
+        query = {"limit": str(limit), **({"cursor": cursor} if cursor is not None else {})}
+        return self._read(AuditLog, self._ask("GET", f"{_API}{of}/audit", params=query))
 
     # --- the fleet -------------------------------------------------------------------------
 

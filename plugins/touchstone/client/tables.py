@@ -5,6 +5,8 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
+from decimal import ROUND_HALF_UP, Decimal
+from typing import Final
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
@@ -39,6 +41,7 @@ _STYLES = {
     "retracted": "yellow",
 }
 _LINE_EVERY_SECONDS = 10.0
+_CENT: Final = Decimal("0.01")
 _BAR_CELLS = 20
 
 
@@ -364,6 +367,15 @@ def format_seconds(value: object) -> str:
     minutes, seconds = divmod(round(value), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"
+
+
+def format_money(usd: object) -> str:
+    """Return US dollars to the cent, half a cent up; ``n/a`` for what is no amount."""
+    try:
+        cents = Decimal(str(usd)).quantize(_CENT, rounding=ROUND_HALF_UP)
+    except ArithmeticError:
+        return "n/a"
+    return f"{'-' if cents < 0 else ''}${abs(cents):,}" if cents.is_finite() else "n/a"
 
 
 def format_time(value: object) -> str:

@@ -250,3 +250,224 @@ class SchedulePlan(_Answer):
     usd_high: str | None = None
     price_reason: str | None = None
     remarks: tuple[str, ...] = ()
+
+
+class CostBudget(_Answer):
+    """
+    How a budget for pods stands, in US dollars as text.
+
+    :param limit_usd: What may be spent; ``None`` for no limit.
+    :param reserved_usd: Held for pods that may still cost something, the worst case of each.
+    :param spent_usd: Spent on pods that are gone.
+    :param left_usd: What may still be reserved; below zero where more was spent; ``None`` for no
+        limit.
+    """
+
+    limit_usd: str | None
+    reserved_usd: str
+    spent_usd: str
+    left_usd: str | None
+
+
+class CostRow(_Answer):
+    """
+    What some pods have cost together, in US dollars as text, exact to the micro-dollar.
+
+    :param name: A submission's id, a user's name, a GPU model, or ``total``.
+    :param user: Who has submitted; ``None`` where that is no single user, or the name itself.
+    :param pods: How many pods.
+    :param seconds: How long they were billed.
+    :param usd: What they cost: by RunPod's bill where there is one, else by our own clock.
+    :param useful_usd: The part of pods whose attempts came to what they were for.
+    :param wasted_usd: The part of pods whose attempts failed, were lost or were cancelled.
+    :param open_usd: The part of pods that are not known to be gone, up to now.
+    :param billed_pods: How many of them RunPod has billed.
+    :param billed_usd: What it has billed for those; ``None`` while there is no bill.
+    :param budget: The budget that these pods came out of; ``None`` where there is none such.
+    """
+
+    name: str
+    user: str | None = None
+    pods: int
+    seconds: int
+    usd: str
+    useful_usd: str
+    wasted_usd: str
+    open_usd: str
+    billed_pods: int
+    billed_usd: str | None
+    budget: CostBudget | None = None
+
+
+class CostMonth(_Answer):
+    """
+    A month and its budget.
+
+    :param month: UTC, as ``2026-11``.
+    :param budget: How it stands.
+    """
+
+    month: str
+    budget: CostBudget
+
+
+class CostReport(_Answer):
+    """
+    What the pods have cost that were launched in a month.
+
+    :param month: The month, UTC, as ``2026-11``.
+    :param by: What a row is for: ``submission``, ``submitter`` or ``gpu``.
+    :param user: Whose pods alone are counted; ``None`` for everybody's.
+    :param at: Up to when pods are counted that are not gone, ISO 8601.
+    :param problem: Why there are no figures, in one line; ``None`` if there are.
+    :param total: All pods together, also those in no row; ``None`` with a problem.
+    :param rows: The dearest first.
+    :param left_out: How many rows more there would be.
+    :param months: The newest months, this one first, as their budgets stand; empty with a problem.
+    """
+
+    month: str
+    by: str
+    user: str | None = None
+    at: str
+    problem: str | None = None
+    total: CostRow | None = None
+    rows: tuple[CostRow, ...] = ()
+    left_out: int = 0
+    months: tuple[CostMonth, ...] = ()
+
+
+class AuditAct(_Answer):
+    """
+    Something that somebody did.
+
+    :param at: When, ISO 8601.
+    :param by: Who.
+    :param door: Where it came in: ``page``, ``API``, ``CLI``, ``Airflow`` or ``control plane``;
+        ``None`` for an act from before there was an audit.
+    :param kind: What it changed: ``submission``, ``server``, ``event`` or ``installation``.
+    :param name: Which one; empty for the installation.
+    :param action: What was done, in words.
+    """
+
+    at: str
+    by: str
+    door: str | None
+    kind: str
+    name: str
+    action: str
+
+
+class AuditLog(_Answer):
+    """
+    Some acts, the newest first.
+
+    :param acts: The acts.
+    :param unreadable: How many more there are here whose records make no sense.
+    :param next: The cursor of the next page; ``None`` on the last one.
+    """
+
+    acts: tuple[AuditAct, ...]
+    unreadable: int = 0
+    next: str | None = None
+
+
+class ComparedChart(_Answer):
+    """
+    Where a chart of a training is.
+
+    :param name: The chart's name.
+    :param url: Its address.
+    :param by: Whose it is, ``judge`` or ``trainer``; ``None`` in old records.
+    """
+
+    name: str
+    url: str
+    by: str | None = None
+
+
+class ComparedInterval(_Answer):
+    """
+    What a submission came to at one prediction interval.
+
+    :param interval: The prediction interval.
+    :param figures: The judge's figures by name, each of :data:`touchstone.core.comparing.FIGURES`;
+        ``None`` for one that there is not.
+    :param note: Why there are no figures, or what the judge says of them; ``None`` for nothing.
+    :param charts: Its charts.
+    """
+
+    interval: int
+    figures: Mapping[str, int | float | None]
+    note: str | None = None
+    charts: tuple[ComparedChart, ...] = ()
+
+
+class ComparedVerdict(_Answer):
+    """
+    What was said last of an entry in an event.
+
+    :param event: The event.
+    :param baseline: What the event compares with now; ``None`` for nothing yet.
+    :param verdict: The verdict; ``None`` before there is one.
+    :param why: The verdict's sentence, or why there is no score.
+    :param score: The entry's score.
+    :param difference: The score's difference from the baseline's.
+    :param low: Lower end of the difference's 95 % interval.
+    :param high: Upper end of it.
+    :param p: Its p, adjusted for all that were compared.
+    :param n: How many were compared.
+    """
+
+    event: str
+    baseline: str | None = None
+    verdict: str | None = None
+    why: str | None = None
+    score: float | None = None
+    difference: float | None = None
+    low: float | None = None
+    high: float | None = None
+    p: float | None = None
+    n: int | None = None
+
+
+class ComparedSubmission(_Answer):
+    """
+    One submission of a comparison.
+
+    :param submission_id: Its id.
+    :param submitted_by: Whose it is.
+    :param status: Where it is; ``None`` for another user's.
+    :param is_baseline: Whether an event of this comparison compares with it.
+    :param note: Why there are no figures of it; ``None`` if there may be.
+    :param score: Its own score.
+    :param score_low: Lower end of the score's interval.
+    :param score_high: Upper end of it.
+    :param verdicts: What was said of it, an entry each, the newest last.
+    :param intervals: What it came to, by prediction interval.
+    """
+
+    submission_id: str
+    submitted_by: str
+    status: str | None = None
+    is_baseline: bool = False
+    note: str | None = None
+    score: float | None = None
+    score_low: float | None = None
+    score_high: float | None = None
+    verdicts: tuple[ComparedVerdict, ...] = ()
+    intervals: tuple[ComparedInterval, ...] = ()
+
+
+class ComparedSubmissions(_Answer):
+    """
+    Some submissions beside each other, by prediction interval.
+
+    :param intervals: All prediction intervals of any of them, ascending.
+    :param submissions: In the order asked for; baselines that were not asked for last.
+    :param missing: Those that there are not, or that are another user's and in no event.
+    """
+
+    intervals: tuple[int, ...]
+    submissions: tuple[ComparedSubmission, ...]
+    missing: tuple[str, ...] = ()

@@ -140,6 +140,8 @@ class Spend:
     :param useful_micros: The part of pods whose attempts ended well.
     :param wasted_micros: The part of pods whose attempts did not.
     :param open_micros: The rest: pods that are not known to be gone, up to now.
+    :param billed_pods: How many of them RunPod has billed.
+    :param billed_micros: What it has billed for those.
     """
 
     pods: int = 0
@@ -148,6 +150,8 @@ class Spend:
     useful_micros: int = 0
     wasted_micros: int = 0
     open_micros: int = 0
+    billed_pods: int = 0
+    billed_micros: int = 0
 
     def __add__(self, other: Spend) -> Spend:
         return Spend(
@@ -196,6 +200,7 @@ def _sum_pod(meter: Mapping[EntryKind, Entry], now: datetime) -> Spend:
         (each.micros for each in (billed, closed) if each and each.micros is not None), None
     )
     micros = compute_micros(rental.price_per_hour, seconds) if told is None else told
+    bill = billed.micros if billed else None
     return Spend(
         pods=1,
         seconds=seconds,
@@ -203,4 +208,6 @@ def _sum_pod(meter: Mapping[EntryKind, Entry], now: datetime) -> Spend:
         useful_micros=micros if closed and closed.is_useful else 0,
         wasted_micros=micros if closed and not closed.is_useful else 0,
         open_micros=0 if closed else micros,
+        billed_pods=0 if bill is None else 1,
+        billed_micros=bill or 0,
     )

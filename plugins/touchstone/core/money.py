@@ -59,6 +59,13 @@ def build_month(at: datetime) -> str:
     return at.astimezone(UTC).strftime("%Y-%m")
 
 
+def list_months(now: datetime, count: int) -> list[str]:
+    """Return the newest UTC months as :func:`build_month` does, the one of a time first."""
+    last = now.astimezone(UTC)
+    numbers = [last.year * 12 + last.month - 1 - back for back in range(count)]
+    return [f"{number // 12:04}-{number % 12 + 1:02}" for number in numbers]
+
+
 # --- scopes ----------------------------------------------------------------------------------
 
 
@@ -107,15 +114,42 @@ def build_scopes(
     :param budget: The submission's own, USD; the installation's holds as well.
     """
     month = build_month(at)
-    of_submission = [limit for limit in (limits.submission, budget) if limit is not None]
-    named = {
-        f"submission:{submission_id}": min(of_submission, default=None),
-        f"user:{user}:{month}": limits.user_month,
-        f"month:{month}": limits.month,
-    }
-    return tuple(
-        Scope(id=name, limit=None if usd is None else to_micros(usd)) for name, usd in named.items()
+    return (
+        build_submission_scope(limits, submission_id, budget),
+        build_month_scope(limits, month, user),
+        build_month_scope(limits, month),
     )
+
+
+def build_submission_scope(
+    limits: BudgetLimits, submission_id: str, budget: Decimal | None = None
+) -> Scope:
+    """
+    Return the budget of a submission.
+
+    :param limits: The installation's.
+    :param submission_id: Its id.
+    :param budget: Its own, USD; the lower of both holds.
+    """
+    given = [limit for limit in (limits.submission, budget) if limit is not None]
+    return _build_scope(f"submission:{submission_id}", min(given, default=None))
+
+
+def build_month_scope(limits: BudgetLimits, month: str, user: str | None = None) -> Scope:
+    """
+    Return the budget of a month.
+
+    :param limits: The installation's.
+    :param month: As :func:`build_month` returns it.
+    :param user: Whose; ``None`` for that of all.
+    """
+    if user is None:
+        return _build_scope(f"month:{month}", limits.month)
+    return _build_scope(f"user:{user}:{month}", limits.user_month)
+
+
+def _build_scope(name: str, usd: Decimal | None) -> Scope:
+    return Scope(id=name, limit=None if usd is None else to_micros(usd))
 
 
 def describe_scope(scope_id: str) -> str:

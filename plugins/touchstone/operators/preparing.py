@@ -22,11 +22,12 @@ if TYPE_CHECKING:
 
 
 def connect_records() -> RecordStore:
-    """Return the installation's records."""
+    """Return the installation's records, for what runs of Airflow do."""
     # Connecting imports boto3, which DAG parsing must not pay for.
+    from touchstone.core.records.audit import Door
     from touchstone.stores.records import RecordStore
 
-    return RecordStore.connect(get_settings())
+    return RecordStore.connect(get_settings()).through(Door.AIRFLOW)
 
 
 def _find_pinned(submission: Submission, image: str) -> str:

@@ -12,7 +12,19 @@ from fastapi.responses import Response
 from fastapi.staticfiles import StaticFiles
 from starlette.exceptions import HTTPException
 
-from touchstone.pages import events, fleet, queue, scheduling, submissions, submitting, tabs
+from touchstone.core.records.audit import Door
+from touchstone.pages import (
+    audit,
+    comparison,
+    costs,
+    events,
+    fleet,
+    queue,
+    scheduling,
+    submissions,
+    submitting,
+    tabs,
+)
 from touchstone.pages.rendering import render_error
 from touchstone.ui.app import Boundary, find_status
 from touchstone_agent.protocol.errors import PermanentError, TransientError
@@ -25,7 +37,11 @@ _INVALID = 422
 def build_app() -> FastAPI:
     """Return the application; every page of it needs a user whom Airflow knows."""
     app = FastAPI(title="Touchstone's pages", openapi_url=None, docs_url=None, redoc_url=None)
-    for module in (submissions, submitting, scheduling, queue, events, fleet, tabs):
+    app.state.door = Door.PAGE
+    for module in (
+        *(submissions, submitting, scheduling, comparison, queue, events),
+        *(costs, fleet, audit, tabs),
+    ):
         app.include_router(module.router, dependencies=[Depends(get_user)])
     # The same for everybody, and needed by the page that asks for a login.
     app.mount("/static", StaticFiles(directory=STATIC), name="static")

@@ -15,7 +15,14 @@ from fastapi import Request
 from fastapi.responses import HTMLResponse, RedirectResponse
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from touchstone.client import beside, fleet_tables, plan_tables, tables
+from touchstone.client import (
+    audit_tables,
+    beside,
+    cost_tables,
+    fleet_tables,
+    plan_tables,
+    tables,
+)
 from touchstone.core.answers import DispatcherState
 from touchstone.ui.dependencies import Caller
 
@@ -148,7 +155,11 @@ def _environment() -> Environment:
         "line": tables.format_line,
         "clean": tables.clean,
         "waiting": tables.format_waiting,
-        "money": format_money,
+        "money": tables.format_money,
+        "subject": audit_tables.describe_subject,
+        "bill": cost_tables.describe_bill,
+        "left": cost_tables.describe_left,
+        "budget": cost_tables.describe_budget,
         "web": keep_web_address,
         "state": fleet_tables.describe_state,
         "account": fleet_tables.describe_account,
@@ -187,14 +198,6 @@ def tell_ago(moment: datetime, now: datetime) -> str:
             told = f"{size // length:.0f} {unit}"
             break
     return f"in {told}" if seconds < 0 else f"{told} ago"
-
-
-def format_money(usd: object) -> str:
-    """Return US dollars to the cent; ``n/a`` for what is no amount."""
-    try:
-        return f"${float(str(usd)):,.2f}"
-    except ValueError:
-        return "n/a"
 
 
 def keep_web_address(address: object) -> str | None:

@@ -7,6 +7,8 @@ from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
 
 from touchstone.core.answers import Ended
+from touchstone.core.records.actions import Action
+from touchstone.core.records.audit import SubjectKind
 from touchstone.core.records.stored import StoredRecord
 from touchstone.core.records.submissions import CancelRequest, Submission
 from touchstone.core.states import SUBMISSION_OPEN, IllegalMove, SubmissionStatus
@@ -81,14 +83,16 @@ def cancel_unregistered(
     *,
     by: str,
     is_admin: bool,
+    records: RecordStore | None = None,
     find_submitter: Callable[[str], str | None] = _find_submitter,
     end_runs: EndRuns = _end_runs,
 ) -> Ended | None:
     """
-    End the run of a submission that has not got as far as a record.
+    End the run of a submission that has not got as far as a record; the audit has it first.
 
     :param by: Who asked.
     :param is_admin: Whether they may end others' runs.
+    :param records: The records; ``None`` to connect.
     :param find_submitter: Tells who triggered a run that has not ended.
     :param end_runs: Ends DAG runs by id.
     :return: As :func:`cancel_submission`; ``None`` if there is no such run, or it is not theirs.
@@ -96,6 +100,9 @@ def cancel_unregistered(
     submitter = find_submitter(submission_id)
     if submitter is None or not (is_admin or submitter == by):
         return None
+    records = records or RecordStore.connect(get_settings())
+    act = Action(at=datetime.now(UTC), by=by, action=f"cancelled by {by} before it was registered")
+    records.add_act(SubjectKind.SUBMISSION, submission_id, act)
     return Ended(ended_runs=tuple(end_runs([submission_id])))
 
 

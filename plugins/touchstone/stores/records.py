@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import logging
 import time
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 from typing import Any, Generic, Self, TypeVar
 
+from pydantic import JsonValue
+
 from touchstone.core.paging import Place
+from touchstone.core.records.actions import Action
+from touchstone.core.records.audit import Door, SubjectKind, build_entries, find_new_actions
 from touchstone.core.records.evaluations import Evaluation
-from touchstone.core.records.notes import Note
+from touchstone.core.records.events import CATALOGUE
+from touchstone.core.records.notes import Control, Note
 from touchstone.core.records.servers import Server, ServerEntry
 from touchstone.core.records.stored import RecordUnreadable, load_named
 from touchstone.core.records.submissions import Submission
@@ -95,11 +101,18 @@ class RecordStore(Tables):
         }
         super().__init__(client, keys, sleep=sleep)
         self._settings = settings
+        self._door = Door.HOST
 
     @classmethod
     def connect(cls, settings: Settings) -> Self:
         """Return a store that uses the installation's AWS connection."""
         return cls(build_client("dynamodb", settings.aws_conn_id), settings)
+
+    def through(self, door: Door) -> Self:
+        """Return the same store for acts that come in at a door; the audit has it of each."""
+        other = copy.copy(self)
+        other._door = door
+        return other
 
     # --- submissions ---------------------------------------------------------------------
 
@@ -124,6 +137,17 @@ class RecordStore(Tables):
         table = self._settings.submissions_table
         stored = self._find(table, {"submission_id": submission_id})
         return None if stored is None else load_named(Submission, submission_id, stored)
+
+    def find_submissions(self, submission_ids: Iterable[str], model: type[Model]) -> Found[Model]:
+        """
+        Return some submissions in few requests; those that there are, in the order asked for.
+
+        :param model: As what each is read; its fields are all that is asked for.
+        :raises TransientError: If the table goes on to leave some of them out.
+        """
+        keys = [(each,) for each in dict.fromkeys(submission_ids)]
+        found = self._find_many(self._settings.submissions_table, keys, model.list_wanted())
+        return load_each(model, {key[0]: found[key] for key in keys if key in found})
 
     def create_submission(self, submission: Submission) -> None:
         """
@@ -491,6 +515,66 @@ class RecordStore(Tables):
         :param begins: Only what begins so there.
         """
         return self._query(table, key, value, begins=(sort, begins) if sort else None)
+
+    def list_part_newest(
+        self, table: str, part: Mapping[str, str], sort: str, *, limit: int, below: str | None
+    ) -> list[Record]:
+        """
+        Return the last records of one part of a table, the last first.
+
+        :param part: The part: its attribute, and the value.
+        :param sort: By which attribute the part is sorted.
+        :param limit: How many at most.
+        :param below: Only those whose sort key is less; ``None`` from the last on.
+        """
+        return self._list_part_newest(table, part, sort, limit=limit, below=below)
+
+    def find_places(self, table: str, keys: Iterable[tuple[str, ...]]) -> Set[tuple[str, ...]]:
+        """Return which of some keys of a table have a record."""
+        return self._find_many(table, keys, self._keys[table]).keys()
+
+    # --- the audit ---------------------------------------------------------------------------
+
+    def add_act(self, kind: SubjectKind, name: str, action: Action) -> None:
+        """
+        Write an act that changes no record.
+
+        :param kind: What it is done to.
+        :param name: Which one.
+        :param action: What is done.
+        """
+        for entry in build_entries(kind, name, [action], self._door):
+            with contextlib.suppress(RecordExists):
+                self._create(self._settings.events_table, "entry", entry.dump())
+
+    def _list_beside(
+        self,
+        table: str,
+        before: Mapping[str, JsonValue],
+        after: Mapping[str, JsonValue],
+    ) -> Sequence[tuple[str, Record]]:
+        """Return the audit's entries of the acts that a record has now and had not before."""
+        subject = self._find_subject(table, after)
+        if subject is None or before.get("actions") == after.get("actions"):
+            return ()
+        new = find_new_actions(before.get("actions"), after.get("actions"))
+        entries = build_entries(*subject, new, self._door) if new else ()
+        return [(self._settings.events_table, entry.dump()) for entry in entries]
+
+    def _find_subject(
+        self, table: str, record: Mapping[str, JsonValue]
+    ) -> tuple[SubjectKind, str] | None:
+        """Return what acts on a record are done to; ``None`` for one that keeps none."""
+        if table == self._settings.submissions_table:
+            return SubjectKind.SUBMISSION, str(record["submission_id"])
+        if table == self._settings.servers_table:
+            name = str(record["server"])
+            if name == f"{_NOTE}{Control.NAME}":
+                return SubjectKind.INSTALLATION, ""
+            return None if name.startswith(_NOTE) else (SubjectKind.SERVER, name)
+        if table == self._settings.events_table and record["event"] == CATALOGUE:
+            return SubjectKind.EVENT, str(record["entry"])
+        return None
 
     def _mark(self, table: str, record: Record) -> Record:
         """Return a record with the mark by which it is found while somebody is at work on it."""

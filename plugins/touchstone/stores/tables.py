@@ -18,7 +18,7 @@ from pydantic import JsonValue
 from touchstone.core.records.stored import StoredRecord, load_named
 from touchstone.stores.aws import get_error_code, translated_errors
 from touchstone_agent.core.backoff import Backoff
-from touchstone_agent.protocol.errors import PermanentError, TransientError
+from touchstone_agent.protocol.errors import PermanentError, TouchstoneError, TransientError
 
 Record = dict[str, JsonValue]
 """A record as plain JSON values: numbers are int or float, times ISO 8601 in UTC."""
@@ -43,6 +43,10 @@ _WEIGHED_FROM = 100 * 1024
 _NAMED_FIELDS = 3
 
 _ATTEMPTS_AT_A_WRITE = 8
+
+_REFUSED = "ConditionalCheckFailed"
+_CONTENDED = ("TransactionConflict", "ThrottlingError", "ProvisionedThroughputExceeded")
+"""Reasons of a cancelled transaction that say "not now"."""
 
 BATCH_GET_LIMIT = 100
 
@@ -178,13 +182,32 @@ def _name(key: Mapping[str, str]) -> str:
     return "/".join(key.values())
 
 
-def is_condition_failure(error: PermanentError) -> bool:
+def is_condition_failure(error: TouchstoneError) -> bool:
     """Tell whether DynamoDB refused a write because its condition does not hold."""
     cause = error.__cause__
-    return (
-        isinstance(cause, ClientError)
-        and get_error_code(cause) == "ConditionalCheckFailedException"
-    )
+    if not isinstance(cause, ClientError):
+        return False
+    # Only the first part of a transaction of ours has a condition.
+    is_refused = _REFUSED in _list_cancellations(cause)[:1]
+    return is_refused or get_error_code(cause) == "ConditionalCheckFailedException"
+
+
+def _is_contended(error: TouchstoneError) -> bool:
+    """Tell whether a write was refused for nothing but that others were at the same."""
+    cause = error.__cause__
+    if not isinstance(cause, ClientError):
+        return False
+    if get_error_code(cause) == "TransactionConflictException":
+        return True  # A single write met a transaction.
+    reasons = {*_list_cancellations(cause)} - {"None"}
+    return bool(reasons) and reasons <= {*_CONTENDED}
+
+
+def _list_cancellations(error: ClientError) -> list[str]:
+    """Return why each part of a transaction was cancelled; empty for another error."""
+    response: Mapping[str, object] = {**error.response}
+    reasons = response.get("CancellationReasons")
+    return [str(each.get("Code")) for each in reasons] if isinstance(reasons, list) else []
 
 
 class Tables:
@@ -259,18 +282,15 @@ class Tables:
         return found
 
     def _create(self, table: str, key: str, record: Mapping[str, JsonValue]) -> None:
-        try:
-            with translated_errors(f"creating {record[key]} in {table}"):
-                self._client.put_item(
-                    TableName=table,
-                    Item=to_item(self._mark(table, {**record, VERSION: 1})),
-                    ConditionExpression="attribute_not_exists(#key)",
-                    ExpressionAttributeNames={"#key": key},
-                )
-        except PermanentError as error:
-            if is_condition_failure(error):
-                raise RecordExists(f"{record[key]!r} exists already in {table}") from error
-            raise
+        put: dict[str, object] = {
+            "TableName": table,
+            "Item": to_item(self._mark(table, {**record, VERSION: 1})),
+            "ConditionExpression": "attribute_not_exists(#key)",
+            "ExpressionAttributeNames": {"#key": key},
+        }
+        beside = self._list_beside(table, {}, record)
+        if not self._put_if(f"creating {record[key]} in {table}", put, beside):
+            raise RecordExists(f"{record[key]!r} exists already in {table}")
 
     def _change(
         self, table: str, key: Mapping[str, str], decide: Callable[[Record], Record | None]
@@ -284,23 +304,48 @@ class Tables:
                 return record
             version = _get_version(record)
             changed = {**record, **changes, VERSION: version + 1}
-            try:
-                with translated_errors(f"writing {_name(key)} to {table}"):
-                    self._client.put_item(
-                        TableName=table,
-                        Item=to_item(self._mark(table, changed)),
-                        ConditionExpression="#version = :version",
-                        ExpressionAttributeNames={"#version": VERSION},
-                        ExpressionAttributeValues={":version": {"N": str(version)}},
-                    )
-            except PermanentError as error:
-                if is_condition_failure(error):
-                    continue
-                raise
-            return changed
+            put: dict[str, object] = {
+                "TableName": table,
+                "Item": to_item(self._mark(table, changed)),
+                "ConditionExpression": "#version = :version",
+                "ExpressionAttributeNames": {"#version": VERSION},
+                "ExpressionAttributeValues": {":version": {"N": str(version)}},
+            }
+            beside = self._list_beside(table, record, changed)
+            if self._put_if(f"writing {_name(key)} to {table}", put, beside):
+                return changed
         raise TransientError(
             f"{_name(key)} in {table} was changed by others {_ATTEMPTS_AT_A_WRITE} times in a row"
         )
+
+    def _put_if(
+        self, doing: str, put: Mapping[str, object], beside: Sequence[tuple[str, Record]]
+    ) -> bool:
+        """
+        Write a record if its condition holds, and others along with it, all of them or none.
+
+        :param doing: What is attempted, for the message.
+        :param put: The request for the record.
+        :param beside: Table and record of each other; what stands there is replaced.
+        :return: Whether its condition held.
+        """
+        others = [{"Put": {"TableName": table, "Item": to_item(one)}} for table, one in beside]
+        for number in range(1, _ATTEMPTS_AT_A_WRITE + 1):
+            try:
+                with translated_errors(doing):
+                    if others:
+                        self._client.transact_write_items(TransactItems=[{"Put": put}, *others])
+                    else:
+                        self._client.put_item(**put)
+            except (PermanentError, TransientError) as error:
+                if is_condition_failure(error):
+                    return False
+                if not _is_contended(error):
+                    raise
+                self._sleep(_UNPROCESSED_BACKOFF.after(number))
+            else:
+                return True
+        raise TransientError(f"{doing}: others wrote there {_ATTEMPTS_AT_A_WRITE} times in a row")
 
     def _change_model(
         self,
@@ -419,6 +464,59 @@ class Tables:
                 return
             for item in found["Items"]:
                 yield {name: value["S"] for name, value in item.items()}
+
+    def _list_beside(
+        self,
+        table: str,
+        before: Mapping[str, JsonValue],
+        after: Mapping[str, JsonValue],
+    ) -> Sequence[tuple[str, Record]]:
+        """
+        Return the records that are written along with a record, by table.
+
+        :param table: The record's.
+        :param before: The record as it is stored; empty for a new one.
+        :param after: The record as it will be.
+        """
+        del table, before, after
+        return ()
+
+    def _list_part_newest(
+        self, table: str, part: Mapping[str, str], sort: str, *, limit: int, below: str | None
+    ) -> list[Record]:
+        """
+        Return the last records of one part of a table, the last first.
+
+        :param part: The part: its attribute, and the value.
+        :param sort: By which attribute the part is sorted.
+        :param limit: How many at most.
+        :param below: Only those whose sort key is less; ``None`` from the last on.
+        """
+        values = {**part, **({sort: below} if below is not None else {})}
+        conditions = {
+            name: {
+                "AttributeValueList": [{"S": value}],
+                "ComparisonOperator": "LT" if name == sort else "EQ",
+            }
+            for name, value in values.items()
+        }
+        found: list[Record] = []
+        start: dict[str, object] = {}
+        with translated_errors(f"listing {table} of {_name(part)}"):
+            while len(found) < limit:
+                answer = self._client.query(
+                    TableName=table,
+                    KeyConditions=conditions,
+                    ScanIndexForward=False,
+                    ConsistentRead=True,
+                    Limit=limit - len(found),
+                    **start,
+                )
+                found += [from_item(item) for item in answer["Items"]]
+                if not answer.get("LastEvaluatedKey"):
+                    break
+                start = {"ExclusiveStartKey": answer["LastEvaluatedKey"]}
+        return found
 
     def _mark(self, table: str, record: Record) -> Record:
         """Return a record as it is written: with the mark by which an index has it, if any."""

@@ -22,7 +22,10 @@ from touchstone.stores.objects import ObjectNotFound
 from touchstone.stores.tables import RecordNotFound
 from touchstone.ui.archives import UploadsBusy, UploadTooLarge, UploadTooSlow
 from touchstone.ui.routes import (
+    audit,
+    comparison,
     content,
+    costs,
     data_sets,
     events,
     fleet,
@@ -126,7 +129,7 @@ def build_app() -> FastAPI:
     app = FastAPI(title="Touchstone", openapi_url=None, docs_url=None, redoc_url=None)
     for module in (
         *(health, content, submissions, logs, queue, gpus, servers, fleet, events),
-        *(data_sets, plans),
+        *(data_sets, plans, costs, audit, comparison),
     ):
         app.include_router(module.router, prefix=API_PREFIX, dependencies=[Depends(get_user)])
     app.add_middleware(Boundary)

@@ -13,11 +13,14 @@ from airflow.api_fastapi.auth.managers.base_auth_manager import BaseAuthManager
 from airflow.api_fastapi.auth.managers.models.base_user import BaseUser
 from airflow.api_fastapi.auth.managers.models.resource_details import DagAccessEntity, DagDetails
 from airflow.api_fastapi.core_api.security import GetUserDep
-from fastapi import Depends, Header, HTTPException
+from fastapi import Depends, Header, HTTPException, Request
 
 from touchstone.core.answers import Ended
 from touchstone.core.queue import Queue
+from touchstone.core.records.audit import CLI_AGENT, Door
 from touchstone.settings import Settings, get_settings
+from touchstone.stores.meter import Meter
+from touchstone.stores.money import Budgets
 from touchstone.stores.objects import ObjectStore
 from touchstone.stores.parts import Parts
 from touchstone.stores.records import RecordStore
@@ -58,21 +61,24 @@ class CancelService(Protocol):
 
 
 class _Canceller:
+    def __init__(self, records: RecordStore) -> None:
+        self._records = records
+
     # Imported by the first use: the dispatcher brings Airflow's models with it.
     def cancel(self, submission_id: str, *, by: str, reason: str | None) -> Ended:
         from touchstone.services.cancel import cancel_submission
 
-        return cancel_submission(submission_id, by=by, reason=reason)
+        return cancel_submission(submission_id, by=by, reason=reason, records=self._records)
 
     def cancel_unregistered(self, submission_id: str, *, by: str, is_admin: bool) -> Ended | None:
         from touchstone.services.cancel import cancel_unregistered
 
-        return cancel_unregistered(submission_id, by=by, is_admin=is_admin)
+        return cancel_unregistered(submission_id, by=by, is_admin=is_admin, records=self._records)
 
     def retract(self, submission_id: str, *, by: str) -> Ended:
         from touchstone.services.cancel import retract_submission
 
-        return retract_submission(submission_id, by=by)
+        return retract_submission(submission_id, by=by, records=self._records)
 
 
 @lru_cache(maxsize=1)
@@ -85,6 +91,18 @@ def get_records() -> RecordStore:
 def get_objects() -> ObjectStore:
     """Return this process's object store."""
     return ObjectStore.connect(get_settings())
+
+
+@lru_cache(maxsize=1)
+def get_meter() -> Meter:
+    """Return what this process reads pods' meters with."""
+    return Meter.connect(get_settings())
+
+
+@lru_cache(maxsize=1)
+def get_budgets() -> Budgets:
+    """Return what this process reads budgets with."""
+    return Budgets.connect(get_settings())
 
 
 @lru_cache(maxsize=1)
@@ -106,9 +124,26 @@ def get_queue(reader: Annotated[QueueReader, Depends(get_queue_reader)]) -> Queu
     return reader.read()
 
 
-def get_cancel_service() -> CancelService:
+def get_door(request: Request, user_agent: Annotated[str, Header()] = "") -> Door:
+    """Return where a request came in. That it is the command line's is its own word for it."""
+    door = getattr(request.app.state, "door", Door.API)
+    is_cli = door is Door.API and user_agent.partition("/")[0] == CLI_AGENT
+    return Door.CLI if is_cli else door
+
+
+def get_acting_records(
+    records: Annotated[RecordStore, Depends(get_records)],
+    door: Annotated[Door, Depends(get_door)],
+) -> RecordStore:
+    """Return the record store for what this request does."""
+    return records.through(door)
+
+
+def get_cancel_service(
+    records: Annotated[RecordStore, Depends(get_acting_records)],
+) -> CancelService:
     """Return what cancels and retracts."""
-    return _Canceller()
+    return _Canceller(records)
 
 
 def get_clock() -> Callable[[], datetime]:
@@ -138,7 +173,7 @@ def get_caller(
 
 
 CallerDep = Annotated[Caller, Depends(get_caller)]
-RecordsDep = Annotated[RecordStore, Depends(get_records)]
+RecordsDep = Annotated[RecordStore, Depends(get_acting_records)]
 PartsDep = Annotated[Parts, Depends(get_parts)]
 ObjectsDep = Annotated[ObjectStore, Depends(get_objects)]
 SettingsDep = Annotated[Settings, Depends(get_settings)]

@@ -48,7 +48,7 @@ def get_visible_submission(records: RecordStore, caller: Caller, submission_id: 
     :raises RecordNotFound: If there is none, or it is somebody else's: nobody learns which.
     """
     submission = records.find_submission(submission_id)
-    if submission is None or not _may_see(caller, submission):
+    if submission is None or not may_see(caller, submission):
         raise RecordNotFound(f"there is no submission {submission_id!r}")
     return submission
 
@@ -183,5 +183,6 @@ def show_task(entry: TaskEntry[Task], parts: Parts, now: datetime) -> dict[str, 
     }
 
 
-def _may_see(caller: Caller, submission: Submission) -> bool:
+def may_see(caller: Caller, submission: Submission) -> bool:
+    """Tell whether a submission is the caller's to see."""
     return caller.is_admin or submission.submitted_by == caller.name

@@ -14,6 +14,7 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from fakes.api import NOW, URL, FakeAirflow
+from fakes.submissions import build_submission
 from fakes.tasks import build_spec, build_task, change_fields
 from touchstone import cli
 from touchstone.core.names import build_console_key
@@ -592,3 +593,43 @@ def test_json_is_the_answer_as_it_came(
     )
 
     assert run(*command.split(), "--json").stdout == json.dumps(answer.json(), indent=2) + "\n"
+
+
+def test_the_address_of_a_submissions_page_is_printed(
+    run: Run, airflow: FakeAirflow, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened: list[str] = []
+    monkeypatch.setattr("webbrowser.open", opened.append)
+    told: dict[str, Any] = {"submitted_by": "engineer", "created_at": NOW.isoformat()}
+    airflow.records.create_submission(build_submission("s-1", **told))
+
+    done = run("open", "s-1")
+
+    assert done.output == f"{URL}/touchstone/pages/submissions/s-1\n"
+    assert json.loads(run("open", "s-1", "--json").output) == {
+        "submission_id": "s-1",
+        "url": f"{URL}/touchstone/pages/submissions/s-1",
+    }
+    assert opened == [], "a pipe opens no browser"
+
+
+def test_the_page_of_what_is_not_there_has_no_address(run: Run) -> None:
+    done = run("open", "s-9")
+
+    assert done.exit_code == 1
+    assert "/touchstone/pages" not in done.output
+
+
+@pytest.mark.parametrize(
+    ("typed", "offered"),
+    [("touchstone co", {"compare", "costs"}), ("touchstone costs --m", {"--month"})],
+)
+def test_a_shell_completes_commands_and_options(
+    state_dir: Path, typed: str, offered: set[str]
+) -> None:
+    words = {"COMP_WORDS": typed, "COMP_CWORD": str(typed.count(" "))}
+    environment = {"_TOUCHSTONE_COMPLETE": "complete_bash", **words}
+
+    done = CliRunner().invoke(cli.app, [], prog_name="touchstone", env=environment)
+
+    assert offered <= set(done.output.split())

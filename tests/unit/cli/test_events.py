@@ -218,3 +218,43 @@ def test_an_event_without_a_baseline_is_not_closed(run, airflow):
     assert done.exit_code == 2
     assert "touchstone event baseline default ID" in done.output
     assert airflow.runs == {}
+
+
+def test_figures_are_compared_by_interval_as_a_table_json_and_csv(run, airflow, world):
+    world.train("ref", build_net(1), user="engineer")
+    world.keeper.set_baseline("default", "ref", by="admin")
+    world.arrive("s-1", build_net(2), user="engineer")
+    metrics = {"net_sharpe": 0.51234, "net_sharpe_low": 0.1, "net_sharpe_high": 0.9}
+    line = {"task_id": "i5", "interval": 5, "status": "success", "judged": "judged"}
+    airflow.records.change_submission(
+        "s-1", lambda found: found.change(results=[line | {"metrics": metrics}])
+    )
+
+    table = run("compare", "s-1", "ref", "--by-interval")
+    document = json.loads(run("compare", "s-1", "ref", "--by-interval", "--json").output)
+    rows = run("compare", "s-1", "ref", "--csv").output.splitlines()
+
+    assert table.exit_code == 0
+    assert "0.5123 [0.1, 0.9]" in table.output
+    assert "ref (baseline)" in table.output
+    assert "s-1: default, against ref: not distinguishable" in table.output
+    assert "ref: default: the baseline" in table.output
+    assert document["submissions"][0]["intervals"][0]["figures"]["net_sharpe"] == 0.51234
+    assert rows[1].startswith("s-1,engineer,false,default,not distinguishable")
+    assert "0.51234,0.1,0.9" in rows[1]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (("s-1", "--by-interval"), "submission"),
+        (("s-1", "s-1", "--by-interval"), "submission: name 2 to 5 different ones"),
+        (("s-1", "s-2", "--csv", "--json"), "csv: choose either"),
+        (("s-1", "S 2", "--csv"), "id"),
+    ],
+)
+def test_what_cannot_be_compared_by_interval_is_named(run, arguments, told):
+    done = run("compare", *arguments)
+
+    assert done.exit_code == 2
+    assert told in done.output

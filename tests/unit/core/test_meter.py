@@ -36,7 +36,9 @@ def test_what_has_ended_is_counted_up_to_its_end() -> None:
 def test_a_bill_outranks_our_own_clock_whichever_comes_first() -> None:
     rental = build_rental()
     entries = [rental.bill(after(60), 6_000), rental.close(after(50), is_useful=False)]
-    expected = Spend(pods=1, seconds=50, micros=6_000, wasted_micros=6_000)
+    expected = Spend(
+        pods=1, seconds=50, micros=6_000, wasted_micros=6_000, billed_pods=1, billed_micros=6_000
+    )
     assert sum_all(entries, now=after(99)) == expected
     assert sum_all(reversed(entries), now=after(99)) == expected
 
@@ -44,13 +46,16 @@ def test_a_bill_outranks_our_own_clock_whichever_comes_first() -> None:
 def test_a_bill_of_nothing_is_a_bill() -> None:
     rental = build_rental()
     entries = [rental.close(after(50), is_useful=True), rental.bill(after(60), 0)]
-    assert sum_all(entries, now=after(99)).micros == 0
+    spend = sum_all(entries, now=after(99))
+    assert (spend.micros, spend.billed_pods) == (0, 1)
 
 
 def test_a_pod_is_billed_and_not_known_to_be_gone() -> None:
     rental = build_rental()
     spend = sum_all([rental.open(), rental.bill(after(60), 6_000)], now=after(90))
-    assert spend == Spend(pods=1, seconds=90, micros=6_000, open_micros=6_000)
+    assert spend == Spend(
+        pods=1, seconds=90, micros=6_000, open_micros=6_000, billed_pods=1, billed_micros=6_000
+    )
 
 
 def test_an_end_before_its_start_costs_nothing() -> None:

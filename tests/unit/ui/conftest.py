@@ -18,6 +18,7 @@ from fastapi import FastAPI
 from fastapi.testclient import TestClient
 
 from fakes.api import NOW, FakeCancelService
+from fakes.money import FakeBudgets, FakeMeter
 from fakes.servers import store_server
 from fakes.stores import FakeObjectStore, FakeRecordStore
 from fakes.submissions import build_submission
@@ -55,11 +56,23 @@ def cancel_service() -> FakeCancelService:
 
 
 @pytest.fixture
+def meter(settings: Settings) -> FakeMeter:
+    return FakeMeter(settings)
+
+
+@pytest.fixture
+def budgets(settings: Settings) -> FakeBudgets:
+    return FakeBudgets(settings)
+
+
+@pytest.fixture
 def overrides(
     settings: Settings,
     records: FakeRecordStore,
     objects: FakeObjectStore,
     cancel_service: FakeCancelService,
+    meter: FakeMeter,
+    budgets: FakeBudgets,
 ) -> dict[Callable[..., Any], Callable[..., Any]]:
     # The real auth manager decides; only who asks is made up, in `login`.
     authority = TouchstoneAuthManager()
@@ -67,6 +80,8 @@ def overrides(
         get_settings: lambda: settings,
         dependencies.get_records: lambda: records,
         dependencies.get_objects: lambda: objects,
+        dependencies.get_meter: lambda: meter,
+        dependencies.get_budgets: lambda: budgets,
         dependencies.get_queue_reader: lambda: QueueReader(objects, settings),
         dependencies.get_cancel_service: lambda: cancel_service,
         dependencies.get_clock: lambda: lambda: NOW,

@@ -18,6 +18,9 @@ class FailingRecords:
     def __init__(self, error: Exception) -> None:
         self._error = error
 
+    def through(self, _door: object) -> FailingRecords:
+        return self
+
     def list_submissions(self, **_: object) -> None:
         raise self._error
 

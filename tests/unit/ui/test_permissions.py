@@ -20,6 +20,7 @@ ROUTES = [
 OF_A_SUBMISSION = [
     ("GET", "/api/v1/submissions/s-1"),
     ("GET", "/api/v1/submissions/s-1/results"),
+    ("GET", "/api/v1/submissions/s-1/audit"),
     ("GET", "/api/v1/submissions/s-1/tasks/i5"),
     ("GET", "/api/v1/submissions/s-1/tasks/i5/log"),
     ("POST", "/api/v1/submissions/s-1/cancel"),
@@ -33,7 +34,7 @@ def ask(client: TestClient, method: str, path: str) -> int:
 
 
 def test_every_route_of_the_application_is_one_the_matrix_knows(app: FastAPI) -> None:
-    assert len(ROUTES) == 32
+    assert len(ROUTES) == 37
     assert all(isinstance(route, APIRoute) for route in app.routes)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from datetime import datetime
+from decimal import Decimal
 from typing import Annotated, Final, Self
 
 from pydantic import BeforeValidator, Field, JsonValue, field_validator
@@ -211,6 +212,23 @@ class OpenSubmission(StoredRecord):
     submitted_by: str
     run_ids: Texts = ()
     cancel: CancelRequest | None = None
+
+
+class SubmissionBudget(StoredRecord):
+    """
+    What a submission's pods may cost by its own schedule.
+
+    :param submission_id: Its id.
+    :param schedule: How it is trained; ``None`` until somebody says so.
+    """
+
+    submission_id: str
+    schedule: Annotated[Schedule | None, BeforeValidator(rename_fields)] = None
+
+    @property
+    def budget(self) -> Decimal | None:
+        """Return the schedule's budget, USD; ``None`` if it has none."""
+        return self.schedule.budget if self.schedule else None
 
 
 class Submission(SubmissionSummary, SparseRecord):

@@ -101,8 +101,12 @@ class Refresher {
     const wasAtEnd = console && console.scrollHeight - console.scrollTop - console.clientHeight < 40;
     const top = console ? console.scrollTop : 0;
     const open = [...shown.querySelectorAll("details")].map((each) => each.open);
+    const ticked = new Set([...shown.querySelectorAll("input:checked")].map((each) => each.value));
     shown.replaceChildren(...document.importNode(fresh, true).childNodes);
     shown.querySelectorAll("details").forEach((each, place) => (each.open = Boolean(open[place])));
+    shown
+      .querySelectorAll("input[type=checkbox]")
+      .forEach((each) => (each.checked = ticked.has(each.value)));
     const now = shown.querySelector(".console");
     if (now) now.scrollTop = wasAtEnd ? now.scrollHeight : top;
   }

@@ -25,7 +25,11 @@ FOUND = [
 ROUTES = [path for path, method in FOUND if method == "GET"]
 FORMS = [path for path, method in FOUND if method != "GET"]
 OURS = {"Sec-Fetch-Site": "same-origin"}
-OF_A_SUBMISSION = ["/submissions/s-1", "/submissions/s-1/tasks/i5/log"]
+OF_A_SUBMISSION = [
+    "/submissions/s-1",
+    "/submissions/s-1/audit",
+    "/submissions/s-1/tasks/i5/log",
+]
 XSS = "<script>alert(1)</script><img src=x onerror=alert(1)>\"'javascript:"
 
 
@@ -57,6 +61,11 @@ def build_waiting(submission_id="s-1", **fields):
 def test_every_page_is_one_that_the_matrix_knows():
     assert sorted(ROUTES) == [
         "/",
+        "/audit",
+        "/compare",
+        "/compare.csv",
+        "/compare.json",
+        "/costs",
         "/events",
         "/events/x-1",
         "/fleet",
@@ -66,6 +75,7 @@ def test_every_page_is_one_that_the_matrix_knows():
         "/schedule",
         "/submissions",
         "/submissions/x-1",
+        "/submissions/x-1/audit",
         "/submissions/x-1/tasks/x-1/log",
     ]
 

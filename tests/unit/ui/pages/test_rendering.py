@@ -5,10 +5,10 @@ from datetime import timedelta
 import pytest
 
 from fakes.api import NOW
+from touchstone.client.tables import format_money
 from touchstone.pages.consoles import MAX_LINE, fold_lines
 from touchstone.pages.rendering import (
     find_kind,
-    format_money,
     keep_web_address,
     parse_moment,
     tell_ago,
@@ -107,7 +107,19 @@ def test_a_time_without_a_zone_is_utc():
 
 
 @pytest.mark.parametrize(
-    ("value", "told"), [("0.1234", "$0.12"), ("1234.5", "$1,234.50"), ("x", "n/a"), (None, "n/a")]
+    ("value", "told"),
+    [
+        ("0.1234", "$0.12"),
+        ("0.125000", "$0.13"),
+        ("1234.5", "$1,234.50"),
+        ("-3.5", "-$3.50"),
+        ("-0.001", "$0.00"),
+        ("x", "n/a"),
+        (None, "n/a"),
+        ("nan", "n/a"),
+        ("inf", "n/a"),
+        ("1e999999", "n/a"),
+    ],
 )
 def test_money_is_told_to_the_cent(value, told):
     assert format_money(value) == told
