@@ -57,12 +57,12 @@ def parts(records, store, settings, monkeypatch):
         "register",
         "preparing",
         "authority",
-        "checks",
         "replay",
         "collect",
         "agent",
     ):
         monkeypatch.setattr(f"touchstone.operators.{module}.get_settings", lambda: settings)
+    monkeypatch.setattr("touchstone.services.checks.get_settings", lambda: settings)
     monkeypatch.setattr("touchstone.stores.records.RecordStore.connect", lambda _: records)
     for module in (preparing, registering):
         monkeypatch.setattr(module, "store_content", lambda _: None)

@@ -53,8 +53,9 @@ def fetched():
 @pytest.fixture(autouse=True)
 def parts(records, agent, fetched, monkeypatch):
     settings = Settings(env="dev")
-    for module in ("submission", "register", "preparing", "authority", "checks"):
+    for module in ("submission", "register", "preparing", "authority"):
         monkeypatch.setattr(f"touchstone.operators.{module}.get_settings", lambda: settings)
+    monkeypatch.setattr("touchstone.services.checks.get_settings", lambda: settings)
     monkeypatch.setattr("touchstone.stores.records.RecordStore.connect", lambda _: records)
     for module in (preparing, registering):
         monkeypatch.setattr(module, "store_content", lambda _: None)
