@@ -23,7 +23,11 @@ pytestmark = pytest.mark.integration
 PASSWORD = "canary-of-the-registry"
 
 
-@pytest.fixture(scope="module", params=[None, PASSWORD], ids=["open", "login"])
+@pytest.fixture(
+    scope="module",
+    params=[pytest.param(None, marks=pytest.mark.campaign(sample=3)), PASSWORD],
+    ids=["open", "login"],
+)
 def registry(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Registry]:
