@@ -36,6 +36,7 @@ def _run(run_attempt: Callable[..., Run], folder: Path, phase: str, **variables:
     return run_attempt(*arguments, **variables)
 
 
+@pytest.mark.campaign(sample=3)
 @pytest.mark.parametrize("folder", GOOD, ids=lambda path: path.name)
 def test_a_good_example_is_valid(run_attempt: Callable[..., Run], folder: Path) -> None:
     run = _run(run_attempt, folder, "validate")

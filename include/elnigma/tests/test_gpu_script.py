@@ -24,6 +24,7 @@ def script() -> ModuleType:
     return module
 
 
+@pytest.mark.campaign(sample=999)
 def test_it_trains_on_the_cpu_alone_and_writes_what_it_found(
     script: ModuleType, tmp_path: Path
 ) -> None:

@@ -308,6 +308,7 @@ def fit(structure: Structure, model: Any, features: np.ndarray) -> list[dict[str
     return told
 
 
+@pytest.mark.campaign(sample=3)
 @pytest.mark.parametrize("reference", REFERENCES)
 def test_a_reference_structure_learns_and_is_kept_by_keras_own_layers(
     reference: str, tmp_path: Path
@@ -372,6 +373,7 @@ def test_a_structure_that_raises_leaves_the_precision_as_it_was(tmp_path: Path) 
 # --- by the command ---------------------------------------------------------------------------
 
 
+@pytest.mark.campaign(sample=3)
 @pytest.mark.parametrize(
     ("reference", "configured", "window"),
     [("lstm", 0, 32), ("tcn", 8, 8), ("transformer", 8, 8)],
