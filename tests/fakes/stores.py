@@ -94,7 +94,7 @@ class FakeRecordStore(RecordStore):
         for where, one in self._list_beside(table, before, after):
             self._put(where, one)
 
-    def _list_part_newest(
+    def list_part_newest(
         self, table: str, part: Mapping[str, str], sort: str, *, limit: int, below: str | None
     ) -> list[Record]:
         ((key, value),) = part.items()

@@ -516,19 +516,6 @@ class RecordStore(Tables):
         """
         return self._query(table, key, value, begins=(sort, begins) if sort else None)
 
-    def list_part_newest(
-        self, table: str, part: Mapping[str, str], sort: str, *, limit: int, below: str | None
-    ) -> list[Record]:
-        """
-        Return the last records of one part of a table, the last first.
-
-        :param part: The part: its attribute, and the value.
-        :param sort: By which attribute the part is sorted.
-        :param limit: How many at most.
-        :param below: Only those whose sort key is less; ``None`` from the last on.
-        """
-        return self._list_part_newest(table, part, sort, limit=limit, below=below)
-
     def find_places(self, table: str, keys: Iterable[tuple[str, ...]]) -> Set[tuple[str, ...]]:
         """Return which of some keys of a table have a record."""
         return self._find_many(table, keys, self._keys[table]).keys()

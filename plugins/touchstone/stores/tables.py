@@ -44,6 +44,9 @@ _NAMED_FIELDS = 3
 
 _ATTEMPTS_AT_A_WRITE = 8
 
+_MOST_BESIDE = 99
+"""DynamoDB takes 100 writes in one transaction, one of which is the record's own."""
+
 _REFUSED = "ConditionalCheckFailed"
 _CONTENDED = ("TransactionConflict", "ThrottlingError", "ProvisionedThroughputExceeded")
 """Reasons of a cancelled transaction that say "not now"."""
@@ -324,12 +327,20 @@ class Tables:
         """
         Write a record if its condition holds, and others along with it, all of them or none.
 
+        Of more than a transaction takes, the first are written before it, whatever becomes of it.
+
         :param doing: What is attempted, for the message.
         :param put: The request for the record.
         :param beside: Table and record of each other; what stands there is replaced.
         :return: Whether its condition held.
         """
-        others = [{"Put": {"TableName": table, "Item": to_item(one)}} for table, one in beside]
+        puts = [{"TableName": table, "Item": to_item(one)} for table, one in beside]
+        # Those that one transaction cannot take come before it: to write them again is harmless,
+        # and to leave one out is not.
+        with translated_errors(doing):
+            for early in puts[:-_MOST_BESIDE]:
+                self._client.put_item(**early)
+        others = [{"Put": each} for each in puts[-_MOST_BESIDE:]]
         for number in range(1, _ATTEMPTS_AT_A_WRITE + 1):
             try:
                 with translated_errors(doing):
@@ -481,7 +492,7 @@ class Tables:
         del table, before, after
         return ()
 
-    def _list_part_newest(
+    def list_part_newest(
         self, table: str, part: Mapping[str, str], sort: str, *, limit: int, below: str | None
     ) -> list[Record]:
         """

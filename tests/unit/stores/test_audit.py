@@ -193,6 +193,26 @@ def test_an_act_is_written_in_one_transaction_with_the_change_it_is_of():
     assert [each["Item"]["event"]["S"] for each in entries] == [AUDIT, f"{AUDIT}:submission:s-1"]
 
 
+def test_as_many_acts_at_once_as_a_record_keeps_are_all_in_the_audit():
+    """Airflow's log is read later, and a transaction takes 100 writes."""
+    records, wire = connect()
+
+    def note_all(found):
+        for number in range(MAX_ACTIONS):
+            at = NOW + timedelta(seconds=number)
+            found = found.note_action(at=at, by="ann", action=f"act {number}")
+        return found
+
+    records.change_submission("s-1", note_all)
+
+    ((change, *entries),) = wire.transactions
+    assert change["TableName"] == SETTINGS.submissions_table
+    assert len(entries) + 1 == 100
+    written = [each["Item"] for each in (*wire.puts, *entries)]
+    places = {(each["event"]["S"], each["entry"]["S"]) for each in written}
+    assert len(places) == len(written) == 2 * MAX_ACTIONS
+
+
 def test_a_change_without_an_act_costs_what_it_always_has():
     records, wire = connect()
     records.change_submission("s-1", lambda found: found.change(notes="x"))

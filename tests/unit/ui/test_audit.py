@@ -204,14 +204,14 @@ def test_a_page_reads_no_more_than_it_shows(admin, records, make_submission, mon
     make_submission()
     for number in range(30):
         act(records, number)
-    read = records._list_part_newest
+    read = records.list_part_newest
     limits = []
 
     def count(*args, **options):
         limits.append(options["limit"])
         return read(*args, **options)
 
-    monkeypatch.setattr(records, "_list_part_newest", count)
+    monkeypatch.setattr(records, "list_part_newest", count)
     ask(admin, limit=5)
 
     assert limits == [6]
