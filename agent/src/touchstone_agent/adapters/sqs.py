@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import gc
 from dataclasses import dataclass
 from typing import Any
 
 import botocore.session
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
+from botocore.loaders import create_loader
 
 from touchstone_agent.protocol.errors import ConfigurationError, TransientError
 from touchstone_agent.settings import SqsSettings
@@ -38,6 +40,27 @@ class Received:
     group: str = ""
 
 
+class _Catalogue:
+    """
+    botocore's descriptions of AWS, which a client needs when it is built.
+
+    A client keeps its loader, and with it what the loader has read: every service's endpoints in
+    every region, 4 MB of an idle agent.
+    """
+
+    def __init__(self) -> None:
+        self._loader = create_loader()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._loader, name)
+
+    def forget(self) -> None:
+        """Give back what was read; what is asked for later is read again."""
+        self._loader = create_loader()
+        # Client and session know each other: only the collector frees them, before more is loaded.
+        gc.collect()
+
+
 class Queues:
     """
     The queues by name; safe to use from several threads.
@@ -48,6 +71,8 @@ class Queues:
 
     def __init__(self, settings: SqsSettings) -> None:
         session = botocore.session.Session(profile=settings.profile)
+        catalogue = _Catalogue()
+        session.register_component("data_loader", catalogue)
         if settings.credentials_file is not None:
             session.set_config_variable("credentials_file", str(settings.credentials_file))
         try:
@@ -65,6 +90,8 @@ class Queues:
             )
         except (BotoCoreError, ValueError) as error:
             raise ConfigurationError(f"sqs settings: {error}") from error
+        del session
+        catalogue.forget()
         self._urls: dict[str, str] = {}
 
     def receive(self, queue: str, *, wait_seconds: int = 20) -> tuple[Received, ...]:
