@@ -192,12 +192,24 @@ class ServerShell:
                     kept += read(_BLOCK)[: MOST_BYTES - len(kept)]
             return is_any
 
-        # Whatever came before the end is read after it.
-        while read_block() or not channel.exit_status_ready():
-            if time.monotonic() > deadline:
+        ended_at: float | None = None
+        while True:
+            # Looked at before the last block is read: what comes between the two is not lost. sshd
+            # tells the exit code as soon as a command has ended, perhaps before all of its output.
+            has_ended = channel.exit_status_ready()
+            is_all_sent = channel.eof_received or channel.closed
+            is_any = read_block()
+            now = time.monotonic()
+            if has_ended and not is_any:
+                ended_at = ended_at or now
+                # What it has left running may hold its output open for ever.
+                if is_all_sent or now - ended_at > _LAST_SECONDS:
+                    break
+            if now > deadline:
                 raise TransientError(f"{name} does not end on the server; look there, run it again")
-            if not (channel.recv_ready() or channel.recv_stderr_ready()):
-                channel.status_event.wait(_PAUSE_SECONDS)
+            if not is_any:
+                # Once it has ended, the event is set: only a pause waits.
+                (time.sleep if has_ended else channel.status_event.wait)(_PAUSE_SECONDS)
         return Completed(
             code=channel.recv_exit_status(),
             output=output.decode(errors="replace"),

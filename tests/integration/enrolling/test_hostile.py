@@ -125,6 +125,27 @@ def test_what_a_command_says_that_reads_nothing_of_what_it_is_sent_is_taken(meet
     assert (done.code, done.output) == (127, "there is no such command")
 
 
+def test_what_comes_behind_the_exit_code_is_part_of_the_answer(meet) -> None:
+    def act(channel: Any) -> None:
+        channel.send_exit_status(0)
+        time.sleep(0.5)
+        channel.sendall(b"/var/tmp/x")
+        channel.sendall_stderr(b"and more")
+        channel.close()
+
+    done = meet(act).run(("any",), seconds=120)
+    assert (done.code, done.output, done.errors) == (0, "/var/tmp/x", "and more")
+
+
+def test_one_whose_child_holds_its_output_open_has_ended(meet) -> None:
+    def act(channel: Any) -> None:
+        channel.sendall(b"started")
+        channel.send_exit_status(0)
+
+    done = meet(act).run(("any",), seconds=120)
+    assert (done.code, done.output) == (0, "started")
+
+
 def test_of_one_that_says_much_the_beginning_is_kept(meet) -> None:
     def act(channel: Any) -> None:
         channel.sendall(b"x" * (MOST_BYTES + 100_000))
