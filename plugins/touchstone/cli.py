@@ -19,6 +19,7 @@ from touchstone import (
     dev_commands,
     event_commands,
     fleet_commands,
+    queue_commands,
     submission_commands,
 )
 from touchstone.memory import collect_seldom
@@ -110,6 +111,8 @@ app.command()(event_commands.leaderboard)
 app.command()(event_commands.compare)
 app.command()(cost_commands.costs)
 app.command()(audit_commands.audit)
+app.command()(queue_commands.queue)
+app.command()(queue_commands.priority)
 app.add_typer(dev_commands.dev_app, name="dev")
 
 

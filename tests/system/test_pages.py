@@ -203,6 +203,33 @@ def test_a_module_is_submitted_and_scheduled_by_forms(visit, installation):
         installation.cancel_what_goes_on(submission_id)
 
 
+def test_an_admin_moves_a_task_to_the_front(visit, installation):
+    submission_id = installation.submit(EXAMPLES / "momentum")
+    installation.wait_for_submission(submission_id, "accepted")
+    installation.ask("pause", "--as", "admin")
+    try:
+        installation.ask("schedule", submission_id, "--intervals", "1,5", "--config", "fast.toml")
+        admin = visit("admin")
+        admin.open("queue")
+        # Which of the two is first is the dispatcher's to say.
+        rows = admin.page.locator("tbody tr", has_text=submission_id)
+        expect(rows).to_have_count(2)
+        last = rows.nth(1).locator("td").nth(1).inner_text()
+
+        rows.nth(1).get_by_role("button", name="before all others").click()
+
+        moved = rows.nth(0)
+        expect(moved.locator("td").nth(1)).to_have_text(last)
+        expect(moved.locator("td").nth(3)).to_have_text("1")
+        admin.take_picture("queue-moved")
+        engineer = visit("engineer")
+        engineer.open("queue")
+        expect(engineer.page.get_by_role("button", name="before all others")).to_have_count(0)
+    finally:
+        installation.ask("resume", "--as", "admin")
+        installation.cancel_what_goes_on(submission_id)
+
+
 def test_another_users_submission_is_not_there_and_admins_compare_it(visit, installation, accepted):
     theirs = installation.submit(EXAMPLES / "momentum", "--as", "admin")
     try:

@@ -85,9 +85,28 @@ class Waiting(_Part):
 
     position: int
     of: int
+    priority: Annotated[int | None, OrNone] = None
     reason: Text = None
     p50: Text = None
     p90: Text = None
+
+
+class QueuedTask(Waiting):
+    """A task that waits for a slot, whose it is, and since when, ISO 8601."""
+
+    submission_id: str
+    task_id: str
+    submitted_by: Text = None
+    is_validation: bool = False
+    since: Text = None
+
+
+class ShownQueue(_Part):
+    """What waits and may be seen, the next first of each kind, and how much waits in all."""
+
+    waiting: Many[QueuedTask] = ()
+    total: int = 0
+    dispatcher: DispatcherState | None = None
 
 
 class Cost(_Part):

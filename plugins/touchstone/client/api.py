@@ -33,6 +33,7 @@ from touchstone.client.answers import (
     RunTasks,
     ShownDataSet,
     ShownEvent,
+    ShownQueue,
     SubmissionAnswer,
     SubmissionList,
     Token,
@@ -55,6 +56,7 @@ from touchstone.core.answers import (
     GpuCatalogue,
     LogPage,
     Placements,
+    Reordered,
     SchedulePlan,
     Uploaded,
 )
@@ -280,6 +282,24 @@ class Client:
     def retract(self, submission_id: str) -> Answer[Ended]:
         """Withdraw a submission for good."""
         return self._post(Ended, f"submissions/{submission_id}/retract", {})
+
+    # --- the queue -------------------------------------------------------------------------
+
+    def get_queue(self) -> Answer[ShownQueue]:
+        """Return what waits for a slot."""
+        return self._get(ShownQueue, "queue")
+
+    def change_order(
+        self, submission_id: str, task_id: str | None, change: Mapping[str, object]
+    ) -> Answer[Reordered]:
+        """
+        Change the place of what waits.
+
+        :param task_id: The task; ``None`` for all of the submission's.
+        :param change: ``priority`` or ``move``, as the API takes it.
+        """
+        body = {"submission_id": submission_id, "task_id": task_id, **change}
+        return self._post(Reordered, "queue/priority", body)
 
     # --- events ----------------------------------------------------------------------------
 

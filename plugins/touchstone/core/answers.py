@@ -121,6 +121,22 @@ class Ended(_Answer):
     ended_runs: tuple[str, ...] = ()
 
 
+class Reordered(_Answer):
+    """
+    What became of a change of the queue's order.
+
+    :param submission_id: Of which submission.
+    :param task_id: Of which task; ``None`` for all of the submission's.
+    :param priority: The priority that it waits by now; ``None`` for its schedule's own.
+    :param is_changed: Whether that is another one than before.
+    """
+
+    submission_id: str
+    task_id: str | None = None
+    priority: int | None = None
+    is_changed: bool = True
+
+
 class Placements(_Answer):
     """
     Whether tasks may start.

@@ -25,6 +25,9 @@ class WaitingTask(_Published):
 
     :param submitted_by: Whose it is, who may see it beside admins; empty in what a dispatcher
         wrote that did not say.
+    :param priority: What it waits by: its schedule's, or what an admin has made of it.
+    :param is_validation: Whether it waits for a slot for validations; those have a queue of their
+        own.
     :param position: Its place among the waiting tasks of its kind; 1 is next.
     :param of: How many of its kind wait.
     :param reason: Why it waits, one line.
@@ -36,6 +39,8 @@ class WaitingTask(_Published):
     submission_id: str
     task_id: str
     submitted_by: str = ""
+    priority: int = 0
+    is_validation: bool = False
     position: int
     of: int
     reason: str

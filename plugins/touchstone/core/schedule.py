@@ -48,6 +48,8 @@ MAX_JOB = 100
 MAX_ID = 48
 MAX_USD = 1_000_000
 MAX_HOURS = 24 * 31
+LOWEST_PRIORITY = -100
+HIGHEST_PRIORITY = 100
 DEFAULT_CONFIG = "default.toml"
 DEFAULT_EVENT = "default"
 MAX_EVENT = 40
@@ -467,7 +469,7 @@ class Training(Placement):
             example="10",
             effect="place in the order of those that wait",
         ),
-    ] = Field(default=0, ge=-100, le=100)
+    ] = Field(default=0, ge=LOWEST_PRIORITY, le=HIGHEST_PRIORITY)
     job: Annotated[
         Text,
         Form(

@@ -19,6 +19,7 @@ from touchstone.core.inventory import Known, count_lingering, identify, read_inv
 from touchstone.core.placement import Placement, Plan, Snapshot, Waiting, plan
 from touchstone.core.placement_inputs import build_resource
 from touchstone.core.pools import PRESTAGED_POOL, RUNPOD_POOL, build_pool, build_validation_pool
+from touchstone.core.priorities import find_priority, index_changed
 from touchstone.core.records.notes import Control
 from touchstone.core.records.servers import ServerEntry
 from touchstone.core.records.tasks import AttemptPlacement, StartEstimate, Task, TaskKey
@@ -159,7 +160,7 @@ class Placer:
             tick_state.release()
             self._pass_on(tick_state)
             resources = self._build_resources(servers, tick_state, now)
-            waiting, by_key = self._build_waiting(tick_state.waiting, now)
+            waiting, by_key = self._build_waiting(tick_state.waiting, control, now)
             seen = Snapshot(
                 now=now,
                 waiting=waiting,
@@ -295,9 +296,10 @@ class Placer:
         return Running(ends_p50=now, ends_p90=now)
 
     def _build_waiting(
-        self, instances: Iterable[Instance], now: datetime
+        self, instances: Iterable[Instance], control: Control, now: datetime
     ) -> tuple[list[Waiting], dict[tuple[str, str], Instance]]:
         waiting, by_key = [], {}
+        changed = index_changed(control.priorities)
         for instance in instances:
             requirements = self._book.get_requirements(instance)
             if requirements is None:
@@ -307,7 +309,7 @@ class Placer:
                 Waiting(
                     key=requirements.key,
                     needs=requirements.needs,
-                    priority=requirements.priority,
+                    priority=find_priority(*requirements.key, requirements.priority, changed),
                     since=requirements.since or instance.ready_at or now,
                     order=instance.map_index,
                     submitter=requirements.submitter,

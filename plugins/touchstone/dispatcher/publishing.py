@@ -167,6 +167,8 @@ def build_queue(
                 submission_id=wait.key[0],
                 task_id=wait.key[1],
                 submitted_by=waiting[wait.key].submitter,
+                priority=waiting[wait.key].priority,
+                is_validation=waiting[wait.key].needs.kind is SlotClass.VALIDATION,
                 position=wait.position,
                 of=totals[waiting[wait.key].needs.kind],
                 reason=wait.reason,

@@ -18,6 +18,7 @@ from touchstone.core.pools import FINISH_POOL, PRESTAGED_POOL, QUEUE_POOL, UNLIM
 from touchstone.core.records.tasks import StartEstimate
 from touchstone.dispatcher.placing import RECOVER_AFTER
 from touchstone.services.control import set_paused
+from touchstone.services.priorities import set_priority
 from touchstone_agent.protocol.errors import PermanentError, TransientError
 from touchstone_agent.protocol.messages import AttemptPhase, AttemptRef, Start
 
@@ -655,6 +656,25 @@ def test_a_pause_stops_placements_and_nothing_else(world):
     set_paused(world.records, paused=False, by="ann", reason=None, now=world.now)
     world.tick()
     assert world.pool(ready) == "rio"
+
+
+def test_the_next_round_obeys_another_order(world):
+    running, ready, waiting = put_prestaged(world, 1, 5, 20)
+    record = world.record(waiting)
+    set_priority(
+        world.records,
+        None,
+        record.submission_id,
+        task_id=record.task_id,
+        priority=1,
+        by="ann",
+        now=world.now,
+    )
+
+    world.dispatcher.note_exit(world.exit(running))
+    world.tick()
+
+    assert pools(world, [waiting, ready]) == ["rio", PRESTAGED_POOL]
 
 
 def test_nothing_is_prestaged_while_paused(world):

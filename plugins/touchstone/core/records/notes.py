@@ -28,6 +28,24 @@ class Note(KeptRecord):
     NAME: ClassVar[str]
 
 
+class ChangedPriority(Part):
+    """
+    Another priority than the schedule's, by an admin's word.
+
+    :param submission_id: Of which submission.
+    :param task_id: Of which task; ``None`` for all of the submission's.
+    :param priority: The priority that placement goes by.
+    :param by: Who changed it.
+    :param at: When.
+    """
+
+    submission_id: str
+    task_id: str | None = None
+    priority: int
+    by: str
+    at: Time
+
+
 class Control(Note):
     """
     What holds for the whole installation.
@@ -37,6 +55,7 @@ class Control(Note):
     :param at: When.
     :param reason: Why, in their words.
     :param weights: Share of each submitter relative to the others', from the fleet file.
+    :param priorities: What waits by another priority than its schedule's; the newest last.
     :param actions: Who did what, when; the newest last.
     """
 
@@ -49,6 +68,7 @@ class Control(Note):
     at: Time | None = None
     reason: str | None = None
     weights: Mapping[str, Number] = Field(default_factory=dict)
+    priorities: tuple[ChangedPriority, ...] = ()
     actions: tuple[Action, ...] = ()
 
 

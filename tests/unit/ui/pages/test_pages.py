@@ -14,6 +14,7 @@ from fakes.servers import store_server
 from touchstone.core.queue import QUEUE_KEY, Queue
 from touchstone.pages import submissions
 from touchstone.pages.app import build_app
+from touchstone.services.control import read_control
 from touchstone.stores.parts import Parts
 
 FOUND = [
@@ -85,6 +86,7 @@ def test_every_page_is_one_that_the_matrix_knows():
         "/fleet/servers/x-1/attach",
         "/fleet/servers/x-1/drain",
         "/new",
+        "/queue/move",
         "/schedule/plan",
         "/schedule/start",
         "/submissions/x-1/cancel",
@@ -419,6 +421,38 @@ def test_the_queue_is_that_of_the_user_and_counts_the_others(engineer, queue):
     assert "2 waiting in all" in text
     assert "s-1" in text
     assert "s-9" not in text
+
+
+def test_an_admin_moves_a_task_by_a_button_and_comes_back_to_the_queue(
+    login, make_submission, make_task, queue, records
+):
+    admin = login("chief", "admin")
+    make_submission("s-1", status="queued")
+    make_task()
+    queue(build_waiting(), build_waiting("s-9", submitted_by="other", position=1, priority=4))
+    fields = {"submission_id": "s-1", "task_id": "i5", "move": "up"}
+
+    done = admin.post("/queue/move", data=fields, headers=OURS, follow_redirects=False)
+
+    assert (done.status_code, done.headers["location"][-6:]) == (303, "/queue")
+    assert [(p.task_id, p.priority, p.by) for p in read_control(records).priorities] == [
+        ("i5", 5, "chief")
+    ]
+    assert 'aria-label="Move s-1 i5 before all others"' in admin.get("/queue").text
+    assert "Move s-1" not in login("engineer").get("/queue").text
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [{"submission_id": "s-1"}, {"submission_id": "s-1", "move": "sideways"}],
+)
+def test_a_form_that_moves_nothing_is_refused(admin, make_submission, fields):
+    make_submission("s-1", status="queued")
+
+    refused = admin.post("/queue/move", data=fields, headers=OURS)
+
+    assert refused.status_code == 400
+    assert "the form names no task, or no place for it" in refused.text
 
 
 def test_a_queue_without_anything_says_so(engineer):
