@@ -226,6 +226,7 @@ def test_returns_and_charts_are_the_judges_and_the_trainers_are_reported_only(bu
     figures = json.loads(files["charts/figures.json"])["figures"]
     assert figures["equity"]["value"][-1] - 1 == pytest.approx(published.metrics["total_return"])
     assert published.charts_note is None
+    assert world.parts.get_table(published.drawn)["figures"] == figures
     assert series.target is not None
 
 
@@ -278,6 +279,7 @@ def test_what_an_event_holds_back_is_judged_and_told_after_its_closing(build, ho
     assert (run["metrics"], sorted(run["files"])) == ({}, ["models/long.h5", "models/short.h5"])
     assert run["tags"]["judged.charts"] == "none: held back until the event is closed"
     assert (world.end().score, world.end().results[0].metrics) == (None, {})
+    assert published.drawn is None
 
     hold_back(world, closed_at=NOW)
     published, _ = world.collect()
@@ -328,6 +330,7 @@ def test_the_baselines_equity_is_drawn_where_it_was_judged_on_the_same_rows(buil
         )
         world.collect()
         figures = json.loads(FakeMlflow.published[-1]["files"]["charts/figures.json"])
+        assert figures["baseline"] == ("ref" if figures["figures"]["equity"]["baseline"] else None)
         return figures["figures"]["equity"]["baseline"]
 
     drawn = put_baseline()

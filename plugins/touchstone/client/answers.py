@@ -138,12 +138,13 @@ class ShownModel(_Part):
 
 
 class ShownPublished(_Part):
-    """What a training has published, as far as tables show it."""
+    """What a training has published, as far as tables show it, and whether it has charts."""
 
     models: Many[ShownModel] = ()
     device: Annotated[Mapping[str, Fact], BeforeValidator(_read_table)] = Field(
         default_factory=dict
     )
+    drawn: Annotated[bool, BeforeValidator(lambda value: isinstance(value, Mapping))] = False
 
 
 class GpuNote(_Part):
@@ -156,6 +157,7 @@ class ShownTask(_Part):
     """A task of a submission, as far as tables show it."""
 
     task_id: Annotated[str, BeforeValidator(str)]
+    interval: Annotated[int | None, OrNone] = None
     status: Text = None
     phase: Text = None
     progress_phase: Text = None

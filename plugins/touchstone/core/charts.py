@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, JsonValue, StringConstraints
 
 from touchstone.core.judging import JudgeAnswer
 from touchstone.core.records.judged import JudgingRules
+from touchstone.core.records.kept import StoredPart
 from touchstone.core.records.tasks import PublishedChart
 
 CHARTS: Final = "charts"
@@ -59,11 +60,15 @@ class JudgesFiles:
     :param files: By path.
     :param note: Why there are no charts; ``None`` if there are.
     :param kept: All charts, of a judging before that still holds.
+    :param drawn: What the charts show, as it is stored; ``None`` if there are none.
+    :param kept_drawn: The same of that judging before.
     """
 
     files: Mapping[str, bytes] = field(default_factory=dict)
     note: str | None = None
     kept: tuple[PublishedChart, ...] = ()
+    drawn: Mapping[str, JsonValue] | None = None
+    kept_drawn: StoredPart | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

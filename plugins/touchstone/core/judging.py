@@ -209,6 +209,7 @@ def hide_held_back(published: Published) -> Published:
         metric_notes={},
         reported={},
         charts=(),
+        drawn=None,
         replay=None,
         judged=judged.change(metrics={}, metric_notes={}, beta=None) if judged else None,
     )

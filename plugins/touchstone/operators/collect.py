@@ -34,6 +34,7 @@ from touchstone.core.charts import (
     write_returns,
 )
 from touchstone.core.events import is_hidden
+from touchstone.core.figures import build_document
 from touchstone.core.gpus import describe_device, find_gpu_use
 from touchstone.core.judging import (
     CONTRACT_1,
@@ -191,6 +192,7 @@ def publish_attempt(
     """
     from touchstone.confined.models import inspect_model
     from touchstone.hooks.mlflow import MlflowHook
+    from touchstone.stores.parts import Parts
 
     settings, ref = get_settings(), task.ref
     if task.spec.replay is not None:
@@ -230,6 +232,10 @@ def publish_attempt(
             artifacts=shown,
         )
     now = datetime.now(UTC)
+    drawn = own.kept_drawn
+    if own.drawn is not None:
+        parts = Parts(objects, settings.content_bucket)
+        drawn = parts.put(f"charts/{build_attempt_prefix(ref)}", own.drawn)
     published = Published(
         metrics=judged.metrics,
         metric_notes=judged.metric_notes if judged.is_judged else result.metric_notes or {},
@@ -246,6 +252,7 @@ def publish_attempt(
             for path, by in _list_charts(paths)
         ),
         charts_note=own.note,
+        drawn=drawn,
         held_back=held_back,
         published_at=now,
     )
@@ -369,8 +376,9 @@ def _draw(
         # What was drawn then is still there, in the run of then.
         before = read_published(task, Parts(objects, get_settings().content_bucket))
         charts = before.charts if before else ()
-        is_drawn = any(chart.by == JUDGE for chart in charts)
-        return JudgesFiles(note=None if is_drawn else NOT_NOW, kept=charts if is_drawn else ())
+        if before is None or not any(chart.by == JUDGE for chart in charts):
+            return JudgesFiles(note=NOT_NOW)
+        return JudgesFiles(kept=charts, kept_drawn=before.drawn)
     returns = {RETURNS: write_returns(answer)}
     baseline = _find_baseline(objects, task, judged)
     try:
@@ -379,9 +387,10 @@ def _draw(
     except NotDrawn as error:
         log.warning("%s: the judge could not draw: %s", task.name, error)
         return JudgesFiles(files=returns, note=build_line(f"the judge could not draw ({error})"))
-    figures = json.dumps({"figures": drawn.figures, "notes": drawn.notes}, sort_keys=True)
+    document = build_document(drawn.figures, drawn.notes, baseline.name if baseline else None)
+    figures = json.dumps(document, sort_keys=True)
     files = {f"{CHARTS}/{name}.svg": text.encode() for name, text in drawn.charts.items()}
-    return JudgesFiles(files={**returns, FIGURES: figures.encode(), **files})
+    return JudgesFiles(files={**returns, FIGURES: figures.encode(), **files}, drawn=document)
 
 
 def _find_baseline(objects: ObjectStore, task: Task, judged: Judged) -> BaselineReturns | None:

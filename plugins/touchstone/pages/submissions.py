@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Annotated
 
 from fastapi import APIRouter, Depends, Query, Request
-from fastapi.responses import HTMLResponse, RedirectResponse
+from fastapi.responses import HTMLResponse, JSONResponse, RedirectResponse
+from pydantic import JsonValue
 
 from touchstone.client.answers import (
     Comparison,
@@ -17,12 +18,21 @@ from touchstone.client.answers import (
     SubmissionList,
 )
 from touchstone.client.tables import clean
-from touchstone.core.names import VALIDATION_TASK_ID, find_submission_of_run, is_submission_id
+from touchstone.core.figures import read_figures
+from touchstone.core.names import (
+    VALIDATION_TASK_ID,
+    build_task_id,
+    find_submission_of_run,
+    is_submission_id,
+)
+from touchstone.core.schedule import MAX_INTERVAL
 from touchstone.core.states import SCHEDULABLE, SUBMISSION_OPEN, TASK_TERMINAL, SubmissionStatus
 from touchstone.pages.consoles import fold_lines
 from touchstone.pages.origin import require_same_origin
+from touchstone.pages.plots import Plot
 from touchstone.pages.rendering import Frame, lead, render
 from touchstone.pages.sending import SenderDep
+from touchstone.pages.training_charts import build_plots
 from touchstone.services.sending import Sender
 from touchstone.stores.records import RecordStore
 from touchstone.stores.tables import RecordNotFound
@@ -113,11 +123,13 @@ def show_submission(
     sender: SenderDep,
     submission_id: str,
     run: Annotated[str, Query(max_length=MAX_RUN_ID)] = "",
+    interval: Annotated[int | None, Query(ge=1, le=MAX_INTERVAL)] = None,
 ) -> HTMLResponse:
     """
     Show a submission with its tasks, its results, and what was said of it.
 
     :param run: A run of its that was started a moment ago.
+    :param interval: Whose charts are shown; the first that has some without it.
     """
     try:
         answer = api.get_submission(caller, records, queue, clock, submission_id)
@@ -132,6 +144,13 @@ def show_submission(
     results = Results.model_validate(api.get_results(caller, records, parts, submission_id))
     said = Comparison.model_validate(events_api.compare(records, keeper, [submission_id]))
     frame = Frame(caller=caller, now=clock(), area="submissions", dispatcher=found.dispatcher)
+    charted = list_charted(found.tasks)
+    chosen = interval if interval in charted else next(iter(charted), None)
+    plots: list[Plot] = []
+    no_charts: JsonValue = None
+    if chosen is not None:
+        stored = api.get_charts(caller, records, parts, submission_id, build_task_id(chosen))
+        plots, no_charts = build_plots([(submission_id, read_figures(stored))]), stored["note"]
     # Only a run that could be its own: an address with any other says nothing of it.
     is_own = find_submission_of_run(run) == submission_id
     is_starting = is_own and run not in found.submission.run_ids
@@ -145,6 +164,10 @@ def show_submission(
             "tasks": found.tasks,
             "failed": next((task for task in found.tasks if _has_failed(task)), None),
             "results": results,
+            "charted": charted,
+            "interval": chosen,
+            "plots": plots,
+            "no_charts": no_charts,
             "said": said.rows,
             "open_tasks": sum(task.status not in set(TASK_TERMINAL) for task in found.tasks),
             "is_live": found.submission.status in set(SUBMISSION_OPEN) or is_starting,
@@ -154,6 +177,25 @@ def show_submission(
             "is_retracted": found.submission.status == SubmissionStatus.RETRACTED,
         },
     )
+
+
+def list_charted(tasks: Iterable[ShownTask]) -> list[int]:
+    """Return the intervals whose judge has drawn charts that may be shown, the smallest first."""
+    return sorted(
+        each.interval
+        for each in tasks
+        if each.interval is not None and each.published is not None and each.published.drawn
+    )
+
+
+@router.get("/submissions/{submission_id}/tasks/{task_id}/charts.json")
+def download_charts(
+    caller: CallerDep, records: RecordsDep, parts: PartsDep, submission_id: str, task_id: str
+) -> JSONResponse:
+    """Return what the judge's charts of a training show, for the browser to keep."""
+    figures = api.get_charts(caller, records, parts, submission_id, task_id)
+    name = f"{submission_id}-{task_id}-charts.json"
+    return JSONResponse(figures, headers={"Content-Disposition": f'attachment; filename="{name}"'})
 
 
 @router.get("/submissions/{submission_id}/tasks/{task_id}/log")

@@ -9,6 +9,7 @@ from decimal import Decimal
 
 from pydantic import JsonValue
 
+from touchstone.core.figures import build_document
 from touchstone.core.gpus import find_gpu_use
 from touchstone.core.judging import hide_held_back, mark_reported
 from touchstone.core.paging import Place
@@ -24,6 +25,8 @@ from touchstone.stores.tables import VERSION, RecordNotFound
 from touchstone.ui.dependencies import Caller
 
 log = logging.getLogger(__name__)
+
+NO_CHARTS = "the judge has drawn none"
 
 RESULT_FIELDS = (
     "submission_id",
@@ -181,6 +184,25 @@ def show_task(entry: TaskEntry[Task], parts: Parts, now: datetime) -> dict[str, 
         "published": hide_held_back(mark_reported(published)).dump() if published else None,
         "gpu": show_gpu(task, now),
     }
+
+
+def show_figures(entry: TaskEntry[Task], parts: Parts) -> dict[str, JsonValue]:
+    """
+    Return what the judge's charts of a task show.
+
+    :return: ``figures`` by the chart's name, ``notes`` on those that are not there, the name of the
+        ``baseline`` beside them, and in ``note`` why there are none.
+    """
+    published = entry.task.newest.published if entry.task else None
+    shown = hide_held_back(published) if published else None
+    note = (published.charts_note if published else None) or NO_CHARTS
+    if shown is not None and shown.drawn is not None:
+        try:
+            return {**parts.get_table(shown.drawn), "note": None}
+        except (ObjectNotFound, ObjectCorrupt) as error:
+            log.warning("the charts of %s are incomplete: %s", entry.name, error)
+            note = "they can no longer be read"
+    return {**build_document({}, {}, None), "note": note}
 
 
 def may_see(caller: Caller, submission: Submission) -> bool:

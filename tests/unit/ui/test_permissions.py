@@ -22,6 +22,7 @@ OF_A_SUBMISSION = [
     ("GET", "/api/v1/submissions/s-1/results"),
     ("GET", "/api/v1/submissions/s-1/audit"),
     ("GET", "/api/v1/submissions/s-1/tasks/i5"),
+    ("GET", "/api/v1/submissions/s-1/tasks/i5/charts"),
     ("GET", "/api/v1/submissions/s-1/tasks/i5/log"),
     ("POST", "/api/v1/submissions/s-1/cancel"),
     ("POST", "/api/v1/submissions/s-1/retract"),
@@ -34,7 +35,7 @@ def ask(client: TestClient, method: str, path: str) -> int:
 
 
 def test_every_route_of_the_application_is_one_the_matrix_knows(app: FastAPI) -> None:
-    assert len(ROUTES) == 38
+    assert len(ROUTES) == 39
     assert all(isinstance(route, APIRoute) for route in app.routes)
 
 

@@ -290,6 +290,8 @@ class Published(Part):
     :param held_back: The event that is to be closed before any figure is shown; ``None`` for none.
     :param published_at: When.
     :param details: All figures, notes and charts, beside the record.
+    :param drawn: What the judge's charts show, beside the record; ``None`` if there are none, and
+        in records from before.
     """
 
     metrics: Annotated[Mapping[str, Number | None], _NULL_IS_AN_EMPTY_TABLE] = Field(
@@ -313,6 +315,7 @@ class Published(Part):
     held_back: str | None = None
     published_at: Time | None = None
     details: StoredPart | None = None
+    drawn: StoredPart | None = None
 
 
 class Attempt(Part):

@@ -94,7 +94,8 @@ class Refresher {
     const fresh = page.getElementById("live");
     this.isOver = !page.body.dataset.live;
     if (!fresh || shown.innerHTML === fresh.innerHTML) return;
-    if (shown.contains(document.activeElement) || isSelecting(shown)) {
+    const isRead = shown.querySelector(".readout") || isSelecting(shown);
+    if (shown.contains(document.activeElement) || isRead) {
       if (!this.isOver) return; // not under somebody's fingers
     }
     const console = shown.querySelector(".console");
@@ -107,6 +108,7 @@ class Refresher {
     shown
       .querySelectorAll("input[type=checkbox]")
       .forEach((each) => (each.checked = ticked.has(each.value)));
+    readCharts();
     const now = shown.querySelector(".console");
     if (now) now.scrollTop = wasAtEnd ? now.scrollHeight : top;
   }
@@ -116,6 +118,83 @@ function isSelecting(element) {
   const selection = document.getSelection();
   return Boolean(selection && !selection.isCollapsed && element.contains(selection.anchorNode));
 }
+
+const SVG = "http://www.w3.org/2000/svg";
+
+// What a chart's curves are worth where somebody points, by pointer or by arrow keys.
+class Reader {
+  constructor(chart) {
+    this.chart = chart;
+    this.lines = JSON.parse(chart.dataset.points);
+    this.places = [...new Set(this.lines.flatMap((line) => line.x))].sort((a, b) => a - b);
+    chart.addEventListener("pointermove", (event) => this.point(event));
+    chart.addEventListener("pointerleave", () => this.hide());
+    chart.addEventListener("blur", () => this.hide());
+    chart.addEventListener("keydown", (event) => this.step(event));
+  }
+
+  point(event) {
+    const box = this.chart.getBoundingClientRect();
+    const across = (event.clientX - box.left) * (this.chart.viewBox.baseVal.width / box.width);
+    this.show(findNearest(this.places, across));
+  }
+
+  step(event) {
+    const stride = { ArrowLeft: -1, ArrowRight: 1, PageUp: -20, PageDown: 20 }[event.key];
+    if (event.key === "Escape") this.hide();
+    if (!stride || !this.places.length) return;
+    event.preventDefault();
+    const last = this.places.length - 1;
+    this.show(Math.min(last, Math.max(0, (this.at ?? (stride > 0 ? -1 : last + 1)) + stride)));
+  }
+
+  show(at) {
+    this.at = at;
+    const place = this.places[at];
+    if (!this.cursor) {
+      this.cursor = this.chart.appendChild(document.createElementNS(SVG, "path"));
+      this.cursor.classList.add("cursor");
+      this.readout = this.chart.parentElement.appendChild(document.createElement("div"));
+      this.readout.className = "readout";
+      this.readout.setAttribute("role", "status");
+    }
+    this.cursor.setAttribute("d", `M${place} 10V216`);
+    const told = this.lines.flatMap((line) => {
+      const index = findNearest(line.x, place);
+      const value = index === undefined ? null : line.y[index];
+      return value === null ? [] : [{ when: line.at[index], text: `${line.name} ${value}` }];
+    });
+    this.readout.replaceChildren(
+      ...[told[0]?.when ?? "", ...told.map((each) => each.text)].map((text) => {
+        const row = document.createElement("p");
+        row.textContent = text;
+        return row;
+      }),
+    );
+  }
+
+  hide() {
+    this.cursor?.remove();
+    this.readout?.remove();
+    this.cursor = this.readout = this.at = undefined;
+  }
+}
+
+function findNearest(places, wanted) {
+  let best;
+  places.forEach((place, index) => {
+    if (best === undefined || Math.abs(place - wanted) < Math.abs(places[best] - wanted)) best = index;
+  });
+  return best;
+}
+
+function readCharts() {
+  for (const chart of document.querySelectorAll("svg[data-points]:not([data-read])")) {
+    chart.dataset.read = "";
+    new Reader(chart);
+  }
+}
+readCharts();
 
 const live = Number(document.body.dataset.live);
 if (live > 0 && document.getElementById("live")) new Refresher(live);

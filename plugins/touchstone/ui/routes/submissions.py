@@ -26,6 +26,7 @@ from touchstone.ui.queries import (
     get_visible_submission,
     list_visible_submissions,
     show_cost,
+    show_figures,
     show_results,
     show_submission,
     show_summary,
@@ -132,6 +133,15 @@ def get_task(
     """Return a task with its earlier attempts, and all that it has published."""
     get_visible_submission(records, caller, submission_id)
     return show_task(get_entry(records, submission_id, task_id), parts, clock())
+
+
+@router.get("/{submission_id}/tasks/{task_id}/charts")
+def get_charts(
+    caller: CallerDep, records: RecordsDep, parts: PartsDep, submission_id: str, task_id: str
+) -> dict[str, JsonValue]:
+    """Return what the judge's charts of a training show, as figures."""
+    get_visible_submission(records, caller, submission_id)
+    return show_figures(get_entry(records, submission_id, task_id), parts)
 
 
 @router.post(

@@ -29,6 +29,7 @@ OURS = {"Sec-Fetch-Site": "same-origin"}
 OF_A_SUBMISSION = [
     "/submissions/s-1",
     "/submissions/s-1/audit",
+    "/submissions/s-1/tasks/i5/charts.json",
     "/submissions/s-1/tasks/i5/log",
 ]
 XSS = "<script>alert(1)</script><img src=x onerror=alert(1)>\"'javascript:"
@@ -77,6 +78,7 @@ def test_every_page_is_one_that_the_matrix_knows():
         "/submissions",
         "/submissions/x-1",
         "/submissions/x-1/audit",
+        "/submissions/x-1/tasks/x-1/charts.json",
         "/submissions/x-1/tasks/x-1/log",
     ]
 
