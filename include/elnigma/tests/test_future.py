@@ -48,6 +48,8 @@ NAMES = [*LEAKING, *HONEST]
 if os.environ.get("TOUCHSTONE_CAMPAIGNS") != "full":
     # Always the two that no cut drawn at random would show, and what reads no row at all.
     always = ["rare-rows", "shipped-table-in-a-real-feature", "answers-itself"]
+    # One for each way to learn the stage: the environment was forgotten once.
+    always += ["in-a-training-only", "by-the-arguments"]
     drawn = random.Random(40)
     NAMES = [*always, *drawn.sample(sorted(LEAKING), SAMPLE), *drawn.sample(sorted(HONEST), SAMPLE)]
 NAMES = list(dict.fromkeys(NAMES))

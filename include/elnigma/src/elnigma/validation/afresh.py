@@ -116,7 +116,6 @@ def main() -> NoReturn:
     if request["system"] == FEATURE_SET.name:
         from elnigma.validation.feature_child import Answering
 
-        surroundings.enter()
         answer_and_end(Answering(**request["arguments"]), readers[0], writer)
 
     def work() -> Reply:

@@ -104,7 +104,8 @@ class FeatureChild:
             hide_stage(environment)
             environment |= {"TMPDIR": own, "HOME": own}
             with Conversation.start(command, environment) as conversation:
-                yield cls(conversation, folder=own)
+                # It enters them once it has hidden the stage, of which they may be part.
+                yield cls(conversation, folder=own, surroundings=surroundings)
 
     def compute(self, data: pd.DataFrame, first: int = 0) -> Features:
         """
