@@ -121,6 +121,20 @@ class Ended(_Answer):
     ended_runs: tuple[str, ...] = ()
 
 
+class Sent(_Answer):
+    """
+    A run that was asked for.
+
+    :param submission_id: The submission that it is of.
+    :param run_id: The run; of a new submission, the submission's id.
+    :param is_new: Whether this request has started it; ``False`` if an earlier one had.
+    """
+
+    submission_id: str
+    run_id: str
+    is_new: bool
+
+
 class Reordered(_Answer):
     """
     What became of a change of the queue's order.

@@ -9,7 +9,6 @@ from typing import Annotated, Final
 
 from fastapi import APIRouter, Depends, Query, Request
 from fastapi.responses import HTMLResponse, RedirectResponse, Response
-from pydantic import JsonValue
 
 from touchstone.core.answers import SchedulePlan
 from touchstone.core.conf import MAX_RUNS
@@ -28,9 +27,14 @@ from touchstone.pages.schedule_form import (
     write_schedule,
     write_values,
 )
-from touchstone.pages.sending import SenderDep
 from touchstone.services.planning import MAX_PLANNED, Planner, PlansBusy
-from touchstone.services.sending import RunTaken, Sender
+from touchstone.services.sending import (
+    MORE_RUNS,
+    RunTaken,
+    Sender,
+    list_run_ids,
+    send_schedules,
+)
 from touchstone.stores.records import RecordStore
 from touchstone.stores.tables import RecordNotFound
 from touchstone.ui.dependencies import (
@@ -41,6 +45,7 @@ from touchstone.ui.dependencies import (
 )
 from touchstone.ui.queries import get_visible_submission
 from touchstone.ui.routes.plans import PlannerDep
+from touchstone.ui.routes.sending import SenderDep
 from touchstone_agent.protocol.errors import ConfigurationError
 
 router = APIRouter()
@@ -49,8 +54,6 @@ CHANGES = [Depends(require_submitter), Depends(require_same_origin)]
 SUBMISSIONS: Final = "submissions"
 RUN: Final = "run"
 
-_NEXT_RUNS: Final = 20
-"""So many ids of runs that were refused before they were on record are passed over."""
 _INVALID: Final = 422
 _BETWEEN: Final = re.compile(r"[\s,;]+")
 
@@ -124,7 +127,7 @@ def _plan(
         plan = planner.plan(
             [each.submission_id for each in wanted], read_schedule(posted), user=caller.name
         )
-        runs = [(RUN, sender.choose_run_id(_list_run_ids(each))) for each in wanted]
+        runs = [(RUN, sender.choose_run_id(list_run_ids(each))) for each in wanted]
     except (ConfigurationError, RecordNotFound, PlansBusy) as error:
         return _explain(error, ids, values)
     hidden = [
@@ -150,33 +153,10 @@ def start_schedule(
         wanted = _find_submissions(ids, caller, records)
         runs = _read_run_ids(posted, wanted)
         fields = read_schedule(posted)
-        _start(runs, fields, planner, sender, user=caller.name)
+        send_schedules(runs, fields, by=caller.name, sender=sender, planner=planner)
     except (ConfigurationError, RecordNotFound, PlansBusy) as error:
         return _show(request, caller, planner, _explain(error, ids, values))
     return _lead_on(request, runs)
-
-
-def _start(
-    runs: Mapping[str, str],
-    fields: Mapping[str, JsonValue],
-    planner: Planner,
-    sender: Sender,
-    *,
-    user: str,
-) -> None:
-    confs: dict[str, dict[str, JsonValue]] = {
-        submission_id: {"submission_id": submission_id, **fields} for submission_id in runs
-    }
-    new = [
-        submission_id
-        for submission_id, run_id in runs.items()
-        if not sender.is_sent(run_id, confs[submission_id], by=user)
-    ]
-    if new:
-        # The world may have changed since it was planned.
-        planner.plan(new, fields, user=user)
-    for submission_id in new:
-        sender.send(runs[submission_id], confs[submission_id], by=user)
 
 
 def _lead_on(request: Request, runs: Mapping[str, str]) -> RedirectResponse:
@@ -198,14 +178,6 @@ def _find_submissions(ids: str, caller: Caller, records: RecordStore) -> list[Su
     return [get_visible_submission(records, caller, each) for each in wanted]
 
 
-def _list_run_ids(found: Submission) -> list[str]:
-    """Return the ids that a submission's next run may have, the wanted one first."""
-    first = max(2, len(found.run_ids) + 1)
-    return [
-        build_run_id(found.submission_id, number) for number in range(first, first + _NEXT_RUNS)
-    ]
-
-
 def _read_run_ids(posted: Posted, wanted: Sequence[Submission]) -> dict[str, str]:
     """Return the run of each submission, as the plan has chosen it."""
     sent = set(posted.values.get(RUN, ()))
@@ -213,7 +185,7 @@ def _read_run_ids(posted: Posted, wanted: Sequence[Submission]) -> dict[str, str
     for each in wanted:
         possible = [
             build_run_id(each.submission_id, number)
-            for number in range(2, MAX_RUNS + _NEXT_RUNS + 2)
+            for number in range(2, MAX_RUNS + MORE_RUNS + 2)
         ]
         chosen = next((run_id for run_id in possible if run_id in sent), None)
         if chosen is None:

@@ -31,7 +31,6 @@ from touchstone.pages.consoles import fold_lines
 from touchstone.pages.origin import require_same_origin
 from touchstone.pages.plots import Plot
 from touchstone.pages.rendering import Frame, lead, render
-from touchstone.pages.sending import SenderDep
 from touchstone.pages.training_charts import build_plots
 from touchstone.services.sending import Sender
 from touchstone.stores.records import RecordStore
@@ -52,6 +51,7 @@ from touchstone.ui.routes import events as events_api
 from touchstone.ui.routes import logs as logs_api
 from touchstone.ui.routes import submissions as api
 from touchstone.ui.routes.events import KeeperDep
+from touchstone.ui.routes.sending import SenderDep
 
 router = APIRouter()
 

@@ -13,7 +13,7 @@ from fastapi.responses import HTMLResponse, Response
 from pydantic import JsonValue
 
 from touchstone.client.requests import build_id
-from touchstone.core.conf import MAX_NOTES, UPLOAD_SCHEME, System, parse_conf
+from touchstone.core.conf import MAX_NOTES, UPLOAD_SCHEME, System
 from touchstone.core.names import is_submission_id
 from touchstone.core.refs import MAX_REF
 from touchstone.core.remotes import MAX_URL
@@ -28,11 +28,9 @@ from touchstone.pages.schedule_form import (
     write_values,
 )
 from touchstone.pages.scheduling import CHANGES
-from touchstone.pages.sending import SenderDep
 from touchstone.services.planning import Planner
-from touchstone.services.sending import RunTaken, Sender
+from touchstone.services.sending import RunTaken, Sender, send_submission
 from touchstone.stores.objects import ObjectStore
-from touchstone.stores.records import RecordStore
 from touchstone.ui.archives import UploadGate, UploadTooLarge
 from touchstone.ui.dependencies import (
     Caller,
@@ -46,6 +44,7 @@ from touchstone.ui.dependencies import (
 from touchstone.ui.queries import get_visible_submission
 from touchstone.ui.routes.content import get_gate
 from touchstone.ui.routes.plans import PlannerDep
+from touchstone.ui.routes.sending import SenderDep
 from touchstone_agent.protocol.errors import ConfigurationError
 
 router = APIRouter()
@@ -118,7 +117,6 @@ def show_form(
 async def submit(
     request: Request,
     caller: CallerDep,
-    records: RecordsDep,
     objects: ObjectsDep,
     settings: SettingsDep,
     planner: PlannerDep,
@@ -148,7 +146,7 @@ async def submit(
         return _show(request, caller, clock, shown, limit=settings.content_bytes)
 
     def finish() -> Response:
-        found = _submit(posted, taken, caller, records, objects, planner, sender, clock)
+        found = _submit(posted, taken, caller, objects, planner, sender, clock)
         if isinstance(found, str):
             return lead(request, f"/submissions/{found}")
         return _show(request, caller, clock, found, limit=settings.content_bytes)
@@ -160,7 +158,6 @@ def _submit(
     posted: Posted,
     taken: TakenArchive | None,
     caller: Caller,
-    records: RecordStore,
     objects: ObjectStore,
     planner: Planner,
     sender: Sender,
@@ -181,15 +178,13 @@ def _submit(
     schedule, status = list_values(posted), _INVALID
     if not errors:
         try:
-            _send(
+            send_submission(
                 submission_id,
-                values,
-                read_schedule(posted),
-                caller,
-                records,
-                objects,
-                planner,
-                sender,
+                _build_conf(values, read_schedule(posted)),
+                by=caller.name,
+                sender=sender,
+                planner=planner,
+                objects=objects,
             )
         except ConfigurationError as error:
             if isinstance(error, RunTaken):
@@ -202,30 +197,14 @@ def _submit(
     )
 
 
-def _send(
-    submission_id: str,
-    values: Mapping[str, str],
-    schedule: Mapping[str, JsonValue],
-    caller: Caller,
-    records: RecordStore,
-    objects: ObjectStore,
-    planner: Planner,
-    sender: Sender,
-) -> None:
-    conf: dict[str, JsonValue] = {
-        **{name: value for name, value in values.items() if value},
-        # As in Airflow's form: the other fields alone make no schedule.
-        **(schedule if "intervals" in schedule else {}),
-    }
+def _build_conf(
+    values: Mapping[str, str], schedule: Mapping[str, JsonValue]
+) -> dict[str, JsonValue]:
+    conf: dict[str, JsonValue] = {name: value for name, value in values.items() if value}
     if not values["source"]:
         raise ConfigurationError("source: give a git URL, or choose an archive")
-    parsed = parse_conf(conf)
-    if sender.is_sent(submission_id, conf, by=caller.name):
-        return
-    if records.find_submission(submission_id) is not None:
-        raise RunTaken(f"run_id: {submission_id} is taken; send the form again")
-    planner.check_new(parsed, objects, user=caller.name)
-    sender.send(submission_id, conf, by=caller.name)
+    # As in Airflow's form: the other fields alone make no schedule.
+    return conf | (dict(schedule) if "intervals" in schedule else {})
 
 
 def _blame_archive(problem: object) -> dict[str, str]:

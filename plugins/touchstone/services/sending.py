@@ -4,11 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Final, Protocol
 
 from pydantic import JsonValue
 
+from touchstone.core.conf import parse_conf
+from touchstone.core.names import build_run_id
+from touchstone.core.records.submissions import Submission
+from touchstone.services.planning import Planner
+from touchstone.stores.objects import ObjectStore
 from touchstone_agent.protocol.errors import ConfigurationError
+
+MORE_RUNS: Final = 20
+"""So many ids of runs that were refused before they were on record are passed over."""
 
 
 class SentRun(Protocol):
@@ -102,3 +110,75 @@ class Sender:
             if run_id not in taken:
                 return run_id
         raise ConfigurationError(f"submission_id: {candidates[0]} has too many runs; submit anew")
+
+
+def list_run_ids(found: Submission) -> list[str]:
+    """Return the ids that a submission's next run may have, the wanted one first."""
+    first = max(2, len(found.run_ids) + 1)
+    return [build_run_id(found.submission_id, number) for number in range(first, first + MORE_RUNS)]
+
+
+def send_submission(
+    submission_id: str,
+    conf: Mapping[str, JsonValue],
+    *,
+    by: str,
+    sender: Sender,
+    planner: Planner,
+    objects: ObjectStore,
+) -> bool:
+    """
+    Submit a module, with a schedule or without; the same twice is one.
+
+    :param submission_id: The id that it gets, which is its run's.
+    :param conf: What is submitted, as a run's conf.
+    :param by: Who submits.
+    :param objects: Where uploaded archives are.
+    :return: Whether it is new.
+    :raises ConfigurationError: What ``register`` would refuse, with the field's name.
+    :raises RunTaken: If the id belongs to another submission.
+    """
+    parsed = parse_conf(conf)
+    if parsed.source is None:
+        raise ConfigurationError("source: give a git URL, or an uploaded archive")
+    if sender.is_sent(submission_id, conf, by=by):
+        return False
+    if planner.records.find_submission(submission_id) is not None:
+        raise RunTaken(f"run_id: {submission_id} is taken; send it again")
+    planner.check_new(parsed, objects, user=by)
+    sender.send(submission_id, conf, by=by)
+    return True
+
+
+def send_schedules(
+    runs: Mapping[str, str],
+    fields: Mapping[str, JsonValue],
+    *,
+    by: str,
+    sender: Sender,
+    planner: Planner,
+) -> list[str]:
+    """
+    Schedule accepted submissions; the same twice is one.
+
+    :param runs: The id of each one's run, by submission.
+    :param fields: The schedule, flat, as a run's conf has it.
+    :param by: Who schedules.
+    :return: The submissions whose runs are new.
+    :raises ConfigurationError: What ``register`` would refuse, with the field's name.
+    :raises RunTaken: If an id belongs to another run.
+    """
+    confs: dict[str, dict[str, JsonValue]] = {
+        submission_id: {"submission_id": submission_id, **fields} for submission_id in runs
+    }
+    new = [
+        submission_id
+        for submission_id, run_id in runs.items()
+        if not sender.is_sent(run_id, confs[submission_id], by=by)
+    ]
+    if new:
+        # The world may have changed since it was planned.
+        planner.plan(new, fields, user=by)
+    for submission_id in new:
+        sender.send(runs[submission_id], confs[submission_id], by=by)
+    return new

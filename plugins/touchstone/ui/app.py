@@ -18,6 +18,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from touchstone.core.states import IllegalMove
 from touchstone.services.planning import PlansBusy
+from touchstone.services.requests import KeyTaken
+from touchstone.services.sending import RunTaken
 from touchstone.stores.objects import ObjectNotFound
 from touchstone.stores.tables import RecordNotFound
 from touchstone.ui.archives import UploadsBusy, UploadTooLarge, UploadTooSlow
@@ -34,6 +36,7 @@ from touchstone.ui.routes import (
     logs,
     plans,
     queue,
+    sending,
     servers,
     submissions,
 )
@@ -67,6 +70,8 @@ _STATUS_BY_ERROR: tuple[tuple[type[TouchstoneError], int], ...] = (
     (IllegalMove, 409),
     (UploadTooLarge, 413),
     (UploadTooSlow, 408),
+    (RunTaken, 409),
+    (KeyTaken, 409),
     (ConfigurationError, 400),
     (UploadsBusy, 429),
     (PlansBusy, 429),
@@ -128,7 +133,7 @@ def build_app() -> FastAPI:
     # The schema and its pages would be the only routes open without a login.
     app = FastAPI(title="Touchstone", openapi_url=None, docs_url=None, redoc_url=None)
     for module in (
-        *(health, content, submissions, logs, queue, gpus, servers, fleet, events),
+        *(health, content, submissions, sending, logs, queue, gpus, servers, fleet, events),
         *(data_sets, plans, costs, audit, comparison),
     ):
         app.include_router(module.router, prefix=API_PREFIX, dependencies=[Depends(get_user)])

@@ -7,9 +7,9 @@ import pytest
 from fakes.pools import FakePools
 from fakes.sending import FakeRuns
 from touchstone.pages.app import build_app
-from touchstone.pages.sending import get_sender
 from touchstone.pages.tabs import get_find_named
 from touchstone.ui.routes.fleet import get_pools
+from touchstone.ui.routes.sending import get_sender
 
 
 @pytest.fixture

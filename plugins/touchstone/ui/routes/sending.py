@@ -1,0 +1,132 @@
+"""Submitting and scheduling by programs: what the forms do, once for a key however often sent."""
+
+from __future__ import annotations
+
+import secrets
+from typing import Annotated
+
+from fastapi import APIRouter, Body, Depends, Header, Response
+from pydantic import Field, JsonValue
+
+from touchstone.client.requests import build_id
+from touchstone.core.answers import Sent
+from touchstone.core.conf import CONF_KEYS
+from touchstone.core.documents import name_field
+from touchstone.core.records.requests import MAX_KEY
+from touchstone.core.schedule import MAX_ID, Schedule
+from touchstone.services.requests import Requests
+from touchstone.services.sending import Sender, list_run_ids, send_schedules, send_submission
+from touchstone.ui.dependencies import (
+    CallerDep,
+    ClockDep,
+    ObjectsDep,
+    RecordsDep,
+    SettingsDep,
+    require_json,
+    require_submitter,
+)
+from touchstone.ui.queries import get_visible_submission
+from touchstone.ui.routes.plans import PlannerDep
+from touchstone_agent.protocol.errors import ConfigurationError
+
+router = APIRouter(dependencies=[Depends(require_submitter), Depends(require_json)])
+
+SUBMISSION_ID = "submission_id"
+Fields = Annotated[
+    dict[Annotated[str, Field(max_length=MAX_ID)], JsonValue],
+    Body(max_length=len(CONF_KEYS)),
+]
+Key = Annotated[
+    str | None,
+    Header(alias="Idempotency-Key", min_length=1, max_length=MAX_KEY, pattern=r"^[\x21-\x7e]+$"),
+]
+"""A program's own name for a request; sent again with it, a request is the same one."""
+
+
+def get_sender() -> Sender:
+    """Return what starts runs."""
+    return Sender()
+
+
+def get_requests(records: RecordsDep, settings: SettingsDep, clock: ClockDep) -> Requests:
+    """Return what remembers requests by their keys."""
+    return Requests(records=records, table=settings.events_table, clock=clock)
+
+
+SenderDep = Annotated[Sender, Depends(get_sender)]
+RequestsDep = Annotated[Requests, Depends(get_requests)]
+
+
+@router.post("/submissions", status_code=201)
+def submit(
+    caller: CallerDep,
+    objects: ObjectsDep,
+    planner: PlannerDep,
+    sender: SenderDep,
+    requests: RequestsDep,
+    clock: ClockDep,
+    response: Response,
+    body: Fields,
+    key: Key = None,
+) -> Sent:
+    """
+    Submit a module; with ``intervals`` and other fields of a schedule, train it as well.
+
+    A source, and a ref of it, is looked at by the run's first task.
+
+    :raises ConfigurationError: What ``register`` would refuse, with the field's name.
+    :raises KeyTaken: If the key stands for another request.
+    """
+    if SUBMISSION_ID in body:
+        raise ConfigurationError(
+            f"{SUBMISSION_ID}: a new submission gets its own; an accepted one is scheduled at "
+            "/submissions/ID/schedule"
+        )
+
+    def choose() -> str:
+        return build_id(clock(), secrets.token_hex(3))
+
+    asked: dict[str, JsonValue] = {"submit": dict(body)}
+    run_id = choose() if key is None else requests.find_run(caller.name, key, asked, choose)
+    is_new = send_submission(
+        run_id, body, by=caller.name, sender=sender, planner=planner, objects=objects
+    )
+    if not is_new:
+        response.status_code = 200
+    return Sent(submission_id=run_id, run_id=run_id, is_new=is_new)
+
+
+@router.post("/submissions/{submission_id}/schedule", status_code=201)
+def schedule(
+    caller: CallerDep,
+    records: RecordsDep,
+    planner: PlannerDep,
+    sender: SenderDep,
+    requests: RequestsDep,
+    response: Response,
+    submission_id: str,
+    body: Fields,
+    key: Key = None,
+) -> Sent:
+    """
+    Schedule an accepted submission.
+
+    :raises RecordNotFound: If it does not exist, or is somebody else's.
+    :raises ConfigurationError: What ``register`` would refuse, with the field's name.
+    :raises KeyTaken: If the key stands for another request.
+    """
+    found = get_visible_submission(records, caller, submission_id)
+    if unknown := sorted(set(body) - set(Schedule.model_fields)):
+        raise ConfigurationError(f"{name_field(unknown[:1])}: is no field of a schedule")
+
+    def choose() -> str:
+        return sender.choose_run_id(list_run_ids(found))
+
+    asked: dict[str, JsonValue] = {"schedule": dict(body), SUBMISSION_ID: submission_id}
+    run_id = choose() if key is None else requests.find_run(caller.name, key, asked, choose)
+    new = send_schedules(
+        {submission_id: run_id}, body, by=caller.name, sender=sender, planner=planner
+    )
+    if not new:
+        response.status_code = 200
+    return Sent(submission_id=submission_id, run_id=run_id, is_new=bool(new))

@@ -1,0 +1,114 @@
+"""The recipes of docs/ci.md, run as they are written there."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import uuid
+
+import pytest
+
+from system.installation import REPOSITORY
+
+RECIPES = re.findall(
+    r"```bash\n(.*?)```", (REPOSITORY / "docs" / "ci.md").read_text(encoding="utf-8"), re.DOTALL
+)
+CURL, COMMAND_LINE = RECIPES
+SECONDS = 600
+
+
+@pytest.fixture(scope="module")
+def commit():
+    return subprocess.run(
+        ["git", "-C", str(REPOSITORY), "rev-parse", "HEAD"],
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout.strip()
+
+
+@pytest.fixture
+def follow(installation, commit, tmp_path):
+    """Return a function that runs a recipe as a CI system would, and returns how it ended."""
+    for tool in ("curl", "jq"):
+        if shutil.which(tool) is None:
+            if os.environ.get("TOUCHSTONE_REQUIRE_ALL"):
+                pytest.fail(f"this machine must have {tool}")
+            pytest.skip(f"NO {tool.upper()} (apt install {tool}): recipes for CI were NOT tested")
+
+    def run(recipe, key, **changes):
+        # Nothing else of this machine's: the installation's own folder least of all.
+        variables = {
+            "PATH": f"{REPOSITORY}/.venv/bin:{os.environ['PATH']}",
+            "HOME": str(tmp_path),
+            "TOUCHSTONE_URL": installation.stack["urls"]["airflow"],
+            "TOUCHSTONE_USER": "engineer",
+            "TOUCHSTONE_PASSWORD": installation.passwords["engineer"],
+            "SOURCE": f"file://{REPOSITORY}",
+            "REF": commit,
+            "MODULE": "include/examples/momentum",
+            "INTERVALS": "5",
+            "CONFIG": "fast.toml",
+            "KEY": key,
+        }
+        return subprocess.run(
+            ["bash", "-c", recipe],
+            env=variables | changes,
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            timeout=SECONDS,
+            check=False,
+        )
+
+    return run
+
+
+def make_key():
+    return f"ci-{uuid.uuid4().hex[:8]}"
+
+
+def find_id(done):
+    return re.search(r"submissions/(\S+)", done.stdout).group(1)
+
+
+def test_with_curl_a_job_submits_waits_and_keeps_the_results(follow, tmp_path, installation):
+    key = make_key()
+
+    first = follow(CURL, key)
+
+    assert first.returncode == 0, first.stdout + first.stderr
+    submission_id = find_id(first)
+    assert first.stdout.splitlines()[-1] == f"{submission_id}: success"
+    (line,) = json.loads((tmp_path / "results.json").read_text())["results"]
+    assert (line["task_id"], line["judged"]) == ("i5", "judged")
+
+    again = follow(CURL, key)
+
+    assert (again.returncode, find_id(again)) == (0, submission_id)
+    assert installation.submission(submission_id)["run_ids"] == [submission_id]
+
+
+def test_with_curl_a_job_fails_when_its_module_is_refused(follow, installation):
+    broken = "include/examples/broken"
+    module = next(each for each in sorted((REPOSITORY / broken).iterdir()) if each.is_dir())
+
+    done = follow(CURL, make_key(), MODULE=f"{broken}/{module.name}")
+
+    assert done.returncode == 1, done.stdout + done.stderr
+    submission_id = find_id(done)
+    assert installation.submission(submission_id)["reason"] in done.stdout
+    assert done.stdout.splitlines()[-1] == f"{submission_id}: rejected"
+
+
+def test_with_the_command_line_a_job_submits_waits_and_keeps_the_results(follow, tmp_path):
+    key = make_key()
+
+    for _ in range(2):
+        done = follow(COMMAND_LINE, key)
+        assert done.returncode == 0, done.stdout + done.stderr
+        results = json.loads((tmp_path / "results.json").read_text())
+        assert (results["submission_id"], results["status"]) == (key, "success")
