@@ -32,6 +32,15 @@ class TouchstonePlugin(AirflowPlugin):
     fastapi_root_middlewares: list[Any] = [  # noqa: RUF012 (the same)
         {"middleware": ActsMiddleware, "args": [], "kwargs": {}, "name": "Touchstone's notes"}
     ]
+    react_apps: list[Any] = [  # noqa: RUF012 (the same)
+        {
+            # The script puts its component under this name.
+            "name": "Touchstone summary",
+            "bundle_url": "/touchstone/pages/static/home.js",
+            "destination": "dashboard",
+            "url_route": "touchstone-summary",
+        }
+    ]
     external_views: list[Any] = [  # noqa: RUF012 (the same)
         {
             "name": "Touchstone",

@@ -16,7 +16,6 @@ from touchstone import event_commands
 from touchstone.client.options import Needs, takes_schedule
 from touchstone.client.packing import is_remote
 from touchstone.client.requests import (
-    build_id,
     build_schedule,
     check_conf,
     check_id,
@@ -101,6 +100,9 @@ def submit(
     as_json: AsJson = False,
 ) -> None:
     """Submit a feature set or a model structure; with --intervals, train it as well."""
+    from touchstone.client.errors import RunExists
+    from touchstone.core.names import build_id
+
     chosen = submission_id or build_id(datetime.now(UTC), secrets.token_hex(3))
     check_id(chosen)
     if ref is not None and not is_remote(source):
@@ -123,10 +125,17 @@ def submit(
     # Before anything is sent, so that nothing is uploaded for a wrong option.
     check_conf(conf | ({"source": "upload:" + "0" * 64} if archive is not None else {}))
     with connect(login) as client:
-        event_commands.check_objection(client, conf)
-        if archive is not None:
-            conf["source"] = client.upload(archive)
-        client.start_run(chosen, conf)
+        try:
+            event_commands.check_objection(client, conf)
+            if archive is not None:
+                conf["source"] = client.upload(archive)
+            client.start_run(chosen, conf)
+        except (ConfigurationError, RunExists):
+            # An event takes it only once; whoever repeats a job wants to know how that ended.
+            found = client.find_run(chosen) if submission_id is not None else None
+            if found is None or found.conf != conf:
+                raise
+            say(f"{chosen} was submitted before, with the same values: it goes on")
         _finish(client, chosen, chosen, conf, wait=wait, as_json=as_json)
 
 
@@ -232,6 +241,8 @@ def replay(
     as_json: AsJson = False,
 ) -> None:
     """Run a training again from its record: identical, equivalent or different."""
+    from touchstone.core.names import build_id
+
     chosen = replay_id or build_id(datetime.now(UTC), secrets.token_hex(3))
     check_id(chosen)
     conf = drop_none(

@@ -123,6 +123,23 @@ def test_a_user_finds_his_submission_from_airflows_navigation(visit, accepted):
     assert engineer.open("fleet") == 403
 
 
+def test_airflows_home_tells_how_much_waits_and_runs(visit):
+    engineer = visit("engineer")
+    faults = []
+    engineer.page.on("pageerror", lambda error: faults.append(str(error)))
+
+    engineer.page.goto(engineer.url)
+
+    shown = engineer.page.get_by_role("region", name="Touchstone")
+    expect(shown.get_by_text("servers alive")).to_be_visible()
+    expect(shown.get_by_text("1 of 1")).to_be_visible()
+    engineer.take_picture("airflow-home")
+    shown.get_by_role("link", name="Touchstone").click()
+    frame = engineer.page.frame_locator("iframe")
+    expect(frame.get_by_role("heading", name="Submissions")).to_be_visible()
+    assert faults == []
+
+
 def test_a_runs_tab_leads_to_its_submission(visit, accepted):
     admin = visit("admin")
 
@@ -258,7 +275,7 @@ def test_another_users_submission_is_not_there_and_admins_compare_it(visit, inst
 
 PLACES = [
     *("submissions", "new", "schedule", "queue", "events", "events/default"),
-    *("costs", "fleet", "audit", "compare"),
+    *("costs", "fleet", "audit", "compare", "api"),
 ]
 LOOKS = {
     "light": {"color_scheme": "light"},

@@ -424,8 +424,9 @@ class AttachedServer(_Part):
 
 
 class Run(_Part):
-    """A DAG run of Airflow's; its dates are ISO 8601."""
+    """A DAG run of Airflow's, as it was started; its dates are ISO 8601."""
 
+    conf: JsonValue = None
     state: Annotated[str, BeforeValidator(str)]
     logical_date: Text = None
     run_after: Text = None

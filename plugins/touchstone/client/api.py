@@ -165,6 +165,13 @@ class Client:
         """Return a run."""
         return self._read(Run, self._ask("GET", f"{_DAG}/dagRuns/{run_id}")).value
 
+    def find_run(self, run_id: str) -> Run | None:
+        """Return a run; ``None`` if there is none."""
+        try:
+            return self.get_run(run_id)
+        except NotFound:
+            return None
+
     def is_paused(self) -> bool:
         """Tell whether the DAG is paused: its runs wait until somebody unpauses it."""
         return bool(self._read(Dag, self._ask("GET", _DAG)).value.is_paused)

@@ -6,15 +6,9 @@ import json
 import re
 import shlex
 from collections.abc import Mapping, Sequence
-from datetime import datetime
 from pathlib import Path
 
 from touchstone_agent.protocol.errors import ConfigurationError
-
-
-def build_id(now: datetime, random: str) -> str:
-    """Return a new submission's id: readable, in order of time, and unique."""
-    return f"{now:%Y%m%d-%H%M%S}-{random}"
 
 
 def build_schedule(

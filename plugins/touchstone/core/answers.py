@@ -19,6 +19,18 @@ class _Answer(BaseModel):
     model_config = ConfigDict(frozen=True, extra="ignore")
 
 
+class Problem(_Answer):
+    """
+    Why a request was not done.
+
+    :param detail: What is wrong and the way out, in one line.
+    :param field: The field that it is about; ``None`` for none.
+    """
+
+    detail: str
+    field: str | None = None
+
+
 class Health(_Answer):
     """
     That the API answers, and what it takes the caller for.
@@ -181,6 +193,30 @@ class DispatcherState(_Answer):
     is_paused: bool = False
     seen_at: str | None = None
     warning: str | None = None
+
+
+class Summary(_Answer):
+    """
+    What waits and runs, in a few figures.
+
+    :param waiting: Tasks that wait for a slot, of all users.
+    :param own_waiting: Those of them that are the caller's.
+    :param running: Slots for trainings that are in use on servers.
+    :param slots: Slots for trainings that servers have.
+    :param servers: Servers that there are.
+    :param servers_alive: Those that are heard of.
+    :param balance_usd: Money at RunPod, to the cent; ``None`` if unknown, or for admins only.
+    :param dispatcher: Whether one is at work.
+    """
+
+    waiting: int
+    own_waiting: int
+    running: int
+    slots: int
+    servers: int
+    servers_alive: int
+    balance_usd: str | None
+    dispatcher: DispatcherState
 
 
 class DispatcherWork(DispatcherState):

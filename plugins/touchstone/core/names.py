@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+from datetime import datetime
 
 from touchstone_agent.protocol.messages import AttemptRef
 from touchstone_agent.protocol.words import check_path
@@ -17,6 +18,11 @@ _RUN_SUFFIX = re.compile(r"--\d+$")
 def is_submission_id(text: str) -> bool:
     """Tell whether ``text`` can be a submission's id: 3 to 48 of ``a-z 0-9 -``."""
     return _SUBMISSION_ID.fullmatch(text) is not None and "--" not in text
+
+
+def build_id(now: datetime, random: str) -> str:
+    """Return a new submission's id: readable, in order of time, and unique."""
+    return f"{now:%Y%m%d-%H%M%S}-{random}"
 
 
 def build_submission_id(run_id: str) -> str:

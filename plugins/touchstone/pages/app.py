@@ -17,8 +17,10 @@ from touchstone.pages import (
     audit,
     comparison,
     costs,
+    description,
     events,
     fleet,
+    home,
     queue,
     scheduling,
     submissions,
@@ -40,7 +42,7 @@ def build_app() -> FastAPI:
     app.state.door = Door.PAGE
     for module in (
         *(submissions, submitting, scheduling, comparison, queue, events),
-        *(costs, fleet, audit, tabs),
+        *(costs, fleet, audit, tabs, home, description),
     ):
         app.include_router(module.router, dependencies=[Depends(get_user)])
     # The same for everybody, and needed by the page that asks for a login.

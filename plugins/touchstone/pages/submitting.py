@@ -12,9 +12,8 @@ from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import HTMLResponse, Response
 from pydantic import JsonValue
 
-from touchstone.client.requests import build_id
 from touchstone.core.conf import MAX_NOTES, UPLOAD_SCHEME, System
-from touchstone.core.names import is_submission_id
+from touchstone.core.names import build_id, is_submission_id
 from touchstone.core.refs import MAX_REF
 from touchstone.core.remotes import MAX_URL
 from touchstone.core.schedule import FORMS, MAX_ID, MAX_PATH

@@ -16,7 +16,7 @@ from typing import Annotated
 
 import typer
 
-from touchstone.client.requests import build_id
+from touchstone.core.names import build_id
 from touchstone.stack.commands import StateDir
 from touchstone.stack.credentials import read_credentials
 from touchstone.stack.layout import REPOSITORY, find_state_dir, get_record, tool

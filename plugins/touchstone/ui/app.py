@@ -29,6 +29,7 @@ from touchstone.ui.routes import (
     content,
     costs,
     data_sets,
+    description,
     events,
     fleet,
     gpus,
@@ -130,13 +131,18 @@ class Boundary:
 
 def build_app() -> FastAPI:
     """Return the application; every route of it needs a user whom Airflow knows."""
-    # The schema and its pages would be the only routes open without a login.
+    # FastAPI's own description and its pages would be the only routes open without a login.
     app = FastAPI(title="Touchstone", openapi_url=None, docs_url=None, redoc_url=None)
     for module in (
         *(health, content, submissions, sending, logs, queue, gpus, servers, fleet, events),
-        *(data_sets, plans, costs, audit, comparison),
+        *(data_sets, plans, costs, audit, comparison, description),
     ):
-        app.include_router(module.router, prefix=API_PREFIX, dependencies=[Depends(get_user)])
+        app.include_router(
+            module.router,
+            prefix=API_PREFIX,
+            dependencies=[Depends(get_user)],
+            responses=description.PROBLEMS,
+        )
     app.add_middleware(Boundary)
     app.add_exception_handler(HTTPException, _explain_http)
     app.add_exception_handler(RequestValidationError, _explain_validation)

@@ -136,13 +136,6 @@ def test_a_folder_that_is_too_large_names_its_largest_files(
     assert "noise.bin" in result.stderr
 
 
-def test_an_id_that_is_taken_is_not_started_twice(run: Run, airflow: FakeAirflow) -> None:
-    assert run("submit", GIT, "--id", "s-1").exit_code == 0
-    result = run("submit", GIT, "--id", "s-1")
-    assert result.exit_code == 1
-    assert "'s-1'" in result.stderr
-
-
 def test_what_airflow_refuses_is_said_with_the_field_and_without_the_schema(
     run: Run, airflow: FakeAirflow
 ) -> None:
@@ -262,3 +255,16 @@ def test_a_paused_dag_is_told_to_whoever_does_not_wait(run: Run, airflow: FakeAi
 )
 def test_a_logical_date_to_come_is_seen(date: str | None, is_to_come: bool) -> None:
     assert watch.is_to_come(answers.Run(state="queued", logical_date=date)) is is_to_come
+
+
+def test_the_same_id_with_the_same_values_goes_on(run: Run, airflow: FakeAirflow) -> None:
+    for _ in range(2):
+        done = run("submit", "https://example.org/x.git", "--id", "ci-1", "--notes", "a")
+        assert done.exit_code == 0, done.output
+    assert "ci-1 was submitted before, with the same values: it goes on" in done.output
+
+    other = run("submit", "https://example.org/x.git", "--id", "ci-1", "--notes", "b")
+
+    assert other.exit_code == 1
+    assert "there is a run 'ci-1' already" in other.output
+    assert list(airflow.runs) == ["ci-1"]

@@ -8,10 +8,10 @@ from typing import Annotated
 from fastapi import APIRouter, Body, Depends, Header, Response
 from pydantic import Field, JsonValue
 
-from touchstone.client.requests import build_id
 from touchstone.core.answers import Sent
 from touchstone.core.conf import CONF_KEYS
 from touchstone.core.documents import name_field
+from touchstone.core.names import build_id
 from touchstone.core.records.requests import MAX_KEY
 from touchstone.core.schedule import MAX_ID, Schedule
 from touchstone.services.requests import Requests

@@ -63,6 +63,8 @@ def build_waiting(submission_id="s-1", **fields):
 def test_every_page_is_one_that_the_matrix_knows():
     assert sorted(ROUTES) == [
         "/",
+        "/api",
+        "/api.json",
         "/audit",
         "/compare",
         "/compare.csv",
@@ -71,6 +73,7 @@ def test_every_page_is_one_that_the_matrix_knows():
         "/events",
         "/events/x-1",
         "/fleet",
+        "/home.json",
         "/new",
         "/queue",
         "/run",

@@ -1,0 +1,108 @@
+"""The API's own description, for programs that are made from it; behind the login like all else."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from http import HTTPStatus
+from typing import Any, Final
+
+from fastapi import APIRouter, FastAPI, Request
+from pydantic import BaseModel, Field, JsonValue
+
+from touchstone.core.answers import Problem
+
+router = APIRouter()
+
+PROBLEMS: Final[Any] = {
+    status.value: {"model": Problem, "description": status.phrase}
+    for status in (
+        HTTPStatus.BAD_REQUEST,
+        HTTPStatus.UNAUTHORIZED,
+        HTTPStatus.FORBIDDEN,
+        HTTPStatus.NOT_FOUND,
+        HTTPStatus.REQUEST_TIMEOUT,
+        HTTPStatus.CONFLICT,
+        HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
+        HTTPStatus.UNSUPPORTED_MEDIA_TYPE,
+        HTTPStatus.UNPROCESSABLE_ENTITY,
+        HTTPStatus.TOO_MANY_REQUESTS,
+        HTTPStatus.SERVICE_UNAVAILABLE,
+    )
+}
+"""What any route may answer in place of what was asked for."""
+
+
+class Parameter(BaseModel):
+    """
+    What a request may say beside its body.
+
+    :param name: Its name.
+    :param where: ``path``, ``query``, ``header`` or ``cookie``.
+    :param is_needed: Whether it must be there.
+    """
+
+    name: str
+    where: str = Field(alias="in")
+    is_needed: bool = Field(default=False, alias="required")
+
+
+class Operation(BaseModel):
+    """
+    What can be asked for at an address.
+
+    :param summary: What it does, in a line.
+    :param more: What else there is to say; empty for nothing.
+    :param parameters: What a request may say beside its body.
+    :param body: What its body is; ``None`` if it has none.
+    """
+
+    summary: str = ""
+    more: str = Field(default="", alias="description")
+    parameters: tuple[Parameter, ...] = ()
+    body: JsonValue = Field(default=None, alias="requestBody")
+
+    @property
+    def told(self) -> list[Parameter]:
+        """Return the parameters that a caller has to think of."""
+        return [
+            each
+            for each in self.parameters
+            if each.where in {"query", "header"} and each.name not in _UNTOLD
+        ]
+
+
+class Description(BaseModel):
+    """
+    What of an OpenAPI document a page shows.
+
+    :param paths: Operations by address and method.
+    """
+
+    paths: Mapping[str, Mapping[str, Operation]]
+
+
+_UNTOLD: Final = frozenset({"content-type", "user-agent"})
+"""What every client sends anyway."""
+
+
+@router.get("/openapi.json")
+def get_description(request: Request) -> dict[str, JsonValue]:
+    """Return what the API takes and answers, as an OpenAPI document."""
+    return describe(request.app)
+
+
+def describe(app: FastAPI) -> dict[str, JsonValue]:
+    """Return the OpenAPI document of the application, made once."""
+    if app.openapi_schema is None:
+        document = app.openapi()
+        document["servers"] = [{"url": "/touchstone"}]
+        for operations in document["paths"].values():
+            for operation in operations.values():
+                _shorten(operation)
+    return app.openapi_schema or {}
+
+
+def _shorten(operation: Any) -> None:
+    """Leave of a docstring what is said to callers: its arguments are the framework's."""
+    text = str(operation.get("description", "")).partition("\n:")[0].strip()
+    operation["summary"], _, operation["description"] = text.partition("\n\n")
