@@ -131,7 +131,7 @@ def submit(
                 conf["source"] = client.upload(archive)
             client.start_run(chosen, conf)
         except (ConfigurationError, RunExists):
-            # An event takes it only once; whoever repeats a job wants to know how that ended.
+            # An event takes it only once; a job that is repeated wants to know how that ended.
             found = client.find_run(chosen) if submission_id is not None else None
             if found is None or found.conf != conf:
                 raise

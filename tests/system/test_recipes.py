@@ -104,6 +104,7 @@ def test_with_curl_a_job_fails_when_its_module_is_refused(follow, installation):
     assert done.stdout.splitlines()[-1] == f"{submission_id}: rejected"
 
 
+@pytest.mark.campaign
 def test_with_the_command_line_a_job_submits_waits_and_keeps_the_results(follow, tmp_path):
     key = make_key()
 

@@ -47,7 +47,7 @@ def build_api(role):
     app = airflow._build_touchstone()
     app.dependency_overrides |= {
         get_user: lambda: SimpleAuthManagerUser(username="engineer", role=role),
-        get_pools: lambda: FakePools(),  # noqa: PLW0108 (its fields are no parameters)
+        get_pools: lambda: FakePools(),
         get_sender: FakeRuns().build_sender,
     }
     return app
