@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Final
 
@@ -122,7 +122,7 @@ class Plot:
     note: str = ""
 
 
-@dataclass(kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class _Frame:
     """The scales of a drawing."""
 
@@ -130,7 +130,6 @@ class _Frame:
     x_high: float
     y_low: float
     y_high: float
-    is_time: bool = field(default=True)
 
     def place_x(self, x: float) -> float:
         share = (x - self.x_low) / max(self.x_high - self.x_low, _LEAST_SPAN)
@@ -167,7 +166,7 @@ def draw(
     shown = [line for line in lines if any(y is not None for y in line.y)]
     if not shown:
         return Plot(title=title, unit=unit, summary=f"{title}: nothing to show", note=note)
-    frame = _find_frame(shown, bands, rules, is_time=is_time, diagonal=diagonal)
+    frame = _find_frame(shown, bands, rules, diagonal=diagonal)
     drawn = [
         DrawnLine(
             name=line.name,
@@ -211,7 +210,6 @@ def _find_frame(
     bands: Sequence[Band],
     rules: Sequence[float],
     *,
-    is_time: bool,
     diagonal: bool,
 ) -> _Frame:
     places = [x for line in lines for x in line.x] + [x for band in bands for x in band.x]
@@ -229,7 +227,6 @@ def _find_frame(
         x_high=max(places),
         y_low=low - margin,
         y_high=high + margin,
-        is_time=is_time,
     )
 
 
