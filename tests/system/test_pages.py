@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import shutil
 from pathlib import Path
 
@@ -68,11 +69,11 @@ class Visitor:
         answer = self.page.goto(f"{self.url}/touchstone/pages/{path}")
         return answer.status
 
-    def take_picture(self, name):
+    def take_picture(self, name, *, full_page=True):
         folder = os.environ.get("TOUCHSTONE_SCREENSHOTS")
         if folder:
             Path(folder).mkdir(parents=True, exist_ok=True)
-            self.page.screenshot(path=f"{folder}/{name}.png", full_page=True)
+            self.page.screenshot(path=f"{folder}/{name}.png", full_page=full_page)
 
 
 @pytest.fixture
@@ -169,6 +170,44 @@ def test_a_page_follows_a_training_by_itself_and_ends_it(visit, installation):
         assert installation.submission(submission_id)["status"] == "cancelled"
     finally:
         installation.cancel_what_goes_on(submission_id)
+
+
+def test_a_judged_submission_is_shown_with_its_verdict_and_charts(visit, installation, tmp_path):
+    """Its picture is the README's."""
+    file = tmp_path / "gallery.toml"
+    file.write_text('schema_version = 1\ntitle = "Spring"\n')
+    installation.ask("event", "apply", str(file))
+    options = ("--intervals", "1,5", "--config", "fast.toml", "--event", "gallery")
+    baseline = installation.submit(EXAMPLES / "momentum", *options)
+    installation.wait_for_submission(baseline, "success")
+    installation.ask("event", "baseline", "gallery", baseline)
+    challenger = installation.submit(EXAMPLES / "volatility", *options)
+    installation.wait_for_submission(challenger, "success")
+    engineer = visit("engineer", viewport={"width": 1280, "height": 1180})
+    page = engineer.page
+
+    engineer.open(f"submissions/{challenger}")
+
+    expect(page.get_by_text(f"baseline {baseline}").first).to_be_visible()
+    charts = page.locator("svg[data-points]")
+    expect(charts).to_have_count(4)
+    charts.first.hover()
+    expect(page.locator(".readout")).to_contain_text("this training")
+    engineer.take_picture("judged", full_page=False)
+    page.mouse.move(0, 0)
+    expect(page.locator(".readout")).to_have_count(0)
+    charts.nth(1).press("ArrowRight")
+    charts.nth(1).press("ArrowRight")
+    expect(page.locator(".readout")).to_be_visible()
+    page.get_by_role("link", name="interval 5").click()
+    expect(page.get_by_role("link", name="Figures as JSON")).to_have_attribute(
+        "href", f"/touchstone/pages/submissions/{challenger}/tasks/i5/charts.json"
+    )
+    engineer.open(f"compare?submission={challenger}&submission={baseline}")
+    expect(page.locator("svg[data-points]").first).to_have_attribute(
+        "aria-label", re.compile(f"{challenger} from .*; {baseline} from ")
+    )
+    engineer.take_picture("compared-charts")
 
 
 def test_the_log_of_a_validation_is_there(visit, accepted):
