@@ -42,7 +42,7 @@ def priority(
         ),
     ] = None,
     to: Annotated[
-        int | None, typer.Option(min=-100, max=100, help="The new priority; higher goes first.")
+        int | None, typer.Option(help="The new priority, -100 to 100; higher goes first.")
     ] = None,
     first: Annotated[bool, typer.Option("--first", help="Before all that waits.")] = False,
     up: Annotated[
@@ -77,7 +77,9 @@ def priority(
         print_json(done.document)
         return
     name = submission_id if task_id is None else f"{submission_id} {task_id}"
-    if not done.value.is_changed:
+    if not done.value.is_changed and done.value.priority is None:
+        say(f"{name}: it has its schedule's own priority already")
+    elif not done.value.is_changed:
         say(f"{name}: it is there already, with priority {done.value.priority}")
     elif done.value.priority is None:
         say(f"{name}: its schedule's own priority again")

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 import pytest
 
 from fakes.runpod.server import EmulatorProcess
-from system.installation import TRAINER, Installation
+from system.installation import REPOSITORY, TRAINER, Installation
 
 
 def pytest_collection_modifyitems(items):
@@ -91,3 +91,13 @@ def run_stack(state_dir, options, *arguments):
     ended = made.run("down")
     assert ended.returncode == 0, f"{ended.stdout}\n{ended.stderr}"
     assert made.running_attempts() == []
+
+
+@pytest.fixture(scope="session")
+def commit():
+    return subprocess.run(
+        ["git", "-C", str(REPOSITORY), "rev-parse", "HEAD"],
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout.strip()

@@ -20,16 +20,6 @@ CURL, COMMAND_LINE = RECIPES
 SECONDS = 600
 
 
-@pytest.fixture(scope="module")
-def commit():
-    return subprocess.run(
-        ["git", "-C", str(REPOSITORY), "rev-parse", "HEAD"],
-        capture_output=True,
-        text=True,
-        check=True,
-    ).stdout.strip()
-
-
 @pytest.fixture
 def follow(installation, commit, tmp_path):
     """Return a function that runs a recipe as a CI system would, and returns how it ended."""

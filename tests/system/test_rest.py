@@ -18,16 +18,6 @@ GIT = f"file://{REPOSITORY}"
 PATH = "include/examples/momentum"
 
 
-@pytest.fixture(scope="module")
-def commit():
-    return subprocess.run(
-        ["git", "-C", str(REPOSITORY), "rev-parse", "HEAD"],
-        capture_output=True,
-        text=True,
-        check=True,
-    ).stdout.strip()
-
-
 def make_run_id():
     return f"ci-{uuid.uuid4().hex[:8]}"
 

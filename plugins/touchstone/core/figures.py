@@ -65,7 +65,9 @@ class Curve(_Figure):
 
     @model_validator(mode="after")
     def _check(self) -> Self:
-        lists = [each for each in (self.value, self.low, self.high, self.baseline) if each]
+        lists = [
+            each for each in (self.value, self.low, self.high, self.baseline) if each is not None
+        ]
         if any(len(each) != len(self.time) for each in lists) or list(self.time) != sorted(
             self.time
         ):

@@ -85,6 +85,7 @@ def show_comparison(
             "find": find_interval,
             "missing": [describe_missing(each) for each in found.missing],
             "charted": charted,
+            "has_files": any(line.charts for each in found.submissions for line in each.intervals),
             "interval": shown,
             "plots": plots,
         },

@@ -57,6 +57,8 @@ router = APIRouter()
 
 PAGE_SIZE = 50
 MAX_RUN_ID = 250
+THIS_TRAINING = "this training"
+"""What the legend of a chart of one training calls it."""
 _SENT = ("source", "system", "ref", "path", "notes", "intervals", "event")
 """The page of a submission without a record shows these keys of its run's conf."""
 
@@ -150,7 +152,7 @@ def show_submission(
     no_charts: JsonValue = None
     if chosen is not None:
         stored = api.get_charts(caller, records, parts, submission_id, build_task_id(chosen))
-        plots, no_charts = build_plots([(submission_id, read_figures(stored))]), stored["note"]
+        plots, no_charts = build_plots([(THIS_TRAINING, read_figures(stored))]), stored["note"]
     # Only a run that could be its own: an address with any other says nothing of it.
     is_own = find_submission_of_run(run) == submission_id
     is_starting = is_own and run not in found.submission.run_ids

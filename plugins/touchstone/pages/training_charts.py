@@ -12,7 +12,6 @@ Named = tuple[str, ChartFigures]
 """A training's name in the legend, and what its charts show."""
 
 BASELINE: Final = "baseline"
-_ALONE: Final = "this training"
 
 
 def build_plots(trainings: Sequence[Named]) -> list[Plot]:
@@ -21,8 +20,6 @@ def build_plots(trainings: Sequence[Named]) -> list[Plot]:
 
     :param trainings: One, or several to compare; each keeps its colour in all charts.
     """
-    if len(trainings) == 1:
-        trainings = [(_ALONE, trainings[0][1])]
     equity = [(name, each.equity) for name, each in trainings]
     drawdown = [(name, each.drawdown) for name, each in trainings]
     correlation = [(name, each.rank_correlation) for name, each in trainings]
@@ -151,5 +148,5 @@ def _join_notes(chart: str, trainings: Sequence[Named], figures: Sequence[object
     for (name, each), figure in zip(trainings, figures, strict=True):
         said = each.notes.get(chart) or getattr(figure, "note", "")
         if said:
-            notes.append(said if name == _ALONE else f"{name}: {said}")
+            notes.append(said if len(trainings) == 1 else f"{name}: {said}")
     return "; ".join(notes)

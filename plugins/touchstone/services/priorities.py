@@ -96,8 +96,13 @@ def set_priority(
         )
         return found.change(priorities=priorities)
 
-    # What would be refused is not noted.
-    decide(read_control(records))
+    # What would be refused, or changes nothing, is not noted.
+    before = read_control(records)
+    after = decide(before)
+    if after is not None and after.priorities == before.priorities:
+        return Reordered(
+            submission_id=submission_id, task_id=task_id, priority=priority, is_changed=False
+        )
     what = "its tasks" if task_id is None else task_id
     action = (
         f"priority of {what}: the schedule's own again"

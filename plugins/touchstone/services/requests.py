@@ -32,37 +32,43 @@ class Requests:
     table: str
     clock: Callable[[], datetime]
 
-    def find_run(
-        self, user: str, key: str, asked: Mapping[str, JsonValue], choose: Callable[[], str]
-    ) -> str:
+    def find(self, user: str, key: str, asked: Mapping[str, JsonValue]) -> str | None:
         """
-        Return the id of the run that a request is: the same for the same key, whenever it comes.
+        Return the id of the run that a request is; ``None`` if it was never asked for.
 
         :param user: Who asks.
         :param key: The program's key.
         :param asked: What it asks for.
-        :param choose: Returns the id of a new run.
+        :raises KeyTaken: If the key stands for another request.
+        """
+        found = self._find(build_place(user, key))
+        return None if found is None else _check(found, asked)
+
+    def keep(self, user: str, key: str, asked: Mapping[str, JsonValue], run_id: str) -> str:
+        """
+        Write down which run a request is, before that is started.
+
+        :param run_id: The run that it would be.
+        :return: The run that it is: of two at once the first has chosen.
         :raises KeyTaken: If the key stands for another request.
         """
         place = build_place(user, key)
-        found = self._find(place)
-        if found is None:
-            fresh = SentRequest(
-                **place, digest=compute_digest(asked), run_id=choose(), at=self.clock()
-            )
-            try:
-                self.records.create_in_part(self.table, "entry", fresh.dump())
-            except RecordExists:
-                # Of two at once the first has chosen.
-                found = self._find(place)
-            found = found or fresh
-        if found.digest != compute_digest(asked):
-            raise KeyTaken(
-                f"Idempotency-Key: stands for another request, which is the run {found.run_id}; "
-                "give each request a key of its own"
-            )
-        return found.run_id
+        fresh = SentRequest(**place, digest=compute_digest(asked), run_id=run_id, at=self.clock())
+        try:
+            self.records.create_in_part(self.table, "entry", fresh.dump())
+        except RecordExists:
+            return _check(self._find(place) or fresh, asked)
+        return run_id
 
     def _find(self, place: Mapping[str, str]) -> SentRequest | None:
         stored = self.records.find_in_part(self.table, place)
         return None if stored is None else SentRequest.load(stored)
+
+
+def _check(found: SentRequest, asked: Mapping[str, JsonValue]) -> str:
+    if found.digest != compute_digest(asked):
+        raise KeyTaken(
+            f"Idempotency-Key: stands for another request, which is the run {found.run_id}; "
+            "give each request a key of its own"
+        )
+    return found.run_id

@@ -19,6 +19,14 @@ MORE_RUNS: Final = 20
 """So many ids of runs that were refused before they were on record are passed over."""
 
 
+Keep = Callable[[str], str]
+"""Takes the id that a run would have, and returns the one that it has."""
+
+
+def _keep_nothing(run_id: str) -> str:
+    return run_id
+
+
 class SentRun(Protocol):
     """A run that there is."""
 
@@ -81,7 +89,7 @@ class Sender:
         if found.user != by or found.conf != dict(conf):
             raise RunTaken(
                 f"run_id: {run_id} was started in the meantime, with other values; "
-                "look at it, and send this form again if you still want it"
+                "look at it, and send this again if you still want it"
             )
         return True
 
@@ -126,7 +134,8 @@ def send_submission(
     sender: Sender,
     planner: Planner,
     objects: ObjectStore,
-) -> bool:
+    keep: Keep = _keep_nothing,
+) -> tuple[str, bool]:
     """
     Submit a module, with a schedule or without; the same twice is one.
 
@@ -134,7 +143,8 @@ def send_submission(
     :param conf: What is submitted, as a run's conf.
     :param by: Who submits.
     :param objects: Where uploaded archives are.
-    :return: Whether it is new.
+    :param keep: Writes the id down once all is checked, before anything starts.
+    :return: The id, and whether it is new.
     :raises ConfigurationError: What ``register`` would refuse, with the field's name.
     :raises RunTaken: If the id belongs to another submission.
     """
@@ -142,12 +152,13 @@ def send_submission(
     if parsed.source is None:
         raise ConfigurationError("source: give a git URL, or an uploaded archive")
     if sender.is_sent(submission_id, conf, by=by):
-        return False
+        return submission_id, False
     if planner.records.find_submission(submission_id) is not None:
         raise RunTaken(f"run_id: {submission_id} is taken; send it again")
     planner.check_new(parsed, objects, user=by)
-    sender.send(submission_id, conf, by=by)
-    return True
+    kept = keep(submission_id)
+    sender.send(kept, conf, by=by)
+    return kept, kept == submission_id
 
 
 def send_schedules(
@@ -157,14 +168,16 @@ def send_schedules(
     by: str,
     sender: Sender,
     planner: Planner,
-) -> list[str]:
+    keep: Keep = _keep_nothing,
+) -> dict[str, str]:
     """
     Schedule accepted submissions; the same twice is one.
 
     :param runs: The id of each one's run, by submission.
     :param fields: The schedule, flat, as a run's conf has it.
     :param by: Who schedules.
-    :return: The submissions whose runs are new.
+    :param keep: Writes each id down once all is checked, before anything starts.
+    :return: The ids of the runs that are new, by submission.
     :raises ConfigurationError: What ``register`` would refuse, with the field's name.
     :raises RunTaken: If an id belongs to another run.
     """
@@ -179,6 +192,7 @@ def send_schedules(
     if new:
         # The world may have changed since it was planned.
         planner.plan(new, fields, user=by)
-    for submission_id in new:
-        sender.send(runs[submission_id], confs[submission_id], by=by)
-    return new
+    started = {submission_id: keep(runs[submission_id]) for submission_id in new}
+    for submission_id, run_id in started.items():
+        sender.send(run_id, confs[submission_id], by=by)
+    return started

@@ -40,6 +40,7 @@ def test_what_was_stored_is_read():
         {},
         CURVE | {"value": [1.0]},
         CURVE | {"low": [1.0]},
+        CURVE | {"low": [], "high": []},
         CURVE | {"value": [1.0, float("inf")]},
         CURVE | {"value": [1.0, 1e300]},
         CURVE | {"time": ["2014-01-03", "2014-01-02"]},

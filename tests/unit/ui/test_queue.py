@@ -87,6 +87,13 @@ def test_who_is_there_already_stays_and_nothing_is_noted(chief, waiting, records
     assert records.get_submission("s-9").actions == ()
 
 
+def test_what_has_its_schedules_own_keeps_it_and_nothing_is_noted(chief, waiting, records):
+    answer = order(chief, priority=None)
+
+    assert (answer.status_code, answer.json()["is_changed"]) == (200, False)
+    assert records.get_submission("s-1").actions == ()
+
+
 def test_each_change_is_an_act_on_the_submission(chief, waiting):
     order(chief, task_id="i5", move="first")
     order(chief, priority=3)

@@ -74,6 +74,14 @@ def test_a_key_is_of_one_request(engineer, runs):
     assert len(runs.runs) == 1
 
 
+def test_what_is_refused_takes_no_key(engineer, runs):
+    """A wrong value is corrected, and the job runs again by the same key."""
+    assert submit(engineer, "ci-1", intervals="0").status_code == 400
+
+    assert submit(engineer, "ci-1", intervals="5").status_code == 201
+    assert len(runs.runs) == 1
+
+
 def test_the_order_of_fields_is_no_other_request(engineer, runs):
     headers = {"Idempotency-Key": "ci-1"}
     for body in (SOURCE, dict(reversed(SOURCE.items()))):

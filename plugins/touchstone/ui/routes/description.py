@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Mapping
 from http import HTTPStatus
 from typing import Any, Final
@@ -12,6 +13,8 @@ from pydantic import BaseModel, Field, JsonValue
 from touchstone.core.answers import Problem
 
 router = APIRouter()
+
+_MAKING = threading.Lock()
 
 PROBLEMS: Final[Any] = {
     status.value: {"model": Problem, "description": status.phrase}
@@ -93,13 +96,15 @@ def get_description(request: Request) -> dict[str, JsonValue]:
 
 def describe(app: FastAPI) -> dict[str, JsonValue]:
     """Return the OpenAPI document of the application, made once."""
-    if app.openapi_schema is None:
-        document = app.openapi()
-        document["servers"] = [{"url": "/touchstone"}]
-        for operations in document["paths"].values():
-            for operation in operations.values():
-                _shorten(operation)
-    return app.openapi_schema or {}
+    # What is shortened twice has lost its first line.
+    with _MAKING:
+        if app.openapi_schema is None:
+            document = app.openapi()
+            document["servers"] = [{"url": "/touchstone"}]
+            for operations in document["paths"].values():
+                for operation in operations.values():
+                    _shorten(operation)
+        return app.openapi_schema or {}
 
 
 def _shorten(operation: Any) -> None:

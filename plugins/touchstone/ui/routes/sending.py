@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+from collections.abc import Mapping
 from typing import Annotated
 
 from fastapi import APIRouter, Body, Depends, Header, Response
@@ -15,7 +16,7 @@ from touchstone.core.names import build_id
 from touchstone.core.records.requests import MAX_KEY
 from touchstone.core.schedule import MAX_ID, Schedule
 from touchstone.services.requests import Requests
-from touchstone.services.sending import Sender, list_run_ids, send_schedules, send_submission
+from touchstone.services.sending import Keep, Sender, list_run_ids, send_schedules, send_submission
 from touchstone.ui.dependencies import (
     CallerDep,
     ClockDep,
@@ -83,13 +84,16 @@ def submit(
             "/submissions/ID/schedule"
         )
 
-    def choose() -> str:
-        return build_id(clock(), secrets.token_hex(3))
-
     asked: dict[str, JsonValue] = {"submit": dict(body)}
-    run_id = choose() if key is None else requests.find_run(caller.name, key, asked, choose)
-    is_new = send_submission(
-        run_id, body, by=caller.name, sender=sender, planner=planner, objects=objects
+    known = requests.find(caller.name, key, asked) if key else None
+    run_id, is_new = send_submission(
+        known or build_id(clock(), secrets.token_hex(3)),
+        body,
+        by=caller.name,
+        sender=sender,
+        planner=planner,
+        objects=objects,
+        keep=_build_keep(requests, caller.name, key, asked),
     )
     if not is_new:
         response.status_code = 200
@@ -119,14 +123,28 @@ def schedule(
     if unknown := sorted(set(body) - set(Schedule.model_fields)):
         raise ConfigurationError(f"{name_field(unknown[:1])}: is no field of a schedule")
 
-    def choose() -> str:
-        return sender.choose_run_id(list_run_ids(found))
-
     asked: dict[str, JsonValue] = {"schedule": dict(body), SUBMISSION_ID: submission_id}
-    run_id = choose() if key is None else requests.find_run(caller.name, key, asked, choose)
-    new = send_schedules(
-        {submission_id: run_id}, body, by=caller.name, sender=sender, planner=planner
+    known = requests.find(caller.name, key, asked) if key else None
+    run_id = known or sender.choose_run_id(list_run_ids(found))
+    started = send_schedules(
+        {submission_id: run_id},
+        body,
+        by=caller.name,
+        sender=sender,
+        planner=planner,
+        keep=_build_keep(requests, caller.name, key, asked),
     )
-    if not new:
+    if not started:
         response.status_code = 200
-    return Sent(submission_id=submission_id, run_id=run_id, is_new=bool(new))
+    return Sent(
+        submission_id=submission_id,
+        run_id=started.get(submission_id, run_id),
+        is_new=bool(started),
+    )
+
+
+def _build_keep(
+    requests: Requests, user: str, key: str | None, asked: Mapping[str, JsonValue]
+) -> Keep:
+    """Return what writes down the run of a key; what is refused before takes no key."""
+    return lambda run_id: requests.keep(user, key, asked, run_id) if key else run_id

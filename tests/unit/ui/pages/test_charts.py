@@ -114,7 +114,7 @@ def test_several_submissions_are_on_one_axis(engineer, make_submission, draw):
     assert "s-2 from 1 to 1.25" in both
     assert "?submission=s-1&amp;submission=s-2&amp;interval=20#charts" in both
     assert "s-1 from" not in one
-    assert "this training from 1 to 1.25" in one
+    assert "s-2 from 1 to 1.25" in one
 
 
 def test_others_see_no_charts(login, make_submission, draw):

@@ -116,7 +116,7 @@ def build_figures(baseline="ref", **changes):
 
 
 def test_one_training_has_four_charts_its_band_and_its_baseline():
-    plots = build_plots([("s-1", build_figures())])
+    plots = build_plots([("this training", build_figures())])
 
     assert [plot.title for plot in plots] == [
         "Equity after cost",
