@@ -6,12 +6,14 @@ import json
 from statistics import NormalDist
 
 import numpy as np
+import purgedcv
 import pytest
 
-from test_judging import ROWS, build_question, draw, encode
+from test_judging import MARKET, ROWS, build_question, draw, encode
 from touchstone_judge import beside as module
 from touchstone_judge.beside import Predictions, find_beside
 from touchstone_judge.judging import answer
+from touchstone_judge.panel import Panel
 
 INTERVALS = [1, 5]
 RNG = np.random.default_rng(11)
@@ -37,6 +39,17 @@ def ask(predictions, *, baseline=BASE, target=TARGET, closing=False, **others):
     if closing:
         question["earlier"] = {}
     return answer(question)["beside"]
+
+
+def draw_panel(names, rows):
+    rng = np.random.default_rng(5)
+    return Panel(
+        names=("ref", *names),
+        net=rng.normal(0, 0.01, (rows, 1 + len(names), 1)),
+        market=rng.normal(0, 0.01, rows),
+        longest_interval=1,
+        bars_per_year=252,
+    )
 
 
 # --- the definitions once more, without any of the judge's code -----------------------------------
@@ -277,6 +290,7 @@ def test_opposites_that_cancel_each_other_out_are_no_best_mean():
             is_flat=True,
             target=TARGET[:, :1],
         ),
+        draw_panel(("a", "b"), ROWS),
         ["a", "b"],
         is_closing=True,
     )
@@ -298,6 +312,7 @@ def test_a_thousand_entries_share_one():
             is_flat=False,
             target=rng.normal(size=(rows, 1)),
         ),
+        draw_panel([f"s-{n}" for n in range(count)], rows),
         [f"s-{n}" for n in range(count)],
         is_closing=True,
     )
@@ -305,3 +320,73 @@ def test_a_thousand_entries_share_one():
     assert sum(each.contributivity.value for each in found.values()) == pytest.approx(1)
     assert {each.equal_share for each in found.values()} == {1 / count}
     assert all(-1 <= each.similarity.value <= 1 for each in found.values())
+
+
+# --- what choosing among many does ----------------------------------------------------------------
+
+
+def take_out_by_hand(net, market):
+    return np.stack(
+        [
+            column - np.polyfit(market, column, 1)[0] * market
+            for column in net.reshape(len(net), -1).T
+        ],
+        axis=1,
+    )
+
+
+def test_a_deflated_ratio_counts_all_entries_on_the_mean_over_the_intervals():
+    names = ("a", "b", "c", "d")
+    found = ask({name: predict(i) for i, name in enumerate(names)})
+
+    nets = np.stack([draw(20 + i).mean(axis=1) for i in range(len(names))], axis=1)
+    active = take_out_by_hand(nets, MARKET)
+    ratios = active.mean(axis=0) / active.std(axis=0, ddof=1)
+    for i, name in enumerate(names):
+        expected = purgedcv.deflated_sharpe_ratio(
+            active[:, i], len(names), float(ratios.var(ddof=1))
+        )
+        assert found[name]["deflated_sharpe"]["value"] == pytest.approx(expected, abs=2e-3)
+
+
+def test_overfitting_is_the_same_for_all_and_the_leading_group_is_told_at_closing():
+    predictions = {name: predict(i) for i, name in enumerate("abc")}
+    arrived, closed = ask(predictions), ask(predictions, closing=True)
+
+    assert {each["overfitting"]["value"] for each in arrived.values()} == {
+        closed["a"]["overfitting"]["value"]
+    }
+    assert 0 <= closed["a"]["overfitting"]["value"] <= 1
+    assert arrived["a"]["leading"] == {"value": None, "note": module.AT_CLOSING}
+    assert max(each["leading"]["value"] for each in closed.values()) > 0.1
+
+
+def test_one_entry_was_chosen_among_none():
+    found = ask({"a": predict(1)})["a"]
+
+    for name in ("deflated_sharpe", "overfitting"):
+        assert found[name] == {"value": None, "note": module.ONLY_ONE}
+
+
+def test_an_entry_that_never_trades_has_no_ratio_to_deflate_and_spoils_no_other():
+    question = build_question({"idle": np.zeros((ROWS, 2)), "busy": draw(2)}, earlier={})
+    found = answer(question)["beside"]
+
+    assert found["idle"]["deflated_sharpe"] == {"value": None, "note": module.NO_SPREAD}
+    assert 0 <= found["busy"]["deflated_sharpe"]["value"] <= 1
+    assert found["idle"]["leading"]["value"] is not None
+
+
+def test_too_few_rows_lead_to_nothing():
+    few = 30
+    question = build_question(
+        {"a": draw(2)[:few], "b": draw(3)[:few]},
+        rows=few,
+        market=encode(MARKET[:few]),
+        baseline_net=encode(draw(1)[:few]),
+        earlier={},
+    )
+    assert answer(question)["beside"]["a"]["leading"] == {
+        "value": None,
+        "note": module.TOO_FEW_ROWS,
+    }

@@ -149,6 +149,9 @@ def build_beside(**others: Any) -> dict[str, Any]:
         "contribution": 0.125,
         "baseline_correlation": 0.0625,
         "contributivity": "it is told when the event is closed",
+        "deflated_sharpe": 0.875,
+        "overfitting": 0.25,
+        "leading": "it is told when the event is closed",
     } | others
     told = {
         name: {"value": None, "note": value} if isinstance(value, str) else {"value": value}
@@ -156,7 +159,7 @@ def build_beside(**others: Any) -> dict[str, Any]:
         if name not in {"nearest_name", "equal_share"}
     }
     names = {name: others.get(name) for name in ("nearest_name", "equal_share")}
-    return {**told, **names, "version": 1}
+    return {**told, **names, "version": 2}
 
 
 class FakeJudge:

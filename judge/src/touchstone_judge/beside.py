@@ -1,8 +1,10 @@
 """
-What is shown beside verdicts: how alike predictions are, and what each adds. It decides nothing.
+What is shown beside verdicts: similarity, contribution, and what choosing among many does.
 
-Every figure is the mean over the intervals. An interval that has none leaves none of the whole: a
-mean over those that are left would flatter.
+It decides nothing.
+
+A figure of predictions is the mean over the intervals. An interval that has none leaves none of the
+whole: a mean over those that are left would flatter.
 """
 
 from __future__ import annotations
@@ -16,10 +18,12 @@ from typing import Any, Final
 import numpy as np
 
 from touchstone_judge.contributivity import Fold, pick_models
-from touchstone_judge.panel import FloatArray
+from touchstone_judge.panel import FloatArray, Panel, sharpe_ratios
+from touchstone_judge.shown import deflated_sharpe_ratio, leading_p, probability_of_overfitting
 from touchstone_judge.similarity import add_to_correlation, correlate_with, gaussianise
+from touchstone_judge.verdict import find_too_few
 
-BESIDE_VERSION: Final = 1
+BESIDE_VERSION: Final = 2
 """Of these formulas; what is on record keeps the version that it was computed by."""
 
 AT_CLOSING: Final = "it is told when the event is closed"
@@ -30,6 +34,9 @@ NO_TARGET: Final = "the rows were stored before outcomes were kept with them"
 STILL: Final = "the market did not move"
 FIRST: Final = "no entry came before it"
 NONE_COMPARABLE: Final = "no entry that came before it has predictions to compare"
+ONLY_ONE: Final = "it is the only entry"
+NO_SPREAD: Final = "its returns beyond the market have no spread"
+TOO_FEW_ROWS: Final = "there are too few rows"
 
 _LEAST_GAIN: Final = 1e-9
 """What a pick must gain: less is rounding, and would let a copy share with its original."""
@@ -61,6 +68,11 @@ class Beside:
     :param baseline_correlation: That correlation itself; the same for all.
     :param contributivity: Its share of the best mean of all entries' predictions.
     :param equal_share: What each of as many equals would get.
+    :param deflated_sharpe: Probability that its Sharpe ratio beyond the market exceeds what the
+        best of as many entries without skill has.
+    :param overfitting: Probability that the best entry on half of the rows is below the median on
+        the others; the same for all.
+    :param leading: Its p in the model confidence set: above 0.1 no other is distinguishably better.
     :param version: Of the formulas.
     """
 
@@ -71,6 +83,9 @@ class Beside:
     baseline_correlation: Shown
     contributivity: Shown
     equal_share: float | None = None
+    deflated_sharpe: Shown
+    overfitting: Shown
+    leading: Shown
     version: int = BESIDE_VERSION
 
 
@@ -119,12 +134,13 @@ class Predictions:
 
 
 def find_beside(
-    found: Predictions, wanted: Sequence[str], *, is_closing: bool
+    found: Predictions, panel: Panel, wanted: Sequence[str], *, is_closing: bool
 ) -> dict[str, Beside]:
     """
     Return what stands beside verdicts.
 
     :param found: Everybody's predictions.
+    :param panel: Everybody's net returns, behind the baseline's.
     :param wanted: Whose verdicts.
     :param is_closing: Whether no more entries can come.
     """
@@ -133,6 +149,8 @@ def find_beside(
     nearest = _find_nearest(found, lines)
     shares, equal = _share(found) if is_closing else ({}, None)
     correlation = _describe_baseline(found)
+    overfitting = _find_overfitting(panel)
+    leading = leading_p(panel) if is_closing and _has_rows(panel) else {}
     return {
         name: Beside(
             similarity=_compare_with_baseline(found, line),
@@ -142,6 +160,9 @@ def find_beside(
             baseline_correlation=correlation,
             contributivity=_tell_share(found, line, shares, is_closing=is_closing),
             equal_share=equal,
+            deflated_sharpe=_deflate(panel, line),
+            overfitting=overfitting,
+            leading=_tell_leading(leading.get(name), is_closing=is_closing),
         )
         for name, line in zip(wanted, lines, strict=True)
     }
@@ -265,6 +286,31 @@ def _tell_share(
     if line in shares:
         return Shown(value=shares[line])
     return Shown(note=_find_gap(found, line) or _find_target_gap(found) or NONE_COMPARABLE)
+
+
+def _deflate(panel: Panel, line: int) -> Shown:
+    series = panel.active[:, 1:, :].mean(axis=2)
+    if series.shape[1] < 2:
+        return Shown(note=ONLY_ONE)
+    value = deflated_sharpe_ratio(series[:, line], sharpe_ratios(series, bars_per_year=1))
+    return Shown(note=NO_SPREAD) if value is None else Shown(value=value)
+
+
+def _find_overfitting(panel: Panel) -> Shown:
+    if len(panel.submissions) < 2:
+        return Shown(note=ONLY_ONE)
+    value = probability_of_overfitting(panel)
+    return Shown(note=TOO_FEW_ROWS) if value is None else Shown(value=value)
+
+
+def _tell_leading(p: float | None, *, is_closing: bool) -> Shown:
+    if p is not None:
+        return Shown(value=p)
+    return Shown(note=TOO_FEW_ROWS if is_closing else AT_CLOSING)
+
+
+def _has_rows(panel: Panel) -> bool:
+    return find_too_few(panel.rows, panel.longest_interval) is None
 
 
 # --- why there is none --------------------------------------------------------------------------

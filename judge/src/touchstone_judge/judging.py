@@ -78,7 +78,7 @@ def answer(question: Mapping[str, Any]) -> dict[str, Any]:
         # They stay in the panel: who draws often is counted as often.
         verdicts[name] = Verdict(outcome=Outcome.DUPLICATE, reason=duplicates[name])
     predictions = _read_predictions(question, panel)
-    beside = find_beside(predictions, wanted, is_closing=is_closing)
+    beside = find_beside(predictions, panel, wanted, is_closing=is_closing)
     return {
         "rules_version": RULES_VERSION,
         "verdicts": {name: _show(verdicts[name], baseline) for name in wanted},

@@ -13,6 +13,8 @@ from scipy.stats import kurtosis, skew
 from touchstone_judge.bootstrap import choose_block
 from touchstone_judge.panel import NEGLIGIBLE, FloatArray, Panel
 
+_DIGITS = 9
+
 
 def deflated_sharpe_ratio(returns: FloatArray, trial_ratios: FloatArray) -> float | None:
     """
@@ -24,7 +26,8 @@ def deflated_sharpe_ratio(returns: FloatArray, trial_ratios: FloatArray) -> floa
 
     :param returns: Of one series, of shape (rows,).
     :param trial_ratios: Sharpe ratios a bar of all N trials, this one included.
-    :returns: ``None`` for fewer than two trials, or a series without spread.
+    :returns: ``None`` for fewer than two trials, or a series without spread, or whose ratio has
+        none, as of one that takes two values only.
     """
     trials, rows = len(trial_ratios), len(returns)
     spread = returns.std(ddof=1)
@@ -36,6 +39,9 @@ def deflated_sharpe_ratio(returns: FloatArray, trial_ratios: FloatArray) -> floa
     hurdle = float(trial_ratios.std(ddof=1)) * expected
     peakedness = float(kurtosis(returns, fisher=False))
     width = 1 - float(skew(returns)) * ratio + (peakedness - 1) / 4 * ratio**2
+    # Of moments that are no numbers it is none either.
+    if not width > NEGLIGIBLE:
+        return None
     return float(ndtr((ratio - hurdle) * math.sqrt(rows - 1) / math.sqrt(width)))
 
 
@@ -92,27 +98,29 @@ def _scores(
     return scores
 
 
-def confidence_set(panel: Panel, *, resamples: int = 1_000, seed: int = 0) -> tuple[str, ...]:
+def leading_p(panel: Panel, *, resamples: int = 1_000, seed: int = 0) -> dict[str, float]:
     """
-    Return the series that no other is distinguishably better than, at 90 %.
+    Return each series' p of leading: the group at 90 % are those with more than 0.1.
 
     Hansen, Lunde and Nason's model confidence set (2011) with the maximum statistic, by arch. Of
-    series that are equal only the first is compared, and shares its place with the others.
+    series that are equal only the first is compared, and shares its p with the others.
 
     :param resamples: How many.
     :param seed: Of the drawing.
+    :returns: By name, the baseline's among them. 1 for all where all are equal.
     """
     import pandas as pd
     from arch.bootstrap import MCS
 
     spread = panel.active.std(axis=0, ddof=1)
     scaled = np.divide(panel.active, spread, out=np.zeros_like(panel.active), where=spread > 0)
-    losses = -scaled.mean(axis=2)
+    # What differs by less is a copy, of which arch can tell no spread.
+    losses = np.round(-scaled.mean(axis=2), _DIGITS)
     representative: dict[bytes, int] = {}
     stands_for = [representative.setdefault(loss.tobytes(), i) for i, loss in enumerate(losses.T)]
     kept = sorted(representative.values())
     if len(kept) < 2:
-        return panel.names
+        return dict.fromkeys(panel.names, 1.0)
     found = MCS(
         pd.DataFrame(losses[:, kept], columns=kept),
         size=0.1,
@@ -123,5 +131,5 @@ def confidence_set(panel: Panel, *, resamples: int = 1_000, seed: int = 0) -> tu
         seed=seed,
     )
     found.compute()
-    included = set(found.included)
-    return tuple(name for i, name in enumerate(panel.names) if stands_for[i] in included)
+    values = found.pvalues["Pvalue"]
+    return {name: float(values[at]) for name, at in zip(panel.names, stands_for, strict=True)}

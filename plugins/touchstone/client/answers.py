@@ -213,6 +213,9 @@ class ShownBeside(_Part):
     baseline_correlation: Annotated[ShownFigure | None, OrNone] = None
     contributivity: Annotated[ShownFigure | None, OrNone] = None
     equal_share: Number = None
+    deflated_sharpe: Annotated[ShownFigure | None, OrNone] = None
+    overfitting: Annotated[ShownFigure | None, OrNone] = None
+    leading: Annotated[ShownFigure | None, OrNone] = None
 
 
 class ListedSubmission(_Part):

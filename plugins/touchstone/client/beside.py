@@ -12,6 +12,8 @@ _TITLES = {
     "contribution": "adds",
     "contributivity": "share",
 }
+_LEADS_ABOVE = 0.1
+"""A p of the model confidence set above which an entry is in the leading group at 90 %."""
 _ALIKE = 0.9
 """From here on, two seeds of one model are seldom so alike: below a board, such a pair is named."""
 
@@ -72,7 +74,7 @@ def list_notes(rows: Sequence[ShownRow]) -> list[str]:
         f" adds: the baseline's own correlation with the outcome is {each:+.3f}"
         for each in sorted(each for each in bases if each is not None)
     ]
-    return lines
+    return lines + _list_chances(rows)
 
 
 def describe_beside(beside: ShownBeside | None) -> dict[str, str]:
@@ -92,7 +94,49 @@ def describe_beside(beside: ShownBeside | None) -> dict[str, str]:
     similarity = _tell(beside.similarity, "{:.2f}")
     if beside.baseline and beside.similarity and beside.similarity.value is not None:
         similarity += f" to {beside.baseline}"
-    return {"similarity": similarity, "most like": nearest, "adds": adds, "share": share}
+    return {
+        "similarity": similarity,
+        "most like": nearest,
+        "adds": adds,
+        "share": share,
+        "deflated Sharpe": _tell(beside.deflated_sharpe, "{:.2f}"),
+        "overfitting": _tell(beside.overfitting, "{:.2f}"),
+        "leading group": _tell_leading(beside.leading),
+    }
+
+
+def _list_chances(rows: Sequence[ShownRow]) -> list[str]:
+    """Return what is said of all entries together: who leads, and what choosing among them does."""
+    lines = []
+    if any(row.beside and _has_value(row.beside.leading) for row in rows):
+        leaders = [row.name for row in rows if row.beside and _is_leading(row.beside.leading)]
+        lines.append(
+            f" leading group, 90 %: {_name_some(leaders, most=10) or 'the baseline alone'}"
+        )
+    chances = {
+        row.beside.overfitting.value
+        for row in rows
+        if row.beside and row.beside.overfitting and row.beside.overfitting.value is not None
+    }
+    if chances:
+        # Entries keep what was computed when they were judged; the last ones knew the most.
+        low, high = min(chances), max(chances)
+        told = f"{low:.2f}" if low == high else f"{low:.2f} to {high:.2f}"
+        lines.append(
+            f" overfitting: the best on half of the rows is below the median of the others: {told}"
+        )
+    return lines
+
+
+def _is_leading(figure: ShownFigure | None) -> bool:
+    return figure is not None and figure.value is not None and figure.value > _LEADS_ABOVE
+
+
+def _tell_leading(figure: ShownFigure | None) -> str:
+    told = _tell(figure, "p {:.2f}")
+    if not _has_value(figure):
+        return told
+    return f"{'in it' if _is_leading(figure) else 'not in it'}, {told}"
 
 
 def _tell(figure: ShownFigure | None, form: str) -> str:

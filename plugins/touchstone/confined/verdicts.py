@@ -75,6 +75,9 @@ class AnsweredBeside(_Answered):
     baseline_correlation: AnsweredFigure
     contributivity: AnsweredFigure
     equal_share: _Finite | None = None
+    deflated_sharpe: AnsweredFigure
+    overfitting: AnsweredFigure
+    leading: AnsweredFigure
     version: int = Field(ge=1)
 
 

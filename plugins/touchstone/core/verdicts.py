@@ -268,6 +268,9 @@ def list_verdict_metrics(entry: Entry) -> dict[str, float]:
         "similarity_nearest": beside.nearest.value,
         "contribution": beside.contribution.value,
         "contributivity": beside.contributivity.value,
+        "deflated_sharpe": beside.deflated_sharpe.value,
+        "overfitting": beside.overfitting.value,
+        "leading_p": beside.leading.value,
     }
     return {name: float(value) for name, value in told.items() if value is not None}
 

@@ -133,6 +133,39 @@ def test_a_board_shows_what_stands_beside_each_verdict_and_why_it_does_not(run, 
     assert "compared with nothing" not in shown, "its reason is there"
 
 
+def test_a_board_tells_who_leads_and_what_choosing_the_best_is_worth(run, world):
+    run("event", "baseline", "default", "flat")
+    judge = world.judge._ask
+    told = [("s-1", 0.04, 0.25), ("s-2", 0.1, 0.25), ("s-3", 0.11, 0.5), ("s-4", 1.0, 0.25)]
+    for number, (name, leading, overfitting) in enumerate(told):
+        judge.beside = build_beside(leading=leading, overfitting=overfitting)
+        world.arrive(name, build_net(number))
+
+    lines = run("leaderboard", "default").output.splitlines()
+
+    leaders = next(line for line in lines if line.startswith(" leading group, 90 %: "))
+    assert sorted(leaders.partition(": ")[2].split(", ")) == ["s-3", "s-4"]
+    assert any(line.endswith("is below the median of the others: 0.25 to 0.50") for line in lines)
+    shown = run("compare", "s-2", "s-3").output
+    assert "s-2: leading group: not in it, p 0.10" in shown
+    assert "s-3: leading group: in it, p 0.11" in shown
+    assert "s-3: deflated Sharpe: 0.88" in shown
+
+
+def test_a_board_without_a_leader_says_so_and_one_before_closing_says_nothing(run, world):
+    run("event", "baseline", "default", "flat")
+    judge = world.judge._ask
+    judge.beside = build_beside(overfitting="it is the only entry")
+    world.arrive("s-1", build_net(1))
+
+    assert "leading group" not in run("leaderboard", "default").output
+    assert "overfitting" not in run("leaderboard", "default").output
+    judge.beside = build_beside(leading=0.01)
+    world.arrive("s-2", build_net(2))
+
+    assert " leading group, 90 %: the baseline alone" in run("leaderboard", "default").output
+
+
 def test_hostile_names_move_no_cursor_and_are_no_markup(run, world):
     run("event", "baseline", "default", "flat")
     name = "[red]x\x1b[2J:12"

@@ -478,7 +478,7 @@ def test_what_stands_beside_a_verdict_is_on_record_and_on_the_board(world, judge
     entry = world.arrive("s-1", build_net(2))
 
     beside = entry.verdict.beside
-    assert (beside.baseline, beside.nearest.value, beside.version) == ("flat", 0.75, 1)
+    assert (beside.baseline, beside.nearest.value, beside.version) == ("flat", 0.75, 2)
     assert (beside.similarity.value, beside.similarity.note) == (None, "the baseline holds nothing")
     board = build_board(
         world.events.get_event("default"), [world.events.find_entry("default", entry.entry)]

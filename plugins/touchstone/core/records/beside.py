@@ -26,6 +26,10 @@ class BesideFigure(Part):
     note: str = ""
 
 
+def _tell_before() -> BesideFigure:
+    return BesideFigure(note=BEFORE_BESIDE)
+
+
 class Beside(Part):
     """
     Figures that are shown beside a verdict; what each means is in the judge's own ``Beside``.
@@ -38,6 +42,11 @@ class Beside(Part):
     :param baseline_correlation: That correlation itself.
     :param contributivity: Its share of the best mean of all entries; told at closing.
     :param equal_share: What each of as many equals would get.
+    :param deflated_sharpe: Probability that its Sharpe ratio exceeds that of the best of as many
+        entries without skill.
+    :param overfitting: Probability that the best entry on half of the rows is below the median on
+        the others.
+    :param leading: Its p in the model confidence set; told at closing.
     :param version: Of the formulas.
     """
 
@@ -49,6 +58,9 @@ class Beside(Part):
     baseline_correlation: BesideFigure = Field(default_factory=BesideFigure)
     contributivity: BesideFigure = Field(default_factory=BesideFigure)
     equal_share: float | int | None = None
+    deflated_sharpe: BesideFigure = Field(default_factory=_tell_before)
+    overfitting: BesideFigure = Field(default_factory=_tell_before)
+    leading: BesideFigure = Field(default_factory=_tell_before)
     version: int = 0
 
 
@@ -61,4 +73,7 @@ def lack_beside(note: str) -> Beside:
         contribution=none,
         baseline_correlation=none,
         contributivity=none,
+        deflated_sharpe=none,
+        overfitting=none,
+        leading=none,
     )
