@@ -36,7 +36,7 @@ ELSEWHERE = {
     ),
     "init": (
         "touchstone.stack.commands:init",
-        "Create tables, buckets, queues and the experiment.",
+        "Create tables, buckets, queues, the experiment and roles.",
     ),
     "up": ("touchstone.stack.commands:up", "Start Touchstone on this machine."),
     "down": ("touchstone.stack.commands:down", "End Touchstone on this machine; the data stay."),

@@ -140,6 +140,7 @@ class Client:
         :param run_id: The run's id; decides the submission's.
         :param conf: Flat conf, keys of :data:`touchstone.core.conf.CONF_KEYS`.
         :raises RunExists: If there is a run of that id.
+        :raises Forbidden: If the user may not start runs in Airflow, with what else there is.
         :raises Refused: If Airflow refuses a field, naming it.
         """
         body: dict[str, object] = {"dag_run_id": run_id, "logical_date": None, "conf": conf}
@@ -153,6 +154,14 @@ class Client:
                     return self.get_run(run_id)
                 message = f"there is a run {run_id!r} already"
                 raise RunExists(message, status=error.status) from error
+            except Forbidden as error:
+                # A role may submit, and yet see nothing of Airflow's runs.
+                message = (
+                    "this login may not start runs by Airflow's own REST, which this command does; "
+                    f"if it may submit, do so at {self._access.url}/touchstone/pages/new or by "
+                    f"POST {_API}/submissions"
+                )
+                raise Forbidden(message, status=error.status) from error
             except Unreachable:
                 # The run id makes asking twice harmless, so silence need not be the user's.
                 pause = next(pauses, None)

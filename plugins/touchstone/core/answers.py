@@ -39,7 +39,7 @@ class Health(_Answer):
     :param env: The installation's environment.
     :param user: Who asks.
     :param is_admin: Whether they may edit pools.
-    :param may_submit: Whether they may start runs of the DAG.
+    :param may_submit: Whether they may start runs of the DAG, or have the permission to submit.
     """
 
     status: str

@@ -5,7 +5,6 @@ from __future__ import annotations
 from functools import lru_cache
 from pathlib import Path
 
-from airflow.api_fastapi.core_api.security import get_user
 from fastapi import Depends, FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import Response
@@ -29,11 +28,14 @@ from touchstone.pages import (
 )
 from touchstone.pages.rendering import render_error
 from touchstone.ui.app import Boundary, find_status
+from touchstone.ui.dependencies import require_user
 from touchstone_agent.protocol.errors import PermanentError, TransientError
 
 STATIC = Path(__file__).with_name("static")
 
 _INVALID = 422
+_NO_LOGIN = "Invalid JWT token"
+"""What Airflow says, with 403, of a session that it has signed but does not take any more."""
 
 
 def build_app() -> FastAPI:
@@ -44,7 +46,7 @@ def build_app() -> FastAPI:
         *(submissions, submitting, scheduling, comparison, queue, events),
         *(costs, fleet, audit, tabs, home, description),
     ):
-        app.include_router(module.router, dependencies=[Depends(get_user)])
+        app.include_router(module.router, dependencies=[Depends(require_user)])
     # The same for everybody, and needed by the page that asks for a login.
     app.mount("/static", StaticFiles(directory=STATIC), name="static")
     app.add_middleware(Boundary, explain=_explain_fault)
@@ -64,7 +66,9 @@ def get_app() -> FastAPI:
 def _explain_http(request: Request, error: Exception) -> Response:
     if not isinstance(error, HTTPException):
         raise error
-    return render_error(request, error.status_code, str(error.detail))
+    # Its user was deleted, or has logged out: who logs in again may go on.
+    is_over = (error.status_code, error.detail) == (403, _NO_LOGIN)
+    return render_error(request, 401 if is_over else error.status_code, str(error.detail))
 
 
 def _explain_validation(request: Request, error: Exception) -> Response:

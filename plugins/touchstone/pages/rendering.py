@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from functools import lru_cache
 from pathlib import Path
 from typing import Final
-from urllib.parse import urlsplit
+from urllib.parse import urlencode, urlsplit
 
 from fastapi import Request
 from fastapi.responses import HTMLResponse, RedirectResponse
@@ -25,6 +25,9 @@ from touchstone.client import (
 )
 from touchstone.core.answers import DispatcherState
 from touchstone.ui.dependencies import Caller
+
+LOGIN: Final = "/api/v2/auth/login"
+"""Leads to the login of whichever auth manager Airflow has, and that back again."""
 
 TEMPLATES: Final = Path(__file__).with_name("templates")
 
@@ -117,6 +120,7 @@ def render_error(request: Request, status: int, detail: str) -> HTMLResponse:
         .get_template("error.html")
         .render(
             root=_find_root(request),
+            login=_build_login(request),
             frame=None,
             title=_TITLES.get(status, "This went wrong"),
             status=status,
@@ -125,6 +129,15 @@ def render_error(request: Request, status: int, detail: str) -> HTMLResponse:
         )
     )
     return HTMLResponse(text, status_code=status)
+
+
+def _build_login(request: Request) -> str:
+    """Return the address of Airflow's login, which comes back to what was asked for."""
+    if request.method != "GET":
+        return LOGIN
+    query = f"?{request.url.query}" if request.url.query else ""
+    # The path as it was asked for: the mounted application's own, below Airflow's.
+    return f"{LOGIN}?{urlencode({'next': f'{request.url.path}{query}'})}"
 
 
 def lead(request: Request, path: str) -> RedirectResponse:

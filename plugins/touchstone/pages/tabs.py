@@ -9,9 +9,10 @@ from fastapi import APIRouter, Depends, Query, Request
 from fastapi.responses import Response
 
 from touchstone.core.authority import find_named_submission
+from touchstone.core.roles import DAG_ID
 from touchstone.pages.rendering import Frame, lead, render
 from touchstone.stores.tables import RecordNotFound
-from touchstone.ui.dependencies import DAG_ID, CallerDep, ClockDep, RecordsDep
+from touchstone.ui.dependencies import CallerDep, ClockDep, RecordsDep
 from touchstone.ui.queries import get_visible_submission
 
 router = APIRouter()

@@ -16,10 +16,10 @@ from touchstone.stack.configuring import UpOptions
 from touchstone.stack.credentials import read_credentials
 from touchstone.stack.health import PartStatus
 from touchstone.stack.images import choose_runtime
-from touchstone.stack.installation import provision_installation
+from touchstone.stack.installation import InitPart, provision_installation, provision_roles
 from touchstone.stack.layout import StatePaths, find_state_dir, get_record, parse_servers
 from touchstone.stack.ports import PORT_NAMES, parse_ports
-from touchstone_agent.protocol.errors import TouchstoneError
+from touchstone_agent.protocol.errors import ConfigurationError, TouchstoneError
 
 StateDir = Annotated[
     Path | None,
@@ -114,15 +114,29 @@ def status(state_dir: StateDir = None, as_json: AsJson = False) -> None:
 
 
 def init(
+    part: Annotated[
+        InitPart | None,
+        typer.Argument(help="Only this. [default: everything]", show_default=False),
+    ] = None,
     server: Annotated[str | None, typer.Option(help="Also make this on-prem server known.")] = None,
     public_key: Annotated[
         str | None, typer.Option(help="That server's public key, as its enrolment printed it.")
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Create the missing tables, buckets, queues and the experiment in this installation's AWS."""
+    """
+    Create what is missing of this installation, and nothing twice.
+
+    Tables, buckets and queues in AWS, the experiment in MLflow, and the roles touchstone_user and
+    touchstone_admin where FAB is Airflow's auth manager.
+    """
     try:
-        made = list(provision_installation(server, public_key))
+        if part is InitPart.ROLES:
+            if server is not None or public_key is not None:
+                raise ConfigurationError("server: roles belong to no server")
+            made = provision_roles()
+        else:
+            made = list(provision_installation(server, public_key))
     except TouchstoneError as error:
         _fail(error)
     if as_json:

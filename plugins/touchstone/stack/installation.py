@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from enum import StrEnum
 
 import httpx
 
+from touchstone.core.roles import ROLES
 from touchstone.settings import get_settings
 from touchstone.stack.provision import (
     Provisioned,
@@ -19,6 +21,12 @@ from touchstone_agent.protocol.envelope import load_public_key
 from touchstone_agent.protocol.errors import ConfigurationError
 
 _TIMEOUT_SECONDS = 30.0
+
+
+class InitPart(StrEnum):
+    """What of an installation can be created by itself."""
+
+    ROLES = "roles"
 
 
 def provision_installation(server: str | None, public_key: str | None) -> Iterator[Provisioned]:
@@ -51,3 +59,27 @@ def provision_installation(server: str | None, public_key: str | None) -> Iterat
     address = f"{connection.schema or 'http'}://{connection.host}:{connection.port or 5000}"
     with httpx.Client(timeout=_TIMEOUT_SECONDS, auth=find_login(connection)) as client:
         yield ensure_experiment(address, settings.mlflow_experiment, client)
+    from touchstone.airflow_db.roles import has_roles
+
+    if has_roles():
+        yield from provision_roles()
+
+
+def provision_roles() -> list[Provisioned]:
+    """
+    Let the roles of FAB be there, each with exactly the permissions of :data:`ROLES`.
+
+    :raises ConfigurationError: If Airflow's auth manager is another one, or its tables are missing.
+    :raises TransientError: If Airflow's database does not answer.
+    """
+    from touchstone.airflow_db.roles import ensure_roles, has_roles
+
+    if not has_roles():
+        raise ConfigurationError(
+            "auth_manager: Airflow's auth manager here is not FAB's, and has no roles to create; "
+            "AIRFLOW__CORE__AUTH_MANAGER names it"
+        )
+    return [
+        Provisioned(kind="role", name=role.name, created=role.has_changed)
+        for role in ensure_roles(ROLES)
+    ]

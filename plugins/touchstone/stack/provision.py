@@ -71,9 +71,10 @@ class Provisioned:
     """
     One thing that exists now.
 
-    :param kind: ``table``, ``index``, ``bucket``, ``queue``, ``experiment`` or ``server``.
+    :param kind: ``table``, ``index``, ``bucket``, ``queue``, ``experiment``, ``server`` or
+        ``role``.
     :param name: Its name.
-    :param created: Whether it was created (or, a server, changed) just now.
+    :param created: Whether it was created (or, a server or a role, changed) just now.
     """
 
     kind: str

@@ -8,7 +8,6 @@ import secrets
 from collections.abc import Callable
 from functools import lru_cache
 
-from airflow.api_fastapi.core_api.security import get_user
 from fastapi import Depends, FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, Response
@@ -23,6 +22,7 @@ from touchstone.services.sending import RunTaken
 from touchstone.stores.objects import ObjectNotFound
 from touchstone.stores.tables import RecordNotFound
 from touchstone.ui.archives import UploadsBusy, UploadTooLarge, UploadTooSlow
+from touchstone.ui.dependencies import require_user
 from touchstone.ui.routes import (
     audit,
     comparison,
@@ -140,7 +140,7 @@ def build_app() -> FastAPI:
         app.include_router(
             module.router,
             prefix=API_PREFIX,
-            dependencies=[Depends(get_user)],
+            dependencies=[Depends(require_user)],
             responses=description.PROBLEMS,
         )
     app.add_middleware(Boundary)

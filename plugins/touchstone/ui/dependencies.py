@@ -9,9 +9,7 @@ from functools import lru_cache
 from typing import Annotated, Protocol
 
 from airflow.api_fastapi.app import get_auth_manager
-from airflow.api_fastapi.auth.managers.base_auth_manager import BaseAuthManager
 from airflow.api_fastapi.auth.managers.models.base_user import BaseUser
-from airflow.api_fastapi.auth.managers.models.resource_details import DagAccessEntity, DagDetails
 from airflow.api_fastapi.core_api.security import GetUserDep
 from fastapi import Depends, Header, HTTPException, Request
 
@@ -24,9 +22,8 @@ from touchstone.stores.money import Budgets
 from touchstone.stores.objects import ObjectStore
 from touchstone.stores.parts import Parts
 from touchstone.stores.records import RecordStore
+from touchstone.ui.authority import Authority, is_admin, is_known, may_submit
 from touchstone.ui.waiting import QueueReader
-
-DAG_ID = "touchstone"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,7 +33,7 @@ class Caller:
 
     :param name: The user's name, as in a submission's ``submitted_by``.
     :param is_admin: Whether they may edit pools: sees and ends everybody's submissions.
-    :param may_submit: Whether they may start runs of the DAG.
+    :param may_submit: Whether they may start runs of the DAG, or have the permission to submit.
     """
 
     name: str
@@ -151,24 +148,27 @@ def get_clock() -> Callable[[], datetime]:
     return lambda: datetime.now(UTC)
 
 
-def get_authority() -> BaseAuthManager[BaseUser]:
+def get_authority() -> Authority:
     """Return Airflow's auth manager."""
     return get_auth_manager()
 
 
+def require_user(user: GetUserDep) -> BaseUser:
+    """Refuse who has not logged in, also where Airflow lets strangers look at it."""
+    if not is_known(user):
+        raise HTTPException(401, "Not authenticated")
+    return user
+
+
 def get_caller(
-    user: GetUserDep, authority: Annotated[BaseAuthManager[BaseUser], Depends(get_authority)]
+    user: Annotated[BaseUser, Depends(require_user)],
+    authority: Annotated[Authority, Depends(get_authority)],
 ) -> Caller:
     """Return who asks."""
     return Caller(
         name=user.get_name(),
-        is_admin=authority.is_authorized_pool(method="PUT", user=user),
-        may_submit=authority.is_authorized_dag(
-            method="POST",
-            access_entity=DagAccessEntity.RUN,
-            details=DagDetails(id=DAG_ID),
-            user=user,
-        ),
+        is_admin=is_admin(authority, user),
+        may_submit=may_submit(authority, user),
     )
 
 
@@ -183,9 +183,11 @@ ClockDep = Annotated[Callable[[], datetime], Depends(get_clock)]
 
 
 def require_submitter(caller: CallerDep) -> None:
-    """Refuse users who may not start runs."""
+    """Refuse users who may not submit."""
     if not caller.may_submit:
-        raise HTTPException(403, f"{caller.name} may not start runs of the DAG {DAG_ID!r}")
+        raise HTTPException(
+            403, f"{caller.name} may not submit; an admin of Airflow gives users roles that may"
+        )
 
 
 def require_admin(caller: CallerDep) -> None:

@@ -85,6 +85,13 @@ def test_a_run_that_had_started_unheard_is_ours() -> None:
     assert [call.method for call in calls] == ["POST", "POST", "GET"]
 
 
+def test_who_may_not_start_runs_in_airflow_is_told_where_else_to_submit() -> None:
+    client = make_client(answer(403, {"detail": "Forbidden"}))
+
+    with pytest.raises(Forbidden, match=r"touchstone\.test/touchstone/pages/new or by POST /touch"):
+        client.start_run("s-1", {})
+
+
 @pytest.mark.parametrize(
     ("status", "body", "kind", "field", "message"),
     [
