@@ -112,7 +112,10 @@ class EventWorld:
                     series=self.parts.put_series(ref, found),
                 ).dump()
             spec = build_spec(
-                submission_id=submission_id, task_id=f"i{interval}", interval=interval
+                submission_id=submission_id,
+                task_id=f"i{interval}",
+                interval=interval,
+                schedule=planned.model_dump(mode="json", exclude={"intervals"}),
             )
             self.records.create_task(
                 build_task(

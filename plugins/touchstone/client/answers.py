@@ -133,8 +133,14 @@ class ShownModel(_Part):
     """A trained model, and whether loading it could run code."""
 
     strategy: Text = None
+    seed: Number = None
     may_carry_code: Annotated[bool | None, OrNone] = None
     code_reason: Text = None
+
+    @property
+    def label(self) -> str:
+        """Return which model it is, by its seed where there are several pairs."""
+        return f"{self.strategy}, seed {self.seed}" if self.seed is not None else f"{self.strategy}"
 
 
 class ShownPublished(_Part):
@@ -195,6 +201,13 @@ class ShownBranch(_Part):
     commit: Text = None
 
 
+class ShownSchedule(_Part):
+    """How a submission is trained, as far as tables show it."""
+
+    seed: Annotated[StrictInt | None, OrNone] = None
+    seed_count: Annotated[StrictInt | None, OrNone] = None
+
+
 class ShownFigure(_Part):
     """A figure, or why there is none."""
 
@@ -251,6 +264,7 @@ class ShownSubmission(ListedSubmission):
     run_ids: Texts = ()
     elnigma: Annotated[ShownBranch | None, OrNone] = None
     data: Annotated[ShownData | None, OrNone] = None
+    schedule: Annotated[ShownSchedule | None, OrNone] = None
     cost: Annotated[Cost | None, OrNone] = None
 
 
@@ -511,6 +525,7 @@ class ShownJudging(_Part):
 
     intervals: Texts = ()
     seeds: Texts = ()
+    seed_count: Number = None
     arrivals: Number = None
 
 
@@ -619,6 +634,8 @@ class ShownRow(_Part):
     n: Number = None
     verdict: Text = None
     reason: Text = None
+    seed_count: Number = None
+    baseline_seed_count: Number = None
     beside: Annotated[ShownBeside | None, OrNone] = None
     history: Many[ShownStatement] = ()
 

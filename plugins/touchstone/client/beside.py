@@ -56,6 +56,7 @@ def list_notes(rows: Sequence[ShownRow]) -> list[str]:
         f" {', '.join(found)} n/a: {note} ({_name_some(names)})"
         for (note, names), found in merged.items()
     ]
+    lines += _list_seeds(rows)
     for row in rows:
         beside = row.beside
         if beside and beside.nearest and beside.nearest_name:
@@ -75,6 +76,17 @@ def list_notes(rows: Sequence[ShownRow]) -> list[str]:
         for each in sorted(each for each in bases if each is not None)
     ]
     return lines + _list_chances(rows)
+
+
+def _list_seeds(rows: Sequence[ShownRow]) -> list[str]:
+    """Return of how many seeds predictions are the mean, where they are of several."""
+    told: dict[str, list[str]] = {}
+    for row in rows:
+        counts = (row.seed_count or 1, row.baseline_seed_count or 1)
+        if row.seed_count is not None and max(counts) > 1:
+            base = f", and the baseline's of {counts[1]}" if row.baseline_seed_count else ""
+            told.setdefault(f"mean of {counts[0]}{base}", []).append(row.name)
+    return [f" seeds: {each} ({_name_some(names)})" for each, names in told.items()]
 
 
 def describe_beside(beside: ShownBeside | None) -> dict[str, str]:

@@ -10,6 +10,7 @@ from rich.text import Text
 
 from touchstone.client.answers import Comparison, Leaderboard, ShownEvent, ShownRow
 from touchstone.client.beside import build_cells, describe_beside, list_columns, list_notes
+from touchstone.client.seeds import describe_compared_seeds
 from touchstone.client.tables import clean, format_line, format_time
 
 
@@ -45,6 +46,7 @@ def build_event(event: ShownEvent) -> Table:
         "closed from": rows.closed_from if rows else None,
         "intervals": ",".join(judging.intervals if judging else ()) or "those of the baseline",
         "seeds": ", ".join(judging.seeds if judging else ()) or "any",
+        "number of seeds": str(judging.seed_count) if judging and judging.seed_count else "any",
         "expected": f"{judging.arrivals} submissions" if judging else None,
         "baseline": event.baseline or f"none: `touchstone event baseline {event.event} ID`",
         "opens": format_time(event.opens_at),
@@ -88,9 +90,8 @@ def build_comparison(found: Comparison) -> RenderableType:
             f" {row.name}: {format_time(each.at)} {each.phase}: {format_line(each.sentence)}"
             for each in row.history
         ]
-        lines += [
-            f" {row.name}: {name}: {told}" for name, told in describe_beside(row.beside).items()
-        ]
+        beside = describe_compared_seeds(row) | describe_beside(row.beside)
+        lines += [f" {row.name}: {name}: {told}" for name, told in beside.items()]
     lines += [f" {name}: has entered no event" for name in found.missing]
     return Group(table, *(Text(clean(line), overflow="fold") for line in lines))
 

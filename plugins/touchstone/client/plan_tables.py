@@ -8,6 +8,7 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
+from touchstone.client.seeds import format_seeds
 from touchstone.client.tables import format_line, format_time
 from touchstone.core.answers import PlannedTask, SchedulePlan
 
@@ -15,13 +16,14 @@ from touchstone.core.answers import PlannedTask, SchedulePlan
 def build_plan(plan: SchedulePlan) -> Group:
     """Return a plan as a table, with its sum and remarks below."""
     table = Table(box=None, header_style="bold", padding=(0, 1))
-    for name in ("Submission", "Task", "Where", "Starts (UTC)", "Ends (UTC)", "Price"):
+    for name in ("Submission", "Task", "Seeds", "Where", "Starts (UTC)", "Ends (UTC)", "Price"):
         table.add_column(name, no_wrap=True)
     table.add_column("Why", overflow="fold")
     for task in plan.tasks:
         table.add_row(
             task.submission_id,
             task.task_id,
+            format_seeds(task.seed, task.seed_count),
             format_place(task),
             format_span(task.start_p50, task.start_p90),
             format_span(task.finish_p50, task.finish_p90),

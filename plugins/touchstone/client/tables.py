@@ -25,6 +25,7 @@ from touchstone.client.answers import (
     Waiting,
 )
 from touchstone.client.beside import describe_beside
+from touchstone.client.seeds import describe_seeds
 from touchstone.client.watch import Snapshot
 from touchstone.core.answers import GpuCatalogue
 from touchstone.core.gpus import describe_device
@@ -128,7 +129,7 @@ def _format_device(task: ShownTask) -> str:
 
 def _format_code(models: Sequence[ShownModel]) -> str:
     """Return which models may carry code, and why; empty for none."""
-    found = [f"{model.strategy}: {model.code_reason}" for model in models if model.may_carry_code]
+    found = [f"{model.label}: {model.code_reason}" for model in models if model.may_carry_code]
     if not found:
         return ""
     return format_line(
@@ -173,6 +174,7 @@ def build_facts(submission: ShownSubmission) -> Table:
         "commit": submission.commit,
         "el-nigma": _format_elnigma(submission.elnigma),
         "data": submission.data.label if submission.data else None,
+        "seeds": describe_seeds(submission.schedule),
         "left out": "; ".join(submission.remarks),
         "content": submission.content_sha256,
         "notes": submission.notes,

@@ -264,7 +264,8 @@ class PlannedTask(_Answer):
     :param submission_id: The submission.
     :param task_id: The id that it will have.
     :param interval: Prediction interval in bars.
-    :param seed: Seed of the training.
+    :param seed: Seed of the training; the first one of several.
+    :param seed_count: How many seeds it has, one after the other.
     :param place: Where it would start at once; ``None`` if it would wait.
     :param position: Its place among the trainings that wait; ``None`` if it would start at once.
     :param reason: Why there, or why it would wait, one line.
@@ -281,6 +282,7 @@ class PlannedTask(_Answer):
     task_id: str
     interval: int
     seed: int
+    seed_count: int = 1
     place: str | None = None
     position: int | None = None
     reason: str

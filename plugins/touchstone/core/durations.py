@@ -7,7 +7,7 @@ import statistics
 import threading
 from collections import deque
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from touchstone.core.tasks import TaskSpec
 from touchstone_agent.protocol.messages import SlotClass
@@ -37,6 +37,14 @@ class Duration:
 
     p50_seconds: float
     p90_seconds: float
+
+    def scale(self, factor: float) -> Duration:
+        """Return how long so many times as much takes."""
+        if factor == 1:
+            return self
+        return Duration(
+            p50_seconds=self.p50_seconds * factor, p90_seconds=self.p90_seconds * factor
+        )
 
     @property
     def mean_seconds(self) -> float:
@@ -84,6 +92,7 @@ class DurationKey:
     :param config_file: El-nigma configuration; ``None`` for any.
     :param interval: Prediction interval; ``None`` for any, and for a validation.
     :param data: Data set; ``None`` for any, and for the built-in one.
+    :param seed_count: Pairs of models that are trained one after the other.
     """
 
     kind: SlotClass
@@ -91,19 +100,37 @@ class DurationKey:
     config_file: str | None = None
     interval: int | None = None
     data: str | None = None
+    seed_count: int = 1
 
     @property
     def wider(self) -> tuple[DurationKey, ...]:
         """Return this and ever wider ones; the interval matters least, the kind most."""
         kind, system, config_file = self.kind, self.system, self.config_file
+        of_config = DurationKey(kind=kind, system=system, config_file=config_file)
         keys = (
             self,
-            DurationKey(kind=kind, system=system, config_file=config_file, data=self.data),
-            DurationKey(kind=kind, system=system, config_file=config_file),
+            replace(of_config, data=self.data),
+            of_config,
             DurationKey(kind=kind, system=system),
             DurationKey(kind=kind),
         )
-        return tuple(dict.fromkeys(keys))
+        return tuple(dict.fromkeys(replace(key, seed_count=self.seed_count) for key in keys))
+
+    @property
+    def like(self) -> tuple[tuple[DurationKey, int], ...]:
+        """
+        Return the kinds that tell something of this one, the nearest first, each with a factor.
+
+        What is known of a single seed counts as often as there are seeds: never too little, since
+        features are computed once.
+        """
+        if self.seed_count == 1:
+            return tuple((key, 1) for key in self.wider)
+        return tuple(
+            pair
+            for key in self.wider
+            for pair in ((key, 1), (replace(key, seed_count=1), self.seed_count))
+        )
 
 
 def describe_task(spec: TaskSpec) -> DurationKey:
@@ -115,6 +142,7 @@ def describe_task(spec: TaskSpec) -> DurationKey:
         config_file=spec.schedule.config_file if is_training else None,
         interval=spec.interval,
         data=spec.data.label if spec.data else None,
+        seed_count=spec.schedule.seed_count if is_training else 1,
     )
 
 
@@ -176,16 +204,16 @@ class History:
         return [(key, self.expect(key)) for key in keys]
 
     def _work_out(self, key: DurationKey) -> Duration:
-        widest: deque[float] | None = None
-        for wider in key.wider:
+        widest: list[float] | None = None
+        for wider, factor in key.like:
             # Not the table itself: asking for what is not known must not make it grow.
             samples = self._seconds.get(wider)
             if samples:
-                widest = samples
+                widest = [seconds * factor for seconds in samples]
                 if len(samples) >= self._enough:
-                    return summarise(samples)
+                    return summarise(widest)
         if widest is None:
-            return self._defaults[key.kind]
+            return self._defaults[key.kind].scale(key.seed_count)
         # One or two of the whole kind: they tell the size, not how much it varies.
         default, found = self._defaults[key.kind], statistics.median(widest)
         spread = default.p90_seconds / default.p50_seconds

@@ -31,6 +31,7 @@ from touchstone.core.schedule import (
     MAX_ID,
     MAX_INTERVAL,
     MAX_INTERVALS,
+    MAX_SEEDS,
     Schedule,
 )
 from touchstone_agent.protocol.errors import ConfigurationError, PermanentError
@@ -109,7 +110,7 @@ class _SparseTable(_Table):
         }
 
 
-_LATER: Final = frozenset({"version", "validation_from"})
+_LATER: Final = frozenset({"version", "validation_from", "seed_count"})
 
 
 class Data(_SparseTable):
@@ -165,12 +166,13 @@ class Rows(_SparseTable):
         return self
 
 
-class Judging(_Table):
+class Judging(_SparseTable):
     """
     By what submissions are compared.
 
     :param intervals: Prediction intervals, which all must train; empty for the baseline's.
     :param seeds: The seeds that one may train with; empty for any.
+    :param seed_count: How many seeds one must train with; ``None`` for any number.
     :param arrivals: How many submissions are expected: each alone is better below 5 % of that.
     :param bars_per_year: To annualise with; ``None`` for those of the data set's calendar.
     :param baseline: A submission, or ``flat``; ``None`` until an admin sets one.
@@ -185,6 +187,15 @@ class Judging(_Table):
     )
     seeds: Annotated[tuple[Seed, ...], Field(max_length=100), AfterValidator(_check_distinct)] = (
         Field(default=(), title="Seeds", description="Seeds to train with. Empty: any.")
+    )
+    seed_count: int | None = Field(
+        default=None,
+        strict=True,
+        ge=1,
+        le=MAX_SEEDS,
+        title="Number of seeds",
+        description="How many seeds all train with, whose predictions are averaged; the baseline "
+        "too. Empty: any number.",
     )
     arrivals: int = Field(
         default=100,
@@ -208,6 +219,21 @@ class Judging(_Table):
         title="Baseline",
         description="A submission's id, or `flat`. Empty: an admin sets one later.",
     )
+
+    @model_validator(mode="after")
+    def _has_enough_seeds(self) -> Self:
+        count = self.seed_count
+        if count is None or not self.seeds or self.list_first_seeds(count):
+            return self
+        wanted = ", ".join(str(self.seeds[0] + each) for each in range(count))
+        raise ValueError(
+            f"seed_count is {count}, and seeds has no {count} in a row; write seeds = [{wanted}]"
+        )
+
+    def list_first_seeds(self, count: int) -> tuple[int, ...]:
+        """Return the seeds of which so many in a row may be trained with, that one first."""
+        known = set(self.seeds)
+        return tuple(seed for seed in self.seeds if known.issuperset(range(seed, seed + count)))
 
 
 class Quota(_Table):
@@ -385,11 +411,25 @@ def find_mismatch(event: Event, name: str, schedule: Schedule) -> str | None:
     if wanted and set(schedule.intervals) != set(wanted):
         told = ",".join(str(each) for each in wanted)
         return f"intervals: the event {name!r} is judged over {told}; give exactly these"
+    count = event.judging.seed_count
+    if count is not None and schedule.seed_count != count:
+        told = "a single seed" if count == 1 else f"{count} seeds"
+        return f"seed_count: the event {name!r} is judged with {told}; give exactly {count}"
     seeds = event.judging.seeds
-    if seeds and schedule.seed not in seeds:
+    if seeds and schedule.seed not in event.judging.list_first_seeds(schedule.seed_count):
         told = ", ".join(str(each) for each in seeds)
-        return f"seed: the event {name!r} takes the seeds {told} only"
+        last = schedule.seed + schedule.seed_count - 1
+        several = f", and not {schedule.seed} to {last}" if schedule.seed_count > 1 else ""
+        return f"seed: the event {name!r} takes the seeds {told} only{several}"
     return None
+
+
+def find_other_seeds(event: Event, seed_count: int) -> str | None:
+    """Return why something trained with so many seeds is not judged; ``None`` if it is."""
+    wanted = event.judging.seed_count
+    if wanted is None or seed_count == wanted:
+        return None
+    return f"other seeds: it was trained with {seed_count}, and the event is judged with {wanted}"
 
 
 def is_judged_row(event: Event, time: str) -> bool:
@@ -459,7 +499,7 @@ def settle_event(event: Event, name: str, data: DataSet | None) -> Event:
     return settled.model_copy(update={"data": pinned, "rows": settled_rows})
 
 
-_FIXED = ("intervals", "arrivals", "bars_per_year")
+_FIXED = ("intervals", "seed_count", "arrivals", "bars_per_year")
 
 
 def find_fixed_change(before: Event, after: Event) -> str | None:
@@ -494,7 +534,7 @@ def build_work_digest(
     *, system: str | None, content_sha256: str | None, checkout: str | None, schedule: Schedule
 ) -> str:
     """
-    Return a digest that is the same for the same idea: content and configuration, not the seed.
+    Return a digest that is the same for the same idea: content and configuration, not the seeds.
 
     :param checkout: Digest of the trainer's own branch; ``None`` for the image's trainer.
     """

@@ -253,6 +253,24 @@ def find_other_rows(spec: TaskSpec, rules: JudgingRules) -> str | None:
     return None
 
 
+def find_other_seeds(spec: TaskSpec, *, seed: int | None, seed_count: int | None) -> str | None:
+    """
+    Return why a training is not of the seeds that were asked for; ``None`` if it is.
+
+    A branch's own configuration may say otherwise than the schedule, and an image may know of one
+    seed only.
+
+    :param seed: The first one, by its result.json; ``None`` if it does not tell.
+    :param seed_count: How many, likewise.
+    """
+    schedule = spec.schedule
+    found = {"seed": (seed, schedule.seed), "seed_count": (seed_count or 1, schedule.seed_count)}
+    for name, (told, due) in found.items():
+        if told is not None and told != due:
+            return f"other seeds ({name} is {told}, the schedule says {due})"
+    return None
+
+
 def _list_overrides(spec: TaskSpec) -> Iterator[tuple[str, str]]:
     """Yield what is set of the configuration, each key as often as it is."""
     given = list(spec.schedule.config_overrides)

@@ -26,7 +26,7 @@ from pydantic_core import PydanticKnownError
 from touchstone.core.conf import System, parse_conf
 from touchstone.core.documents import Line, explain, name_field, read_toml, shorten, suggest
 from touchstone.core.forms import find_kinds
-from touchstone.core.schedule import DEFAULT_EVENT, Schedule, Training
+from touchstone.core.schedule import DEFAULT_EVENT, SEED_COUNT_KEY, Schedule, Training
 from touchstone.core.trainer import Description, Scalar, Setting, check_setting
 from touchstone_agent.protocol.errors import ConfigurationError
 
@@ -394,6 +394,7 @@ def build_submission_id(job: Job, *, content: str) -> str:
         "settings": {setting.key: setting.value for setting in build_settings(job)},
         # Not always: an id that was given before there were events stays what it is.
         **({"event": job.event} if job.event != DEFAULT_EVENT else {}),
+        **({"seed_count": job.seed_count} if job.seed_count != 1 else {}),
     }
     text = json.dumps(work, sort_keys=True, separators=(",", ":"), allow_nan=False)
     return ID_PREFIX + hashlib.sha256(text.encode()).hexdigest()[:_ID_DIGITS]
@@ -464,6 +465,11 @@ def check_trainer(manifest: Manifest, description: Description) -> tuple[str, ..
             hint = suggest(job.config_file, description.configs)
             raise ConfigurationError(
                 f"{place}.config_file: the trainer has no {shorten(job.config_file)}{hint}"
+            )
+        if job.seed_count > 1 and SEED_COUNT_KEY not in description.params:
+            raise ConfigurationError(
+                f"{place}.seed_count: the trainer trains one seed at a time; leave it out, or ask "
+                "an admin for a trainer image of this version"
             )
         given: dict[str, str] = {}
         for setting in build_settings(job):

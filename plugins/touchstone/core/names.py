@@ -90,6 +90,20 @@ def build_console_key(ref: AttemptRef, offset: int) -> str:
     return f"{build_attempt_prefix(ref)}{offset:012d}.log"
 
 
-def build_model_key(ref: AttemptRef, strategy: str) -> str:
-    """Return the key of a published model in the models bucket."""
-    return f"{build_attempt_prefix(ref)}{strategy}.h5"
+def build_model_name(strategy: str, number: int) -> str:
+    """
+    Return the name of a model: its file's without ``.h5``, and the last part of its id.
+
+    :param strategy: Which of the pair.
+    :param number: Of the seed, from 0; the first one has the name that a single one has.
+    """
+    return strategy if number == 0 else f"{strategy}-{number + 1}"
+
+
+def build_model_key(ref: AttemptRef, name: str) -> str:
+    """
+    Return the key of a published model in the models bucket.
+
+    :param name: See :func:`build_model_name`.
+    """
+    return f"{build_attempt_prefix(ref)}{name}.h5"

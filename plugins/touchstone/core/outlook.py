@@ -166,7 +166,7 @@ class Outlook(_Published):
 
 def find_duration(known: Mapping[DurationKey, Duration], key: DurationKey) -> Duration | None:
     """Return how long a training of a kind takes; ``None`` if none like it has ended."""
-    return next((known[wider] for wider in key.wider if wider in known), None)
+    return next((known[each].scale(factor) for each, factor in key.like if each in known), None)
 
 
 def build_outlook(

@@ -299,6 +299,9 @@ def _find_other_input(was: Side, now: Side) -> str | None:
         )
     if was.result.seed != now.result.seed:
         return f"it had another seed: {was.result.seed}, and now {now.result.seed}"
+    counts = [side.result.seed_count or 1 for side in (was, now)]
+    if counts[0] != counts[1]:
+        return f"it had another number of seeds: {counts[0]}, and now {counts[1]}"
     return None
 
 

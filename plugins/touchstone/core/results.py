@@ -24,7 +24,7 @@ from pydantic import (
 
 from touchstone.core.attempts import MAX_REASON
 from touchstone.core.judging import hide_held_back, mark_reported
-from touchstone.core.names import build_task_id
+from touchstone.core.names import build_model_name, build_task_id
 from touchstone.core.outcomes import Outcome
 from touchstone.core.records.beside import Beside
 from touchstone.core.records.evaluations import Evaluation
@@ -40,6 +40,7 @@ from touchstone.core.records.submissions import (
     ResultLine,
 )
 from touchstone.core.records.tasks import Published, PublishedModel, Task, cut
+from touchstone.core.schedule import MAX_SEEDS
 from touchstone.core.states import SubmissionStatus, TaskStatus
 from touchstone_agent.protocol.documents import MAX_INTEGER, DocumentRefused, parse_json
 from touchstone_agent.protocol.errors import PermanentError
@@ -105,6 +106,39 @@ _ShortFact = Annotated[Fact, PlainValidator(lambda v: _check_scalar(v, limit=200
 _Text = Annotated[str, BeforeValidator(lambda v: build_line(v, 100) if isinstance(v, str) else v)]
 
 
+@dataclass(frozen=True, kw_only=True)
+class TrainedModel:
+    """
+    A model that a training leaves.
+
+    :param strategy: Which of the pair.
+    :param name: Its file's, without folder and ending.
+    :param seed: Its seed, where there are several; else ``None``.
+    """
+
+    strategy: str
+    name: str
+    seed: int | None
+
+
+def list_models(seed: int | None, count: int) -> tuple[TrainedModel, ...]:
+    """
+    Return the models that a training leaves, seed by seed.
+
+    :param seed: The first seed; ``None`` if nobody knows.
+    :param count: How many seeds there are.
+    """
+    return tuple(
+        TrainedModel(
+            strategy=strategy,
+            name=build_model_name(strategy, number),
+            seed=None if seed is None or count == 1 else seed + number,
+        )
+        for number in range(count)
+        for strategy in STRATEGIES
+    )
+
+
 class _Kept(BaseModel):
     """What is kept of a result.json, beside its metrics: flat, and of a bounded size."""
 
@@ -118,6 +152,7 @@ class _Kept(BaseModel):
     data: dict[_Key, _Scalar] | None = Field(default=None, max_length=MAX_FACTS)
     device: dict[_Key, _ShortFact] | None = Field(default=None, max_length=MAX_DEVICE_FACTS)
     seed: int | None = Field(default=None, ge=-MAX_INTEGER, le=MAX_INTEGER)
+    seed_count: int | None = Field(default=None, ge=1, le=MAX_SEEDS)
     predictions_sha256: Sha256 | None = None
 
 
@@ -164,13 +199,16 @@ def check_result(result: object, *, submission_id: str, task_id: str) -> Trainer
     listed = result.get("files")
     items = listed if isinstance(listed, list) else ()
     paths = {str(item.get("path")) for item in items if isinstance(item, dict)}
-    missing = [name for name in STRATEGIES if f"models/{name}.h5" not in paths]
-    if missing:
-        raise ResultRefused(f"result.json: lists no models/{missing[0]}.h5")
     try:
         kept = _Kept.model_validate(result)
     except ValidationError as error:
         raise ResultRefused(f"result.json: {describe_refusal(error)}") from error
+    if kept.seed is None and (kept.seed_count or 1) > 1:
+        raise ResultRefused(f"result.json: seed: is missing, and seed_count is {kept.seed_count}")
+    names = [model.name for model in list_models(kept.seed, kept.seed_count or 1)]
+    missing = [name for name in names if f"models/{name}.h5" not in paths]
+    if missing:
+        raise ResultRefused(f"result.json: lists no models/{missing[0]}.h5")
     interval = kept.prediction_interval
     if interval and build_task_id(interval) != task_id:
         raise ResultRefused(
@@ -227,7 +265,7 @@ def build_evaluations(
     """
     return [
         Evaluation(
-            model_id=f"{ref.submission_id}/{ref.task_id}/{model.strategy}",
+            model_id=f"{ref.submission_id}/{ref.task_id}/{model.name or model.strategy}",
             model_group_id=ref.submission_id,
             submission_id=ref.submission_id,
             task_id=ref.task_id,
@@ -244,7 +282,8 @@ def build_evaluations(
             versions=result.versions or {},
             data=result.data or {},
             device=result.device or {},
-            seed=result.seed,
+            seed=result.seed if model.seed is None else model.seed,
+            seed_count=result.seed_count or 1,
             predictions_sha256=result.predictions_sha256,
             model_key=str(model.key),
             model_sha256=str(model.sha256),

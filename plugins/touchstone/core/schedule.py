@@ -50,6 +50,9 @@ MAX_USD = 1_000_000
 MAX_HOURS = 24 * 31
 LOWEST_PRIORITY = -100
 HIGHEST_PRIORITY = 100
+MAX_SEEDS = 10
+SEED_COUNT_KEY = "training.seed_count"
+"""The trainer's own key of :attr:`Training.seed_count`."""
 DEFAULT_CONFIG = "default.toml"
 DEFAULT_EVENT = "default"
 MAX_EVENT = 40
@@ -57,6 +60,7 @@ EVENT_PATTERN = r"^[a-z0-9](-?[a-z0-9])*$"
 INTERVALS_PATTERN = r"^\s*[1-9]\d*(\s*,\s*[1-9]\d*)*\s*$"
 
 _INTERVALS = re.compile(INTERVALS_PATTERN)
+_OVERRIDE_OPTIONS = ("--config_override", "--config-override")
 _OVERRIDE = re.compile(r"[A-Za-z_][\w-]*(\.[A-Za-z_][\w-]*)*=.*", re.DOTALL)
 
 
@@ -150,6 +154,14 @@ def check_relative(value: str) -> str:
             "without / in front"
         )
     return value
+
+
+def _check_seed_count(override: str) -> None:
+    # Estimates, events and verdicts go by the field: there is no other way to say it.
+    if override.partition("=")[0].strip() == SEED_COUNT_KEY:
+        raise ValueError(
+            f"{shorten(override)} is a field of its own; leave it out, and give seed_count"
+        )
 
 
 def _check_argument(value: str) -> str:
@@ -330,7 +342,9 @@ class Training(Placement):
     :param fetched_data_end_to: Last day of data to use; ``None`` for all there is.
     :param config_overrides: ``key.path=value`` each, as for ``--config_override``.
     :param passthrough_args: Further arguments for el-nigma, after ``--``.
-    :param seed: Seed of the training.
+    :param seed: Seed of the training; the first one of several.
+    :param seed_count: How many seeds are trained, this one and those after it; predictions are
+        their mean.
     :param baseline: Submission to compare with; ``None`` for none.
     :param event: The event that it enters.
     :param budget: Most that all pods of the submission may cost together, USD.
@@ -413,6 +427,19 @@ class Training(Placement):
             effect="`TOUCHSTONE_SEED`",
         ),
     ] = Field(default=0, ge=0, lt=2**31)
+    seed_count: Annotated[
+        int,
+        Form(
+            title="Number of seeds",
+            section=Section.SCHEDULE,
+            help="So many pairs of models are trained for each interval, with this seed and the "
+            "ones after it, and predictions are their mean: chance counts for less. Each pair "
+            "takes as long as one.",
+            option="--seed-count",
+            example="3",
+            effect="`--config_override training.seed_count=N`, unless it is 1",
+        ),
+    ] = Field(default=1, ge=1, le=MAX_SEEDS)
     baseline: Annotated[
         Text,
         Form(
@@ -497,6 +524,7 @@ class Training(Placement):
         for item in value:
             if not _OVERRIDE.fullmatch(item):
                 raise ValueError(f"{shorten(item)} is not an override; write it as key.path=value")
+            _check_seed_count(item)
         return value
 
     @field_validator("passthrough_args")
@@ -504,9 +532,12 @@ class Training(Placement):
     def _passthrough_can_be_split(cls, value: tuple[str, ...]) -> tuple[str, ...]:
         for item in value:
             try:
-                shlex.split(item)
+                words = shlex.split(item)
             except ValueError as error:
                 raise ValueError(f"{shorten(item)}: {error}") from error
+            for word in words:
+                option, _, override = word.partition("=")
+                _check_seed_count(override if option in _OVERRIDE_OPTIONS else word)
         return value
 
     @property

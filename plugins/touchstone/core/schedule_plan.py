@@ -106,7 +106,9 @@ def plan_schedule(
                 priority=schedule.priority,
                 order=order,
                 submitter=each.submitter,
-                expected=_cut(found or DEFAULTS[SlotClass.TRAINING], wall_seconds),
+                expected=_cut(
+                    found or DEFAULTS[SlotClass.TRAINING].scale(schedule.seed_count), wall_seconds
+                ),
             )
     resources = outlook.build_resources()
     seen = outlook.build_snapshot(list(trainings.values()), resources, now)
@@ -205,6 +207,7 @@ def _build_key(each: PlannedSubmission, schedule: Schedule, interval: int) -> Du
         config_file=schedule.config_file,
         interval=interval,
         data=each.data,
+        seed_count=schedule.seed_count,
     )
 
 
@@ -240,6 +243,7 @@ def _describe(
         task_id=build_task_id(interval),
         interval=interval,
         seed=schedule.seed,
+        seed_count=schedule.seed_count,
         place=place,
         position=position,
         reason=reason,

@@ -22,7 +22,7 @@ from touchstone.core.names import (
     build_task_id,
 )
 from touchstone.core.programs import Program, build_program_ids, build_program_user
-from touchstone.core.schedule import MAX_ARGUMENT, Schedule, Training
+from touchstone.core.schedule import MAX_ARGUMENT, SEED_COUNT_KEY, Schedule, Training
 from touchstone_agent.contract import build_gpu_variables
 from touchstone_agent.protocol.messages import (
     AttemptRef,
@@ -351,6 +351,9 @@ def build_argv(spec: TaskSpec) -> tuple[str, ...]:
     if spec.schedule.fetched_data_end_to is not None:
         argv += ["--fetched-data-end-to", spec.schedule.fetched_data_end_to.isoformat()]
     argv += ["--out", "{out}"]
+    if spec.schedule.seed_count > 1:
+        # An image that does not know the key refuses it; one seed needs no word of it.
+        argv += ["--config_override", f"{SEED_COUNT_KEY}={spec.schedule.seed_count}"]
     for override in (*_list_rows(spec.data), *spec.schedule.config_overrides):
         argv += ["--config_override", override]
     if passthrough := spec.schedule.passthrough_argv:

@@ -295,6 +295,8 @@ class BoardRow(BaseModel):
     :param score: Mean Sharpe ratio beyond the market.
     :param reason: Why there is no score.
     :param n: How many were counted by the p value.
+    :param seed_count: Of how many seeds its predictions are the mean; ``None`` if nobody knows.
+    :param baseline_seed_count: The same of what it was compared with.
     :param beside: What is shown beside the verdict, each figure or why there is none.
     """
 
@@ -317,6 +319,8 @@ class BoardRow(BaseModel):
     p: float | None = None
     n: int | None = None
     rules_version: int | None = None
+    seed_count: int | None = None
+    baseline_seed_count: int | None = None
     beside: Beside | None = None
 
 
@@ -366,6 +370,8 @@ def _show_verdict(verdict: VerdictRecord) -> dict[str, JsonValue]:
         "sentence": verdict.sentence,
         "baseline": verdict.baseline,
         "rules_version": verdict.rules_version,
+        "seed_count": verdict.seed_count,
+        "baseline_seed_count": verdict.baseline_seed_count,
         "edge": edge.dump() if edge else None,
         "beside": verdict.beside.dump() if verdict.beside else None,
     }
@@ -399,6 +405,8 @@ def build_row(entry: Entry) -> BoardRow:
         p=edge.p_adjusted if edge else None,
         n=edge.compared if edge else None,
         rules_version=verdict.rules_version if verdict else None,
+        seed_count=verdict.seed_count if verdict else None,
+        baseline_seed_count=verdict.baseline_seed_count if verdict else None,
         beside=find_beside(verdict) if verdict else None,
     )
 

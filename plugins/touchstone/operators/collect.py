@@ -41,6 +41,7 @@ from touchstone.core.judging import (
     accept_answer,
     build_rules,
     find_other_rows,
+    find_other_seeds,
     hide_figures_of_reason,
     refuse_judging,
 )
@@ -56,10 +57,11 @@ from touchstone.core.records.tasks import (
 )
 from touchstone.core.results import (
     RESULT_BYTES,
-    STRATEGIES,
     ResultRefused,
+    TrainedModel,
     TrainerResult,
     build_evaluations,
+    list_models,
     read_result,
     split_published,
 )
@@ -207,12 +209,12 @@ def publish_attempt(
         for file in files.values():
             _fetch(objects, file, folder, ref)
         # Every file is here and is what the verdict says, and nothing is published yet.
+        trained = list_models(result.seed, result.seed_count or 1)
         inspected = {
-            strategy: inspect_model(folder / "models" / f"{strategy}.h5") for strategy in STRATEGIES
+            model.name: inspect_model(folder / "models" / f"{model.name}.h5") for model in trained
         }
         models = tuple(
-            _publish_model(objects, files, ref, strategy, inspected[strategy])
-            for strategy in STRATEGIES
+            _publish_model(objects, files, ref, model, inspected[model.name]) for model in trained
         )
         judged, answer = _judge(objects, task, result, folder)
         if held_back:
@@ -287,7 +289,9 @@ def _judge(
     rules = build_rules(task.spec.data)
     if result.contract == 1:
         return refuse_judging(CONTRACT_1, rules), None
-    other = find_other_rows(task.spec, rules)
+    other = find_other_rows(task.spec, rules) or find_other_seeds(
+        task.spec, seed=result.seed, seed_count=result.seed_count
+    )
     if other is not None:
         return refuse_judging(other, rules), None
     try:
@@ -521,11 +525,11 @@ def _publish_model(
     objects: ObjectStore,
     files: Mapping[str, UploadedFile],
     ref: AttemptRef,
-    strategy: str,
+    model: TrainedModel,
     finding: CodeFinding,
 ) -> PublishedModel:
     settings = get_settings()
-    file, key = files[f"models/{strategy}.h5"], build_model_key(ref, strategy)
+    file, key = files[f"models/{model.name}.h5"], build_model_key(ref, model.name)
     # Within the store: what was checked is what is copied, since neither key is written twice.
     objects.copy_new(
         settings.models_bucket,
@@ -533,8 +537,11 @@ def _publish_model(
         source_bucket=settings.content_bucket,
         source_key=build_output_key(ref, file.path),
     )
+    # Of a single seed it is written as by the versions that knew of one only.
+    told = {} if model.seed is None else {"name": model.name, "seed": model.seed}
     return PublishedModel(
-        strategy=strategy,
+        strategy=model.strategy,
+        **told,
         bucket=settings.models_bucket,
         key=key,
         sha256=file.sha256,
@@ -547,14 +554,16 @@ def _publish_model(
 def _read_result(
     objects: ObjectStore, files: Mapping[str, UploadedFile], folder: Path, ref: AttemptRef
 ) -> TrainerResult:
-    needed = ("result.json", *(f"models/{strategy}.h5" for strategy in STRATEGIES))
-    for path in needed:
-        if path not in files:
-            raise ResultRefused(f"{path}: the training has left none")
+    if "result.json" not in files:
+        raise ResultRefused("result.json: the training has left none")
     if files["result.json"].size > RESULT_BYTES:
         raise ResultRefused(f"result.json: has more than {RESULT_BYTES} bytes")
     text = _fetch(objects, files["result.json"], folder, ref).read_bytes()
-    return read_result(text, submission_id=ref.submission_id, task_id=ref.task_id)
+    result = read_result(text, submission_id=ref.submission_id, task_id=ref.task_id)
+    for model in list_models(result.seed, result.seed_count or 1):
+        if f"models/{model.name}.h5" not in files:
+            raise ResultRefused(f"models/{model.name}.h5: the training has left none")
+    return result
 
 
 def _as_params(result: TrainerResult, spec: TaskSpec) -> dict[str, str]:
@@ -562,6 +571,7 @@ def _as_params(result: TrainerResult, spec: TaskSpec) -> dict[str, str]:
     params |= {
         "prediction_interval": str(result.prediction_interval),
         "seed": str(result.seed),
+        "seed_count": str(result.seed_count or 1),
         "system": str(spec.system),
         "content_sha256": spec.content_sha256,
         "data_sha256": str((result.data or {}).get("sha256")),

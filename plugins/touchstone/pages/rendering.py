@@ -21,8 +21,10 @@ from touchstone.client import (
     cost_tables,
     fleet_tables,
     plan_tables,
+    seeds,
     tables,
 )
+from touchstone.client.answers import ShownRow
 from touchstone.core.answers import DispatcherState
 from touchstone.ui.dependencies import Caller
 
@@ -108,6 +110,11 @@ def render(
     )
 
 
+def _describe_row(row: ShownRow) -> dict[str, str]:
+    """Return what stands beside a verdict, the seeds of both sides first."""
+    return seeds.describe_compared_seeds(row) | beside.describe_beside(row.beside)
+
+
 def render_error(request: Request, status: int, detail: str) -> HTMLResponse:
     """
     Return a page in place of one that cannot be shown.
@@ -178,7 +185,8 @@ def _environment() -> Environment:
         "account": fleet_tables.describe_account,
         "slots": fleet_tables.format_slots,
         "cells": beside.build_cells,
-        "beside": beside.describe_beside,
+        "beside": _describe_row,
+        "seeds": lambda each: seeds.format_seeds(each.seed, each.seed_count),
         "capability": fleet_tables.describe_capability,
         "place": plan_tables.format_place,
         "price": plan_tables.format_price,

@@ -13,7 +13,14 @@ from pydantic import JsonValue
 from touchstone.confined.judge import find_judge
 from touchstone.confined.verdicts import NoVerdict, VerdictAnswer, ask_for_verdicts
 from touchstone.core.data_sets import tell_data
-from touchstone.core.events import FLAT, Event, build_seed, build_work_digest, is_hidden
+from touchstone.core.events import (
+    FLAT,
+    Event,
+    build_seed,
+    build_work_digest,
+    find_other_seeds,
+    is_hidden,
+)
 from touchstone.core.records.actions import add_action
 from touchstone.core.records.beside import Beside
 from touchstone.core.records.events import (
@@ -163,6 +170,10 @@ class Judge:
         other = self._find_other_data(event.definition, tasks)
         if other is not None:
             return self._put_unjudged(entry, f"other data: {other}", event)
+        # The event may have been written anew since it was let in.
+        seeds = find_other_seeds(event.definition, _count_seeds(tasks))
+        if seeds is not None:
+            return self._put_unjudged(entry, seeds, event)
         try:
             entry = self._put_series(entry, submission, self._read_series(event.definition, tasks))
         except PermanentError as error:
@@ -197,7 +208,7 @@ class Judge:
         except PermanentError as error:
             return self._put_unjudged(entry, str(error), event)
         self._put_references(event, answer)
-        return self._put_answer(entry, answer, phase=ARRIVAL, baseline=baseline, work=work)
+        return self._put_answer(entry, answer, phase=ARRIVAL, ground=ground, work=work)
 
     def _find_exclusion(self, ground: _Ground, entry: Entry) -> str | None:
         series = entry.series
@@ -275,9 +286,7 @@ class Judge:
         upgraded = []
         for entry, _ in panel:
             work = build_work(CLOSING, ground.baseline, entry.series, *labels)
-            after = self._put_answer(
-                entry, answer, phase=CLOSING, baseline=ground.baseline, work=work
-            )
+            after = self._put_answer(entry, answer, phase=CLOSING, ground=ground, work=work)
             is_better = after.verdict is not None and after.verdict.outcome == "better"
             if is_better and before.get(entry.label) != "better":
                 upgraded.append(entry.label)
@@ -341,7 +350,12 @@ class Judge:
         other = self._find_other_data(event, listed)
         if other is not None:
             raise NoSeries(f"other data: the baseline's {other}")
-        return self._store_series(baseline, "baseline", self._read_series(event, listed))
+        count = _count_seeds(listed)
+        seeds = find_other_seeds(event, count)
+        if seeds is not None:
+            raise NoSeries(f"{seeds}: that is the baseline {baseline!r}")
+        joined = self._read_series(event, listed)
+        return self._store_series(baseline, "baseline", joined, seed_count=count)
 
     def _read_panel(self, event: EventRecord, ground: _Ground) -> list[tuple[Entry, StoredSeries]]:
         """Return everybody's entries on these rows, with what is in them, the oldest first."""
@@ -375,7 +389,9 @@ class Judge:
 
     # --- what is written ---------------------------------------------------------------------
 
-    def _store_series(self, submission_id: str, name: str, joined: JoinedSeries) -> Series:
+    def _store_series(
+        self, submission_id: str, name: str, joined: JoinedSeries, *, seed_count: int
+    ) -> Series:
         part = self._parts.put(f"series/{submission_id}/{name}/", joined.build_document())
         return Series(
             part=part,
@@ -385,6 +401,7 @@ class Judge:
             intervals=joined.intervals,
             first=read_time(joined.times[0]),
             last=read_time(joined.times[-1]),
+            seed_count=seed_count,
         )
 
     def _put_series(self, entry: Entry, submission: Submission, joined: JoinedSeries) -> Entry:
@@ -397,7 +414,12 @@ class Judge:
         schedule = submission.schedule
         assert schedule is not None  # noqa: S101 - it has been trained by it
         elnigma = submission.elnigma
-        series = self._store_series(entry.submission_id, entry.label.rpartition(":")[2], joined)
+        series = self._store_series(
+            entry.submission_id,
+            entry.label.rpartition(":")[2],
+            joined,
+            seed_count=schedule.seed_count,
+        )
         work = build_work_digest(
             system=submission.system,
             content_sha256=submission.content_sha256,
@@ -437,8 +459,10 @@ class Judge:
         return self._events.change_entry(entry, decide)
 
     def _put_answer(
-        self, entry: Entry, answer: VerdictAnswer, *, phase: str, baseline: str, work: str
+        self, entry: Entry, answer: VerdictAnswer, *, phase: str, ground: _Ground, work: str
     ) -> Entry:
+        baseline = ground.baseline
+        against = None if ground.is_flat else _read_seed_count(ground.series)
         said, figures = answer.verdicts.get(entry.label), answer.scores.get(entry.label)
         if said is None or figures is None:
             raise NoVerdict(f"the judge said nothing of {entry.label}")
@@ -469,6 +493,8 @@ class Judge:
                 edge=last.edge if is_kept and last else edge,
                 rules_version=last.rules_version if is_kept and last else answer.rules_version,
                 work=work,
+                seed_count=_read_seed_count(found.series),
+                baseline_seed_count=last.baseline_seed_count if is_kept and last else against,
                 beside=beside,
             )
             return found.change(
@@ -491,6 +517,16 @@ class Judge:
             return None if record.references == found else record.change(references=found)
 
         self._events.change_event(event, decide)
+
+
+def _count_seeds(tasks: Sequence[Task]) -> int:
+    """Return with how many seeds trainings of one schedule were asked for."""
+    return tasks[0].spec.schedule.seed_count
+
+
+def _read_seed_count(series: Series | None) -> int | None:
+    # Of before one could name several, it is of one.
+    return (series.seed_count or 1) if series else None
 
 
 def find_verdict(events: EventStore, event: str, key: str) -> VerdictRecord | None:

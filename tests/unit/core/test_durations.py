@@ -330,3 +330,23 @@ def test_no_more_kinds_of_tasks_are_kept_than_are_of_use():
     assert len(history._known) <= _MOST_KEYS
     newest = DurationKey(kind=SlotClass.TRAINING, system="a")
     assert history.expect(newest).p50_seconds > 3 * _MOST_KEYS - 60
+
+
+def test_several_seeds_are_expected_to_take_as_often_as_long_until_they_are_known():
+    history, three = History(), replace(FIVE, seed_count=3)
+    default = DEFAULTS[SlotClass.TRAINING]
+    assert history.expect(three).p50_seconds == 3 * default.p50_seconds
+
+    fill(history, FIVE, *[100] * 5)
+    assert history.expect(three).p50_seconds == 300
+    fill(history, three, *[240] * 5)
+    assert history.expect(three).p50_seconds == 240
+    assert history.expect(replace(TWENTY, seed_count=3)).p50_seconds == 240
+    # A single seed learns nothing of them.
+    assert history.expect(FIVE).p50_seconds == 100
+
+
+def test_the_number_of_seeds_tells_trainings_apart_and_no_validations():
+    assert describe_task(build_spec(seed_count=3)).seed_count == 3
+    assert describe_task(build_spec()).seed_count == 1
+    assert [key.seed_count for key in VALIDATION.wider] == [1] * len(VALIDATION.wider)

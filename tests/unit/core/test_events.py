@@ -17,6 +17,7 @@ from touchstone.core.events import (
     find_fixed_change,
     find_mismatch,
     find_objection,
+    find_other_seeds,
     is_judged_row,
     parse_event,
 )
@@ -192,3 +193,65 @@ def test_another_seed_is_the_same_work_and_another_try():
     assert build_try("run", one) != build_try("other", one)
     other = {**common, "content_sha256": "b"}
     assert build_work_digest(schedule=one, **common) != build_work_digest(schedule=one, **other)
+
+
+def test_an_event_fixes_the_number_of_seeds():
+    event = parse_event(SMALL + "[judging]\nseed_count = 3", name="x")
+
+    assert find_mismatch(event, "x", Schedule(intervals=[1], seed=9, seed_count=3)) is None
+    assert find_mismatch(event, "x", Schedule(intervals=[1])) == (
+        "seed_count: the event 'x' is judged with 3 seeds; give exactly 3"
+    )
+    assert find_other_seeds(event, 3) is None
+    assert find_other_seeds(event, 1) == (
+        "other seeds: it was trained with 1, and the event is judged with 3"
+    )
+    assert find_other_seeds(BUILT_IN, 7) is None
+    single = parse_event(SMALL + "[judging]\nseed_count = 1", name="x")
+    assert "with a single seed" in find_mismatch(single, "x", Schedule(intervals=[1], seed_count=2))
+
+
+def test_every_seed_of_a_schedule_is_one_that_its_event_takes():
+    event = parse_event(SMALL + "[judging]\nseeds = [0, 1, 2, 9]", name="x")
+
+    for seed, count in ((0, 1), (0, 3), (1, 2), (9, 1)):
+        schedule = Schedule(intervals=[1], seed=seed, seed_count=count)
+        assert find_mismatch(event, "x", schedule) is None
+    for seed, count in ((1, 3), (9, 2), (3, 1)):
+        schedule = Schedule(intervals=[1], seed=seed, seed_count=count)
+        assert find_mismatch(event, "x", schedule).startswith("seed: the event 'x' takes the seeds")
+    told = find_mismatch(event, "x", Schedule(intervals=[1], seed=1, seed_count=3))
+    assert told.endswith("0, 1, 2, 9 only, and not 1 to 3")
+
+
+@pytest.mark.parametrize(
+    ("judging", "told"),
+    [
+        ("seed_count = 0", "judging.seed_count: "),
+        ("seed_count = 11", "judging.seed_count: "),
+        ("seed_count = '3'", "judging.seed_count: '3' is not a whole number"),
+        ("seeds = [4, 6]\nseed_count = 2", "no 2 in a row; write seeds = [4, 5]"),
+    ],
+)
+def test_a_number_of_seeds_that_nobody_could_train_is_refused(judging, told):
+    with pytest.raises(ConfigurationError) as refused:
+        parse_event(SMALL + f"[judging]\n{judging}", name="x")
+    assert told in str(refused.value)
+
+
+def test_an_event_without_a_number_of_seeds_is_written_as_before_there_was_one():
+    event = parse_event(SMALL, name="x")
+
+    assert "seed_count" not in event.model_dump(mode="json")["judging"]
+    fixed = parse_event(SMALL + "[judging]\nseed_count = 3", name="x")
+    assert fixed.model_dump(mode="json")["judging"]["seed_count"] == 3
+    assert fixed.digest != event.digest
+    assert find_fixed_change(event, fixed) == "judging.seed_count"
+
+
+def test_another_number_of_seeds_is_the_same_work():
+    common = {"system": "feature_set", "content_sha256": "a", "checkout": None}
+    one, three = Schedule(intervals=[1]), Schedule(intervals=[1], seed_count=3)
+
+    assert build_work_digest(schedule=one, **common) == build_work_digest(schedule=three, **common)
+    assert build_try("run", one) != build_try("run", three)

@@ -95,6 +95,7 @@ DAYS = [f"2014-01-{number:02d}" for number in range(1, 5)]
         (make_side(NEAR, data={"sha256": "e"}), "different", "on other data: d, and now e"),
         (make_side(NEAR, data=None), "different", "on other data: d, and now None"),
         (make_side(NEAR, seed=8), "different", "another seed: 7, and now 8"),
+        (make_side(NEAR, seed_count=3), "different", "another number of seeds: 1, and now 3"),
     ],
 )
 def test_an_outcome_is_identical_equivalent_or_different_by_its_class(now, verdict, reason):

@@ -20,6 +20,7 @@ from touchstone.core.results import (
     build_evaluations,
     check_result,
     judge_submission,
+    list_models,
     read_result,
     split_published,
     split_results,
@@ -45,6 +46,7 @@ RESULT = {
     "data": {"name": "sp500", "sha256": "0" * 64, "rows": 5031, "first": "1999-01-04"},
     "device": {"platform": "gpu", "name": "NVIDIA L4", "driver": "550.54", "determinism": "L4"},
     "seed": 7,
+    "seed_count": 1,
     "predictions_sha256": "3" * 64,
     "scale": {"mean": 0.1, "std": 1.0},
     "files": FILES,
@@ -360,3 +362,59 @@ def test_a_stored_line_from_before_is_shown_as_a_claim():
     for same in ({**line, "judged": "judged"}, {**line, "metrics": {}, "status": "error"}):
         assert tell_lines([same], is_replay=False) == [same]
     assert tell_lines(None, is_replay=False) == []
+
+
+def list_files(count):
+    names = [f"models/{model.name}.h5" for model in list_models(7, count)]
+    return [{"path": name, "sha256": "1" * 64, "size": 1} for name in names]
+
+
+def test_of_several_seeds_each_model_is_wanted_by_its_name():
+    found = check(make_result(seed_count=3, files=list_files(3)))
+
+    assert found.seed_count == 3
+    assert [model.name for model in list_models(7, 2)] == ["long", "short", "long-2", "short-2"]
+    with pytest.raises(ResultRefused, match=r"lists no models/long-3\.h5"):
+        check(make_result(seed_count=3, files=list_files(2)))
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"seed_count": 0}, "seed_count: "),
+        ({"seed_count": 11}, "seed_count: "),
+        ({"seed_count": "three"}, "seed_count: "),
+        ({"seed_count": 2, "seed": None}, "seed: is missing, and seed_count is 2"),
+    ],
+)
+def test_a_number_of_seeds_that_makes_no_sense_is_refused(changes, told):
+    with pytest.raises(ResultRefused, match=told):
+        check(make_result(files=list_files(2), **changes))
+
+
+def test_each_model_of_several_seeds_has_a_row_of_its_own():
+    result = check(make_result(seed_count=2, files=list_files(2)))
+    models = [
+        PublishedModel(
+            strategy=each.strategy, name=each.name, seed=each.seed, key=each.name, sha256="1" * 64
+        )
+        for each in list_models(7, 2)
+    ]
+
+    rows = build_evaluations(
+        result,
+        AttemptRef(submission_id="s-1", task_id="i5", attempt=1, fence=1),
+        judged=JUDGED,
+        models=models,
+        mlflow_run_id="r",
+        mlflow_url="http://m/r",
+        now=datetime(2026, 11, 22, tzinfo=UTC),
+    )
+
+    told = [(row.model_id, row.strategy, row.seed, row.seed_count) for row in rows]
+    assert told == [
+        ("s-1/i5/long", "long", 7, 2),
+        ("s-1/i5/short", "short", 7, 2),
+        ("s-1/i5/long-2", "long", 8, 2),
+        ("s-1/i5/short-2", "short", 8, 2),
+    ]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from pydantic import ValidationError
 
 from touchstone.core.conf import CONF_KEYS
 from touchstone.core.forms import build_params, build_table, find_kinds
@@ -62,3 +63,26 @@ def test_a_stored_schedule_is_read_in_the_words_of_either_version(old):
     assert schedule.config_overrides == ("a.b=1",)
     assert schedule.passthrough_argv == ("--units", "8")
     assert str(schedule.budget) == "20"
+
+
+@pytest.mark.parametrize("count", [0, 11, -1, "x", 1.5])
+def test_the_number_of_seeds_is_bounded(count):
+    with pytest.raises(ValidationError):
+        Schedule(intervals=[1], seed_count=count)
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"config_overrides": ["training.seed_count=3"]},
+        {"passthrough_args": ["--config_override training.seed_count=3"]},
+        {"passthrough_args": ["--config_override=training.seed_count=3"]},
+        {"passthrough_args": ["--config-override=training.seed_count=3"]},
+        {"passthrough_args": ["--config-override", "training.seed_count=3"]},
+    ],
+)
+def test_the_number_of_seeds_is_said_in_its_field_alone(fields):
+    with pytest.raises(ValidationError, match="leave it out, and give seed_count"):
+        Schedule(intervals=[1], **fields)
+    # A key that only begins so is the trainer's to refuse.
+    Schedule(intervals=[1], config_overrides=["training.seed_count_=3"])

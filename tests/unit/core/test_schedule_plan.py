@@ -101,6 +101,14 @@ def test_what_fits_a_free_slot_starts_there_at_once():
     assert task.finish_p90 == NOW + timedelta(hours=2)
 
 
+def test_several_seeds_take_as_often_as_long_as_one_that_is_known():
+    (task,) = ask(see(server()), seed=7, seed_count=2).tasks
+
+    assert (task.seed, task.seed_count) == (7, 2)
+    assert task.finish_p50 == NOW + timedelta(hours=2)
+    assert task.finish_p90 == NOW + timedelta(hours=4)
+
+
 def test_the_second_interval_waits_for_the_first_in_the_words_of_placement():
     first, second = ask(see(server()), intervals="1,5").tasks
 

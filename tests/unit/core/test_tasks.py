@@ -334,3 +334,14 @@ def test_many_further_arguments_of_the_version_before_are_kept_as_they_are():
 def test_the_version_before_refuses_what_it_would_take_for_a_training_by_default():
     """It had a table of that name, and takes its own defaults for what is not there."""
     assert make_trainings(seed=7)[0].model_dump(mode="json")["pods"] is None
+
+
+def test_several_seeds_are_an_override_and_a_single_one_needs_no_word():
+    (alone,) = make_trainings()[:1]
+    (several,) = make_trainings(seed=3, seed_count=4, config_overrides=["model.units=4"])[:1]
+
+    assert not any("seed_count" in word for word in build_argv(alone))
+    argv = build_argv(several)
+    at = argv.index("training.seed_count=4")
+    assert argv[at - 1] == "--config_override"
+    assert at < argv.index("model.units=4")

@@ -23,6 +23,7 @@ from touchstone.core.judging import CONTRACT_1, JudgeAnswer
 from touchstone.core.names import build_data_key, build_model_key, build_output_key
 from touchstone.core.records.events import EventRecord
 from touchstone.core.results import RESULT_BYTES
+from touchstone.core.schedule import Training
 from touchstone.core.tasks import TaskSpec
 from touchstone.hooks import mlflow
 from touchstone.operators.collect import CollectOperator, publish_attempt, read_files
@@ -79,6 +80,7 @@ def book():
         content_size=1,
         limits=Limits(),
         interval=5,
+        schedule=Training(seed=7),
     )
     store = FakeRecordStore(SETTINGS)
     record = attempts.new_task(spec, run_id="s-1", map_index=0, now=NOW)
@@ -446,6 +448,67 @@ def test_a_data_set_that_is_gone_judges_nothing_and_the_training_is_published(
     assert (task.status, own.asked) == ("success", [])
     reason = task.newest.published.judged.reason
     assert reason.startswith("the judge could not run (the data set eurusd-hourly 2018-02: there")
+
+
+def plan_seeds(book, count):
+    spec = book.get_task("s-1", "i5").spec
+    schedule = spec.schedule.model_copy(update={"seed_count": count})
+    spec = spec.model_copy(update={"schedule": schedule})
+    change_fields(book, "s-1", "i5", config=spec.model_dump(mode="json"))
+
+
+def test_all_models_of_several_seeds_are_published_under_stable_names(leave, store, book):
+    plan_seeds(book, 2)
+    further = {"models/long-2.h5": b"long2", "models/short-2.h5": b"short2"}
+    listed = [{"path": path} for path in (*MODELS, *further)]
+    leave(RESULT | {"seed_count": 2, "files": listed}, **further)
+
+    task = collect(book)
+
+    models = task.newest.published.models
+    told = [(each.strategy, each.name, each.seed) for each in models]
+    assert told == [
+        ("long", "long", 7),
+        ("short", "short", 7),
+        ("long", "long-2", 8),
+        ("short", "short-2", 8),
+    ]
+    assert store.get(SETTINGS.models_bucket, build_model_key(REF, "long-2")) == b"long2"
+    rows = {row.model_id: row for row in book.list_evaluations("s-1")}
+    assert set(rows) == {f"s-1/i5/{name}" for _, name, _ in told}
+    assert (rows["s-1/i5/short-2"].seed, rows["s-1/i5/short-2"].seed_count) == (8, 2)
+    assert FakeMlflow.published[0]["params"]["seed_count"] == "2"
+    assert FakeMlflow.published[0]["files"]["models/short-2.h5"] == b"short2"
+
+
+def test_a_model_of_a_further_seed_that_is_missing_broke_the_contract(leave, book):
+    plan_seeds(book, 2)
+    listed = [{"path": f"models/{name}.h5"} for name in ("long", "short", "long-2", "short-2")]
+    leave(RESULT | {"seed_count": 2, "files": listed})
+
+    with pytest.raises(
+        AirflowFailException, match=r"models/long-2\.h5: the training has left none"
+    ):
+        collect(book)
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({}, "other seeds (seed_count is 1, the schedule says 3)"),
+        ({"seed": 8}, "other seeds (seed is 8, the schedule says 7)"),
+    ],
+)
+def test_a_training_of_other_seeds_than_its_schedule_is_published_and_not_judged(
+    leave, book, own, changes, reason
+):
+    plan_seeds(book, 3)
+    leave(TWO | changes)
+
+    task = collect(book)
+
+    assert (task.status, own.asked) == ("success", [])
+    assert task.newest.published.judged.reason == reason
 
 
 def test_an_override_of_an_events_rows_is_not_judged(leave, book, own):

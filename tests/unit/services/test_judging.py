@@ -546,3 +546,72 @@ def test_rows_without_returns_are_a_reason(world):
     )
 
     assert "its stored rows have no returns" in world.arrive("s-2", build_net(3)).verdict.sentence
+
+
+# --- seeds ---------------------------------------------------------------------------------------
+
+
+def test_a_verdict_keeps_of_how_many_seeds_both_sides_are(world):
+    world.train("ref", build_net(1), seed_count=2)
+    world.keeper.set_baseline("default", "ref", by="admin")
+
+    entry = world.arrive("s-1", build_net(2), seed_count=3)
+
+    assert (entry.verdict.seed_count, entry.verdict.baseline_seed_count) == (3, 2)
+    assert show_history(entry)[-1]["baseline_seed_count"] == 2
+    (row,) = [
+        each
+        for each in build_board(world.events.get_event("default"), [entry])["rows"]
+        if each["name"] == "s-1"
+    ]
+    assert (row["seed_count"], row["baseline_seed_count"]) == (3, 2)
+
+
+def test_against_what_holds_nothing_only_the_own_seeds_are_told(world):
+    world.keeper.set_baseline("default", "flat", by="admin")
+
+    entry = world.arrive("s-1", build_net(2))
+
+    assert (entry.verdict.seed_count, entry.verdict.baseline_seed_count) == (1, None)
+
+
+def test_an_event_takes_the_number_of_seeds_that_it_fixes(world):
+    apply(world, "[judging]\nbaseline = 'flat'\nseed_count = 3", name="three")
+
+    with pytest.raises(EventRefused, match="seed_count: the event 'three' is judged with 3 seeds"):
+        world.enter("s-1", event="three")
+    assert world.arrive("s-2", build_net(2), event="three", seed_count=3).verdict.seed_count == 3
+    with pytest.raises(ConfigurationError, match=r"judging\.seed_count: verdicts rest"):
+        apply(world, "[judging]\nbaseline = 'flat'\nseed_count = 2", name="three")
+
+
+def test_what_was_trained_before_the_event_fixed_another_number_is_not_judged(world):
+    apply(world, "[judging]\nbaseline = 'flat'", name="three")
+    entry = world.train("s-1", build_net(2), event="three")
+    apply(world, "[judging]\nbaseline = 'flat'\nseed_count = 3", name="three")
+
+    verdict = world.judge_again(entry).verdict
+
+    assert verdict.outcome == "not judged"
+    assert verdict.reason == "other seeds: it was trained with 1, and the event is judged with 3"
+
+
+def test_a_baseline_with_another_number_of_seeds_is_none_where_the_event_fixes_it(world):
+    world.train("ref", build_net(1), seed_count=2)
+    apply(world, "[judging]\nbaseline = 'ref'\nseed_count = 3", name="three")
+
+    verdict = world.arrive("s-1", build_net(2), event="three", seed_count=3).verdict
+
+    assert verdict.outcome == "not judged"
+    assert verdict.reason == (
+        "other seeds: it was trained with 2, and the event is judged with 3: that is the baseline "
+        "'ref'"
+    )
+
+
+def test_the_same_content_with_more_seeds_is_a_duplicate(world):
+    world.keeper.set_baseline("default", "flat", by="admin")
+    one = world.arrive("s-1", build_net(2), content="same")
+    more = world.arrive("s-2", build_net(3), content="same", seed_count=3)
+
+    assert one.work == more.work

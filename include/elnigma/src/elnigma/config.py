@@ -18,6 +18,7 @@ CONFIG_FOLDER = Path(__file__).parent / "configs"
 FREE_PREFIX = "model.params."
 # Two years of trading days.
 MAX_WINDOW = 512
+MAX_SEEDS = 10
 
 Value = bool | int | float | str
 Config = dict[str, Any]
@@ -149,6 +150,13 @@ SCHEMA: tuple[Param, ...] = (
         maximum=2**31 - 1,
         flag=True,
         help="seeds everything random, unless the environment names a seed",
+    ),
+    Param(
+        key="training.seed_count",
+        default=1,
+        minimum=1,
+        maximum=MAX_SEEDS,
+        help="pairs of models, of this seed and the ones after it; predictions are their mean",
     ),
     Param(
         key="backtest.cost_bps",

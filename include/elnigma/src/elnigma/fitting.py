@@ -1,9 +1,13 @@
 """
-The two models of a training: fitted by one process, checked by another one.
+The two models of each seed of a training: fitted by one process, checked by another one.
 
 This process holds the outcomes, and never imports a model structure. The one that learns gets the
 outcomes of training and validation rows, and of the rows behind them only features, when it has
 learned. The one that checks gets the files that the first one saved, and the same rows in no order.
+
+Each seed has processes of its own, one seed after the other: its models are those of a training of
+that seed alone, none is fitted where features of test rows have been, and there is never more in
+memory than of one seed.
 """
 
 from __future__ import annotations
@@ -23,7 +27,7 @@ import numpy as np
 import pandas as pd
 
 from elnigma.config import MAX_WINDOW, Config
-from elnigma.errors import ContractError, SubmissionError
+from elnigma.errors import ContractError, ElnigmaError, SubmissionError
 from elnigma.feature_frame import format_time
 from elnigma.isolation import REPLIED_ITSELF, Conversation, Reply
 from elnigma.model_child import ModelPool
@@ -69,27 +73,67 @@ class Prepared:
 
 
 @dataclass(frozen=True, kw_only=True)
+class FittedSeed:
+    """
+    What is told of the two models of one seed.
+
+    :param seed: The seed.
+    :param found: What only a model tells: epochs and parameters, by name.
+    :param difference: The largest that another process found between its predictions and theirs.
+    :param digests: Of their files.
+    """
+
+    seed: int
+    found: dict[str, int]
+    difference: float
+    digests: dict[Path, str]
+
+
+@dataclass(frozen=True, kw_only=True)
 class Fitted:
     """
-    What came of both models.
+    What came of all seeds.
 
-    :param scores: By side, of the predicted rows.
-    :param found: What only a model tells: epochs and parameters, by name.
+    :param scores: By side, of the predicted rows: the mean over the seeds.
+    :param seeds: Each seed.
     :param first_step_at: When the first training step was done; ``None`` if that is not known.
     :param step_seconds: How long all took together.
-    :param difference: The largest that another process found between its predictions and these.
     """
 
     scores: dict[str, np.ndarray]
-    found: dict[str, int]
+    seeds: tuple[FittedSeed, ...]
     first_step_at: datetime | None
     step_seconds: float
-    difference: float
+
+    @property
+    def found(self) -> dict[str, int]:
+        """Return epochs and parameters by name, those of all seeds together."""
+        return {name: sum(each.found[name] for each in self.seeds) for name in self.seeds[0].found}
+
+    @property
+    def difference(self) -> float:
+        """Return the largest difference that was found in predictions of any seed."""
+        return max(each.difference for each in self.seeds)
+
+
+def name_model(side: str, number: int) -> str:
+    """
+    Return the name of a model's file, without its ending.
+
+    :param side: ``long`` or ``short``.
+    :param number: Of the seed, from 0; the first one has the name that a single one has.
+    """
+    return side if number == 0 else f"{side}-{number + 1}"
+
+
+def list_models(count: int) -> tuple[str, ...]:
+    """Return the names of all models' files, without their endings, seed by seed."""
+    return tuple(name_model(side, number) for number in range(count) for side in SIDES)
 
 
 class Learner:
     """
-    The process that learns; as a context.
+    The process that learns, of each seed another one; as a context.
 
     :param pool: Where it comes from.
     :param task: What it may use.
@@ -141,13 +185,56 @@ class Learner:
 
     def fit(self, prepared: Prepared, config: Config, progress: Progress, folder: Path) -> Fitted:
         """
-        Let it fit both models and predict, and have that checked.
+        Let both models of each seed be fitted and predict, and have that checked.
 
         :param prepared: Features, and the outcomes of which it gets those of the first two parts.
         :param config: The effective configuration.
         :param progress: Told each epoch.
         :param folder: Gets the models, when all that came of submitted code has ended.
         :raises SubmissionError: If the models do not pass.
+        :raises ElnigmaError: Whatever ends the training of one seed; the message names it.
+        """
+        count, first = config["training.seed_count"], config["training.seed"]
+        sums: dict[str, np.ndarray] = {}
+        seeds = []
+        digests: dict[Path, str] = {}
+        steps = _Steps()
+        for number in range(count):
+            teller = _Teller(progress=progress, number=number, count=count)
+            seeded = {**config, "training.seed": first + number}
+            files = {side: folder / f"{name_model(side, number)}.h5" for side in SIDES}
+            with _named(first + number, number, count):
+                if number:
+                    self.begin()
+                    if self.load(seeded) != config["model.window"]:
+                        raise ContractError(REPLIED_ITSELF)
+                fitted, scores = self._fit_seed(prepared, seeded, teller, steps, files)
+            digests |= fitted.digests
+            sums = {side: scores[side] + sums[side] if number else scores[side] for side in SIDES}
+            seeds.append(fitted)
+        if {path: _digest(path) for path in digests} != digests:
+            raise ContractError("contract: the module changed a saved model while it was checked")
+        return Fitted(
+            scores={side: sums[side] / count for side in SIDES},
+            seeds=tuple(seeds),
+            first_step_at=steps.first_at,
+            step_seconds=steps.seconds,
+        )
+
+    def _fit_seed(
+        self,
+        prepared: Prepared,
+        config: Config,
+        teller: _Teller,
+        steps: _Steps,
+        files: dict[str, Path],
+    ) -> tuple[FittedSeed, dict[str, np.ndarray]]:
+        """
+        Let both models of a seed be fitted, and return what they predict, when it was checked.
+
+        :param config: The effective configuration, with this seed.
+        :param steps: Gets the times of its steps.
+        :param files: Where the models are put, by side.
         """
         split, target = prepared.split, prepared.target.to_numpy()
         learned = np.concatenate([split.train, split.validation])
@@ -157,22 +244,19 @@ class Learner:
             "short": (target < -prepared.threshold).astype("float64"),
         }
         found: dict[str, int] = {}
-        steps = _Steps()
         paths = {}
-        for number, side in enumerate(SIDES):
+        for place, side in enumerate(SIDES):
 
-            def listen(said: dict[str, Any], number: int = number) -> None:
+            def listen(said: dict[str, Any], place: int = place) -> None:
                 epoch, total, losses = _read_epoch(said)
-                done = (number + epoch / total) / len(SIDES)
-                phase = f"training {SIDES[number]} model, epoch {epoch}"
-                progress.tell(phase, 15 + 65 * done, losses)
+                teller.tell_epoch(place, epoch, total, losses)
 
             facts = self._conversation.ask(
                 Reply(
                     facts={
                         "do": "fit",
                         "side": side,
-                        "seed": config["training.seed"] + number,
+                        "seed": config["training.seed"] + place,
                         "n_train": len(split.train),
                     },
                     array=np.column_stack([learned.astype("float64"), outcomes[side][learned]]),
@@ -187,21 +271,66 @@ class Learner:
         slab, inside = _cut_slab(prepared.features, rows, window)
         _hold(self._conversation, slab)
         scores = {side: _predict(self._conversation, side, inside) for side in SIDES}
-        progress.tell("checking the saved models", 81)
-        files = {side: folder / f"{side}.h5" for side in SIDES}
-        digests = {side: _take_file(paths[side], files[side]) for side in SIDES}
+        teller.tell_check()
+        digests = {files[side]: _take_file(paths[side], files[side]) for side in SIDES}
         # Nothing of it is there any more when what it saved is looked at.
         self._stack.close()
-        difference = _check_models(self._pool, prepared, config, files, scores)
-        if {side: _digest(files[side]) for side in SIDES} != digests:
-            raise ContractError("contract: the module changed a saved model while it was checked")
-        return Fitted(
-            scores=scores,
+        self._is_begun = False
+        fitted = FittedSeed(
+            seed=config["training.seed"],
             found=found,
-            first_step_at=steps.first_at,
-            step_seconds=steps.seconds,
-            difference=difference,
+            difference=_check_models(self._pool, prepared, config, files, scores),
+            digests=digests,
         )
+        return fitted, scores
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Teller:
+    """
+    Tells how far the fitting of one seed is.
+
+    :param progress: Told.
+    :param number: Of the seed, from 0.
+    :param count: How many seeds there are.
+    """
+
+    progress: Progress
+    number: int
+    count: int
+
+    def tell_epoch(self, place: int, epoch: int, total: int, losses: dict[str, float]) -> None:
+        """
+        Tell that an epoch is done.
+
+        :param place: Of the side, from 0.
+        """
+        done = (self.number + (place + epoch / total) / len(SIDES)) / self.count
+        phase = f"training {SIDES[place]} model{self._told}, epoch {epoch}"
+        self.progress.tell(phase, 15 + 65 * done, losses)
+
+    def tell_check(self) -> None:
+        """Tell that both models are fitted, and are looked at."""
+        is_last = self.number + 1 == self.count
+        percent = 81 if is_last else 15 + 65 * (self.number + 1) / self.count
+        self.progress.tell(f"checking the saved models{self._told}", percent)
+
+    @property
+    def _told(self) -> str:
+        return f", seed {self.number + 1} of {self.count}" if self.count > 1 else ""
+
+
+@contextmanager
+def _named(seed: int, number: int, count: int) -> Iterator[None]:
+    """Name the seed whose training fails, where there are several."""
+    try:
+        yield
+    except ElnigmaError as error:
+        if count == 1:
+            raise
+        named = type(error)(f"seed {seed} ({number + 1} of {count}): {error}")
+        named.inner_traceback = error.inner_traceback
+        raise named from error
 
 
 class _Steps:

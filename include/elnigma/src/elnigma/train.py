@@ -1,4 +1,4 @@
-"""The ``train`` command: the long and the short model of one prediction interval."""
+"""The ``train`` command: the long and the short models of one prediction interval."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from elnigma.config import Config, build_config, check_day, nest, with_seed
 from elnigma.data import MarketData, load_market_data
 from elnigma.data_set import DataSet, find_data_set, find_hidden
 from elnigma.errors import ConfigError
-from elnigma.fitting import SIDES, Fitted, Learner, Prepared
+from elnigma.fitting import Fitted, Learner, Prepared, list_models
 from elnigma.metrics import ScoredRows, compute_metrics
 from elnigma.model_child import ModelPool
 from elnigma.outputs import describe_files, split_metrics, utc_now, write_json
@@ -157,15 +157,16 @@ def _train(
     write_json(out / "effective_config.json", nest(config))
     for name in ("models", "charts"):
         (out / name).mkdir()
-    for side in SIDES:
-        with storing(out / "models" / f"{side}.h5"):
-            shutil.copyfile(folder / f"{side}.h5", out / "models" / f"{side}.h5")
+    saved = [f"{name}.h5" for name in list_models(len(fitted.seeds))]
+    for name in saved:
+        with storing(out / "models" / name):
+            shutil.copyfile(folder / name, out / "models" / name)
     scored = _score(prepared, fitted.scores, horizon, config, out)
     progress.tell("drawing", 92)
     from elnigma.charts import draw_charts
 
     charts = draw_charts(scored.frame, scored.rows, out)
-    files = [f"models/{side}.h5" for side in SIDES]
+    files = [f"models/{name}" for name in saved]
     files += ["predictions.csv", "returns.csv", "effective_config.json", *charts]
     write_json(
         out / "result.json",
@@ -189,6 +190,8 @@ def _train(
                 "largest_difference": fitted.difference,
             },
             "seed": config["training.seed"],
+            "seed_count": len(fitted.seeds),
+            "seeds": _describe_seeds(fitted),
             "predictions_sha256": scored.predictions_sha256,
             "files": describe_files(out, files),
             "timings": _describe_steps(fitted),
@@ -388,6 +391,13 @@ def _describe_steps(fitted: Fitted) -> dict[str, Any]:
         "first_step_at": None if first is None else first.isoformat(timespec="milliseconds"),
         "step_seconds": round(fitted.step_seconds, 3),
     }
+
+
+def _describe_seeds(fitted: Fitted) -> list[dict[str, Any]]:
+    return [
+        {"seed": each.seed, **each.found, "largest_difference": each.difference}
+        for each in fitted.seeds
+    ]
 
 
 def _describe_split(prepared: Prepared) -> dict[str, dict[str, Any]]:

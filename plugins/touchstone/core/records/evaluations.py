@@ -16,7 +16,8 @@ class Evaluation(SparseRecord):
     """
     How one model of a training did.
 
-    :param model_id: ``SUBMISSION/TASK/STRATEGY``.
+    :param model_id: ``SUBMISSION/TASK/STRATEGY``, of each further seed with its number behind it:
+        ``SUBMISSION/TASK/long-2``.
     :param model_group_id: The group that is judged together: a submission's models.
     :param submission_id: The submission.
     :param task_id: The training within it.
@@ -34,7 +35,8 @@ class Evaluation(SparseRecord):
     :param versions: Versions of what trained it.
     :param data: What it was trained on.
     :param device: On what it was trained.
-    :param seed: Seed of the training.
+    :param seed: Seed of the model.
+    :param seed_count: How many seeds' predictions the figures are of; absent in rows from before.
     :param predictions_sha256: Digest of its predictions.
     :param model_key: Key of the model in the models bucket.
     :param model_sha256: Digest of the model.
@@ -63,6 +65,7 @@ class Evaluation(SparseRecord):
     data: Mapping[str, Fact] = Field(default_factory=dict)
     device: Mapping[str, Fact] = Field(default_factory=dict)
     seed: int | None = None
+    seed_count: int | None = None
     predictions_sha256: str | None = None
     model_key: str
     model_sha256: str

@@ -117,6 +117,9 @@ class VerdictRecord(Part):
     :param edge: The figures behind it.
     :param rules_version: Version of the formulas.
     :param work: Digest of what was judged: of the same, the same is said.
+    :param seed_count: Of how many seeds its predictions are the mean; ``None`` where nothing was
+        compared, and in verdicts from before.
+    :param baseline_seed_count: The same of the baseline; ``None`` also for one that holds nothing.
     :param beside: What is shown beside it; ``None`` where nothing was compared, and in verdicts
         from before.
     """
@@ -130,6 +133,8 @@ class VerdictRecord(Part):
     edge: Edge | None = None
     rules_version: int = 0
     work: str = ""
+    seed_count: int | None = None
+    baseline_seed_count: int | None = None
     beside: Beside | None = None
 
 
@@ -144,6 +149,8 @@ class Series(Part):
     :param intervals: The prediction intervals, in the order of the columns.
     :param first: The first of the rows.
     :param last: The last one.
+    :param seed_count: Of how many seeds the predictions are the mean; ``None`` in what was stored
+        before one could name several.
     """
 
     part: StoredPart
@@ -153,6 +160,7 @@ class Series(Part):
     intervals: tuple[int, ...]
     first: Time | None = None
     last: Time | None = None
+    seed_count: int | None = None
 
 
 class Entry(StoredRecord):

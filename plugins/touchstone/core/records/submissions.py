@@ -137,10 +137,12 @@ class ModelLine(SparseRecord):
     A trained model, as results show it.
 
     :param strategy: Which model of the pair.
+    :param seed: Its seed, where there are several pairs; absent else.
     :param may_carry_code: Whether loading it could run code.
     """
 
     strategy: str | None = None
+    seed: int | None = None
     may_carry_code: bool = False
 
 

@@ -222,6 +222,8 @@ class PublishedModel(Part):
     A model that a training has left.
 
     :param strategy: Which of the pair.
+    :param name: Its name, where there are several pairs; absent else.
+    :param seed: Its seed; absent likewise.
     :param bucket: Where it is published.
     :param key: Under which key.
     :param sha256: Its digest.
@@ -231,6 +233,8 @@ class PublishedModel(Part):
     """
 
     strategy: str | None = None
+    name: str | None = None
+    seed: int | None = None
     bucket: str | None = None
     key: str | None = None
     sha256: str | None = None
