@@ -58,6 +58,7 @@ from touchstone.core.answers import (
     Placements,
     Reordered,
     SchedulePlan,
+    Sent,
     Uploaded,
 )
 from touchstone_agent.protocol.words import describe_refusal
@@ -73,7 +74,9 @@ _PAUSES = (0.2, 0.5, 1.0)
 """Seconds before each further try of a request that changes nothing."""
 
 _BUSY_PAUSES = (1.0, 2.0, 4.0, 8.0)
-"""The same of an upload, while as many are under way as are taken at once."""
+"""The same of a request that waits for its turn, of an upload for example."""
+
+KEY_HEADER = "Idempotency-Key"
 
 _LOOPBACK = frozenset({"127.0.0.1", "::1", "localhost"})
 
@@ -123,6 +126,10 @@ class Client:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
+        """Close the connections."""
+        self.close()
+
+    def close(self) -> None:
         """Close the connections."""
         self._http.close()
 
@@ -234,6 +241,32 @@ class Client:
         """
         return self._get(SubmissionAnswer, f"submissions/{submission_id}")
 
+    def find_submission(self, submission_id: str) -> SubmissionAnswer | None:
+        """Return a submission and its tasks; ``None`` if there is none that the user may see."""
+        try:
+            return self.get_submission(submission_id).value
+        except NotFound:
+            return None
+
+    def submit(self, fields: Mapping[str, object], key: str) -> Answer[Sent]:
+        """
+        Submit a module, with a schedule or without.
+
+        :param fields: As in a run's conf.
+        :param key: The request's own name: it is one submission however often it is sent.
+        :raises Refused: If a field is wrong, which it names, or the key is another request's.
+        """
+        return self._post_once(Sent, "submissions", fields, key)
+
+    def schedule(self, submission_id: str, fields: Mapping[str, object], key: str) -> Answer[Sent]:
+        """
+        Schedule an accepted submission.
+
+        :param fields: The schedule, as in a run's conf.
+        :param key: As for :meth:`submit`.
+        """
+        return self._post_once(Sent, f"submissions/{submission_id}/schedule", fields, key)
+
     def plan(
         self, submission_ids: Sequence[str], schedule: Mapping[str, object]
     ) -> Answer[SchedulePlan]:
@@ -266,16 +299,17 @@ class Client:
         return self._read(Uploaded, self._send_archive("content", archive)).value.source
 
     def _send_archive(self, path: str, archive: bytes) -> Document:
-        """Send an archive, again after a while if as many are under way as are taken at once."""
+        headers = {"Content-Type": "application/gzip"}
+        return self._wait_while_busy(
+            lambda: self._ask("POST", f"{_API}/{path}", content=archive, headers=headers)
+        )
+
+    def _wait_while_busy(self, ask: Callable[[], Document]) -> Document:
+        """Ask, and again after a while if as many ask as are answered at once."""
         pauses = iter(_BUSY_PAUSES)
         while True:
             try:
-                return self._ask(
-                    "POST",
-                    f"{_API}/{path}",
-                    content=archive,
-                    headers={"Content-Type": "application/gzip"},
-                )
+                return ask()
             except Refused as error:
                 pause = next(pauses, None) if error.status == 429 else None
                 if pause is None:
@@ -448,6 +482,25 @@ class Client:
     def _post(self, kind: type[Read], path: str, body: Mapping[str, object]) -> Answer[Read]:
         return self._read(kind, self._ask("POST", f"{_API}/{path}", json=body))
 
+    def _post_once(
+        self, kind: type[Read], path: str, body: Mapping[str, object], key: str
+    ) -> Answer[Read]:
+        """Send what its key makes the same request, again if nobody knows whether it arrived."""
+        headers = {KEY_HEADER: key}
+
+        def ask() -> Document:
+            return self._ask("POST", f"{_API}/{path}", json=body, headers=headers)
+
+        pauses = iter(_PAUSES)
+        while True:
+            try:
+                return self._read(kind, self._wait_while_busy(ask))
+            except Unreachable:
+                pause = next(pauses, None)
+                if pause is None:
+                    raise
+                self._sleep(pause)
+
     def _read(self, kind: type[Read], document: Document) -> Answer[Read]:
         try:
             return Answer(document=document, value=TypeAdapter(kind).validate_python(document))
@@ -506,15 +559,16 @@ class Client:
             except httpx.TransportError as error:
                 pause = next(pauses, None)
                 if pause is None:
-                    raise self._explain_silence(method, error) from error
+                    is_harmless = method == "GET" or KEY_HEADER in sent
+                    raise self._explain_silence(error, is_harmless=is_harmless) from error
                 self._sleep(pause)
 
-    def _explain_silence(self, method: str, error: httpx.TransportError) -> Unreachable:
+    def _explain_silence(self, error: httpx.TransportError, *, is_harmless: bool) -> Unreachable:
         if isinstance(error, (httpx.ConnectError, httpx.ConnectTimeout)):
             return Unreachable(
                 f"nothing answers at {self._access.url}: is the stack up? `touchstone up`"
             )
-        unsure = "" if method == "GET" else "; look with `touchstone list` before trying again"
+        unsure = "" if is_harmless else "; look with `touchstone list` before trying again"
         return Unreachable(
             f"the connection to {self._access.url} broke ({type(error).__name__}){unsure}"
         )
