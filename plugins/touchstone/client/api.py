@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from types import TracebackType
 from typing import Self, TypeVar
 from urllib.parse import quote, urlencode
@@ -77,6 +78,8 @@ _BUSY_PAUSES = (1.0, 2.0, 4.0, 8.0)
 """The same of a request that waits for its turn, of an upload for example."""
 
 KEY_HEADER = "Idempotency-Key"
+_MOST_KEPT = 8
+"""Answers that are kept by their tags: who waits asks for one or two over and over."""
 
 _LOOPBACK = frozenset({"127.0.0.1", "::1", "localhost"})
 
@@ -84,6 +87,14 @@ Read = TypeVar("Read")
 Document = dict[str, JsonValue]
 
 _PARAM = re.compile(r"Invalid input for param (?P<field>\w+): (?P<message>[^\n]*)")
+
+
+@dataclass(frozen=True, kw_only=True)
+class _KeptAnswer:
+    """An answer that may be given again, as long as the API says that its tag is still right."""
+
+    tag: str
+    document: Document
 
 
 class Client:
@@ -107,6 +118,7 @@ class Client:
         self._access = access
         self._token = access.token
         self._sleep = sleep
+        self._kept: dict[str, _KeptAnswer] = {}
         self._http = httpx.Client(
             base_url=access.url,
             transport=transport,
@@ -477,7 +489,21 @@ class Client:
     # --- the funnel ------------------------------------------------------------------------
 
     def _get(self, kind: type[Read], path: str) -> Answer[Read]:
-        return self._read(kind, self._ask("GET", f"{_API}/{path}"))
+        """Return an answer; one that has not changed since it was asked for last is not sent."""
+        kept = self._kept.pop(path, None)
+        headers = {} if kept is None else {"If-None-Match": kept.tag}
+        answer = self._ask_once("GET", f"{_API}/{path}", headers=headers)
+        if kept is None or answer.status_code != 304:
+            document, tag = self._get_document(answer), answer.headers.get("ETag")
+            kept = None if tag is None else _KeptAnswer(tag=tag, document=document)
+        else:
+            document = kept.document
+        if kept is not None:
+            # The newest stands last, and the oldest goes.
+            self._kept[path] = kept
+            while len(self._kept) > _MOST_KEPT:
+                del self._kept[next(iter(self._kept))]
+        return self._read(kind, document)
 
     def _post(self, kind: type[Read], path: str, body: Mapping[str, object]) -> Answer[Read]:
         return self._read(kind, self._ask("POST", f"{_API}/{path}", json=body))
@@ -520,6 +546,23 @@ class Client:
         content: bytes | None = None,
         headers: Mapping[str, str] | None = None,
     ) -> Document:
+        answer = self._ask_once(
+            method, path, json=json, params=params, content=content, headers=headers
+        )
+        return self._get_document(answer)
+
+    def _ask_once(
+        self,
+        method: str,
+        path: str,
+        *,
+        json: Mapping[str, object] | None = None,
+        params: Mapping[str, str] | None = None,
+        content: bytes | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> httpx.Response:
+        """Return an answer as it came, having logged in if need be."""
+
         def send(token: str) -> httpx.Response:
             return self._send(
                 method, path, token, json=json, params=params, content=content, headers=headers
@@ -532,7 +575,7 @@ class Client:
             # The token ran out while somebody waited for a long training.
             self._token = self._log_in()
             answer = send(self._token)
-        return self._get_document(answer)
+        return answer
 
     def _send(
         self,

@@ -367,6 +367,42 @@ def test_all_errors_are_of_one_kind() -> None:
         assert issubclass(kind, TouchstoneError)
 
 
+def test_what_has_not_changed_is_not_sent_again(airflow: FakeAirflow) -> None:
+    airflow.add_submission(status="running")
+    statuses: list[int] = []
+    inner = TestClient(airflow.build(), base_url=URL)._transport
+
+    class Counting(httpx.BaseTransport):
+        def handle_request(self, request: httpx.Request) -> httpx.Response:
+            answer = inner.handle_request(request)
+            statuses.append(answer.status_code)
+            return answer
+
+    access = Access(url=URL, user="engineer", token="engineer")
+    touchstone = Touchstone(access, transport=Counting())
+
+    first, second = (touchstone.get_submission("s-1") for _ in range(2))
+    airflow.change_submission(status="success")
+    third = touchstone.get_submission("s-1")
+
+    assert statuses == [200, 304, 200]
+    assert first == second
+    assert third.value.submission.status == "success"
+
+
+def test_a_few_answers_are_kept_and_no_more(airflow: FakeAirflow) -> None:
+    access = Access(url=URL, user="engineer", token="engineer")
+    transport = TestClient(airflow.build(), base_url=URL)._transport
+    touchstone = Touchstone(access, transport=transport)
+    for number in range(20):
+        airflow.add_submission(f"s-{number}")
+        touchstone.get_submission(f"s-{number}")
+
+    assert [path.rpartition("/")[2] for path in touchstone._client._kept] == [
+        f"s-{number}" for number in range(12, 20)
+    ]
+
+
 # --- the package -------------------------------------------------------------------------------
 
 
