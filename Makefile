@@ -4,7 +4,7 @@ SHELL := /bin/bash
 
 BIN := .venv/bin
 CODE := plugins dags agent tests scripts include judge
-TYPED := plugins/touchstone agent/src
+TYPED := plugins/touchstone plugins/touchstone_client agent/src
 FAST_TESTS := $(wildcard tests/unit tests/contract tests/dags agent/tests)
 PYTEST := $(BIN)/pytest -q -ra --durations=12 --durations-min=5
 ARGS ?=

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
@@ -14,15 +14,18 @@ from fastapi import Depends, FastAPI, HTTPException, Request
 from pydantic import AwareDatetime, BaseModel, ConfigDict
 
 from fakes.money import FakeBudgets, FakeMeter
+from fakes.sending import FakeRun
 from fakes.stores import FakeObjectStore, FakeRecordStore
 from fakes.submissions import build_submission
 from touchstone.core.answers import Ended
 from touchstone.core.offers import GpuRow
 from touchstone.services.cancel import cancel_unregistered
+from touchstone.services.sending import Sender
 from touchstone.settings import Settings, get_settings
 from touchstone.ui import dependencies
 from touchstone.ui.app import build_app
 from touchstone.ui.routes.gpus import get_gpus
+from touchstone.ui.routes.sending import get_sender
 from touchstone.ui.waiting import QueueReader
 
 NOW = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)
@@ -126,8 +129,26 @@ class FakeAirflow:
             dependencies.get_clock: lambda: lambda: NOW,
             dependencies.get_authority: lambda: authority,
             get_gpus: lambda: lambda: self.gpus,
+            get_sender: self._build_sender,
         }
         return app
+
+    def _build_sender(self) -> Sender:
+        def find(run_id: str) -> FakeRun | None:
+            run = self.runs.get(run_id)
+            return None if run is None else FakeRun(user=run.get("user", ""), conf=run["conf"])
+
+        def start(run_id: str, conf: Mapping[str, Any], by: str) -> bool:
+            run = {"dag_run_id": run_id, "state": "queued", "conf": dict(conf), "user": by}
+            return self.runs.setdefault(run_id, run) is run
+
+        return Sender(
+            find_run=find,
+            start_run=start,
+            find_states=lambda ids: {
+                each: self.runs[each]["state"] for each in ids if each in self.runs
+            },
+        )
 
     def identify(self, request: Request) -> SimpleAuthManagerUser:
         token = request.headers.get("Authorization", "").removeprefix("Bearer ")

@@ -13,10 +13,14 @@ import pytest
 
 from system.installation import REPOSITORY
 
-RECIPES = re.findall(
-    r"```bash\n(.*?)```", (REPOSITORY / "docs" / "ci.md").read_text(encoding="utf-8"), re.DOTALL
-)
-CURL, COMMAND_LINE = RECIPES
+TEXT = (REPOSITORY / "docs" / "ci.md").read_text(encoding="utf-8")
+RECIPES = {
+    re.search(r"^# (ci\S+)$", body, re.MULTILINE).group(1): (program, body)
+    for program, body in re.findall(r"```(bash|python)\n(.*?)```", TEXT, re.DOTALL)
+}
+COMMAND_LINE = "ci-touchstone-cli.sh"
+# The command line says the results as a table, and has the key as the id.
+OTHERS = sorted(RECIPES.keys() - {COMMAND_LINE})
 SECONDS = 600
 
 
@@ -44,8 +48,9 @@ def follow(installation, commit, tmp_path):
             "CONFIG": "fast.toml",
             "KEY": key,
         }
+        program, text = RECIPES[recipe]
         return subprocess.run(
-            ["bash", "-c", recipe],
+            [program, "-c", text],
             env=variables | changes,
             cwd=tmp_path,
             capture_output=True,
@@ -65,33 +70,53 @@ def find_id(done):
     return re.search(r"submissions/(\S+)", done.stdout).group(1)
 
 
-def test_with_curl_a_job_submits_waits_and_keeps_the_results(follow, tmp_path, installation):
+def test_the_page_has_a_recipe_for_each_way_in():
+    assert OTHERS == [
+        "ci-airflowctl.sh",
+        "ci-touchstone.sh",
+        "ci_airflow_client.py",
+        "ci_touchstone.py",
+    ]
+
+
+@pytest.mark.parametrize("recipe", OTHERS)
+def test_a_job_submits_waits_and_keeps_the_results(follow, tmp_path, installation, recipe):
     key = make_key()
 
-    first = follow(CURL, key)
+    first = follow(recipe, key)
 
     assert first.returncode == 0, first.stdout + first.stderr
     submission_id = find_id(first)
-    assert first.stdout.splitlines()[-1] == f"{submission_id}: success"
+    assert first.stdout.splitlines()[-1].strip() == f"{submission_id}: success"
     (line,) = json.loads((tmp_path / "results.json").read_text())["results"]
     assert (line["task_id"], line["judged"]) == ("i5", "judged")
 
-    again = follow(CURL, key)
+    again = follow(recipe, key)
 
-    assert (again.returncode, find_id(again)) == (0, submission_id)
+    assert (again.returncode, find_id(again)) == (0, submission_id), again.stdout + again.stderr
     assert installation.submission(submission_id)["run_ids"] == [submission_id]
 
 
-def test_with_curl_a_job_fails_when_its_module_is_refused(follow, installation):
+@pytest.mark.parametrize("recipe", OTHERS)
+def test_a_job_fails_when_its_module_is_refused(follow, installation, recipe):
     broken = "include/examples/broken"
     module = next(each for each in sorted((REPOSITORY / broken).iterdir()) if each.is_dir())
 
-    done = follow(CURL, make_key(), MODULE=f"{broken}/{module.name}")
+    done = follow(recipe, make_key(), MODULE=f"{broken}/{module.name}")
 
     assert done.returncode == 1, done.stdout + done.stderr
     submission_id = find_id(done)
     assert installation.submission(submission_id)["reason"] in done.stdout
-    assert done.stdout.splitlines()[-1] == f"{submission_id}: rejected"
+    assert done.stdout.splitlines()[-1].startswith(f"{submission_id}: rejected")
+
+
+@pytest.mark.parametrize("recipe", OTHERS)
+def test_a_job_that_may_not_log_in_fails_and_says_so(follow, recipe):
+    done = follow(recipe, make_key(), TOUCHSTONE_PASSWORD="wrong")
+
+    assert done.returncode != 0
+    assert "submissions/" not in done.stdout
+    assert "wrong" not in done.stdout + done.stderr
 
 
 @pytest.mark.campaign

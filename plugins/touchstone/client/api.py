@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from types import TracebackType
 from typing import Self, TypeVar
 from urllib.parse import quote, urlencode
@@ -58,6 +59,7 @@ from touchstone.core.answers import (
     Placements,
     Reordered,
     SchedulePlan,
+    Sent,
     Uploaded,
 )
 from touchstone_agent.protocol.words import describe_refusal
@@ -73,7 +75,11 @@ _PAUSES = (0.2, 0.5, 1.0)
 """Seconds before each further try of a request that changes nothing."""
 
 _BUSY_PAUSES = (1.0, 2.0, 4.0, 8.0)
-"""The same of an upload, while as many are under way as are taken at once."""
+"""The same of a request that waits for its turn, of an upload for example."""
+
+KEY_HEADER = "Idempotency-Key"
+_MOST_KEPT = 8
+"""Answers that are kept by their tags: who waits asks for one or two over and over."""
 
 _LOOPBACK = frozenset({"127.0.0.1", "::1", "localhost"})
 
@@ -81,6 +87,14 @@ Read = TypeVar("Read")
 Document = dict[str, JsonValue]
 
 _PARAM = re.compile(r"Invalid input for param (?P<field>\w+): (?P<message>[^\n]*)")
+
+
+@dataclass(frozen=True, kw_only=True)
+class _KeptAnswer:
+    """An answer that may be given again, as long as the API says that its tag is still right."""
+
+    tag: str
+    document: Document
 
 
 class Client:
@@ -104,6 +118,7 @@ class Client:
         self._access = access
         self._token = access.token
         self._sleep = sleep
+        self._kept: dict[str, _KeptAnswer] = {}
         self._http = httpx.Client(
             base_url=access.url,
             transport=transport,
@@ -123,6 +138,10 @@ class Client:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
+        """Close the connections."""
+        self.close()
+
+    def close(self) -> None:
         """Close the connections."""
         self._http.close()
 
@@ -243,6 +262,32 @@ class Client:
         """
         return self._get(SubmissionAnswer, f"submissions/{submission_id}")
 
+    def find_submission(self, submission_id: str) -> SubmissionAnswer | None:
+        """Return a submission and its tasks; ``None`` if there is none that the user may see."""
+        try:
+            return self.get_submission(submission_id).value
+        except NotFound:
+            return None
+
+    def submit(self, fields: Mapping[str, object], key: str) -> Answer[Sent]:
+        """
+        Submit a module, with a schedule or without.
+
+        :param fields: As in a run's conf.
+        :param key: The request's own name: it is one submission however often it is sent.
+        :raises Refused: If a field is wrong, which it names, or the key is another request's.
+        """
+        return self._post_once(Sent, "submissions", fields, key)
+
+    def schedule(self, submission_id: str, fields: Mapping[str, object], key: str) -> Answer[Sent]:
+        """
+        Schedule an accepted submission.
+
+        :param fields: The schedule, as in a run's conf.
+        :param key: As for :meth:`submit`.
+        """
+        return self._post_once(Sent, f"submissions/{submission_id}/schedule", fields, key)
+
     def plan(
         self, submission_ids: Sequence[str], schedule: Mapping[str, object]
     ) -> Answer[SchedulePlan]:
@@ -275,16 +320,17 @@ class Client:
         return self._read(Uploaded, self._send_archive("content", archive)).value.source
 
     def _send_archive(self, path: str, archive: bytes) -> Document:
-        """Send an archive, again after a while if as many are under way as are taken at once."""
+        headers = {"Content-Type": "application/gzip"}
+        return self._wait_while_busy(
+            lambda: self._ask("POST", f"{_API}/{path}", content=archive, headers=headers)
+        )
+
+    def _wait_while_busy(self, ask: Callable[[], Document]) -> Document:
+        """Ask, and again after a while if as many ask as are answered at once."""
         pauses = iter(_BUSY_PAUSES)
         while True:
             try:
-                return self._ask(
-                    "POST",
-                    f"{_API}/{path}",
-                    content=archive,
-                    headers={"Content-Type": "application/gzip"},
-                )
+                return ask()
             except Refused as error:
                 pause = next(pauses, None) if error.status == 429 else None
                 if pause is None:
@@ -452,10 +498,43 @@ class Client:
     # --- the funnel ------------------------------------------------------------------------
 
     def _get(self, kind: type[Read], path: str) -> Answer[Read]:
-        return self._read(kind, self._ask("GET", f"{_API}/{path}"))
+        """Return an answer; one that has not changed since it was asked for last is not sent."""
+        kept = self._kept.pop(path, None)
+        headers = {} if kept is None else {"If-None-Match": kept.tag}
+        answer = self._ask_once("GET", f"{_API}/{path}", headers=headers)
+        if kept is None or answer.status_code != 304:
+            document, tag = self._get_document(answer), answer.headers.get("ETag")
+            kept = None if tag is None else _KeptAnswer(tag=tag, document=document)
+        else:
+            document = kept.document
+        if kept is not None:
+            # The newest stands last, and the oldest goes.
+            self._kept[path] = kept
+            while len(self._kept) > _MOST_KEPT:
+                del self._kept[next(iter(self._kept))]
+        return self._read(kind, document)
 
     def _post(self, kind: type[Read], path: str, body: Mapping[str, object]) -> Answer[Read]:
         return self._read(kind, self._ask("POST", f"{_API}/{path}", json=body))
+
+    def _post_once(
+        self, kind: type[Read], path: str, body: Mapping[str, object], key: str
+    ) -> Answer[Read]:
+        """Send what its key makes the same request, again if nobody knows whether it arrived."""
+        headers = {KEY_HEADER: key}
+
+        def ask() -> Document:
+            return self._ask("POST", f"{_API}/{path}", json=body, headers=headers)
+
+        pauses = iter(_PAUSES)
+        while True:
+            try:
+                return self._read(kind, self._wait_while_busy(ask))
+            except Unreachable:
+                pause = next(pauses, None)
+                if pause is None:
+                    raise
+                self._sleep(pause)
 
     def _read(self, kind: type[Read], document: Document) -> Answer[Read]:
         try:
@@ -476,6 +555,23 @@ class Client:
         content: bytes | None = None,
         headers: Mapping[str, str] | None = None,
     ) -> Document:
+        answer = self._ask_once(
+            method, path, json=json, params=params, content=content, headers=headers
+        )
+        return self._get_document(answer)
+
+    def _ask_once(
+        self,
+        method: str,
+        path: str,
+        *,
+        json: Mapping[str, object] | None = None,
+        params: Mapping[str, str] | None = None,
+        content: bytes | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> httpx.Response:
+        """Return an answer as it came, having logged in if need be."""
+
         def send(token: str) -> httpx.Response:
             return self._send(
                 method, path, token, json=json, params=params, content=content, headers=headers
@@ -488,7 +584,7 @@ class Client:
             # The token ran out while somebody waited for a long training.
             self._token = self._log_in()
             answer = send(self._token)
-        return self._get_document(answer)
+        return answer
 
     def _send(
         self,
@@ -515,15 +611,16 @@ class Client:
             except httpx.TransportError as error:
                 pause = next(pauses, None)
                 if pause is None:
-                    raise self._explain_silence(method, error) from error
+                    is_harmless = method == "GET" or KEY_HEADER in sent
+                    raise self._explain_silence(error, is_harmless=is_harmless) from error
                 self._sleep(pause)
 
-    def _explain_silence(self, method: str, error: httpx.TransportError) -> Unreachable:
+    def _explain_silence(self, error: httpx.TransportError, *, is_harmless: bool) -> Unreachable:
         if isinstance(error, (httpx.ConnectError, httpx.ConnectTimeout)):
             return Unreachable(
                 f"nothing answers at {self._access.url}: is the stack up? `touchstone up`"
             )
-        unsure = "" if method == "GET" else "; look with `touchstone list` before trying again"
+        unsure = "" if is_harmless else "; look with `touchstone list` before trying again"
         return Unreachable(
             f"the connection to {self._access.url} broke ({type(error).__name__}){unsure}"
         )

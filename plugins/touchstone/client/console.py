@@ -16,7 +16,7 @@ _LOOK_EVERY_POLLS = 10
 
 _FAILED = frozenset({"error", "lost"})
 
-Say = Callable[[str], None]
+Say = Callable[[str], object]
 
 
 def choose_task(tasks: Sequence[ShownTask]) -> str | None:

@@ -13,6 +13,10 @@ class NotRegistered(TransientError):
     """A run was started for the submission, and has not got as far as its record."""
 
 
+class StillRunning(TransientError):
+    """What was waited for has not ended in the time that there was; it goes on."""
+
+
 class LoginRefused(PermanentError):
     """The api-server does not take the user for who they say they are."""
 

@@ -18,7 +18,7 @@ from touchstone.client.answers import (
     SubmissionAnswer,
 )
 from touchstone.client.api import Client
-from touchstone.client.errors import NotFound, NotRegistered, Refused, Unreachable
+from touchstone.client.errors import NotFound, NotRegistered, Refused, StillRunning, Unreachable
 from touchstone.core.throttling import THROTTLED_UNTIL
 
 POLL_SECONDS = 1.0
@@ -110,11 +110,15 @@ class Watcher:
         self._clock = clock
         self._sleep = sleep
 
-    def wait(self, submission_id: str, run_id: str, *, is_scheduled: bool) -> Ending:
+    def wait(
+        self, submission_id: str, run_id: str, *, is_scheduled: bool, seconds: float | None = None
+    ) -> Ending:
         """
-        Return how a run ended, however long it takes.
+        Return how a run ended.
 
         :param is_scheduled: Whether the run trains; otherwise being accepted is its success.
+        :param seconds: How long to wait at most; ``None`` for as long as it takes.
+        :raises StillRunning: If the run has not ended by then.
         :raises Unreachable: If the api-server has not answered for :data:`PATIENCE_SECONDS`.
         """
         started = answered = self._clock()
@@ -135,12 +139,17 @@ class Watcher:
                 if silence > PATIENCE_SECONDS:
                     raise
                 self._view.show_silence(silence)
+            if seconds is not None and self._clock() - started >= seconds:
+                raise StillRunning(
+                    f"{run_id} has not ended after {seconds:g} s and goes on; wait again, "
+                    "or cancel it"
+                )
             self._sleep(POLL_SECONDS)
 
     def _look(self, submission_id: str, run_id: str, waited: float) -> Snapshot:
         # The run first: once it is over, so are the records that are read after it.
         run = self._client.get_run(run_id)
-        found = self._find(submission_id)
+        found = self._client.find_submission(submission_id)
         tasks = found.tasks if found else ()
         hint = "waits for its logical date, which is to come" if is_to_come(run) else ""
         # With tasks on record it is the slots that it waits for, and those tell why.
@@ -154,12 +163,6 @@ class Watcher:
             tasks=tasks,
             hint=hint,
         )
-
-    def _find(self, submission_id: str) -> SubmissionAnswer | None:
-        try:
-            return self._client.get_submission(submission_id).value
-        except NotFound:
-            return None
 
     def _judge(self, run_id: str, snapshot: Snapshot, is_scheduled: bool) -> Ending:
         submission = snapshot.submission

@@ -28,6 +28,7 @@ from touchstone.pages import (
 )
 from touchstone.pages.rendering import render_error
 from touchstone.ui.app import Boundary, find_status
+from touchstone.ui.conditional import Conditional
 from touchstone.ui.dependencies import require_user
 from touchstone_agent.protocol.errors import PermanentError, TransientError
 
@@ -49,6 +50,7 @@ def build_app() -> FastAPI:
         app.include_router(module.router, dependencies=[Depends(require_user)])
     # The same for everybody, and needed by the page that asks for a login.
     app.mount("/static", StaticFiles(directory=STATIC), name="static")
+    app.add_middleware(Conditional)
     app.add_middleware(Boundary, explain=_explain_fault)
     app.add_exception_handler(HTTPException, _explain_http)
     app.add_exception_handler(RequestValidationError, _explain_validation)

@@ -22,6 +22,7 @@ from touchstone.services.sending import RunTaken
 from touchstone.stores.objects import ObjectNotFound
 from touchstone.stores.tables import RecordNotFound
 from touchstone.ui.archives import UploadsBusy, UploadTooLarge, UploadTooSlow
+from touchstone.ui.conditional import Conditional
 from touchstone.ui.dependencies import require_user
 from touchstone.ui.routes import (
     audit,
@@ -143,6 +144,7 @@ def build_app() -> FastAPI:
             dependencies=[Depends(require_user)],
             responses=description.PROBLEMS,
         )
+    app.add_middleware(Conditional)
     app.add_middleware(Boundary)
     app.add_exception_handler(HTTPException, _explain_http)
     app.add_exception_handler(RequestValidationError, _explain_validation)

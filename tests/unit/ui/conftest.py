@@ -19,20 +19,16 @@ from fastapi.testclient import TestClient
 
 from fakes.api import NOW, FakeCancelService
 from fakes.money import FakeBudgets, FakeMeter
-from fakes.servers import store_server
+from fakes.outlook import join_rio, publish_outlook
 from fakes.stores import FakeObjectStore, FakeRecordStore
 from fakes.submissions import build_submission
 from fakes.tasks import build_spec, build_task
-from touchstone.core.durations import Duration, DurationKey
-from touchstone.core.eligibility import Capability, Resource
-from touchstone.core.outlook import OUTLOOK_KEY, build_outlook
-from touchstone.core.placement import Snapshot
+from touchstone.core.eligibility import Resource
 from touchstone.settings import Settings, get_settings
 from touchstone.ui import dependencies
 from touchstone.ui.app import build_app
 from touchstone.ui.auth import TouchstoneAuthManager
 from touchstone.ui.waiting import QueueReader
-from touchstone_agent.protocol.messages import SlotClass
 
 
 @pytest.fixture
@@ -153,18 +149,10 @@ def see_fleet(
     objects: FakeObjectStore, settings: Settings, records: FakeRecordStore
 ) -> Callable[..., None]:
     """Return a function that publishes what a dispatcher sees: one server; it does so once."""
-    inventory = {"slots": 2, "memory_mib": 16 * 1024, "gpus": []}
-    store_server(records, {"server": "rio", "inventory": inventory})
+    join_rio(records)
 
     def publish(*others: Resource, at: datetime = NOW, free: int = 2) -> None:
-        rio = Resource(name="rio", slots=2, free=free, capability=Capability(ram_gib=16))
-        hour = Duration(p50_seconds=3600, p90_seconds=7200)
-        outlook = build_outlook(
-            Snapshot(now=at, resources=[rio, *others]),
-            stretch=1.0,
-            durations=[(DurationKey(kind=SlotClass.TRAINING), hour)],
-        )
-        objects.put(settings.content_bucket, OUTLOOK_KEY, outlook.model_dump_json().encode())
+        publish_outlook(objects, settings, *others, at=at, free=free)
 
     publish()
     return publish

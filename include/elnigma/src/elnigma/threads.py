@@ -10,10 +10,10 @@ from elnigma.task import Cuda
 DETERMINISTIC_XLA_FLAGS = "--xla_cpu_max_isa=AVX2 --xla_cpu_prefer_vector_width=256"
 # No operation that adds up in the order in which its parts get ready, and none chosen by a race.
 DETERMINISTIC_GPU_FLAGS = "--xla_gpu_deterministic_ops=true --xla_gpu_autotune_level=0"
-# Level 1 of 0 to 3: what is run a few times only is compiled for longer than it runs; without any of
-# it, large models would take longer than they are compiled for. The newer way in which XLA fuses
-# operations takes twice the time of the older one to compile them. Code in several parts is compiled
-# by several threads; of two processes at once they would only be in each other's way.
+# Level 1 of 0 to 3: what is run a few times only is compiled for longer than it runs; without any
+# of it, large models would take longer than they are compiled for. The newer way in which XLA fuses
+# operations takes twice the time of the older one to compile them. Code in several parts is
+# compiled by several threads; of two processes at once they would only be in each other's way.
 FAST_COMPILATION_FLAGS = (
     "--xla_backend_optimization_level=1 --xla_cpu_use_fusion_emitters=false "
     "--xla_cpu_parallel_codegen_split_count=1"

@@ -73,9 +73,16 @@ class Refresher {
   async refresh() {
     if (document.hidden) return; // looked at again when somebody looks
     try {
-      const answer = await fetch(location.href, { headers: { Accept: "text/html" } });
+      const headers = { Accept: "text/html" };
+      if (this.tag) headers["If-None-Match"] = this.tag;
+      const answer = await fetch(location.href, { headers });
       if (answer.status >= 500) throw new Error(answer.statusText);
-      this.show(new DOMParser().parseFromString(await answer.text(), "text/html"));
+      if (answer.status !== 304) {
+        const text = await answer.text();
+        // What is held back under somebody's fingers has to come again.
+        const isShown = this.show(new DOMParser().parseFromString(text, "text/html"));
+        this.tag = isShown ? answer.headers.get("ETag") : null;
+      }
       this.failures = 0;
     } catch {
       this.failures += 1;
@@ -88,15 +95,15 @@ class Refresher {
   show(page) {
     if (page.body.dataset.kind !== document.body.dataset.kind) {
       location.reload(); // another page by now: all of it is new
-      return;
+      return false;
     }
     const shown = document.getElementById("live");
     const fresh = page.getElementById("live");
     this.isOver = !page.body.dataset.live;
-    if (!fresh || shown.innerHTML === fresh.innerHTML) return;
+    if (!fresh || shown.innerHTML === fresh.innerHTML) return true;
     const isRead = shown.querySelector(".readout") || isSelecting(shown);
     if (shown.contains(document.activeElement) || isRead) {
-      if (!this.isOver) return; // not under somebody's fingers
+      if (!this.isOver) return false; // not under somebody's fingers
     }
     const console = shown.querySelector(".console");
     const wasAtEnd = console && console.scrollHeight - console.scrollTop - console.clientHeight < 40;
@@ -111,6 +118,7 @@ class Refresher {
     readCharts();
     const now = shown.querySelector(".console");
     if (now) now.scrollTop = wasAtEnd ? now.scrollHeight : top;
+    return true;
   }
 }
 

@@ -84,8 +84,15 @@ class Description(BaseModel):
     paths: Mapping[str, Mapping[str, Operation]]
 
 
-_UNTOLD: Final = frozenset({"content-type", "user-agent"})
-"""What every client sends anyway."""
+_UNTOLD: Final = frozenset({"content-type", "user-agent", "If-None-Match"})
+"""What every client sends anyway, or may send with every question."""
+
+CONDITIONAL: Final = (
+    "Each answer to a GET has a tag, in the header ETag. A caller that asks again and gives it in "
+    "the header If-None-Match is answered 304, without a body, if nothing has changed since but "
+    "when the dispatcher was seen last. Do so when you ask over and over."
+)
+"""What is said of all GETs, for it holds for each of them."""
 
 
 @router.get("/openapi.json")
@@ -101,10 +108,24 @@ def describe(app: FastAPI) -> dict[str, JsonValue]:
         if app.openapi_schema is None:
             document = app.openapi()
             document["servers"] = [{"url": "/touchstone"}]
+            document["info"]["description"] = CONDITIONAL
             for operations in document["paths"].values():
-                for operation in operations.values():
+                for method, operation in operations.items():
                     _shorten(operation)
+                    if method == "get":
+                        _tell_of_tags(operation)
         return app.openapi_schema or {}
+
+
+def _tell_of_tags(operation: Any) -> None:
+    """Add what :class:`touchstone.ui.conditional.Conditional` does to a GET's operation."""
+    text = {"type": "string"}
+    parameters = operation.setdefault("parameters", [])
+    parameters.append({"name": "If-None-Match", "in": "header", "required": False, "schema": text})
+    operation["responses"]["304"] = {"description": HTTPStatus.NOT_MODIFIED.phrase}
+    for status in ("200", "304"):
+        if status in operation["responses"]:
+            operation["responses"][status]["headers"] = {"ETag": {"schema": text}}
 
 
 def _shorten(operation: Any) -> None:
