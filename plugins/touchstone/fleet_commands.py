@@ -141,6 +141,36 @@ def attach(
     _print_lines(done, [line], as_json)
 
 
+@fleet_app.command("slots")
+def slots(
+    server: Server,
+    number: Annotated[
+        int, typer.Argument(metavar="SLOTS", show_default=False, help="Trainings at a time.")
+    ],
+    validations: Annotated[
+        int | None, typer.Option(help="Validations at a time. [default: as many as now]")
+    ] = None,
+    login: Login = None,
+    as_json: AsJson = False,
+) -> None:
+    """Give a server another number of slots; running attempts go on to their end."""
+    with connect_as_admin(login) as client:
+        done = client.set_slots(server, number, validations)
+    now = done.value
+    line = f"{server} has {now.slots} slots, and {now.validation_slots} for validations"
+    _print_lines(done, [line], as_json)
+
+
+@fleet_app.command("work")
+def work(server: Server, login: Login = None, as_json: AsJson = False) -> None:
+    """Show what runs on a server, until about when, and what a drain would do."""
+    from touchstone.client.fleet_tables import list_work
+
+    with connect_as_admin(login) as client:
+        found = client.get_work(server)
+    _print_lines(found, list_work(found.value), as_json)
+
+
 @manifest_app.callback()
 def manifest() -> None:
     """Many jobs in one file."""

@@ -188,6 +188,12 @@ class FakeAirflow:
         self.pools[name] = Pool(slots=slots)
         return True
 
+    def exchange_slots(self, name: str, slots: int, *, expected: int) -> bool:
+        if name not in self.pools or self.pools[name].slots != expected:
+            return False
+        self.set_slots(name, slots)
+        return True
+
     def set_slots(self, name: str, slots: int) -> int:
         """Change a pool's slots; return what it had."""
         if name not in self.pools:

@@ -50,6 +50,12 @@ class FakePools:
         self.changes.append((name, slots))
         return old.slots
 
+    def exchange_slots(self, name: str, slots: int, *, expected: int) -> bool:
+        if name not in self.pools or self.pools[name].slots != expected:
+            return False
+        self.set_slots(name, slots)
+        return True
+
     def edit(self, name: str, **fields: int | bool) -> None:
         """Do as an admin does on the Pools page, or as tasks do."""
         self.pools[name] = replace(self.pools.get(name, FakePool(slots=0)), **fields)

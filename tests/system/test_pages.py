@@ -10,6 +10,7 @@ import hashlib
 import os
 import re
 import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -259,6 +260,92 @@ def test_a_module_is_submitted_and_scheduled_by_forms(visit, installation):
         installation.cancel_what_goes_on(submission_id)
 
 
+def test_a_source_is_looked_at_before_it_is_sent(visit, tmp_path):
+    engineer = visit("engineer")
+    page = engineer.page
+    archive = pack_folder(EXAMPLES / "momentum", 1024**2)
+    digest = hashlib.sha256(archive).hexdigest()
+    engineer.open("new")
+    # A file that is dropped is one that is chosen.
+    transfer = page.evaluate_handle(
+        """(bytes) => {
+          const transfer = new DataTransfer();
+          const type = "application/gzip";
+          transfer.items.add(new File([new Uint8Array(bytes)], "momentum.tar.gz", { type }));
+          return transfer;
+        }""",
+        list(archive),
+    )
+    page.dispatch_event(".drop", "drop", {"dataTransfer": transfer})
+    expect(page.locator("#archive-chosen")).to_contain_text(digest)
+    page.get_by_role("button", name="Look at the source").click()
+    expect(page.locator("#report")).to_contain_text(digest)
+    expect(page.locator("#report .files")).to_contain_text("features.py")
+    engineer.take_picture("new-looked")
+
+    repository = tmp_path / "module"
+    shutil.copytree(EXAMPLES / "momentum", repository)
+    for command in (
+        ["init", "--quiet", "--initial-branch=main"],
+        ["add", "--all"],
+        ["-c", "user.name=t", "-c", "user.email=t@e.org", "commit", "--quiet", "--message=first"],
+    ):
+        subprocess.run(["git", "-C", str(repository), *command], check=True)
+    engineer.open("new")
+    page.get_by_label("Git URL").fill(str(repository))
+    # The script looks by itself when a field was left.
+    page.get_by_label("Git ref").fill("none")
+    page.get_by_label("Folder").focus()
+    expect(page.locator("#ref-error")).to_be_visible()
+    page.get_by_label("Git ref").fill("main")
+    page.get_by_label("Folder").focus()
+    expect(page.locator("#ref-error")).to_have_count(0)
+    expect(page.locator("#refs option")).to_have_count(1)
+
+
+def test_ticked_submissions_are_retracted_after_that_was_told(visit, installation, accepted):
+    engineer = visit("engineer")
+    page = engineer.page
+    engineer.open("tasks?submission=" + accepted)
+    expect(page.get_by_role("link", name=accepted, exact=True).first).to_be_visible()
+    engineer.take_picture("tasks")
+    ids = [installation.submit(EXAMPLES / "momentum") for _ in range(2)]
+    for each in ids:
+        installation.wait_for_submission(each, "accepted", "validating")
+    engineer.open("submissions")
+    for each in ids:
+        page.get_by_label(f"Choose {each}").check()
+    page.get_by_role("button", name="Retract", exact=True).click()
+    expect(page.get_by_role("heading", name="Retract 2 submissions")).to_be_visible()
+    engineer.take_picture("retract")
+    page.get_by_role("button", name="Retract 2", exact=True).click()
+    expect(page.get_by_text("2 done")).to_be_visible()
+    for each in ids:
+        installation.wait_for_submission(each, "retracted")
+
+
+def test_an_admin_edits_and_drains_a_server_that_tells_what_it_does(visit):
+    admin = visit("admin")
+    page = admin.page
+    admin.open("fleet")
+    page.get_by_role("link", name="Drain local").click()
+    slots = page.get_by_label("Trainings at a time").input_value()
+    validations = page.get_by_label("Validations at a time").input_value()
+    page.get_by_label("Validations at a time").fill(str(int(validations) + 1))
+    page.get_by_role("button", name="Set slots").click()
+    expect(page.get_by_label("Validations at a time")).to_have_value(str(int(validations) + 1))
+    page.get_by_label("Validations at a time").fill(validations)
+    page.get_by_role("button", name="Set slots").click()
+    expect(page.get_by_label("Validations at a time")).to_have_value(validations)
+    admin.take_picture("server")
+    page.get_by_role("button", name="Drain local").click()
+    try:
+        expect(page.get_by_text(f"gives it {slots} slots and {validations}")).to_be_visible()
+    finally:
+        page.get_by_role("button", name="Attach local").click()
+    expect(page.get_by_label("Trainings at a time")).to_have_value(slots)
+
+
 def test_an_admin_moves_a_task_to_the_front(visit, installation):
     submission_id = installation.submit(EXAMPLES / "momentum")
     installation.wait_for_submission(submission_id, "accepted")
@@ -299,7 +386,7 @@ def test_another_users_submission_is_not_there_and_admins_compare_it(visit, inst
         admin = visit("admin")
         admin.open("submissions")
         for each in (accepted, theirs):
-            admin.page.get_by_label(f"Compare {each}").check()
+            admin.page.get_by_label(f"Choose {each}").check()
         admin.page.get_by_role("button", name="Compare").click()
         expect(admin.page.get_by_role("heading", name="Comparison")).to_be_visible()
         expect(admin.page.get_by_role("link", name=theirs)).to_be_visible()
@@ -313,7 +400,8 @@ def test_another_users_submission_is_not_there_and_admins_compare_it(visit, inst
 
 
 PLACES = [
-    *("submissions", "new", "schedule", "queue", "events", "events/default"),
+    *("submissions", "new", "schedule", "tasks", "queue", "events", "events/default"),
+    "fleet/servers/local",
     *("costs", "fleet", "audit", "compare", "api"),
 ]
 LOOKS = {

@@ -403,3 +403,19 @@ def set_slots(name: str, slots: int) -> int:
         old = int(pool.slots)
         pool.slots, pool.include_deferred = slots, True
         return old
+
+
+def exchange_slots(name: str, slots: int, *, expected: int) -> bool:
+    """
+    Change a pool's slots if it has as many as expected, and see to it that what is deferred counts.
+
+    :return: Whether it had; nothing is changed otherwise.
+    """
+    with create_session() as session:
+        changed = session.execute(
+            update(Pool)
+            .where(Pool.pool == name, Pool.slots == expected)
+            .values(slots=slots, include_deferred=True)
+            .execution_options(synchronize_session=False)
+        )
+        return bool(changed.rowcount)  # type: ignore[attr-defined]

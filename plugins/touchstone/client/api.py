@@ -60,6 +60,7 @@ from touchstone.core.answers import (
     Reordered,
     SchedulePlan,
     Sent,
+    ServerWork,
     Uploaded,
 )
 from touchstone_agent.protocol.words import describe_refusal
@@ -486,6 +487,17 @@ class Client:
         return self._post(
             AttachedServer, f"servers/{quote(name, safe='')}/attach", {"slots": slots}
         )
+
+    def get_work(self, name: str) -> Answer[ServerWork]:
+        """Return what runs on a server, and what draining or attaching it would change."""
+        return self._get(ServerWork, f"servers/{quote(name, safe='')}/work")
+
+    def set_slots(
+        self, name: str, slots: int, validation_slots: int | None
+    ) -> Answer[AttachedServer]:
+        """Give a server another number of slots; ``None`` for as many validations as now."""
+        body = {"slots": slots, "validation_slots": validation_slots}
+        return self._post(AttachedServer, f"servers/{quote(name, safe='')}/slots", body)
 
     def pause_placements(self, reason: str | None) -> Answer[Placements]:
         """Let nothing new start anywhere."""

@@ -12,7 +12,7 @@ from rich.text import Text
 
 from touchstone.client.answers import FleetStatus, RunPodRow, ServerRow, ShownCapability
 from touchstone.client.tables import clean, format_line, format_seconds, format_time
-from touchstone.core.answers import FleetReport
+from touchstone.core.answers import FleetReport, ServerWork
 
 _REPORT = (
     ("created", "pool created", "pool to create"),
@@ -244,3 +244,39 @@ def _describe_work(status: FleetStatus) -> Iterator[str]:
     for queue, letters in sorted(status.dead_letters.items()):
         count = "1 message was" if letters == 1 else f"{letters} messages were"
         yield f"{queue}: {count} set aside; see Dead letters in the runbook"
+
+
+def list_work(work: ServerWork) -> list[str]:
+    """Return what a server does, and what a drain or an attach would change, line by line."""
+    lines = [
+        f"{clean(work.server)}: {format_slots(work.in_use, work.slots)} trainings, "
+        f"{format_slots(work.validation_in_use, work.validation_slots)} validations"
+    ]
+    for task in work.tasks:
+        ends = f", ends about {task.ends_at:%Y-%m-%d %H:%M} UTC" if task.ends_at else ""
+        lines.append(
+            f"  {clean(task.submission_id)}/{clean(task.task_id)} of {clean(task.submitted_by)}: "
+            f"{task.status}, {task.percent:.0f} %{ends}"
+        )
+    if work.left_out:
+        lines.append(f"  and {work.left_out} more")
+    return [*lines, tell_drain(work)]
+
+
+def tell_drain(work: ServerWork) -> str:
+    """Return what a drain of a server, or an attach of one that is drained, would do."""
+    if work.is_drained:
+        return (
+            f"drained by {clean(work.drained_by or '')}; attaching gives it {work.kept_slots} "
+            f"slots and {work.kept_validation_slots} for validations again"
+        )
+    running = work.in_use + work.validation_in_use
+    told = "a drain lets nothing new start here"
+    if not running:
+        return f"{told}; nothing runs, so it is idle at once"
+    ends = (
+        f", by about {work.ends_p90:%Y-%m-%d %H:%M} UTC in nine cases of ten"
+        if work.ends_p90
+        else ""
+    )
+    return f"{told}; {running} of what runs {'goes' if running == 1 else 'go'} on to the end{ends}"

@@ -14,22 +14,40 @@ from collections.abc import Mapping
 from pathlib import PurePosixPath
 from typing import IO
 
-from touchstone.confined.archives import Names, PackedFile, write_archive
+from touchstone.confined.archives import (
+    MAX_LISTED,
+    MAX_LISTED_NAME,
+    Names,
+    PackedFile,
+    write_archive,
+)
 from touchstone_agent.adapters.archives import MAX_MEMBERS, UnsafeArchive, read_members, show_name
 
 
-def check(given: IO[bytes], *, max_bytes: int) -> None:
+def look_through(given: IO[bytes], *, max_bytes: int) -> dict[str, object]:
     """
-    Read an archive to its end.
+    Read an archive to its end, and return what is in it.
 
     :raises UnsafeArchive: If anything is wrong with it.
     """
-    names, files = Names(), 0
+    names, count, size = Names(), 0, 0
+    files: list[tuple[str, int]] = []
     for member in read_members(given, max_bytes=max_bytes, max_members=MAX_MEMBERS):
         names.add(member.name, is_folder=member.is_folder)
-        files += not member.is_folder
-    if not files:
+        if member.is_folder:
+            continue
+        count, size = count + 1, size + member.size
+        if len(files) < MAX_LISTED:
+            files.append((_shorten(member.name), member.size))
+    if not count:
         raise UnsafeArchive("the archive holds no file; pack the module's files")
+    return {"files": files, "count": count, "size": size}
+
+
+def _shorten(name: str) -> str:
+    # The end tells more than the beginning. What is no text in any encoding cannot be shown.
+    shown = name if len(name) <= MAX_LISTED_NAME else f"...{name[3 - MAX_LISTED_NAME :]}"
+    return shown.encode("utf-8", "replace").decode()
 
 
 def repack(
@@ -77,21 +95,21 @@ def _read_number(question: Mapping[str, object], name: str) -> int:
     return int(str(question[name]))
 
 
-def answer(question: Mapping[str, object], given: IO[bytes]) -> dict[str, str]:
-    """Return what is wrong with an archive, with the field's name in front; else nothing."""
+def answer(question: Mapping[str, object], given: IO[bytes]) -> dict[str, object]:
+    """Return what is wrong with an archive, with the field's name in front; else what is in it."""
     field = question["field"]
     try:
-        if question["do"] == "check":
-            check(given, max_bytes=_read_number(question, "max_bytes"))
-        else:
-            with os.fdopen(_read_number(question, "target"), "wb") as target:
-                repack(
-                    given,
-                    target,
-                    path=str(question["path"]),
-                    max_bytes=_read_number(question, "max_bytes"),
-                    max_unpacked_bytes=_read_number(question, "max_unpacked_bytes"),
-                )
+        if question["do"] in {"check", "list"}:
+            found = look_through(given, max_bytes=_read_number(question, "max_bytes"))
+            return found if question["do"] == "list" else {}
+        with os.fdopen(_read_number(question, "target"), "wb") as target:
+            repack(
+                given,
+                target,
+                path=str(question["path"]),
+                max_bytes=_read_number(question, "max_bytes"),
+                max_unpacked_bytes=_read_number(question, "max_unpacked_bytes"),
+            )
     except _NothingThere as error:
         return {"refused": f"{field if question['path'] == '.' else 'path'}: {error}"}
     except UnsafeArchive as error:

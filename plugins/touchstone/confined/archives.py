@@ -10,6 +10,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import IO, Final
 
+from pydantic import TypeAdapter
+
 from touchstone.confined.running import AskedTooMuch, Bounds, TookTooLong, run_program
 from touchstone_agent.adapters.archives import UnsafeArchive, show_name
 from touchstone_agent.protocol.errors import ConfigurationError, TransientError
@@ -17,6 +19,10 @@ from touchstone_agent.protocol.errors import ConfigurationError, TransientError
 UNPACKED_FACTOR: Final = 4
 """An archive may unpack to this many times what it may hold packed; of a repository that is
 uploaded whole only one folder may be wanted."""
+
+MAX_LISTED: Final = 100
+MAX_LISTED_NAME: Final = 120
+"""So many files of an archive are named to people, and so much of each name."""
 
 _PROGRAM = "archive_program"
 _SECONDS = 300
@@ -39,6 +45,21 @@ class PackedFile:
     name: str
     body: bytes
     is_executable: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Listing:
+    """
+    What is in an archive, for people.
+
+    :param files: Path and size of each file, in the archive's order; the first ones only.
+    :param count: How many files there are.
+    :param size: Bytes of all of them.
+    """
+
+    files: tuple[tuple[str, int], ...]
+    count: int
+    size: int
 
 
 class Names:
@@ -86,6 +107,22 @@ def check_archive(file: IO[bytes], field: str, *, max_bytes: int) -> None:
     :raises TransientError: If this machine is too busy, or this process is to end.
     """
     _ask({"do": "check", "field": field, "max_bytes": max_bytes}, field, file, max_bytes=0)
+
+
+def list_archive(archive: bytes, field: str, *, max_bytes: int) -> Listing:
+    """
+    Return what is in a ``.tar.gz``; nothing of it is unpacked to disk.
+
+    :param archive: The archive.
+    :param field: The user's name of it.
+    :param max_bytes: Most bytes of all its files together.
+    :raises ConfigurationError: As for :func:`check_archive`.
+    :raises TransientError: As for :func:`check_archive`.
+    """
+    with tempfile.TemporaryFile() as given:
+        given.write(archive)
+        question = {"do": "list", "field": field, "max_bytes": max_bytes}
+        return TypeAdapter(Listing).validate_python(_ask(question, field, given, max_bytes=0))
 
 
 def repack(archive: bytes, field: str, *, path: str = ".", max_bytes: int) -> bytes:
@@ -138,7 +175,7 @@ def _ask(
     *,
     max_bytes: int,
     pass_fds: Iterable[int] = (),
-) -> None:
+) -> dict[str, object]:
     bounds = Bounds(
         seconds=_SECONDS,
         cpu_seconds=_CPU_SECONDS,
@@ -160,3 +197,4 @@ def _ask(
         ) from error
     if answer.get("refused"):
         raise ConfigurationError(str(answer["refused"]))
+    return answer

@@ -63,6 +63,113 @@ class Uploaded(_Answer):
     source: str
 
 
+class ListedRef(_Answer):
+    """
+    A branch or a tag of a repository.
+
+    :param name: As it is given as a submission's ``ref``.
+    :param kind: ``branch`` or ``tag``.
+    :param commit: The commit that it stands at.
+    """
+
+    name: str
+    kind: str
+    commit: str
+
+
+class ListedFile(_Answer):
+    """
+    A file of an archive.
+
+    :param name: Its path; of a long one the end.
+    :param size: Its bytes.
+    """
+
+    name: str
+    size: int
+
+
+class ListedArchive(_Answer):
+    """
+    What is in an archive.
+
+    :param sha256: Its digest.
+    :param content_sha256: Digest of the submission's content: of the folder alone, packed anew.
+    :param files: The first files.
+    :param count: How many files there are.
+    :param size: Bytes of all of them, unpacked.
+    """
+
+    sha256: str
+    content_sha256: str
+    files: tuple[ListedFile, ...]
+    count: int
+    size: int
+
+
+class EqualSubmission(_Answer):
+    """
+    A submission of the same source.
+
+    :param submission_id: Its id.
+    :param submitted_by: Whose it is.
+    :param status: Where it is.
+    :param created_at: When it was sent, ISO 8601.
+    :param by: What is the same: ``commit`` or ``content``.
+    """
+
+    submission_id: str
+    submitted_by: str
+    status: str
+    created_at: str
+    by: str
+
+
+class EventQuota(_Answer):
+    """
+    What an event still takes of the caller.
+
+    :param event: The event.
+    :param limit: How many schedules it takes; ``None`` for as many as one likes.
+    :param hours: In so many hours; ``None`` without a limit.
+    :param left: How many more it takes now; ``None`` without a limit.
+    :param objection: Why it takes none now, and from when on it does; ``None`` if it takes one.
+    """
+
+    event: str
+    limit: int | None = None
+    hours: float | None = None
+    left: int | None = None
+    objection: str | None = None
+
+
+class SourceReport(_Answer):
+    """
+    What is known of a source before it is sent; nothing was changed.
+
+    :param source: The source that was looked at.
+    :param refs: Branches and tags of a repository, its default branch first.
+    :param refs_left_out: How many more there are.
+    :param commit: The commit that the ref stands at, or the default branch without one; ``None``
+        for an archive, and for what may be the beginning of a commit's id.
+    :param ref_note: What else is to be said of the ref; ``None`` for nothing.
+    :param archive: What is in an uploaded archive; ``None`` for a repository.
+    :param equal: Submissions of the same source that the caller may see, the newest first.
+    :param compared: With so many of the newest submissions it was compared.
+    :param quotas: What each event still takes of the caller.
+    """
+
+    source: str
+    refs: tuple[ListedRef, ...] = ()
+    refs_left_out: int = 0
+    commit: str | None = None
+    ref_note: str | None = None
+    archive: ListedArchive | None = None
+    equal: tuple[EqualSubmission, ...] = ()
+    compared: int = 0
+    quotas: tuple[EventQuota, ...] = ()
+
+
 class ListedGpu(_Answer):
     """
     A GPU model that RunPod knows; a price of ``None`` means that the cloud does not offer it.
@@ -255,6 +362,105 @@ class FleetReport(_Answer):
     not_enrolled: tuple[str, ...] = ()
     not_in_file: tuple[str, ...] = ()
     elsewhere: tuple[str, ...] = ()
+
+
+class ServerTask(_Answer):
+    """
+    A task at work on a server.
+
+    :param submission_id: The submission; of another DAG's program, its run.
+    :param task_id: The task.
+    :param submitted_by: Whose it is.
+    :param status: Where it is.
+    :param percent: How far it is.
+    :param running_at: Since when it runs; ``None`` if it does not yet.
+    :param ends_at: When it ends by its own word; ``None`` if it does not say.
+    """
+
+    submission_id: str
+    task_id: str
+    submitted_by: str
+    status: str
+    percent: float = 0.0
+    running_at: datetime | None = None
+    ends_at: datetime | None = None
+
+
+class ServerWork(_Answer):
+    """
+    What a server does, and what draining or attaching it would change.
+
+    :param server: The server.
+    :param slots: Trainings at a time; ``None`` if it has no pool.
+    :param validation_slots: Validations at a time; ``None`` if it has no pool.
+    :param in_use: How many trainings hold a slot.
+    :param validation_in_use: How many validations do.
+    :param is_drained: Whether it is drained.
+    :param drained_by: Who has drained it.
+    :param kept_slots: Slots that an attach brings back; ``None`` if it is not drained.
+    :param kept_validation_slots: The same for validations.
+    :param tasks: What is at work there: a drain lets it go on to its end.
+    :param left_out: How many more there are that are not shown.
+    :param ends_p50: When its last training ends, as likely earlier as later; ``None`` if nobody can
+        say.
+    :param ends_p90: By when the last one ends in nine cases of ten.
+    """
+
+    server: str
+    slots: int | None = None
+    validation_slots: int | None = None
+    in_use: int = 0
+    validation_in_use: int = 0
+    is_drained: bool = False
+    drained_by: str | None = None
+    kept_slots: int | None = None
+    kept_validation_slots: int | None = None
+    tasks: tuple[ServerTask, ...] = ()
+    left_out: int = 0
+    ends_p50: datetime | None = None
+    ends_p90: datetime | None = None
+
+
+class ListedTask(_Answer):
+    """
+    A task in a list.
+
+    :param submission_id: The submission; of another DAG's program, its run.
+    :param task_id: The task.
+    :param submitted_by: Whose it is.
+    :param interval: Prediction interval; ``None`` for a validation.
+    :param status: Where it is.
+    :param server: The server of its newest attempt; ``None`` for none, and for a pod.
+    :param percent: How far it is.
+    :param reason: Why it ended like that.
+    :param created_at: When it was put on record.
+    :param running_at: When its newest attempt began to run.
+    :param ended_at: When that was over.
+    """
+
+    submission_id: str
+    task_id: str
+    submitted_by: str
+    interval: int | None = None
+    status: str
+    server: str | None = None
+    percent: float = 0.0
+    reason: str | None = None
+    created_at: datetime
+    running_at: datetime | None = None
+    ended_at: datetime | None = None
+
+
+class TaskList(_Answer):
+    """
+    Some tasks, newest first.
+
+    :param tasks: The tasks; a page may have few, or none, and others follow.
+    :param next: The cursor of the next page; ``None`` on the last one.
+    """
+
+    tasks: tuple[ListedTask, ...]
+    next: str | None = None
 
 
 class PlannedTask(_Answer):

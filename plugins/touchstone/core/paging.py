@@ -24,7 +24,7 @@ class Place(NamedTuple):
 
     def to_cursor(self) -> str:
         """Return it as text, for the other side to bring back as it is."""
-        return base64.urlsafe_b64encode(" ".join(self).encode()).decode().rstrip("=")
+        return _write(self)
 
     @classmethod
     def from_cursor(cls, text: str) -> Self:
@@ -33,15 +33,54 @@ class Place(NamedTuple):
 
         :raises ConfigurationError: If it is no cursor of ours.
         """
-        try:
-            if len(text) > _LONGEST_CURSOR:
-                raise ValueError("too long")
-            padded = text + "=" * (-len(text) % 4)
-            plain = base64.b64decode(padded, altchars=b"-_", validate=True).decode("ascii")
-            created_at, submission_id = plain.split(" ")
-            datetime.fromisoformat(created_at)
-        except ValueError as error:
-            raise ConfigurationError(
-                "cursor: is none; take the `next` of an earlier page as it is"
-            ) from error
+        created_at, submission_id = _read(text, 2)
         return cls(created_at, submission_id)
+
+
+class TaskListPlace(NamedTuple):
+    """
+    A task's place among all: the newer one is the greater.
+
+    :param created_at: When it was written first, ISO 8601 in UTC.
+    :param submission_id: The submission.
+    :param task_id: The task; the two tell tasks of the same moment apart.
+    """
+
+    created_at: str
+    submission_id: str
+    task_id: str
+
+    def to_cursor(self) -> str:
+        """Return it as text, for the other side to bring back as it is."""
+        return _write(self)
+
+    @classmethod
+    def from_cursor(cls, text: str) -> Self:
+        """
+        Return the place that a cursor stands for.
+
+        :raises ConfigurationError: If it is no cursor of ours.
+        """
+        created_at, submission_id, task_id = _read(text, 3)
+        return cls(created_at, submission_id, task_id)
+
+
+def _write(place: tuple[str, ...]) -> str:
+    return base64.urlsafe_b64encode(" ".join(place).encode()).decode().rstrip("=")
+
+
+def _read(text: str, count: int) -> list[str]:
+    try:
+        if len(text) > _LONGEST_CURSOR:
+            raise ValueError("too long")
+        padded = text + "=" * (-len(text) % 4)
+        plain = base64.b64decode(padded, altchars=b"-_", validate=True).decode("ascii")
+        parts = plain.split(" ")
+        if len(parts) != count:
+            raise ValueError("of another list")
+        datetime.fromisoformat(parts[0])
+    except ValueError as error:
+        raise ConfigurationError(
+            "cursor: is none; take the `next` of an earlier page as it is"
+        ) from error
+    return parts

@@ -15,6 +15,7 @@ FINISH_POOL: Final = "touchstone_finish"
 
 RUNPOD_POOL: Final = "runpod"
 """Pods at a time."""
+RUNPOD_WHAT: Final = "Pods at a time at RunPod; 0 rents no more"
 
 UNLIMITED: Final = -1
 
@@ -24,6 +25,17 @@ _VALIDATION_SUFFIX = "_validation"
 def build_validation_pool(server: str) -> str:
     """Return the pool of a server's validations, which trainings never take."""
     return server + _VALIDATION_SUFFIX
+
+
+def describe_pool(server: str, *, is_validation: bool, what: str = "") -> str:
+    """
+    Return what a server's pool says of itself on Airflow's page of pools.
+
+    :param what: The server's own description; empty for none.
+    """
+    kind = "Validation" if is_validation else "Training"
+    more = f" ({what})" if what else ""
+    return f"{kind} slots of server {server}; 0 drains it{more}"
 
 
 def build_pool(server: str, *, is_validation: bool) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Final
 
 from touchstone.core.documents import shorten
@@ -70,3 +71,61 @@ def choose_ref(ref: str, found: Mapping[str, str]) -> str | None:
             f"{shorten(ref)} is both a branch and a tag of other content; name {branch} or {tag}"
         )
     return next((name for name in (branch, tag) if name in found), None)
+
+
+_PEELED: Final = "^{}"
+"""Ends the name under which git lists what an annotated tag stands for."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RefListing:
+    """
+    The branches and tags of a repository, as it told them.
+
+    :param ids: Ids by full names; an annotated tag has the commit that it stands for under its
+        name with ``^{}`` behind, too.
+    :param default: Full name of the default branch; ``None`` if the host does not tell it.
+    """
+
+    ids: Mapping[str, str]
+    default: str | None = None
+
+    @property
+    def names(self) -> list[str]:
+        """Return the full names that may be asked for: the default branch, branches, tags."""
+        heads = sorted(name for name in self.ids if name.startswith(HEADS))
+        # Of tags the last ones are more often wanted than the first.
+        tags = sorted((name for name in self.ids if name.startswith(TAGS)), reverse=True)
+        found = [each for each in (*heads, *tags) if not each.endswith(_PEELED)]
+        return sorted(found, key=lambda name: name != self.default)
+
+    def find_commit(self, name: str) -> str | None:
+        """Return the commit that a ref stands at; ``None`` if there is no such ref."""
+        return self.ids.get(f"{name}{_PEELED}", self.ids.get(name))
+
+
+def parse_listing(text: str) -> RefListing:
+    """
+    Return what ``git ls-remote --symref`` has written, as far as it is branches and tags.
+
+    What no form could send is left out: a name may hold what git itself would refuse.
+    """
+    ids: dict[str, str] = {}
+    default = None
+    for line in text.split("\n"):
+        value, _, name = line.partition("\t")
+        if value.startswith("ref: ") and name == "HEAD":
+            default = value.removeprefix("ref: ")
+        elif is_full_id(value) and (name == "HEAD" or _may_be_asked_for(name)):
+            ids[name] = value
+    return RefListing(ids=ids, default=default if default in ids else None)
+
+
+def _may_be_asked_for(name: str) -> bool:
+    if not name.startswith((HEADS, TAGS)):
+        return False
+    try:
+        check_ref(name.removesuffix(_PEELED).removeprefix(HEADS).removeprefix(TAGS))
+    except ValueError:
+        return False
+    return True

@@ -12,7 +12,7 @@ from typing import Final, Protocol
 
 from touchstone.core.eligibility import Capability, Resource, Running
 from touchstone.core.pods import Balance
-from touchstone.core.pools import RUNPOD_POOL
+from touchstone.core.pools import RUNPOD_POOL, RUNPOD_WHAT
 from touchstone.core.records.notes import RentalNote
 from touchstone.core.schedule import Platform
 from touchstone.hooks.mail import mail_admins
@@ -101,7 +101,7 @@ class RunPodWatcher:
             self._read_balance(hook)
             facts = read_facts(hook, self._settings, balance=self._balance, now=self._clock())
             # Without slots: that money may be spent is for an admin to say.
-            self._pools.create_pool(RUNPOD_POOL, 0, "Touchstone: pods at RunPod")
+            self._pools.create_pool(RUNPOD_POOL, 0, RUNPOD_WHAT)
         with self._lock:
             self._facts = facts
         self._notes.put_note(self._describe(facts))

@@ -9,7 +9,7 @@ from datetime import datetime
 from touchstone.core import phases
 from touchstone.core.enrolment import was_heard
 from touchstone.core.fleet import ServerSpec
-from touchstone.core.pools import build_validation_pool
+from touchstone.core.pools import build_validation_pool, describe_pool
 from touchstone.core.records.servers import Enrolment, EnrolmentState, Server
 from touchstone.core.records.stored import RecordUnreadable
 from touchstone.core.records.tasks import Task
@@ -145,9 +145,9 @@ def _build_pools(server: Server) -> Mapping[str, tuple[int, str]]:
         return 0 if server.drained else choose_first_slots(kind, declared, server)
 
     return {
-        name: (choose(SlotClass.TRAINING), f"Touchstone: trainings on {name}"),
+        name: (choose(SlotClass.TRAINING), describe_pool(name, is_validation=False)),
         build_validation_pool(name): (
             choose(SlotClass.VALIDATION),
-            f"Touchstone: validations on {name}",
+            describe_pool(name, is_validation=True),
         ),
     }

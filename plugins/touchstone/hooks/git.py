@@ -7,8 +7,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 
+from touchstone.core.refs import RefListing
 from touchstone.core.remotes import Remote, is_allowed, parse_remote
-from touchstone.hooks.repository import Content, GitCredentials, Repository
+from touchstone.hooks.repository import (
+    LISTING_SECONDS,
+    Content,
+    GitCredentials,
+    Repository,
+)
 from touchstone_agent.protocol.errors import ConfigurationError
 
 
@@ -113,8 +119,20 @@ class GitSource:
             commit = git.fetch(url, ref, ref_field=field, url_field=field)
             return git.pack(commit, commit, field=field, keep_links_out=True)
 
+    def list_refs(self, url: str, *, field: str = "source") -> RefListing:
+        """
+        Return the branches and tags of a repository, within seconds; nothing is fetched.
+
+        :param field: The user's name of it, with which every error message begins.
+        :raises ConfigurationError: If it may not or cannot be read, or has too many.
+        """
+        with self._open(url, url_field=field, seconds=LISTING_SECONDS) as git:
+            return git.list_refs(url, url_field=field)
+
     @contextmanager
-    def _open(self, url: str, *, url_field: str) -> Iterator[Repository]:
+    def _open(
+        self, url: str, *, url_field: str, seconds: int | None = None
+    ) -> Iterator[Repository]:
         remote = self.check(url, url_field)
         with tempfile.TemporaryDirectory(prefix="touchstone-git-") as folder:
             credentials = self._credentials
@@ -129,6 +147,7 @@ class GitSource:
                 credentials,
                 max_bytes=self._max_bytes,
                 tells_causes=self._allow_local or is_allowed(remote, named),
+                seconds=seconds,
             )
             git.prepare()
             yield git

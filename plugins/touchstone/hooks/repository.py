@@ -16,13 +16,24 @@ from typing import IO, Final
 
 from touchstone.confined.archives import Names, PackedFile, write_archive
 from touchstone.confined.running import AskedTooMuch, Bounds, Done, TookTooLong, run_confined
-from touchstone.core.refs import HEADS, TAGS, choose_ref, is_full_id, may_be_short_id
+from touchstone.core.refs import (
+    HEADS,
+    TAGS,
+    RefListing,
+    choose_ref,
+    is_full_id,
+    may_be_short_id,
+    parse_listing,
+)
 from touchstone.core.remotes import Remote
 from touchstone_agent.adapters.archives import MAX_MEMBERS, UnsafeArchive, check_name, show_name
 from touchstone_agent.protocol.errors import ConfigurationError
 
 GIT_SECONDS: Final = 60
 """How long one git command may take; a source that answers more slowly is unreachable."""
+
+LISTING_SECONDS: Final = 15
+"""The same where somebody waits for the answer, and nothing is fetched."""
 
 MAX_REMARKS: Final = 10
 
@@ -35,12 +46,15 @@ _FILE_BYTES = 64 * 1024**2
 
 _LISTING_BYTES = MAX_MEMBERS * 1200
 
+_REFS_BYTES = 8 * 1024**2
+"""Some eighty thousand branches and tags; who has more types the name."""
+
 _LFS_BYTES = 1024
 
 _LFS_POINTER = b"version https://git-lfs.github.com/spec/"
 
 _UNREADABLE = (
-    f"cannot be read within {GIT_SECONDS} s: there is no such repository, this installation may "
+    "cannot be read within {seconds} s: there is no such repository, this installation may "
     "not read it, or its host does not answer; mend the URL, or ask an admin"
 )
 """One line for whatever happens on the way: another one for each would map somebody's network."""
@@ -170,6 +184,15 @@ class _Entry:
     is_executable: bool
 
 
+def explain_missing(ref: str, field: str) -> ConfigurationError:
+    """Return what to tell of a ref that a repository does not have."""
+    short = ref.removeprefix("origin/")
+    advice = "push it, or name another" if short == ref else f"name it {show_name(short)}"
+    return ConfigurationError(
+        f"{field}: the repository has no branch and no tag {show_name(ref)}; {advice}"
+    )
+
+
 class Repository:
     """git in a folder of its own, with a home and a configuration that hold nothing else."""
 
@@ -181,6 +204,7 @@ class Repository:
         *,
         max_bytes: int,
         tells_causes: bool,
+        seconds: int | None = None,
     ) -> None:
         self._home = folder / "home"
         self._repository = folder / "repository"
@@ -188,6 +212,7 @@ class Repository:
         self._credentials = credentials
         self._max_bytes = max_bytes
         self._tells_causes = tells_causes
+        self._seconds = GIT_SECONDS if seconds is None else seconds
 
     def prepare(self) -> None:
         """Make the home, the configuration and an empty repository."""
@@ -255,11 +280,7 @@ class Repository:
         except ValueError as error:
             raise ConfigurationError(f"{ref_field}: {error}") from error
         if name is None and not may_be_short_id(ref):
-            short = ref.removeprefix("origin/")
-            advice = "push it, or name another" if short == ref else f"name it {show_name(short)}"
-            raise ConfigurationError(
-                f"{ref_field}: the repository has no branch and no tag {show_name(ref)}; {advice}"
-            )
+            raise explain_missing(ref, ref_field)
         return name
 
     def _find_short(self, url: str, ref: str, ref_field: str, url_field: str) -> str:
@@ -292,12 +313,31 @@ class Repository:
             f"{show_name(ref)}; push it, or name another"
         )
 
-    def _ask(self, url_field: str, *arguments: str) -> Done:
+    def list_refs(self, url: str, *, url_field: str) -> RefListing:
+        """
+        Return the repository's branches and tags; nothing is fetched.
+
+        :raises ConfigurationError: If it cannot be read.
+        """
+        listed = self._ask(
+            *(url_field, "ls-remote", "--quiet", "--symref", "--", url),
+            *("HEAD", f"{HEADS}*", f"{TAGS}*"),
+            file_bytes=_REFS_BYTES,
+        )
+        if listed.code != 0:
+            raise self._explain(listed.errors.decode(errors="replace"), url, url_field)
+        return parse_listing(listed.output.decode(errors="replace"))
+
+    @property
+    def _unreadable(self) -> str:
+        return _UNREADABLE.format(seconds=self._seconds)
+
+    def _ask(self, url_field: str, *arguments: str, file_bytes: int | None = None) -> Done:
         """Run a command that talks with the repository's host."""
         try:
-            return self._run(*arguments)
+            return self._run(*arguments, file_bytes=file_bytes)
         except (TookTooLong, AskedTooMuch) as error:
-            raise ConfigurationError(f"{url_field}: {_UNREADABLE}") from error
+            raise ConfigurationError(f"{url_field}: {self._unreadable}") from error
 
     def _explain(self, said: str, url: str, url_field: str) -> ConfigurationError:
         """Return what to tell of a repository that cannot be read."""
@@ -311,7 +351,7 @@ class Repository:
                 "branch as ref and the folder as path"
             )
         causes = (text for sign, text in _CAUSES if sign in said) if self._tells_causes else ()
-        return ConfigurationError(f"{url_field}: {next(iter(causes), _UNREADABLE)}")
+        return ConfigurationError(f"{url_field}: {next(iter(causes), self._unreadable)}")
 
     def is_folder(self, tree: str) -> bool:
         """Tell whether an object is a folder, or a commit with one."""
@@ -438,8 +478,8 @@ class Repository:
         return run_confined(
             ["git", *arguments],
             bounds=Bounds(
-                seconds=GIT_SECONDS,
-                cpu_seconds=GIT_SECONDS,
+                seconds=self._seconds,
+                cpu_seconds=self._seconds,
                 memory_bytes=_MEMORY_BYTES,
                 file_bytes=largest if file_bytes is None else file_bytes,
             ),

@@ -14,6 +14,7 @@ from starlette.exceptions import HTTPException
 from touchstone.core.records.audit import Door
 from touchstone.pages import (
     audit,
+    bulk,
     comparison,
     costs,
     description,
@@ -25,6 +26,7 @@ from touchstone.pages import (
     submissions,
     submitting,
     tabs,
+    tasks,
 )
 from touchstone.pages.rendering import render_error
 from touchstone.ui.app import Boundary, find_status
@@ -45,7 +47,7 @@ def build_app() -> FastAPI:
     app.state.door = Door.PAGE
     for module in (
         *(submissions, submitting, scheduling, comparison, queue, events),
-        *(costs, fleet, audit, tabs, home, description),
+        *(costs, fleet, audit, tabs, home, description, tasks, bulk),
     ):
         app.include_router(module.router, dependencies=[Depends(require_user)])
     # The same for everybody, and needed by the page that asks for a login.

@@ -2,20 +2,43 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Final
+from urllib.parse import quote
+
 from fastapi import APIRouter, Depends, Request
-from fastapi.responses import HTMLResponse, RedirectResponse
+from fastapi.responses import HTMLResponse, RedirectResponse, Response
 
 from touchstone.client.answers import FleetStatus
-from touchstone.client.fleet_tables import list_remarks
+from touchstone.client.fleet_tables import list_remarks, tell_drain
+from touchstone.core.answers import ServerWork
 from touchstone.pages.origin import require_same_origin
+from touchstone.pages.posted import Posted, PostedDep, name_error
 from touchstone.pages.rendering import Frame, lead, render
-from touchstone.ui.dependencies import CallerDep, ClockDep, QueueDep, RecordsDep, require_admin
+from touchstone.services.fleet import MAX_SLOTS, SlotsChanged
+from touchstone.ui.dependencies import (
+    Caller,
+    CallerDep,
+    ClockDep,
+    ObjectsDep,
+    QueueDep,
+    RecordsDep,
+    SettingsDep,
+    require_admin,
+)
 from touchstone.ui.routes import fleet as api
 from touchstone.ui.routes.fleet import KeeperDep
+from touchstone_agent.protocol.errors import ConfigurationError
 
 router = APIRouter()
 
 CHANGES = [Depends(require_admin), Depends(require_same_origin)]
+SLOTS: Final = ("slots", "validation_slots")
+"""Fields of the form of a server's slots."""
+
+_NUMBER: Final = re.compile(r"-?[0-9]{1,9}", re.ASCII)
 
 
 @router.get("/fleet", dependencies=[Depends(require_admin)])
@@ -33,22 +56,129 @@ def show_fleet(
     )
 
 
+@dataclass(frozen=True, kw_only=True)
+class Shown:
+    """
+    The form of a server's slots, of one moment.
+
+    :param values: What its fields hold; the present slots where one is not in it.
+    :param errors: What is wrong, by field; under an empty name what is wrong with no field.
+    :param status: HTTP status.
+    """
+
+    values: Mapping[str, str] = field(default_factory=dict)
+    errors: Mapping[str, str] = field(default_factory=dict)
+    status: int = 200
+
+
+@router.get("/fleet/servers/{name}", dependencies=[Depends(require_admin)])
+def show_server(
+    request: Request,
+    caller: CallerDep,
+    keeper: KeeperDep,
+    objects: ObjectsDep,
+    settings: SettingsDep,
+    clock: ClockDep,
+    name: str,
+) -> HTMLResponse:
+    """Show what a server does, and what a drain, an attach or other slots would change."""
+    work = api.get_work(keeper, objects, settings, name)
+    return _show(request, caller, clock, work, Shown())
+
+
+@router.post("/fleet/servers/{name}/slots", dependencies=CHANGES)
+def set_slots(
+    request: Request,
+    caller: CallerDep,
+    keeper: KeeperDep,
+    objects: ObjectsDep,
+    settings: SettingsDep,
+    clock: ClockDep,
+    posted: PostedDep,
+    name: str,
+) -> Response:
+    """Give a server other slots, and show it; or the form again, with what is wrong."""
+    try:
+        numbers = {each: _read_number(posted, each) for each in SLOTS}
+        keeper.set_slots(
+            name,
+            slots=numbers["slots"],
+            validation_slots=numbers["validation_slots"],
+            seen=(_read_number(posted, "seen"), _read_number(posted, "seen_validation")),
+            by=caller.name,
+        )
+    except ConfigurationError as error:
+        work = api.get_work(keeper, objects, settings, name)
+        is_outdated = isinstance(error, SlotsChanged)
+        shown = Shown(
+            # What has changed meanwhile is shown as it is now: it is decided anew.
+            values={} if is_outdated else {each: posted.get(each) for each in SLOTS},
+            errors=name_error(error, SLOTS),
+            status=409 if is_outdated else 422,
+        )
+        return _show(request, caller, clock, work, shown)
+    return lead(request, f"/fleet/servers/{quote(name, safe='')}")
+
+
 @router.post("/fleet/servers/{name}/drain", dependencies=CHANGES)
 def drain_server(
     request: Request, caller: CallerDep, keeper: KeeperDep, name: str
 ) -> RedirectResponse:
-    """Let nothing new start on a server, and show the fleet."""
+    """Let nothing new start on a server, and show it."""
     keeper.drain_server(name, by=caller.name)
-    return lead(request, "/fleet")
+    return lead(request, f"/fleet/servers/{quote(name, safe='')}")
 
 
 @router.post("/fleet/servers/{name}/attach", dependencies=CHANGES)
 def attach_server(
-    request: Request, caller: CallerDep, keeper: KeeperDep, name: str
-) -> RedirectResponse:
-    """Give a drained server the slots that it had, and show the fleet."""
-    keeper.attach_server(name, slots=None, by=caller.name)
-    return lead(request, "/fleet")
+    request: Request,
+    caller: CallerDep,
+    keeper: KeeperDep,
+    objects: ObjectsDep,
+    settings: SettingsDep,
+    clock: ClockDep,
+    posted: PostedDep,
+    name: str,
+) -> Response:
+    """Give a drained server its slots back, or others, and show it."""
+    try:
+        slots = _read_number(posted, "slots") if posted.get("slots") else None
+        keeper.attach_server(name, slots=slots, by=caller.name)
+    except ConfigurationError as error:
+        work = api.get_work(keeper, objects, settings, name)
+        shown = Shown(
+            values={"slots": posted.get("slots")}, errors=name_error(error, SLOTS), status=422
+        )
+        return _show(request, caller, clock, work, shown)
+    return lead(request, f"/fleet/servers/{quote(name, safe='')}")
+
+
+def _read_number(posted: Posted, name: str) -> int:
+    text = posted.get(name)
+    if not _NUMBER.fullmatch(text):
+        raise ConfigurationError(f"{name}: give a whole number, 0 to {MAX_SLOTS}")
+    return int(text)
+
+
+def _show(
+    request: Request, caller: Caller, clock: ClockDep, work: ServerWork, shown: Shown
+) -> HTMLResponse:
+    frame = Frame(caller=caller, now=clock(), area="fleet")
+    now = {"slots": work.slots, "validation_slots": work.validation_slots}
+    answer = render(
+        request,
+        "server.html",
+        frame,
+        {
+            "work": work,
+            "told": tell_drain(work),
+            "values": {name: shown.values.get(name, str(value)) for name, value in now.items()},
+            "errors": shown.errors,
+            "most": MAX_SLOTS,
+        },
+    )
+    answer.status_code = shown.status
+    return answer
 
 
 @router.post("/fleet/pause", dependencies=CHANGES)

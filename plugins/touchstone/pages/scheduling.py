@@ -6,9 +6,11 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Annotated, Final
+from urllib.parse import urlencode
 
 from fastapi import APIRouter, Depends, Query, Request
 from fastapi.responses import HTMLResponse, RedirectResponse, Response
+from pydantic import JsonValue
 
 from touchstone.core.answers import SchedulePlan
 from touchstone.core.conf import MAX_RUNS
@@ -46,7 +48,7 @@ from touchstone.ui.dependencies import (
 from touchstone.ui.queries import get_visible_submission
 from touchstone.ui.routes.plans import PlannerDep
 from touchstone.ui.routes.sending import SenderDep
-from touchstone_agent.protocol.errors import ConfigurationError
+from touchstone_agent.protocol.errors import ConfigurationError, TransientError
 
 router = APIRouter()
 
@@ -78,6 +80,21 @@ class Shown:
     plan: SchedulePlan | None = None
     hidden: Sequence[tuple[str, str]] = ()
     status: int = 200
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scheduled:
+    """
+    What has become of one submission of several.
+
+    :param submission_id: The submission.
+    :param run_id: The run that it has, or would have.
+    :param problem: Why it was not scheduled; ``None`` if it was.
+    """
+
+    submission_id: str
+    run_id: str
+    problem: str | None = None
 
 
 @router.get("/schedule", dependencies=[Depends(require_submitter)])
@@ -152,11 +169,53 @@ def start_schedule(
     try:
         wanted = _find_submissions(ids, caller, records)
         runs = _read_run_ids(posted, wanted)
-        fields = read_schedule(posted)
-        send_schedules(runs, fields, by=caller.name, sender=sender, planner=planner)
+        rows = _send_each(runs, read_schedule(posted), caller, sender, planner)
     except (ConfigurationError, RecordNotFound, PlansBusy) as error:
         return _show(request, caller, planner, _explain(error, ids, values))
-    return _lead_on(request, runs)
+    if not any(row.problem for row in rows):
+        return _lead_on(request, runs)
+    again = [("submission", row.submission_id) for row in rows if row.problem]
+    return render(
+        request,
+        "scheduled.html",
+        Frame(caller=caller, now=planner.clock(), area="submissions"),
+        {
+            "rows": rows,
+            "started": sum(not row.problem for row in rows),
+            "again": urlencode([*again, ("like", again[0][1])]),
+        },
+    )
+
+
+def _send_each(
+    runs: Mapping[str, str],
+    fields: Mapping[str, JsonValue],
+    caller: Caller,
+    sender: Sender,
+    planner: Planner,
+) -> list[Scheduled]:
+    """
+    Schedule each submission by itself: what stops one stops no other, and sent again nothing twice.
+
+    :raises ConfigurationError: If none of them was scheduled.
+    """
+    rows: list[Scheduled] = []
+    first: ConfigurationError | TransientError | None = None
+    for submission_id, run_id in runs.items():
+        try:
+            send_schedules(
+                {submission_id: run_id}, fields, by=caller.name, sender=sender, planner=planner
+            )
+        except (ConfigurationError, TransientError) as error:
+            first, told = first or error, str(error)
+            if isinstance(error, TransientError) and not isinstance(error, PlansBusy):
+                told = "a store does not answer right now; send this one again"
+            rows.append(Scheduled(submission_id=submission_id, run_id=run_id, problem=told))
+        else:
+            rows.append(Scheduled(submission_id=submission_id, run_id=run_id))
+    if first is not None and all(row.problem for row in rows):
+        raise first
+    return rows
 
 
 def _lead_on(request: Request, runs: Mapping[str, str]) -> RedirectResponse:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Final
 
@@ -12,7 +12,8 @@ from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import HTMLResponse, Response
 from pydantic import JsonValue
 
-from touchstone.core.conf import MAX_NOTES, UPLOAD_SCHEME, System
+from touchstone.core.answers import SourceReport
+from touchstone.core.conf import MAX_NOTES, UPLOAD_SCHEME, System, parse_conf
 from touchstone.core.names import build_id, is_submission_id
 from touchstone.core.refs import MAX_REF
 from touchstone.core.remotes import MAX_URL
@@ -27,8 +28,11 @@ from touchstone.pages.schedule_form import (
     write_values,
 )
 from touchstone.pages.scheduling import CHANGES
+from touchstone.services.events import EventKeeper
+from touchstone.services.looking import Looker, LooksBusy
 from touchstone.services.planning import Planner
 from touchstone.services.sending import RunTaken, Sender, send_submission
+from touchstone.settings import Settings
 from touchstone.stores.objects import ObjectStore
 from touchstone.ui.archives import UploadGate, UploadTooLarge
 from touchstone.ui.dependencies import (
@@ -42,8 +46,10 @@ from touchstone.ui.dependencies import (
 )
 from touchstone.ui.queries import get_visible_submission
 from touchstone.ui.routes.content import get_gate
+from touchstone.ui.routes.events import KeeperDep
 from touchstone.ui.routes.plans import PlannerDep
 from touchstone.ui.routes.sending import SenderDep
+from touchstone.ui.routes.sources import LookerDep
 from touchstone_agent.protocol.errors import ConfigurationError
 
 router = APIRouter()
@@ -72,6 +78,7 @@ class Shown:
     :param values: What the fields of the submission hold.
     :param schedule: What the fields of a schedule hold.
     :param errors: What is wrong, by field; under an empty name what is wrong with no field.
+    :param report: What was found when the source was looked at; ``None`` before that.
     :param status: HTTP status.
     """
 
@@ -79,6 +86,7 @@ class Shown:
     values: Mapping[str, str]
     schedule: Mapping[str, str]
     errors: Mapping[str, str] = field(default_factory=dict)
+    report: SourceReport | None = None
     status: int = 200
 
 
@@ -88,6 +96,7 @@ def show_form(
     caller: CallerDep,
     records: RecordsDep,
     settings: SettingsDep,
+    keeper: KeeperDep,
     clock: ClockDep,
     like: Annotated[str, Query(max_length=MAX_ID)] = "",
 ) -> HTMLResponse:
@@ -109,7 +118,7 @@ def show_form(
         if found.schedule is not None:
             schedule = write_schedule(found.schedule)
     shown = Shown(submission_id=_build_id(clock), values=values, schedule=schedule)
-    return _show(request, caller, clock, shown, limit=settings.content_bytes)
+    return _show(request, caller, clock, shown, settings, keeper)
 
 
 @router.post("/new", dependencies=CHANGES)
@@ -120,10 +129,53 @@ async def submit(
     settings: SettingsDep,
     planner: PlannerDep,
     sender: SenderDep,
+    keeper: KeeperDep,
     clock: ClockDep,
     gate: Annotated[UploadGate, Depends(get_gate)],
 ) -> Response:
     """Submit what was typed, once however often it is sent, and show the submission."""
+
+    def finish(posted: Posted, taken: TakenArchive | None) -> Response:
+        found = _submit(posted, taken, caller, objects, planner, sender, clock)
+        if isinstance(found, str):
+            return lead(request, f"/submissions/{found}")
+        return _show(request, caller, clock, found, settings, keeper)
+
+    return await _read(request, caller, objects, settings, keeper, clock, gate, finish)
+
+
+@router.post("/new/check", dependencies=CHANGES)
+async def check(
+    request: Request,
+    caller: CallerDep,
+    objects: ObjectsDep,
+    settings: SettingsDep,
+    looker: LookerDep,
+    keeper: KeeperDep,
+    clock: ClockDep,
+    gate: Annotated[UploadGate, Depends(get_gate)],
+) -> Response:
+    """Look at the source that was typed, and show the form again with what was found."""
+
+    def finish(posted: Posted, taken: TakenArchive | None) -> Response:
+        return _show(
+            request, caller, clock, _look(posted, taken, caller, looker, clock), settings, keeper
+        )
+
+    return await _read(request, caller, objects, settings, keeper, clock, gate, finish)
+
+
+async def _read(
+    request: Request,
+    caller: Caller,
+    objects: ObjectStore,
+    settings: Settings,
+    keeper: EventKeeper,
+    clock: ClockDep,
+    gate: UploadGate,
+    finish: Callable[[Posted, TakenArchive | None], Response],
+) -> Response:
+    """Answer a form and its archive."""
     try:
         posted, taken = await read_posted_with_archive(
             request,
@@ -142,15 +194,8 @@ async def submit(
             errors=_blame_archive(error),
             status=413,
         )
-        return _show(request, caller, clock, shown, limit=settings.content_bytes)
-
-    def finish() -> Response:
-        found = _submit(posted, taken, caller, objects, planner, sender, clock)
-        if isinstance(found, str):
-            return lead(request, f"/submissions/{found}")
-        return _show(request, caller, clock, found, limit=settings.content_bytes)
-
-    return await run_in_threadpool(finish)
+        return await run_in_threadpool(_show, request, caller, clock, shown, settings, keeper)
+    return await run_in_threadpool(finish, posted, taken)
 
 
 def _submit(
@@ -163,13 +208,7 @@ def _submit(
     clock: ClockDep,
 ) -> str | Shown:
     """Return the submission that was sent, or the form again with what is wrong."""
-    values = {name: "\n".join(posted.get(name).splitlines()) for name in FIELDS}
-    errors: dict[str, str] = {}
-    if taken is not None and taken.source is not None:
-        # The archive is there: it need not be chosen again if something else is wrong.
-        values["source"] = taken.source
-    if taken is not None and taken.problem is not None:
-        errors |= _blame_archive(taken.problem)
+    values, errors = _read_values(posted, taken)
     submission_id = posted.get(ID)
     if not is_submission_id(submission_id):
         submission_id = _build_id(clock)
@@ -196,6 +235,47 @@ def _submit(
     )
 
 
+def _look(
+    posted: Posted, taken: TakenArchive | None, caller: Caller, looker: Looker, clock: ClockDep
+) -> Shown:
+    """Return the form again, with what is known of its source or what is wrong with it."""
+    values, errors = _read_values(posted, taken)
+    submission_id = posted.get(ID)
+    report, status = None, 200
+    if not errors:
+        try:
+            source = parse_conf(_build_conf({**values, "notes": ""}, {})).source
+            assert source is not None  # noqa: S101 - without one there is no conf
+            report = looker.look(source, user=caller.name, is_admin=caller.is_admin)
+        except ConfigurationError as error:
+            errors = name_error(error, {*FIELDS})
+        except LooksBusy as error:
+            errors, status = {"": str(error).partition(": ")[2]}, 429
+    return Shown(
+        # The submission keeps the id that it will have, if that is one.
+        submission_id=submission_id if is_submission_id(submission_id) else _build_id(clock),
+        values=values,
+        schedule=list_values(posted),
+        errors=errors,
+        report=report,
+        status=_INVALID if errors and status == 200 else status,
+    )
+
+
+def _read_values(
+    posted: Posted, taken: TakenArchive | None
+) -> tuple[dict[str, str], dict[str, str]]:
+    """Return what a form says of a submission, and what is wrong with its archive."""
+    values = {name: "\n".join(posted.get(name).splitlines()) for name in FIELDS}
+    errors: dict[str, str] = {}
+    if taken is not None and taken.source is not None:
+        # The archive is there: it need not be chosen again if something else is wrong.
+        values["source"] = taken.source
+    if taken is not None and taken.problem is not None:
+        errors |= _blame_archive(taken.problem)
+    return values, errors
+
+
 def _build_conf(
     values: Mapping[str, str], schedule: Mapping[str, JsonValue]
 ) -> dict[str, JsonValue]:
@@ -216,7 +296,12 @@ def _build_id(clock: ClockDep) -> str:
 
 
 def _show(
-    request: Request, caller: Caller, clock: ClockDep, shown: Shown, *, limit: int
+    request: Request,
+    caller: Caller,
+    clock: ClockDep,
+    shown: Shown,
+    settings: Settings,
+    keeper: EventKeeper,
 ) -> HTMLResponse:
     frame = Frame(caller=caller, now=clock(), area="submissions")
     source = shown.values["source"]
@@ -235,7 +320,12 @@ def _show(
             "has_schedule": shown.schedule != write_values({})
             or bool(set(shown.errors) & set(FORMS)),
             "limits": {"source": MAX_URL, "ref": MAX_REF, "path": MAX_PATH, "notes": MAX_NOTES},
-            "limit": limit,
+            "limit": settings.content_bytes,
+            "hosts": settings.git_hosts,
+            "connection": settings.git_conn_id,
+            "report": shown.report,
+            "quotas": shown.report.quotas if shown.report else keeper.list_quotas(caller.name),
+            "is_admin": caller.is_admin,
         },
     )
     answer.status_code = shown.status

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Self
 
+from touchstone.core.answers import EventQuota
 from touchstone.core.data_sets import CANNED, DataSet, PinnedData
 from touchstone.core.events import (
     DEFAULT,
@@ -41,6 +42,9 @@ from touchstone.stores.records import RecordStore
 from touchstone_agent.protocol.errors import ConfigurationError
 
 log = logging.getLogger(__name__)
+
+MAX_QUOTAS = 50
+"""Of so many events quotas are told at once: each costs a read or two."""
 
 INFRASTRUCTURE = "infrastructure"
 """Fault of an entry that counts against no quota."""
@@ -208,6 +212,32 @@ class EventKeeper:
         participant = self._events.find_participant(name, user)
         free = self._find_free(event, participant)
         return self._object(event, user, participant, free)
+
+    def list_quotas(self, user: str) -> tuple[EventQuota, ...]:
+        """Return what each event still takes of a user now; those left out that he is not of."""
+        found = []
+        for event in self._events.list_events().records[:MAX_QUOTAS]:
+            participants = event.definition.participants
+            if participants and user not in participants:
+                continue
+            participant = self._events.find_participant(event.name, user)
+            free = self._find_free(event, participant)
+            quota = event.definition.quota
+            left = None
+            if quota is not None:
+                since = self._clock() - timedelta(hours=quota.hours)
+                uses = [u for u in participant.uses if u.at > since and u.entry not in free]
+                left = max(0, quota.submissions - len(uses))
+            found.append(
+                EventQuota(
+                    event=event.name,
+                    limit=quota.submissions if quota else None,
+                    hours=quota.hours if quota else None,
+                    left=left,
+                    objection=self._object(event, user, participant, free),
+                )
+            )
+        return tuple(found)
 
     def check_entry(self, schedule: Schedule, *, user: str) -> None:
         """

@@ -4,19 +4,28 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Protocol
 
-from touchstone.core.answers import FleetReport
+from touchstone.core.answers import FleetReport, ServerTask, ServerWork
 from touchstone.core.enrolment import belongs_here, find_other_environment
 from touchstone.core.fleet import Fleet, ServerSpec, parse_fleet
 from touchstone.core.images import Fit, read_fit
+from touchstone.core.outlook import Outlook
 from touchstone.core.placement_inputs import find_capability, find_kinds
-from touchstone.core.pools import QUEUE_POOL, RUNPOD_POOL, build_pool, build_validation_pool
+from touchstone.core.pools import (
+    QUEUE_POOL,
+    RUNPOD_POOL,
+    RUNPOD_WHAT,
+    build_pool,
+    build_validation_pool,
+    describe_pool,
+)
 from touchstone.core.records.actions import add_action
 from touchstone.core.records.notes import Letters, ReaperNote, RentalNote
 from touchstone.core.records.servers import Drained, Server, ServerEntry
+from touchstone.core.records.tasks import Task
 from touchstone.services.control import read_control, set_paused, set_weights
 from touchstone.services.fleet_status import (
     SYSTEM_POOLS,
@@ -49,6 +58,7 @@ __all__ = [
     "FleetKeeper",
     "PoolFacts",
     "Pools",
+    "SlotsChanged",
     "UnknownServer",
     "find_fleet_file",
     "get_airflow_pools",
@@ -61,6 +71,13 @@ _CHECKOUT = Path(__file__).resolve().parents[3]
 _FROM_FILE = ("declared",)
 """What applying the fleet file writes anew, whatever stood there."""
 _SHOWN_ACTIONS = 20
+
+MAX_SLOTS = 1000
+"""More trainings at a time than any one machine runs."""
+MAX_WORK = 100
+"""So many tasks of a server are shown."""
+_LONGEST_SECONDS = 366 * 86_400.0
+_FIELDS = {SlotClass.TRAINING: "slots", SlotClass.VALIDATION: "validation_slots"}
 
 
 class Pools(Protocol):
@@ -82,9 +99,17 @@ class Pools(Protocol):
         """Change a pool's slots; return what it had."""
         ...
 
+    def exchange_slots(self, name: str, slots: int, *, expected: int) -> bool:
+        """Change a pool's slots if it has so many; return whether it had."""
+        ...
+
 
 class UnknownServer(RecordNotFound):
     """No server of that name is enrolled."""
+
+
+class SlotsChanged(ConfigurationError):
+    """Somebody else has changed the slots since they were looked at."""
 
 
 class FleetKeeper:
@@ -186,7 +211,7 @@ class FleetKeeper:
                 )
         if fleet.runpod.slots:
             warnings += list_rental_warnings(self._settings, _list_fits(enrolled.values()))
-        wanted[RUNPOD_POOL] = (fleet.runpod.slots, "Touchstone: pods at RunPod")
+        wanted[RUNPOD_POOL] = (fleet.runpod.slots, RUNPOD_WHAT)
         runpod = pools.get(RUNPOD_POOL)
         if runpod is not None and runpod.slots != fleet.runpod.slots:
             differences.append(tell_slots(RUNPOD_POOL, runpod.slots, fleet.runpod.slots))
@@ -302,6 +327,106 @@ class FleetKeeper:
 
         self._records.change_server(name, decide)
         return {"server": name, **_name_slots(target)}
+
+    def set_slots(
+        self,
+        name: str,
+        *,
+        slots: int,
+        validation_slots: int | None = None,
+        seen: tuple[int, int] | None = None,
+        by: str,
+    ) -> Row:
+        """
+        Give a server another number of slots; what runs there goes on.
+
+        :param name: The server.
+        :param slots: Trainings at a time from now on.
+        :param validation_slots: Validations at a time; ``None`` for as many as now.
+        :param seen: The slots of both kinds that the caller has seen; ``None`` for whatever there
+            are.
+        :param by: Who asks.
+        :return: The slots it has now.
+        :raises UnknownServer: If it is not enrolled.
+        :raises SlotsChanged: If it has others than were seen.
+        :raises ConfigurationError: If it may not have so many, or is drained.
+        """
+        server = self._get_server(name)
+        if not belongs_here(server, self._env):
+            raise ConfigurationError(f"slots: {name} is not this environment's")
+        facts = self._get_pools(name, server)
+        has = {kind: facts[kind].slots for kind in SlotClass}
+        target = {
+            SlotClass.TRAINING: slots,
+            SlotClass.VALIDATION: has[SlotClass.VALIDATION]
+            if validation_slots is None
+            else validation_slots,
+        }
+        if server.drained:
+            raise ConfigurationError(f"slots: {name} is drained; attach it, with as many as wanted")
+        if seen is not None and seen != (has[SlotClass.TRAINING], has[SlotClass.VALIDATION]):
+            raise SlotsChanged(f"slots: {name} has {tell_both(has)} by now; look again")
+        cuda = server.declared.cuda if server.declared else None
+        refusal = find_refusal("slots", name, slots, server, cuda)
+        if refusal:
+            raise ConfigurationError(refusal)
+        for kind, field in _FIELDS.items():
+            if not 0 <= target[kind] <= MAX_SLOTS:
+                raise ConfigurationError(f"{field}: {target[kind]} is not in 0 to {MAX_SLOTS}")
+        if has[SlotClass.TRAINING] and not slots:
+            raise ConfigurationError(
+                f"slots: 0 takes {name} out; drain it, which keeps its slots in mind"
+            )
+        if slots and SlotClass.TRAINING not in find_kinds(server):
+            _check_without_trainings(name, slots, target)
+        if target == has:
+            return {"server": name, **_name_slots(target)}
+
+        action = f"slots: {tell_both(target)}; had {tell_both(has)}"
+        # On record before it is done; of two at once only one finds what it expects.
+        self._records.change_server(name, lambda found: self._note(found, by, action))
+        for kind, field in _FIELDS.items():
+            pool = _get_pool_name(name, kind)
+            is_wanted = target[kind] != has[kind]
+            if is_wanted and not self._pools.exchange_slots(pool, target[kind], expected=has[kind]):
+                raise SlotsChanged(
+                    f"{field}: somebody has changed the pool {pool} at this moment; look again"
+                )
+        return {"server": name, **_name_slots(target)}
+
+    def foresee(self, name: str, outlook: Outlook | None) -> ServerWork:
+        """
+        Return what runs on a server, until about when, and what a drain or an attach would do.
+
+        :param name: The server.
+        :param outlook: What a dispatcher has published last; ``None`` for nothing.
+        :raises UnknownServer: If it is not enrolled.
+        """
+        server, now = self._get_server(name), self._clock()
+        pools = self._pools.read_pools()
+        training, validation = pools.get(name), pools.get(build_validation_pool(name))
+        places = self._records.find_servers_at_work()
+        keys = sorted(key for key, place in places.items() if place == name)
+        found = self._records.find_tasks(keys[:MAX_WORK])
+        tasks = [found[key].task for key in keys if key in found]
+        resources = outlook.resources if outlook and not outlook.is_stale(now) else ()
+        running = next((each.running for each in resources if each.name == name), ())
+        drained = server.drained
+        return ServerWork(
+            server=name,
+            slots=training.slots if training else None,
+            validation_slots=validation.slots if validation else None,
+            in_use=count_held(training) if training else 0,
+            validation_in_use=count_held(validation) if validation else 0,
+            is_drained=drained is not None,
+            drained_by=drained.by if drained else None,
+            kept_slots=drained.slots if drained else None,
+            kept_validation_slots=drained.validation_slots if drained else None,
+            tasks=tuple(_show_work(task, now) for task in tasks if task is not None),
+            left_out=len(keys) - sum(task is not None for task in tasks),
+            ends_p50=max((each.ends_p50 for each in running), default=None),
+            ends_p90=max((each.ends_p90 for each in running), default=None),
+        )
 
     def _release_server(self, name: str, facts: Mapping[SlotClass, PoolFacts], by: str) -> Row:
         """Let a server be asked again at once that was left alone for what it had refused."""
@@ -431,13 +556,12 @@ def _build_pools(name: str, spec: ServerSpec, server: Server) -> dict[str, tuple
     slots = {
         kind: 0 if server.drained else choose_first_slots(kind, said, server) for kind in SlotClass
     }
-    what = spec.description or "on-prem server"
     return {
-        name: (slots[SlotClass.TRAINING], f"Touchstone: trainings on {name} ({what})"),
-        build_validation_pool(name): (
-            slots[SlotClass.VALIDATION],
-            f"Touchstone: validations on {name}",
-        ),
+        build_pool(name, is_validation=is_validation): (
+            slots[kind],
+            describe_pool(name, is_validation=is_validation, what=spec.description or ""),
+        )
+        for kind, is_validation in ((SlotClass.TRAINING, False), (SlotClass.VALIDATION, True))
     }
 
 
@@ -451,6 +575,24 @@ def _get_pool_name(name: str, kind: SlotClass) -> str:
 
 def _get_drained(drained: Drained, kind: SlotClass) -> int:
     return drained.slots if kind is SlotClass.TRAINING else drained.validation_slots
+
+
+def _show_work(task: Task, now: datetime) -> ServerTask:
+    newest = task.newest
+    ends = None
+    if newest.eta_seconds is not None and not task.is_ended:
+        # Years from now are no estimate, and no date.
+        seconds = min(max(0.0, float(newest.eta_seconds)), _LONGEST_SECONDS)
+        ends = (newest.last_event_at or now) + timedelta(seconds=seconds)
+    return ServerTask(
+        submission_id=task.submission_id,
+        task_id=task.task_id,
+        submitted_by=task.spec.submitted_by,
+        status=task.status.value,
+        percent=float(newest.percent),
+        running_at=newest.running_at,
+        ends_at=ends,
+    )
 
 
 def _name_slots(slots: Mapping[SlotClass, int]) -> dict[str, int]:

@@ -12,7 +12,7 @@ from typing import Any, Generic, Self, TypeVar
 
 from pydantic import JsonValue
 
-from touchstone.core.paging import Place
+from touchstone.core.paging import Place, TaskListPlace
 from touchstone.core.records.actions import Action
 from touchstone.core.records.audit import Door, SubjectKind, build_entries, find_new_actions
 from touchstone.core.records.evaluations import Evaluation
@@ -21,8 +21,15 @@ from touchstone.core.records.notes import Control, Note
 from touchstone.core.records.servers import Server, ServerEntry
 from touchstone.core.records.stored import RecordUnreadable, load_named
 from touchstone.core.records.submissions import Submission
-from touchstone.core.records.tasks import EndedTask, Task, TaskEntry, TaskKey, TaskPlace
-from touchstone.core.states import SUBMISSION_OPEN, TASK_TERMINAL, SubmissionStatus
+from touchstone.core.records.tasks import (
+    EndedTask,
+    Task,
+    TaskEntry,
+    TaskKey,
+    TaskPlace,
+    TaskRow,
+)
+from touchstone.core.states import SUBMISSION_OPEN, TASK_TERMINAL, SubmissionStatus, TaskStatus
 from touchstone.settings import Settings
 from touchstone.stores.aws import build_client, translated_errors
 from touchstone.stores.tables import (
@@ -316,6 +323,37 @@ class RecordStore(Tables):
         found = self._query(table, AT_WORK, _YES, index=AT_WORK, fields=fields)
         places = [TaskPlace.load(each) for each in found]
         return {(place.submission_id, place.task_id): place.server for place in places}
+
+    def find_rows(self, keys: Sequence[TaskKey]) -> Found[TaskRow]:
+        """Return of some tasks what a list shows, in the order asked for; those that there are."""
+        found = self._find_many(self._settings.tasks_table, keys, TaskRow.list_wanted())
+        return load_each(TaskRow, {" ".join(key): found[key] for key in keys if key in found})
+
+    def list_rows(self, submission_id: str) -> Found[TaskRow]:
+        """Return of a submission's tasks what a list shows."""
+        fields = TaskRow.list_wanted()
+        table = self._settings.tasks_table
+        stored = self._query(table, "submission_id", submission_id, fields=fields)
+        return load_each(TaskRow, {f"{submission_id} {each['task_id']}": each for each in stored})
+
+    def list_newest_rows(
+        self, *, limit: int, status: TaskStatus | None, before: TaskListPlace | None
+    ) -> tuple[Found[TaskRow], TaskListPlace | None]:
+        """
+        Return of the newest tasks what a list shows; costs the same however many there are.
+
+        :param limit: How many at most.
+        :param status: Only those in this status; ``None`` for all.
+        :param before: Only those behind this place; ``None`` from the newest on.
+        :return: The tasks, and where the next page begins: ``None`` if there is none.
+        """
+        lanes = [{"status": each.value} for each in ([status] if status else TaskStatus)]
+        table = self._settings.tasks_table
+        places = self._list_newest(table, BY_STATUS, lanes, limit=limit + 1, before=before)
+        found = self.find_rows([(place[1], place[2]) for place in places[:limit]])
+        for error in found.unreadable.values():
+            log.error("%s: left out of a list", error)
+        return found, TaskListPlace(*places[limit - 1]) if len(places) > limit else None
 
     def list_ended_tasks(self, limit: int) -> Iterator[TaskEntry[EndedTask]]:
         """

@@ -16,6 +16,8 @@ from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from touchstone.core.states import IllegalMove
+from touchstone.services.fleet import SlotsChanged
+from touchstone.services.looking import LooksBusy
 from touchstone.services.planning import PlansBusy
 from touchstone.services.requests import KeyTaken
 from touchstone.services.sending import RunTaken
@@ -40,7 +42,9 @@ from touchstone.ui.routes import (
     queue,
     sending,
     servers,
+    sources,
     submissions,
+    tasks,
 )
 from touchstone_agent.protocol.errors import (
     ConfigurationError,
@@ -74,14 +78,16 @@ _STATUS_BY_ERROR: tuple[tuple[type[TouchstoneError], int], ...] = (
     (UploadTooSlow, 408),
     (RunTaken, 409),
     (KeyTaken, 409),
+    (SlotsChanged, 409),
     (ConfigurationError, 400),
     (UploadsBusy, 429),
     (PlansBusy, 429),
+    (LooksBusy, 429),
     (TransientError, 503),
 )
 
 
-_BUSY = (UploadsBusy, PlansBusy)
+_BUSY = (UploadsBusy, PlansBusy, LooksBusy)
 """Errors whose own words reach the caller, who tries again."""
 
 Explain = Callable[[Request, str], Response]
@@ -136,7 +142,7 @@ def build_app() -> FastAPI:
     app = FastAPI(title="Touchstone", openapi_url=None, docs_url=None, redoc_url=None)
     for module in (
         *(health, content, submissions, sending, logs, queue, gpus, servers, fleet, events),
-        *(data_sets, plans, costs, audit, comparison, description),
+        *(data_sets, plans, costs, audit, comparison, description, sources, tasks),
     ):
         app.include_router(
             module.router,

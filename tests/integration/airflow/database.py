@@ -69,6 +69,7 @@ class RealAirflow:
     read_pools = staticmethod(pools.read_pools)
     create_pool = staticmethod(pools.create_pool)
     set_slots = staticmethod(pools.set_slots)
+    exchange_slots = staticmethod(pools.exchange_slots)
 
     def empty(self) -> None:
         """Forget all runs, task instances and pools; make the pools that are always there."""

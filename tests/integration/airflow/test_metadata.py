@@ -351,6 +351,18 @@ def test_slots_are_changed_and_what_is_deferred_counts_again(airflow):
         airflow.set_slots("rome", 1)
 
 
+def test_slots_are_exchanged_only_for_what_was_seen(airflow):
+    airflow.create_pool("rio", 2, "")
+    airflow.set_include_deferred("rio", False)
+
+    assert not airflow.exchange_slots("rio", 1, expected=3)
+    assert airflow.read_pools()["rio"].slots == 2
+    assert airflow.exchange_slots("rio", 1, expected=2)
+    rio = airflow.read_pools()["rio"]
+    assert (rio.slots, rio.include_deferred) == (1, True)
+    assert not airflow.exchange_slots("rome", 1, expected=0)
+
+
 def test_a_deleted_pool_is_gone_and_its_instances_are_not(airflow):
     airflow.create_pool("rio", 1, "")
     key = airflow.add("s-1", map_index=0)

@@ -227,11 +227,31 @@ def test_a_server_is_drained_and_attached(run: Run, file: Path, pools: FakePools
 
 
 @pytest.mark.usefixtures("rio")
+def test_slots_are_changed_and_what_runs_is_shown(run: Run, file: Path, pools: FakePools) -> None:
+    run("fleet", "apply", str(file))
+    pools.edit("rio", deferred=1)
+    shown = run("fleet", "work", "rio")
+    assert shown.exit_code == 0, shown.output
+    assert "1 of what runs goes on to the end" in shown.stdout
+    changed = run("fleet", "slots", "rio", "1", "--validations", "2")
+    assert changed.exit_code == 0, changed.output
+    assert "rio has 1 slots, and 2 for validations" in changed.stdout
+    assert (pools.slots()["rio"], pools.slots()["rio_validation"]) == (1, 2)
+    assert out(run("fleet", "work", "rio", "--json"))["in_use"] == 1
+    run("fleet", "drain", "rio")
+    assert "attaching gives it 1 slots and 2" in run("fleet", "work", "rio").stdout
+
+
+@pytest.mark.usefixtures("rio")
 @pytest.mark.parametrize(
     ("args", "code", "said"),
     [
         (("drain", "rip"), 1, "enrolled are: rio"),
         (("attach", "rip"), 1, "enrolled are: rio"),
+        (("slots", "rip", "1"), 1, "enrolled are: rio"),
+        (("work", "rip"), 1, "enrolled are: rio"),
+        (("slots", "rio", "9"), 2, "at most 2"),
+        (("slots", "rio", "0"), 2, "drain it"),
         (("drain", "../rio"), 1, ""),
         (("attach", "rio"), 2, "slots: rio is not drained"),
         (("attach", "rio", "--slots", "9"), 2, "at most 2"),

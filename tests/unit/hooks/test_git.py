@@ -488,3 +488,39 @@ def test_a_helper_that_goes_on_when_git_is_over_its_time_is_ended(tmp_path, monk
     # Comes true when nobody holds the other end any more.
     assert watch.poll() == [(reader, select.POLLHUP)]
     os.close(reader)
+
+
+# --- refs -----------------------------------------------------------------------------------------
+
+
+def test_refs_are_listed_with_their_commits(repository, source):
+    git(repository, "branch", "other", "v1")
+    git(repository, "tag", "--annotate", "--message=second", "v2")
+    git(repository, "update-ref", "refs/pull/1/head", "HEAD")
+
+    found = source.list_refs(str(repository))
+
+    assert found.names == ["refs/heads/main", "refs/heads/other", "refs/tags/v2", "refs/tags/v1"]
+    assert found.find_commit("refs/tags/v2") == git(repository, "rev-parse", "main")
+    assert found.find_commit("refs/heads/other") == git(repository, "rev-parse", "v1")
+    assert found.find_commit("HEAD") == git(repository, "rev-parse", "main")
+
+
+def test_refs_of_a_host_that_is_not_allowed_are_not_asked_for(tmp_path):
+    closed = GitSource(hosts=["host.example"], allow_local=False, max_bytes=1024)
+
+    for url in ("https://elsewhere.example/a.git", str(tmp_path), "ext::sh -c true"):
+        with pytest.raises(ConfigurationError, match=r"^source: "):
+            closed.list_refs(url)
+
+
+def test_refs_of_no_repository_are_told_as_that(tmp_path, source):
+    with pytest.raises(ConfigurationError, match=r"^source: there is no"):
+        source.list_refs(str(tmp_path / "none"))
+
+
+def test_more_refs_than_are_taken_are_refused(repository, source, monkeypatch):
+    monkeypatch.setattr(module, "_REFS_BYTES", 60)
+
+    with pytest.raises(ConfigurationError, match=r"^source: "):
+        source.list_refs(str(repository))

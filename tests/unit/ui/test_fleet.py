@@ -22,6 +22,7 @@ CHANGES: list[tuple[str, dict[str, Any]]] = [
     ("fleet/reload", {}),
     ("servers/rio/drain", {}),
     ("servers/rio/attach", {"slots": 1}),
+    ("servers/rio/slots", {"slots": 1}),
     ("placements/pause", {"reason": "move"}),
     ("placements/resume", {}),
 ]
@@ -280,3 +281,115 @@ def test_a_dispatcher_that_is_at_work_no_more_leaves_no_old_troubles_behind(
 
     assert shown["warning"]
     assert (shown["troubles"], shown["lingering"]) == ([], {})
+
+
+# --- slots, and what a server does ----------------------------------------------------------------
+
+
+@pytest.mark.usefixtures("rio")
+def test_slots_are_changed_in_the_pools_and_noted(
+    admin: TestClient, pools: FakePools, records: FakeRecordStore
+) -> None:
+    post(admin, "fleet/apply", text=FILE)
+
+    answer = post(admin, "servers/rio/slots", slots=1, validation_slots=4)
+
+    assert answer.json() == {"server": "rio", "slots": 1, "validation_slots": 4}
+    assert pools.changes == [("rio", 1), ("rio_validation", 4)]
+    assert read_fields(records, "rio")["actions"][-1] == {
+        "at": NOW.isoformat(),
+        "by": "chief",
+        "action": "slots: 1 slot and 4 for validations; had 2 slots and 3 for validations",
+    }
+    post(admin, "servers/rio/slots", slots=1)
+    assert len(read_fields(records, "rio")["actions"]) == 2, "the same again is no act"
+
+
+@pytest.mark.usefixtures("rio")
+@pytest.mark.parametrize(
+    ("body", "status", "said"),
+    [
+        ({"slots": 3}, 400, "at most 2"),
+        ({"slots": -1}, 400, "at most 2"),
+        ({"slots": 0}, 400, "drain it"),
+        ({"slots": 2, "validation_slots": -1}, 400, "validation_slots: -1 is not in"),
+        ({"slots": 2, "validation_slots": 1001}, 400, "is not in 0 to 1000"),
+        ({"slots": 1, "seen": {"slots": 1, "validation_slots": 3}}, 409, "has 2 slots"),
+        ({"slots": 1, "seen": {"slots": 1}}, 422, ""),
+        ({"slots": True}, 422, ""),
+        ({"slots": "1"}, 422, ""),
+        ({"slots": 2**40}, 422, ""),
+        ({}, 422, ""),
+        ({"slots": 1, "by": "x"}, 422, ""),
+    ],
+)
+def test_slots_that_cannot_be_are_refused_and_nothing_is_noted(
+    admin: TestClient,
+    pools: FakePools,
+    records: FakeRecordStore,
+    body: dict[str, Any],
+    status: int,
+    said: str,
+) -> None:
+    post(admin, "fleet/apply", text=FILE)
+    answer = post(admin, "servers/rio/slots", **body)
+    assert answer.status_code == status
+    assert said in str(answer.json()["detail"])
+    assert pools.changes == []
+    assert len(read_fields(records, "rio")["actions"]) == 1
+
+
+@pytest.mark.usefixtures("rio")
+def test_of_two_changes_at_once_the_later_is_told(admin: TestClient, pools: FakePools) -> None:
+    post(admin, "fleet/apply", text=FILE)
+    real = pools.read_pools
+
+    def read_and_be_overtaken() -> Any:
+        found = real()
+        pools.edit("rio", slots=0)
+        return found
+
+    pools.read_pools = read_and_be_overtaken  # type: ignore[method-assign]
+    answer = post(admin, "servers/rio/slots", slots=1)
+    assert answer.status_code == 409
+    assert answer.json()["field"] == "slots"
+    assert pools.slots()["rio"] == 0
+
+
+@pytest.mark.usefixtures("rio")
+def test_a_drained_server_is_attached_and_not_edited(admin: TestClient, pools: FakePools) -> None:
+    post(admin, "fleet/apply", text=FILE)
+    post(admin, "servers/rio/drain")
+    answer = post(admin, "servers/rio/slots", slots=1)
+    assert answer.status_code == 400
+    assert "attach it" in answer.json()["detail"]
+    assert pools.slots()["rio"] == 0
+
+
+@pytest.mark.usefixtures("rio")
+def test_the_work_of_a_server_is_what_a_drain_lets_go_on(
+    admin: TestClient,
+    pools: FakePools,
+    make_task: Callable[..., None],
+) -> None:
+    post(admin, "fleet/apply", text=FILE)
+    pools.edit("rio", deferred=1)
+    make_task(server="rio", percent=40, eta_seconds=60, last_event_at=NOW.isoformat())
+    make_task(task_id="i20", server="elsewhere")
+
+    work = admin.get("/api/v1/servers/rio/work").json()
+
+    assert (work["slots"], work["in_use"], work["is_drained"]) == (2, 1, False)
+    (task,) = work["tasks"]
+    assert (task["submission_id"], task["task_id"], task["percent"]) == ("s-1", "i5", 40)
+    assert task["ends_at"].startswith("2026-03-01T12:01:00")
+    post(admin, "servers/rio/drain")
+    drained = admin.get("/api/v1/servers/rio/work").json()
+    assert (drained["is_drained"], drained["kept_slots"], drained["slots"]) == (True, 2, 0)
+
+
+@pytest.mark.usefixtures("rio")
+@pytest.mark.parametrize("name", ["rip", "%23control", "x" * 4096, "%3Cb%3E"])
+def test_the_work_of_no_server_is_not_there(admin: TestClient, name: str) -> None:
+    assert admin.get(f"/api/v1/servers/{name}/work").status_code == 404
+    assert post(admin, f"servers/{name}/slots", slots=1).status_code == 404

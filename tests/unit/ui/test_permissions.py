@@ -35,7 +35,7 @@ def ask(client: TestClient, method: str, path: str) -> int:
 
 
 def test_every_route_of_the_application_is_one_the_matrix_knows(app: FastAPI) -> None:
-    assert len(ROUTES) == 42
+    assert len(ROUTES) == 46
     assert all(isinstance(route, APIRoute) for route in app.routes)
 
 
@@ -93,7 +93,8 @@ def test_servers_are_for_those_who_may_edit_pools(
 
 
 @pytest.mark.parametrize(
-    "path", ["submissions/s-1/cancel", "submissions/s-1/retract", "content", "plans"]
+    "path",
+    ["submissions/s-1/cancel", "submissions/s-1/retract", "content", "plans", "sources/look"],
 )
 def test_a_viewer_changes_nothing(
     login: Callable[..., TestClient],

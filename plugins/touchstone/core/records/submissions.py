@@ -216,6 +216,32 @@ class OpenSubmission(StoredRecord):
     cancel: CancelRequest | None = None
 
 
+class SentSource(StoredRecord):
+    """
+    What tells whether a submission is of the same source as another.
+
+    :param submission_id: Its id.
+    :param status: Where it is.
+    :param submitted_by: Whose it is.
+    :param created_at: When it was put on record.
+    :param system: What kind of module it is.
+    :param source_path: Folder of the module below the source's root.
+    :param commit: What its ref stood at; ``None`` for an archive.
+    :param content_sha256: Digest of its content; ``None`` before it was fetched.
+    :param replay_of: The training that it runs again.
+    """
+
+    submission_id: str
+    status: SubmissionStatus
+    submitted_by: str
+    created_at: Time
+    system: System | None = None
+    source_path: str | None = None
+    commit: str | None = None
+    content_sha256: str | None = None
+    replay_of: str | None = None
+
+
 class SubmissionBudget(StoredRecord):
     """
     What a submission's pods may cost by its own schedule.

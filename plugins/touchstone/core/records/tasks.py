@@ -554,6 +554,51 @@ class TaskPlace(StoredRecord):
     ] = None
 
 
+class TaskOwner(Part):
+    """
+    What of a task's spec tells whose it is.
+
+    :param submitted_by: Whose submission it is; for show, nothing is decided by it.
+    """
+
+    submitted_by: str = "unknown"
+
+
+class TaskRow(StoredRecord):
+    """
+    What a list shows of a task.
+
+    :param submission_id: The submission; of another DAG's program, its run.
+    :param task_id: The task within it.
+    :param spec: Whose it is.
+    :param interval: Prediction interval; ``None`` for a validation.
+    :param status: Where it is.
+    :param server: Where its newest attempt is, or was; ``None`` for none, and for a pod.
+    :param percent: How far it is.
+    :param reason: Why it ended like that.
+    :param created_at: When it was put on record.
+    :param running_at: When its newest attempt began to run.
+    :param ended_at: When that was over.
+    """
+
+    submission_id: str
+    task_id: str
+    spec: TaskOwner = Field(default=TaskOwner(), validation_alias="config")
+    interval: int | None = None
+    status: TaskStatus
+    server: str | None = None
+    percent: Annotated[Number, BeforeValidator(lambda value: value or 0)] = 0
+    reason: str | None = None
+    created_at: Time
+    running_at: Time | None = None
+    ended_at: Time | None = None
+
+    @classmethod
+    def list_wanted(cls) -> tuple[str, ...]:
+        """Return the stored fields that a reader of this model wants."""
+        return tuple("config" if name == "spec" else name for name in cls.model_fields)
+
+
 class Task(EndedTask):
     """
     A task of a submission; see :class:`EndedTask` for what is read of many.

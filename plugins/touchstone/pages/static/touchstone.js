@@ -206,3 +206,88 @@ readCharts();
 
 const live = Number(document.body.dataset.live);
 if (live > 0 && document.getElementById("live")) new Refresher(live);
+
+// A new submission: what its source is shows before it is sent, and an archive may be dropped.
+class SourceForm {
+  constructor(form) {
+    this.form = form;
+    this.address = form.querySelector("button[formaction]").getAttribute("formaction");
+    for (const name of ["source", "ref", "path", "system"]) {
+      form.elements[name].addEventListener("change", () => this.look());
+    }
+    const field = form.querySelector(".drop");
+    const input = form.elements.archive;
+    input.addEventListener("change", () => this.describe(field, input.files[0]));
+    for (const kind of ["dragenter", "dragover"]) {
+      field.addEventListener(kind, (event) => {
+        event.preventDefault();
+        field.classList.add("over");
+      });
+    }
+    field.addEventListener("dragleave", () => field.classList.remove("over"));
+    field.addEventListener("drop", (event) => {
+      event.preventDefault();
+      field.classList.remove("over");
+      if (event.dataTransfer.files.length !== 1) {
+        document.getElementById("archive-chosen").textContent = "Drop one .tar.gz.";
+        return;
+      }
+      input.files = event.dataTransfer.files;
+      this.describe(field, input.files[0]);
+    });
+  }
+
+  async look() {
+    this.asked?.abort();
+    if (!this.form.elements.source.value.trim() || this.form.elements.archive.files.length) return;
+    const asked = (this.asked = new AbortController());
+    const body = new URLSearchParams();
+    for (const [name, value] of new FormData(this.form)) {
+      if (typeof value === "string") body.append(name, value);
+    }
+    try {
+      const answer = await fetch(this.address, { method: "POST", body, signal: asked.signal });
+      const page = new DOMParser().parseFromString(await answer.text(), "text/html");
+      if (!asked.signal.aborted) this.show(page);
+    } catch {
+      // The button asks again, and submitting checks all of it anyhow.
+    }
+  }
+
+  show(page) {
+    for (const id of ["report", "refs"]) {
+      const fresh = page.getElementById(id);
+      if (!fresh) return; // a session that has ended, or a server that does not answer
+      document.getElementById(id).replaceChildren(...document.importNode(fresh, true).childNodes);
+    }
+    for (const name of ["source", "ref", "path"]) {
+      const input = this.form.elements[name];
+      const problem = page.getElementById(`${name}-error`);
+      document.getElementById(`${name}-error`)?.remove();
+      input.closest(".field").classList.toggle("wrong", Boolean(problem));
+      if (problem) input.setAttribute("aria-invalid", "true");
+      else input.removeAttribute("aria-invalid");
+      input.setAttribute("aria-describedby", `${name}-help${problem ? ` ${name}-error` : ""}`);
+      if (problem) input.after(document.importNode(problem, true));
+    }
+  }
+
+  async describe(field, file) {
+    const told = document.getElementById("archive-chosen");
+    if (!file) {
+      told.textContent = "";
+      return;
+    }
+    const limit = Number(field.dataset.limit);
+    const size = `${file.name}: ${file.size} bytes`;
+    told.textContent = file.size > limit ? `${size}, more than the ${limit} that are taken` : size;
+    // Browsers compute digests on pages of HTTPS and of this machine alone.
+    if (file.size > limit || !crypto.subtle) return;
+    const digest = new Uint8Array(await crypto.subtle.digest("SHA-256", await file.arrayBuffer()));
+    const hex = [...digest].map((byte) => byte.toString(16).padStart(2, "0")).join("");
+    if (this.form.elements.archive.files[0] === file) told.textContent = `${size}, SHA-256 ${hex}`;
+  }
+}
+
+const sourceForm = document.querySelector("form[action$='/new']");
+if (sourceForm?.querySelector(".drop")) new SourceForm(sourceForm);

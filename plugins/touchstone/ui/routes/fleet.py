@@ -7,7 +7,7 @@ from typing import Annotated
 from fastapi import APIRouter, Depends
 from pydantic import BaseModel, ConfigDict, Field, JsonValue
 
-from touchstone.core.answers import FleetReport, Placements
+from touchstone.core.answers import FleetReport, Placements, ServerWork
 from touchstone.core.documents import MAX_CHARACTERS
 from touchstone.core.fleet import parse_fleet
 from touchstone.core.records.notes import Control
@@ -16,13 +16,14 @@ from touchstone.services.fleet import FleetKeeper, Pools
 from touchstone.ui.dependencies import (
     CallerDep,
     ClockDep,
+    ObjectsDep,
     QueueDep,
     RecordsDep,
     SettingsDep,
     require_admin,
     require_json,
 )
-from touchstone.ui.waiting import describe_work
+from touchstone.ui.waiting import describe_work, read_outlook
 from touchstone_agent.protocol.errors import ConfigurationError
 
 router = APIRouter()
@@ -59,6 +60,39 @@ class AttachBody(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     slots: int | None = Field(default=None, strict=True, ge=-(2**31), lt=2**31)
+
+
+Slots = Annotated[int, Field(strict=True, ge=-(2**31), lt=2**31)]
+
+
+class SeenSlots(BaseModel):
+    """
+    Slots as the caller has seen them.
+
+    :param slots: Trainings at a time.
+    :param validation_slots: Validations at a time.
+    """
+
+    model_config = ConfigDict(extra="forbid")
+
+    slots: Slots
+    validation_slots: Slots
+
+
+class SlotsBody(BaseModel):
+    """
+    Body of a change of slots.
+
+    :param slots: Trainings at a time from now on.
+    :param validation_slots: Validations at a time; ``None`` for as many as now.
+    :param seen: The slots that it is a change of; if the server has others, it is refused (409).
+    """
+
+    model_config = ConfigDict(extra="forbid")
+
+    slots: Slots
+    validation_slots: Slots | None = None
+    seen: SeenSlots | None = None
 
 
 class PauseBody(BaseModel):
@@ -147,6 +181,28 @@ def attach_server(
 ) -> dict[str, JsonValue]:
     """Give a drained server its slots back."""
     return keeper.attach_server(name, slots=body.slots, by=caller.name)
+
+
+@router.get("/servers/{name}/work", dependencies=[Depends(require_admin)])
+def get_work(
+    keeper: KeeperDep, objects: ObjectsDep, settings: SettingsDep, name: str
+) -> ServerWork:
+    """Return what runs on a server, until about when, and what draining or attaching changes."""
+    return keeper.foresee(name, read_outlook(objects, settings))
+
+
+@router.post("/servers/{name}/slots", dependencies=CHANGES)
+def set_slots(
+    caller: CallerDep, keeper: KeeperDep, name: str, body: SlotsBody
+) -> dict[str, JsonValue]:
+    """Give a server another number of slots; what runs there goes on."""
+    return keeper.set_slots(
+        name,
+        slots=body.slots,
+        validation_slots=body.validation_slots,
+        seen=(body.seen.slots, body.seen.validation_slots) if body.seen else None,
+        by=caller.name,
+    )
 
 
 @router.post("/placements/pause", dependencies=CHANGES)

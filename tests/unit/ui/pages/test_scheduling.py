@@ -331,6 +331,26 @@ def test_several_submissions_get_the_same_schedule(engineer, accepted, see_fleet
     assert {run.conf["submission_id"] for run in runs.runs.values()} == {"s-1", "s-2", "s-3"}
 
 
+def test_what_stops_one_of_several_stops_no_other_and_is_told_at_its_row(
+    engineer, accepted, see_fleet, runs
+):
+    for number in range(1, 4):
+        accepted(f"s-{number}")
+    planned = plan(engineer, "s-1 s-2 s-3", intervals="5")
+    # Somebody was faster with one of them.
+    runs.start("s-2--2", {"submission_id": "s-2", "intervals": "20"}, "engineer")
+
+    for _ in range(2):
+        answer = start(engineer, planned)
+
+        assert_harmless(answer)
+        assert "2 were scheduled, 1 not" in answer.text
+        assert "was started in the meantime" in answer.text
+        assert "/schedule?submission=s-2&like=s-2" in look(answer).links()
+        assert sorted(runs.runs) == ["s-1--2", "s-2--2", "s-3--2"]
+        assert runs.runs["s-2--2"].conf["intervals"] == "20"
+
+
 @pytest.mark.parametrize(
     ("ids", "status"),
     [

@@ -13,9 +13,13 @@ import pytest
 from fakes.outline import assert_harmless, look
 from touchstone.core.conf import MAX_NOTES, parse_conf
 from touchstone.core.names import build_content_key, is_submission_id
+from touchstone.core.refs import parse_listing
 from touchstone.pages.posted import MAX_FORM_BYTES
+from touchstone.services.looking import LookGate
+from touchstone.settings import get_settings
 from touchstone.ui.archives import UploadGate
 from touchstone.ui.routes.content import get_gate
+from touchstone.ui.routes.sources import get_list_refs, get_look_gate
 
 OURS = {"Sec-Fetch-Site": "same-origin"}
 XSS = "<script>alert(1)</script><img src=x onerror=alert(1)>\"'javascript:"
@@ -403,3 +407,130 @@ def test_a_run_that_ended_without_a_record_is_not_waited_for(engineer, runs, app
     runs.ended.add(run_id)
 
     assert engineer.get(f"/submissions/{run_id}").status_code == 404
+
+
+# --- before it is sent ----------------------------------------------------------------------------
+
+HEAD = "1" * 40
+LISTED = f"""ref: refs/heads/main\tHEAD
+{HEAD}\tHEAD
+{HEAD}\trefs/heads/main
+{HEAD}\trefs/heads/<b>evil</b>
+"""
+
+
+@pytest.fixture
+def look_gate():
+    return LookGate()
+
+
+@pytest.fixture
+def listed(app, look_gate):
+    app.dependency_overrides[get_list_refs] = lambda: lambda settings, url: parse_listing(LISTED)
+    app.dependency_overrides[get_look_gate] = lambda: look_gate
+
+
+def check(client, archive=None, **fields):
+    parts = {key: (None, value) for key, value in (open_form(client) | fields).items()}
+    if archive is not None:
+        parts["archive"] = ("module.tar.gz", archive, "application/gzip")
+    return client.post("/new/check", files=parts, headers=OURS, follow_redirects=False)
+
+
+@pytest.mark.usefixtures("listed")
+def test_looking_offers_refs_tells_the_commit_and_sends_nothing(engineer, runs, make_submission):
+    make_submission("same-1", commit=HEAD, source_path=".", system="feature_set")
+    fields = {"source": GIT, "ref": "main", "notes": "kept", "schedule.seed": "3"}
+
+    answer = check(engineer, **fields)
+
+    assert_harmless(answer)
+    assert '<option value="main">branch at 111111111111</option>' in answer.text
+    assert '<option value="&lt;b&gt;evil&lt;/b&gt;">' in answer.text
+    assert HEAD in answer.text
+    assert "/submissions/same-1" in look(answer).links()
+    typed = dict(look(answer).forms["/new"])
+    assert {key: typed[key] for key in fields} == fields
+    assert runs.runs == {}
+    # What was looked at is sent as it is.
+    assert send(engineer, typed).status_code == 303
+
+
+@pytest.mark.usefixtures("listed")
+def test_looking_keeps_the_id_that_the_submission_will_have(engineer):
+    fields = open_form(engineer)
+
+    assert (
+        dict(look(check(engineer, source=GIT, id=fields["id"])).forms["/new"])["id"]
+        == (fields["id"])
+    )
+
+
+@pytest.mark.usefixtures("listed")
+def test_an_archive_is_listed_and_need_not_be_chosen_again(engineer, runs):
+    answer = check(engineer, pack("<img src=x>.py"))
+
+    assert_harmless(answer)
+    assert "&lt;img src=x&gt;.py" in answer.text
+    typed = dict(look(answer).forms["/new"])
+    assert typed["source"].startswith("upload:")
+    assert send(engineer, typed).status_code == 303
+    (run,) = runs.runs.values()
+    assert run.conf["source"] == typed["source"]
+
+
+@pytest.mark.usefixtures("listed")
+@pytest.mark.parametrize(
+    ("fields", "name"),
+    [
+        ({"source": ""}, "source"),
+        ({"source": "https://elsewhere.example/a.git"}, "source"),
+        ({"source": GIT, "ref": "none"}, "ref"),
+        ({"source": GIT, "ref": XSS}, "ref"),
+        ({"source": GIT, "path": "../x"}, "path"),
+        ({"source": f"https://host.example/{'x' * 4096}"}, "source"),
+        ({"source": "https://host.example/a\u202eb"}, "source"),
+    ],
+)
+def test_what_is_wrong_with_a_source_stands_beside_its_field(engineer, fields, name):
+    answer = check(engineer, **fields)
+
+    assert_harmless(answer, status=422)
+    assert f'id="{name}-error"' in answer.text
+
+
+def test_a_bad_archive_is_told_as_when_it_is_sent(engineer):
+    answer = check(engineer, b"nonsense")
+
+    assert_harmless(answer, status=422)
+    assert 'id="archive-error"' in answer.text
+
+
+@pytest.mark.usefixtures("listed")
+def test_who_looks_already_is_asked_to_wait(engineer, look_gate):
+    with look_gate.enter("engineer"):
+        answer = check(engineer, source=GIT)
+
+    assert_harmless(answer, status=429)
+    assert dict(look(answer).forms["/new"])["source"] == GIT
+
+
+def test_a_viewer_looks_at_nothing(login):
+    client = login(role="viewer")
+
+    assert client.post("/new/check", data={"source": GIT}, headers=OURS).status_code == 403
+
+
+def test_quotas_hosts_and_the_connection_are_told_at_once(engineer):
+    text = engineer.get("/new").text
+
+    assert "default: no limit" in text
+    assert "<code>host.example</code>" in text
+    assert "Only public repositories can be read" in text
+
+
+def test_the_connection_for_private_repositories_is_named(engineer, settings, app):
+    named = settings.model_copy(update={"git_conn_id": "team_git"})
+    app.dependency_overrides[get_settings] = lambda: named
+
+    assert "connection <code>team_git</code>" in engineer.get("/new").text
