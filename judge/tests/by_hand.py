@@ -168,6 +168,9 @@ def recompute(folder, predictions, interval):
     low, high = resample(net, interval)
     constant = len(set(late)) == 1
     average = mean(market)
+    beta = math.fsum((m - average) * n for m, n in zip(market, net, strict=True)) / math.fsum(
+        (m - average) ** 2 for m in market
+    )
     return {
         "scale": {"mean": middle, "std": spread},
         "metrics": {
@@ -187,8 +190,8 @@ def recompute(folder, predictions, interval):
             "brier_long": mean([(p - hit) ** 2 for p, hit in zip(longs, rises, strict=True)]),
             "brier_short": mean([(p - hit) ** 2 for p, hit in zip(shorts, falls, strict=True)]),
         },
-        "beta": math.fsum((m - average) * n for m, n in zip(market, net, strict=True))
-        / math.fsum((m - average) ** 2 for m in market),
+        "beta": beta,
+        "active_sharpe": sharpe([n - beta * m for m, n in zip(market, net, strict=True)]),
         "time": [f"{days[row]}T00:00:00+00:00" for row in test],
         "net": net,
         "market": market,

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 import by_hand
+from touchstone_judge import VERSION
 from trainings import RULES, build_result, find_prices, write_predictions
 
 PRICES = find_prices()
@@ -123,6 +124,7 @@ def test_every_figure_is_that_of_a_script_that_imports_nothing_of_ours(leave, in
         assert abs(told["metrics"][name] - found["metrics"][name]) < 0.15 * width, name
     assert told["time"] == found["time"]
     assert is_close(told["beta"], found["beta"])
+    assert is_close(told["active_sharpe"], found["active_sharpe"])
     for name in ("net", "market", "score"):
         assert all(map(is_close, told[name], found[name])), name
 
@@ -173,6 +175,7 @@ def test_an_image_of_contract_1_is_not_judged(left):
 
     assert left.ask() == {
         "judged": False,
+        "judge": VERSION,
         "reason": "the image speaks contract 1, whose predictions cannot be recomputed",
     }
 

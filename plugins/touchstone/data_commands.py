@@ -22,20 +22,37 @@ def add_data_set(
             metavar="DIR", show_default=False, help="Folder with data.toml and the data file."
         ),
     ],
+    is_private: Annotated[
+        bool,
+        typer.Option(
+            "--private",
+            help="Send data.toml and a digest alone; the data file stays at the servers that hold "
+            "it, and so does what is trained on it.",
+        ),
+    ] = False,
     login: AdminLogin = None,
     as_json: AsJson = False,
 ) -> None:
     """Check, pack and add a data set; the same content again changes nothing."""
-    from touchstone.client.packing import pack_data_set
+    from touchstone.client.packing import describe_private_data_set, pack_data_set
     from touchstone.settings import get_settings
 
-    described, archive = pack_data_set(folder, get_settings().data_bytes)
-    with connect_as_admin(login) as client:
-        added = client.add_data_set(archive)
+    if is_private:
+        told = describe_private_data_set(folder)
+        label = told.described.label
+        with connect_as_admin(login) as client:
+            added = client.add_private_data_set(told.text, told.digest, told.data_bytes)
+    else:
+        described, archive = pack_data_set(folder, get_settings().data_bytes)
+        label = described.label
+        with connect_as_admin(login) as client:
+            added = client.add_data_set(archive)
     if as_json:
         print_json(added.document)
         return
-    typer.echo(f"{described.label}: {'added' if added.value.is_changed else 'as it was'}")
+    typer.echo(f"{label}: {'added' if added.value.is_changed else 'as it was'}")
+    if is_private:
+        typer.echo(f"digest: {added.value.digest}")
 
 
 @data_app.command("list")

@@ -73,6 +73,7 @@ API_RULES = {
     "POST /events/apply": Rule.ADMINS,
     "POST /events/{name}/baseline": Rule.ADMINS,
     "POST /data": Rule.ADMINS,
+    "POST /data/private": Rule.ADMINS,
     "GET /audit": Rule.ADMINS,
 }
 

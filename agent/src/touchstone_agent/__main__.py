@@ -90,6 +90,7 @@ def run(settings: AgentSettings) -> int:
     """Run the daemon until a signal stops it."""
     from touchstone_agent.adapters.compiled import CompiledCache, read_boot
     from touchstone_agent.adapters.prepared import PreparedCache
+    from touchstone_agent.adapters.private import HeldFolder, PrivateStore
     from touchstone_agent.adapters.sqs import Queues
     from touchstone_agent.adapters.transfer import Transfer
     from touchstone_agent.context import AgentContext
@@ -143,6 +144,11 @@ def run(settings: AgentSettings) -> int:
             ),
             flush_seconds=settings.log_flush_seconds,
             stopping=stopping,
+            private=PrivateStore(
+                [HeldFolder(held=each.held, folder=each.folder) for each in settings.private_data],
+                kept_dir=settings.private_dir,
+                judge_python=settings.judge.python if settings.judge else None,
+            ),
         )
         agent = Agent(
             settings,

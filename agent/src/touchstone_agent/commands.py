@@ -312,6 +312,11 @@ class CommandHandler:
         if self._attempts.find_name(start.ref) is None:
             reason = f"{start.ref.task_key} cannot be part of a container's name"
             return Refuse(phase=AttemptPhase.REJECTED, reason=reason, refusal=Refusal.NAME)
+        lack = start.private_data and self._context.private.find_lack(start.private_data)
+        if start.private_data is not None and start.network:
+            lack = "data: private data and the network do not go together"
+        if lack:
+            return Refuse(phase=AttemptPhase.REJECTED, reason=lack, refusal=Refusal.DATA)
         wanted = sum(item.size for item in start.inputs) + self._settings.min_free_mib * 1024**2
         free = shutil.disk_usage(self._settings.state_dir).free
         if free < wanted and self._context.compiled.clear():

@@ -59,6 +59,9 @@ class ConsoleUploader:
 
     def run(self) -> None:
         """Upload until the complete file is uploaded, refused, or not wanted any more."""
+        if self._handle.attempt.is_private:
+            log.error("console.withheld", attempt=self._handle.name)
+            return
         failures = 0
         while not self._is_ended():
             complete = self._complete.is_set()  # looked at before the size, or the end is lost

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from touchstone_agent.adapters.compiled import CompiledCache
 from touchstone_agent.adapters.prepared import PreparedCache
+from touchstone_agent.adapters.private import NOTHING_PRIVATE, PrivateStore
 from touchstone_agent.adapters.transfer import Transfer
 from touchstone_agent.attempt_handle import AttemptHandle
 from touchstone_agent.contract import (
@@ -42,6 +43,7 @@ class AgentContext:
     :param compiled: What trainings have compiled.
     :param flush_seconds: Between two looks at a console.
     :param stopping: Set when the agent is about to stop.
+    :param private: Data sets that stay here.
     """
 
     runtime: Runtime
@@ -57,6 +59,7 @@ class AgentContext:
     compiled: CompiledCache
     flush_seconds: float
     stopping: threading.Event
+    private: PrivateStore = NOTHING_PRIVATE
 
 
 def build_spec(handle: AttemptHandle, context: AgentContext) -> LaunchSpec:

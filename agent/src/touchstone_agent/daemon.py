@@ -314,6 +314,7 @@ class Agent:
             gpus=tuple(map(self._describe_gpu, self._machine.gpus))[:MAX_GPUS],
             running=tuple((a.ref, a.phase) for a in attempts if not a.is_final)[:MAX_RUNNING],
             images=self._images,
+            private_data=self._context.private.list_held(),
         )
 
     def _find_free_disk(self) -> int | None:

@@ -42,7 +42,10 @@ class OutputUploader:
         A file that is refused, or is not what the verdict says, is noted as failed.
 
         :raises TransientError: If the store cannot be used now, or a grant has expired.
+        :raises PermanentError: If it is an attempt on private data, of which no file is sent.
         """
+        if self._handle.attempt.is_private:
+            raise PermanentError("no file of an attempt on private data is sent")
         files = self._read_files()
         attempt = self._handle.attempt
         done = {*attempt.uploaded, *attempt.failed}

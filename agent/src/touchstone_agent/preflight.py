@@ -94,6 +94,8 @@ def run_checks(
         ("GPUs", lambda: _check_gpus(settings, build_runtime, look)),
         ("users", partial(_check_users, settings, build_runtime, None)),
     ]
+    if settings.private_data:
+        checks.append(("private data", partial(_check_private_data, settings)))
     if is_enrolled:
         checks += _list_enrolled(settings, build_runtime, look)
     return tuple(_run(name, check) for name, check in checks)
@@ -112,6 +114,23 @@ def _list_enrolled(
         yield f"users in {image}", partial(_check_users, settings, build_runtime, image)
         gpus = partial(_check_image_gpus, settings, build_runtime, image, look)
         yield f"GPUs for {image}", gpus
+
+
+def _check_private_data(settings: AgentSettings) -> str | Warned:
+    from touchstone_agent.adapters.private import HeldFolder, PrivateStore
+
+    folders = [HeldFolder(held=each.held, folder=each.folder) for each in settings.private_data]
+    for label, problem in PrivateStore(folders).find_problems():
+        raise PermanentError(f"{label}: {problem}; correct its entry of private_data")
+    judge = settings.judge
+    if judge is None or not judge.python.exists():
+        raise PermanentError("judge.python is not there: nothing that is trained could be judged")
+    for each in settings.private_data:
+        if each.folder.stat().st_mode & 0o077:
+            return Warned(
+                f"others than this agent's user may look into {each.folder}; chmod 700 it"
+            )
+    return f"{len(settings.private_data)} held, judged by {judge.python}"
 
 
 def _run(name: str, check: Callable[[], str | Warned]) -> CheckResult:

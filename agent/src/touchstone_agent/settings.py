@@ -22,16 +22,22 @@ from pydantic import (
 from touchstone_agent.protocol.envelope import load_private_key, load_public_key
 from touchstone_agent.protocol.errors import ConfigurationError
 from touchstone_agent.protocol.facts import MAX_GPU_SHARES
+from touchstone_agent.protocol.messages import MAX_HELD
 from touchstone_agent.protocol.names import (
     build_control_queue,
     build_event_queue,
     build_request_queue,
 )
+from touchstone_agent.protocol.private import DataName, DataVersion, HeldData
+from touchstone_agent.protocol.words import Sha256
 
 CONTROL_KID = "control"
 """Name of the key that signs commands."""
 
 SERVER_VARIABLE = "TOUCHSTONE_SERVER"
+OWNERS_FILE = "private.toml"
+"""What a server's owner writes beside the settings, which an enrolment writes anew."""
+_OWNERS_KEYS = ("judge", "private_data")
 
 Environment = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9]{1,11}$")]
 ImagePattern = Annotated[str, StringConstraints(pattern=r"^\S{1,512}$")]
@@ -85,10 +91,45 @@ class ProcessSettings(_Section):
 
     :param command: The runner's command, in place of an image's entry point.
     :param environment: Added to the environment of every attempt.
+    :param may_hold_private_data: Whether private data may be held all the same: what is submitted
+        can then read them at any time, and send them anywhere. For tests.
     """
 
     command: tuple[str, ...] = Field(min_length=1)
     environment: dict[str, str] = Field(default_factory=dict)
+    may_hold_private_data: bool = False
+
+
+class PrivateDataSettings(_Section):
+    """
+    A data set that stays on this server.
+
+    :param name: Its name.
+    :param version: Its version.
+    :param digest: Of ``data.toml`` and the data file, which ``touchstone data add --private``
+        tells.
+    :param folder: Where both are; readable by this agent alone.
+    """
+
+    name: DataName
+    version: DataVersion
+    digest: Sha256
+    folder: Path
+
+    @property
+    def held(self) -> HeldData:
+        """Return which data set it is, as others are told of it."""
+        return HeldData(name=self.name, version=self.version, digest=self.digest)
+
+
+class JudgeSettings(_Section):
+    """
+    The judge of this server, for what is trained on private data.
+
+    :param python: The interpreter of its environment.
+    """
+
+    python: Path
 
 
 class AgentSettings(_Section):
@@ -119,6 +160,9 @@ class AgentSettings(_Section):
     :param objects_url: Where the object store is, for ``doctor`` to look whether it can be
         reached; files themselves travel by presigned URL.
     :param gpu_shares: How many trainings share one GPU at a time, or one slice of a split GPU.
+    :param private_data: Data sets that stay here. Of attempts on them nothing is sent but figures
+        of the judge's.
+    :param judge: The judge that computes those.
     """
 
     env: Environment
@@ -145,6 +189,8 @@ class AgentSettings(_Section):
     objects_url: Annotated[str, StringConstraints(pattern=r"^https?://\S{1,300}$")] | None = None
     gpu: Literal["auto", "none"] | tuple[int, ...] = "auto"
     gpu_shares: int = Field(default=1, ge=1, le=MAX_GPU_SHARES)
+    private_data: tuple[PrivateDataSettings, ...] = Field(default=(), max_length=MAX_HELD)
+    judge: JudgeSettings | None = None
 
     @model_validator(mode="after")
     def _is_complete(self) -> AgentSettings:
@@ -157,7 +203,25 @@ class AgentSettings(_Section):
                 "images_allowed names no image: write the trainer's there, "
                 'for example images_allowed = ["registry.example/trainer:*"]'
             )
+        if self.private_data:
+            self._check_private_data()
         return self
+
+    def _check_private_data(self) -> None:
+        if self.judge is None:
+            raise ValueError(
+                "private_data needs judge.python, the interpreter of the judge's environment: "
+                "predictions do not leave this server to be judged elsewhere"
+            )
+        labels = [(each.name, each.version) for each in self.private_data]
+        if len(set(labels)) < len(labels):
+            raise ValueError("private_data names a version of a data set twice; keep one")
+        process = self.process if self.runtime == "process" else None
+        if process is not None and not process.may_hold_private_data:
+            raise ValueError(
+                'private_data: runtime "process" isolates nothing, so what is submitted could send '
+                'the data anywhere; set runtime = "docker"'
+            )
 
     @property
     def image_patterns(self) -> tuple[str, ...] | None:
@@ -220,6 +284,11 @@ class AgentSettings(_Section):
         return self.state_dir / "cache"
 
     @property
+    def private_dir(self) -> Path:
+        """Return where it stays what attempts on private data have left."""
+        return self.state_dir / "private"
+
+    @property
     def journal_file(self) -> Path:
         """Return the journal's file."""
         return self.state_dir / "journal.db"
@@ -265,14 +334,22 @@ def load_settings(path: Path, environ: dict[str, str] | None = None) -> AgentSet
     """
     Read and check a settings file; paths in it are relative to its folder.
 
-    :param path: The TOML file.
+    :param path: The TOML file. What its owner says of private data may be in :data:`OWNERS_FILE`
+        beside it, which an enrolment leaves alone.
     :param environ: Environment variables; ``None`` for this process's.
     :raises ConfigurationError: If it cannot be read, or a value is missing, wrong or unknown.
     """
-    try:
-        data: dict[str, Any] = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise ConfigurationError(f"cannot read settings {path}: {error}") from error
+    data = _read_toml(path)
+    owners = path.with_name(OWNERS_FILE)
+    if owners.exists():
+        for key, value in _read_toml(owners).items():
+            if key not in _OWNERS_KEYS or key in data:
+                told = " and ".join(_OWNERS_KEYS)
+                raise ConfigurationError(
+                    f"settings {owners}: {key}: only {told} may stand here, and not in {path.name} "
+                    "too"
+                )
+            data[key] = value
     environ = dict(os.environ) if environ is None else environ
     default = socket.gethostname().split(".")[0].lower()
     data["server"] = environ.get(SERVER_VARIABLE) or data.get("server", default)
@@ -284,6 +361,13 @@ def load_settings(path: Path, environ: dict[str, str] | None = None) -> AgentSet
     return _anchor(settings, path.resolve().parent)
 
 
+def _read_toml(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise ConfigurationError(f"cannot read settings {path}: {error}") from error
+
+
 def _anchor(settings: AgentSettings, base: Path) -> AgentSettings:
     names = ("state_dir", "private_key_file", "control_public_key_file")
     update: dict[str, Any] = {
@@ -292,4 +376,9 @@ def _anchor(settings: AgentSettings, base: Path) -> AgentSettings:
     if settings.sqs.credentials_file is not None:
         anchored = base / settings.sqs.credentials_file
         update["sqs"] = settings.sqs.model_copy(update={"credentials_file": anchored})
+    update["private_data"] = tuple(
+        each.model_copy(update={"folder": base / each.folder}) for each in settings.private_data
+    )
+    if settings.judge is not None:
+        update["judge"] = JudgeSettings(python=base / settings.judge.python)
     return settings.model_copy(update=update)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
@@ -34,6 +35,7 @@ from touchstone_agent.inputs import InputStager
 from touchstone_agent.logs import Log
 from touchstone_agent.outputs import OutputUploader
 from touchstone_agent.preparing import Preparer, remove_preparation
+from touchstone_agent.private_judging import describe_judged, judge_attempt
 from touchstone_agent.protocol.errors import PermanentError, TransientError
 from touchstone_agent.protocol.facts import ExitFacts, RunnerVerdict
 from touchstone_agent.protocol.messages import AttemptPhase, Progress, Refusal
@@ -200,6 +202,9 @@ class Supervisor:
                         return
                 # Whatever else there is comes when nothing has the network any more.
                 stager.stage()
+                private = self._handle.attempt.start.private_data
+                if private is not None:
+                    self._context.private.stage(private, self._handle.folder / "in")
                 give_compiled(self._handle, self._context)
             except UnsafeArchive as error:
                 self._refuse_content(str(error))
@@ -210,7 +215,7 @@ class Supervisor:
         self._move(AttemptPhase.RUNNING, container=self._handle.name, runtime=runtime.name)
 
     def _watch(self) -> None:
-        if self._console is None:
+        if self._console is None and not self._handle.attempt.is_private:
             self._console = self._start_console()
         if self._waiter is None:
             self._waiter = ExitWaiter(
@@ -256,6 +261,9 @@ class Supervisor:
         # First of all: the submission's next training may be about to start.
         keep_compiled(self._handle, self._context)
         self._clean_up()
+        if self._handle.attempt.is_private:
+            self._deliver_figures()
+            return
         if self._console is None:
             self._console = self._start_console()
         self._join_console(*self._console)
@@ -269,6 +277,18 @@ class Supervisor:
                 "console_bytes": attempt.console_cursor,
             }
             self._move(AttemptPhase.UPLOADED, **(dict(attempt.details) | delivered))
+
+    def _deliver_figures(self) -> None:
+        """Tell the judge's figures, and keep everything else that an attempt has left here."""
+        details = dict(self._handle.attempt.details)
+        if "judged" not in details:
+            judged = judge_attempt(self._handle, self._context)
+            details["judged"] = None if judged is None else describe_judged(judged)
+            # Journalled before the files are moved: the next agent would not find them.
+            self._handle.update(lambda a: replace(a, details=details))
+        self._context.private.keep(self._handle.name, self._out)
+        if not self._is_gone():
+            self._move(AttemptPhase.UPLOADED, **details)
 
     def _end(self) -> None:
         """Stop it, look that it is gone, and only then say so."""
@@ -360,6 +380,8 @@ class Supervisor:
         return left
 
     def _relay(self, reader: ProgressReader) -> None:
+        if self._handle.attempt.is_private:
+            return
         news = reader.find_news(self._context.clock.now(), size_below(self._out, CONSOLE))
         if news is not None:
             ref = self._handle.ref

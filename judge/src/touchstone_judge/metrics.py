@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from touchstone_judge.backtest import Returns
 from touchstone_judge.bootstrap import choose_block, draw_weights
-from touchstone_judge.panel import FloatArray
+from touchstone_judge.panel import FloatArray, sharpe_ratios, take_out_market
 
 RESAMPLED: Final = frozenset({"net_sharpe_low", "net_sharpe_high"})
 """Figures that depend on random draws: two right ones differ."""
@@ -171,6 +171,13 @@ def find_beta(net: FloatArray, market: FloatArray) -> float | None:
     centred = market - market.mean()
     power = float(centred @ centred)
     return float(centred @ (net - net.mean())) / power if power > 0 else None
+
+
+def find_active_sharpe(net: FloatArray, market: FloatArray, bars_per_year: float) -> float | None:
+    """Return the Sharpe ratio without the market; 0 of what has no risk beyond it."""
+    columns = take_out_market(net[:, None, None], market)
+    value = float(sharpe_ratios(columns, bars_per_year)[0, 0])
+    return value if math.isfinite(value) else None
 
 
 def _figure(value: float) -> Figure:

@@ -15,12 +15,17 @@ from typing import Any
 
 import numpy as np
 
-from touchstone_judge import reported
+from touchstone_judge import VERSION, reported
 from touchstone_judge import rows as judged_rows
 from touchstone_judge.backtest import Returns, find_scale, hold
 from touchstone_judge.data import MarketData, load_market_data
 from touchstone_judge.errors import JudgeFault, NotJudged
-from touchstone_judge.metrics import Outcomes, compute_metrics, find_beta
+from touchstone_judge.metrics import (
+    Outcomes,
+    compute_metrics,
+    find_active_sharpe,
+    find_beta,
+)
 from touchstone_judge.panel import FloatArray
 from touchstone_judge.rows import find_rows, read_predictions
 from touchstone_judge.rules import MAX_INTERVAL, Rules, read_rules
@@ -47,7 +52,8 @@ def answer(question: Mapping[str, Any]) -> dict[str, Any]:
 
     :param question: ``rules``, ``interval``, and paths: ``result``, ``predictions`` (or null), and
         ``data_dir``, the data set's folder (or null, for the canned data).
-    :return: ``judged``, and either ``reason`` or what :func:`judge` returns.
+    :return: ``judged``, ``judge`` (its version), and either ``reason`` or what :func:`judge`
+        returns.
     :raises JudgeFault: If the judge cannot work at all; that says nothing of the training.
     """
     rules = read_rules(_get_table(question, "rules"))
@@ -65,18 +71,18 @@ def answer(question: Mapping[str, Any]) -> dict[str, Any]:
     rehearse()
     close_the_door()
     try:
-        return {"judged": True, **judge(training, data, rules)}
+        return {"judged": True, "judge": VERSION, **judge(training, data, rules)}
     except NotJudged as refusal:
-        return {"judged": False, "reason": refusal.reason}
+        return {"judged": False, "judge": VERSION, "reason": refusal.reason}
 
 
 def judge(training: Training, data: MarketData, rules: Rules) -> dict[str, Any]:
     """
     Return every figure of a training.
 
-    :return: ``metrics`` and ``notes`` by name, ``beta``, ``positions``, and the judged rows as
-        lists of one length: ``time``, ``net``, ``market``, ``score``, ``target``, ``position``,
-        and the models' own scores, ``long`` and ``short``.
+    :return: ``metrics`` and ``notes`` by name, ``beta``, ``active_sharpe``, ``positions``, and
+        the judged rows as lists of one length: ``time``, ``net``, ``market``, ``score``,
+        ``target``, ``position``, and the models' own scores, ``long`` and ``short``.
     :raises NotJudged: If its rows are not the rules', or if it tells other figures.
     """
     said = reported.read_reported(training.result)
@@ -108,6 +114,7 @@ def judge(training: Training, data: MarketData, rules: Rules) -> dict[str, Any]:
         "metrics": {name: figure.value for name, figure in figures.items()},
         "notes": {name: figure.note for name, figure in figures.items() if figure.note},
         "beta": find_beta(returns.net, market),
+        "active_sharpe": find_active_sharpe(returns.net, market, rules.bars_per_year),
         "positions": _describe(returns),
         "time": [data.times[row].isoformat() for row in test],
         "net": returns.net.tolist(),
@@ -127,6 +134,7 @@ def rehearse() -> None:
     outcomes = Outcomes(long=wave, short=-wave, target=wave, threshold=0.0)
     compute_metrics(outcomes, returns, interval=2, bars_per_year=252, resamples=10)
     find_beta(returns.net, wave)
+    find_active_sharpe(returns.net, wave, 252)
     _describe(returns)
 
 

@@ -592,6 +592,7 @@ class ShownDataSet(_Part):
     added_at: Text = None
     added_by: Text = None
     is_complete: bool = True
+    is_private: bool = False
     is_changed: bool = False
 
 

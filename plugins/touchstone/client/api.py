@@ -425,6 +425,11 @@ class Client:
         """Add a data set, packed."""
         return self._read(ShownDataSet, self._send_archive("data", archive))
 
+    def add_private_data_set(self, text: str, digest: str, data_bytes: int) -> Answer[ShownDataSet]:
+        """Add a data set of which only its ``data.toml`` and its digest are sent."""
+        body = {"text": text, "digest": digest, "data_bytes": data_bytes}
+        return self._post(ShownDataSet, "data/private", body)
+
     # --- RunPod ----------------------------------------------------------------------------
 
     def list_gpus(self) -> Answer[GpuCatalogue]:

@@ -24,7 +24,7 @@ def build_data_sets(found: DataSetList) -> Table:
             clean(each.frequency or "-"),
             f"{each.bars_per_year or 0:g}",
             format_time(each.added_at) if each.is_complete else "incomplete: add it again",
-            format_line(each.title),
+            f"{format_line(each.title)} (private)" if each.is_private else format_line(each.title),
         )
     return table
 
@@ -54,7 +54,10 @@ def build_data_set(versions: Sequence[ShownDataSet]) -> Table:
             for name, each in newest.columns.items()
         ),
         "digest": newest.digest,
-        "archive": f"{(newest.archive_bytes or 0) / 1024**2:.1f} MiB",
+        "archive": None
+        if newest.is_private
+        else f"{(newest.archive_bytes or 0) / 1024**2:.1f} MiB",
+        "private": "its file stays at the servers that hold it" if newest.is_private else None,
         "added": f"{format_time(newest.added_at)} by {newest.added_by}",
         "complete": None if newest.is_complete else "no: add it again",
         "older versions": ", ".join(each.version for each in others),

@@ -9,6 +9,7 @@ import re
 import tarfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import IO
@@ -41,6 +42,23 @@ _LEVEL = 6
 """Of compression; fixed, because the default may change."""
 
 _GIT_URL = re.compile(r"(https?|ssh|git|file)://|[\w.-]+@[\w.-]+:")
+
+
+@dataclass(frozen=True, kw_only=True)
+class PrivateDescription:
+    """
+    What is told of a data set whose file stays where it is.
+
+    :param described: The data set.
+    :param text: Its ``data.toml``.
+    :param digest: Of ``data.toml`` and the data file.
+    :param data_bytes: The data file's size in bytes.
+    """
+
+    described: DataSet
+    text: str
+    digest: str
+    data_bytes: int
 
 
 def is_remote(source: str) -> bool:
@@ -101,6 +119,44 @@ def pack_folder(folder: Path, limit: int) -> bytes:
     return packed.getvalue()
 
 
+def describe_private_data_set(folder: Path) -> PrivateDescription:
+    """
+    Return what is told of a data set whose file stays where it is.
+
+    :param folder: The folder with ``data.toml`` and the data file.
+    :raises ConfigurationError: Naming the file or the key that is wrong, and the way out.
+    """
+    text = _read_description(folder / FILE)
+    described = parse_data_set(text.decode())
+    digest, found = hashlib.sha256(text), hashlib.sha256()
+    with _find_data_file(folder, described).open("rb") as file:
+        while block := file.read(1024**2):
+            digest.update(block)
+            found.update(block)
+        size = file.tell()
+    _check_digest(described, found.hexdigest())
+    return PrivateDescription(
+        described=described, text=text.decode(), digest=digest.hexdigest(), data_bytes=size
+    )
+
+
+def _find_data_file(folder: Path, described: DataSet) -> Path:
+    data = folder / described.file
+    if not data.is_file():
+        raise ConfigurationError(
+            f"{FILE}: file: there is no {described.file} in {folder}; put it there, or name another"
+        )
+    return data
+
+
+def _check_digest(described: DataSet, found: str) -> None:
+    if found != described.sha256:
+        raise ConfigurationError(
+            f"{FILE}: sha256: {described.file} has {found}, and the file says "
+            f"{described.sha256}; correct one of them"
+        )
+
+
 def pack_data_set(folder: Path, limit: int) -> tuple[DataSet, bytes]:
     """
     Return a data set, and its two files as a ``.tar.gz`` that depends on their contents alone.
@@ -111,19 +167,10 @@ def pack_data_set(folder: Path, limit: int) -> tuple[DataSet, bytes]:
     """
     text = _read_description(folder / FILE)
     described = parse_data_set(text.decode())
-    data = folder / described.file
-    if not data.is_file():
-        raise ConfigurationError(
-            f"{FILE}: file: there is no {described.file} in {folder}; put it there, or name another"
-        )
+    data = _find_data_file(folder, described)
     packed = io.BytesIO()
     with data.open("rb") as file:
-        found = hashlib.file_digest(file, "sha256").hexdigest()
-        if found != described.sha256:
-            raise ConfigurationError(
-                f"{FILE}: sha256: {described.file} has {found}, and the file says "
-                f"{described.sha256}; correct one of them"
-            )
+        _check_digest(described, hashlib.file_digest(file, "sha256").hexdigest())
         with _open_archive(packed) as archive:
             _add(archive, FILE, len(text), io.BytesIO(text))
             _add(archive, described.file, file.seek(0, io.SEEK_END), file)

@@ -14,8 +14,10 @@ from pydantic import (
     BaseModel,
     ConfigDict,
     Field,
+    SerializerFunctionWrapHandler,
     StringConstraints,
     ValidationError,
+    model_serializer,
     model_validator,
 )
 
@@ -249,6 +251,7 @@ class PinnedData(BaseModel):
     :param test_from: First day of the judged rows.
     :param test_to: Last one; ``None`` for all there are.
     :param bars_per_year: To annualise with.
+    :param is_private: Whether it is at the servers that hold it alone; it has no archive then.
     """
 
     # Written to records and read by the version before or after this one.
@@ -263,6 +266,15 @@ class PinnedData(BaseModel):
     test_from: date
     test_to: date | None = None
     bars_per_year: int
+    is_private: bool = False
+
+    @model_serializer(mode="wrap")
+    def _write(self, write: SerializerFunctionWrapHandler) -> dict[str, object]:
+        written: dict[str, object] = write(self)
+        if not self.is_private:
+            # As the versions wrote it that knew of no other.
+            written.pop("is_private", None)
+        return written
 
     @property
     def label(self) -> str:

@@ -15,6 +15,7 @@ from touchstone.core.offers import OfferSelection
 from touchstone.core.schedule import Placement, Platform
 from touchstone.core.tasks import choose_image
 from touchstone_agent.protocol.messages import SlotClass
+from touchstone_agent.protocol.private import HeldData
 
 BOTH_KINDS = frozenset(SlotClass)
 VRAM_TOLERANCE = 0.02
@@ -84,6 +85,7 @@ class Needs:
     :param labels: What servers' allow and deny patterns are matched with.
     :param image: Its container image; empty if that is no matter.
     :param image_cuda: The one for where it is given a GPU; ``None`` if that is the same.
+    :param data: The private data set that it is trained on; ``None`` for none.
     """
 
     kind: SlotClass
@@ -91,6 +93,7 @@ class Needs:
     labels: frozenset[str] = frozenset()
     image: str = ""
     image_cuda: str | None = None
+    data: HeldData | None = None
 
     @cached_property
     def placement_text(self) -> str:
@@ -148,6 +151,7 @@ class Resource:
     :param fit: What its agent tells of drivers and images.
     :param gpu_price_per_hour: What an hour of one of its GPUs costs its owner, USD; ``None`` if
         nobody says.
+    :param held: The private data sets that it holds, by its agent's word.
     """
 
     name: str
@@ -175,6 +179,7 @@ class Resource:
     gpu_shares: int = 1
     fit: Fit = NOTHING_KNOWN
     gpu_price_per_hour: float | None = None
+    held: frozenset[HeldData] = frozenset()
 
     @property
     def is_shared(self) -> bool:
@@ -227,6 +232,8 @@ def find_unfit(needs: Needs, resource: Resource) -> str | None:
     name, has, asked = resource.name, resource.capability, needs.placement
     if asked.platform is not Platform.ANY and asked.platform is not resource.platform:
         return f"{name} is {resource.platform}, it must run {asked.platform}"
+    if needs.data is not None and needs.data not in resource.held:
+        return f"{name} does not hold the private data set {needs.data.name} {needs.data.version}"
     if needs.kind not in resource.kinds:
         return f"{name} takes no {needs.kind}s"
     if asked.allowed_hosts and name not in asked.allowed_hosts:
@@ -241,6 +248,12 @@ def find_unfit(needs: Needs, resource: Resource) -> str | None:
         return f"{name} has {has.vram_gib:g} GiB VRAM, it needs {asked.min_vram_gib:g}"
     if has.ram_gib < asked.min_ram_gib:
         return f"{name} has {has.ram_gib:g} GiB RAM, it needs {asked.min_ram_gib:g}"
+    return _find_unwanted(needs, resource)
+
+
+def _find_unwanted(needs: Needs, resource: Resource) -> str | None:
+    """Say which pattern keeps a task away, or that none lets it in; ``None`` if it may come."""
+    name = resource.name
     for pattern in resource.deny:
         if is_labelled(needs.labels, (pattern,)):
             return f"{name} denies {pattern}"
@@ -302,6 +315,8 @@ def describe_needs(needs: Needs) -> str:
         parts.append(f"{asked.min_disk_gib:g} GiB of free disk")
     if asked.allowed_hosts:
         parts.append(" or ".join(sorted(asked.allowed_hosts)))
+    if needs.data is not None:
+        parts.append(f"the private data set {needs.data.name} {needs.data.version}")
     return f"needs {', '.join(parts)}" if parts else ""
 
 

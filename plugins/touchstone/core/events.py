@@ -298,10 +298,10 @@ class Event(_Table):
         AfterValidator(_check_distinct),
     ] = Field(default=(), title="Participants", description="Users. Empty: everybody.")
     quota: Quota | None = Field(default=None, title="Quota")
-    share: Literal["predictions"] = Field(
+    share: Literal["predictions", "scores"] = Field(
         default="predictions",
         title="Share",
-        description="What leaves the machine that holds the data: only `predictions` so far.",
+        description="What leaves the server that holds the data: `predictions`, or `scores` alone.",
     )
 
     @model_validator(mode="after")
@@ -309,6 +309,37 @@ class Event(_Table):
         if self.opens_at and self.closes_at and self.opens_at >= self.closes_at:
             raise ValueError("closes_at is not after opens_at; swap them")
         return self
+
+    @model_validator(mode="after")
+    def _shares(self) -> Self:
+        if not self.shares_scores_only:
+            return self
+        if self.data.name == CANNED:
+            raise ValueError(
+                f"share: the data set {CANNED!r} is in every image; name one under [data] that was "
+                "added with `touchstone data add DIR --private`"
+            )
+        if self.quota is None:
+            raise ValueError(
+                'quota: with share = "scores" there must be one, since each score tells a little '
+                "of the data; add [quota] with submissions and hours"
+            )
+        if self.judging.baseline is not None:
+            raise ValueError(
+                "judging.baseline: no rows leave the server that holds the data, so nothing is "
+                "compared here; leave it out"
+            )
+        if self.rows.test_to is not None or self.rows.closed_from is not None:
+            raise ValueError(
+                "rows: the server that holds the data judges the data set's own rows; leave "
+                "test_to and closed_from out"
+            )
+        return self
+
+    @property
+    def shares_scores_only(self) -> bool:
+        """Tell whether nothing but figures leaves the server that holds the data."""
+        return self.share == "scores"
 
     @property
     def digest(self) -> str:
@@ -444,15 +475,19 @@ def is_judged_row(event: Event, time: str) -> bool:
     )
 
 
-def settle_event(event: Event, name: str, data: DataSet | None) -> Event:
+def settle_event(
+    event: Event, name: str, data: DataSet | None, *, is_private: bool = False
+) -> Event:
     """
     Return an event with all that follows from its data set: version, rows, bars a year.
 
     :param event: As its file has it.
     :param data: The data set; ``None`` for the built-in one.
+    :param is_private: Whether the data set is at the servers that hold it alone.
     :raises ConfigurationError: Naming the key that does not go with the data set.
     """
     what, rows = f"event {name}", event.rows
+    _check_share(what, event, data, is_private=is_private)
     if data is None:
         for key, value in (
             ("data.version", event.data.version),
@@ -497,6 +532,30 @@ def settle_event(event: Event, name: str, data: DataSet | None) -> Event:
         ) from error
     pinned = event.data.model_copy(update={"version": data.version})
     return settled.model_copy(update={"data": pinned, "rows": settled_rows})
+
+
+def _check_share(what: str, event: Event, data: DataSet | None, *, is_private: bool) -> None:
+    """Refuse an event that would share more of its data than those allow, or cannot share less."""
+    if is_private and not event.shares_scores_only:
+        raise ConfigurationError(
+            f"{what}: share: {event.data.name!r} is private, so no prediction leaves the servers "
+            'that hold it; write share = "scores"'
+        )
+    if not event.shares_scores_only:
+        return
+    if not is_private:
+        raise ConfigurationError(
+            f"{what}: share: {event.data.name!r} is not private: servers fetch it, and everybody "
+            'has it by now; write share = "predictions", or name a data set that was added with '
+            "`touchstone data add DIR --private`"
+        )
+    for key in ("validation_from", "test_from"):
+        asked = getattr(event.rows, key)
+        if data is not None and asked is not None and asked != getattr(data.rows, key):
+            raise ConfigurationError(
+                f"{what}: rows.{key}: the servers that hold {data.label} judge its own rows alone, "
+                f"from {getattr(data.rows, key)}; leave it out"
+            )
 
 
 _FIXED = ("intervals", "seed_count", "arrivals", "bars_per_year")

@@ -17,7 +17,7 @@ from touchstone_agent.core.backoff import Backoff
 from touchstone_agent.protocol.messages import AttemptPhase, Refusal, SlotClass
 from touchstone_agent.protocol.words import build_line
 
-LACKS: Final = frozenset({Refusal.DISK, Refusal.IMAGE, Refusal.GPU})
+LACKS: Final = frozenset({Refusal.DISK, Refusal.IMAGE, Refusal.GPU, Refusal.DATA})
 """What no waiting mends: another server is better, and an admin has to look."""
 
 _LONG = Backoff(first_seconds=60, cap_seconds=1800, jitter=0)
@@ -62,7 +62,7 @@ def hold_server(
     :param image: The task's container image.
     :return: ``None`` if the refusal says nothing of the server.
     """
-    if refusal in {Refusal.FENCE, Refusal.NAME}:
+    if refusal in {Refusal.FENCE, Refusal.NAME, Refusal.DATA}:
         return None  # another START may be well
     words, pauses = reason or "it gave no reason", _LONG if refusal in LACKS else _SHORT
     hold = _build_hold(refusal, kind, image, reason=words, now=now)

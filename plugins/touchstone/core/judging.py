@@ -6,39 +6,43 @@ import math
 import re
 import shlex
 from collections.abc import Iterator, Mapping
-from datetime import date, datetime
+from datetime import datetime
 from itertools import pairwise
 from typing import Annotated, Final, Self
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, JsonValue, model_validator
 
-from touchstone.core.data_sets import PinnedData
+from touchstone.core.judging_rules import RULES, build_rules
 from touchstone.core.records.judged import (
     BEFORE_JUDGING,
     MAX_ROWS,
     Judged,
     JudgedSeries,
     JudgedStatus,
+    JudgedThere,
     JudgingRules,
     RulesUsed,
 )
 from touchstone.core.records.kept import StoredPart
 from touchstone.core.records.tasks import Published
 from touchstone.core.tasks import TaskSpec
+from touchstone_agent.protocol.private import ServerJudged
 from touchstone_agent.protocol.words import build_line
 
-RULES: Final = JudgingRules(
-    version=1,
-    data_name="sp500+nasdaq daily",
-    data_sha256="3e62ea89adb557b4b92e3d35a53ee7b443e9435efdbfee63e78d945ce361fc0c",
-    validation_from=date(2011, 1, 1),
-    test_from=date(2014, 1, 1),
-    cost_bps=1.0,
-    bars_per_year=252,
-    resamples=1000,
-)
-"""The rules of all judging on the built-in data; the reference trainer uses the same unless
-overridden."""
+__all__ = [
+    "CONTRACT_1",
+    "RULES",
+    "JudgeAnswer",
+    "accept_answer",
+    "accept_server_judged",
+    "build_question",
+    "build_rules",
+    "find_other_rows",
+    "hide_figures_of_reason",
+    "hide_held_back",
+    "mark_reported",
+    "refuse_judging",
+]
 
 CONTRACT_1: Final = "the image speaks contract 1, whose predictions cannot be recomputed"
 
@@ -103,27 +107,6 @@ class JudgeAnswer(BaseModel):
         )
 
 
-def build_rules(data: PinnedData | None) -> JudgingRules:
-    """
-    Return what a training is judged by.
-
-    :param data: What it was to be trained on, by its record; ``None`` for the built-in data set.
-    """
-    if data is None:
-        return RULES
-    return JudgingRules(
-        version=RULES.version,
-        data_name=data.label,
-        data_sha256=data.digest,
-        validation_from=data.validation_from,
-        test_from=data.test_from,
-        test_to=data.test_to,
-        cost_bps=RULES.cost_bps,
-        bars_per_year=data.bars_per_year,
-        resamples=RULES.resamples,
-    )
-
-
 def build_question(
     rules: JudgingRules,
     *,
@@ -172,6 +155,36 @@ def accept_answer(answer: JudgeAnswer, rules: JudgingRules, series: StoredPart |
         rows_digest=answer.series.rows_digest,
         beta=answer.beta,
         series=series,
+    )
+
+
+def accept_server_judged(said: ServerJudged, rules: JudgingRules, *, server: str) -> Judged:
+    """
+    Return what is on record of what the judge of a server says.
+
+    Its rows stay there, so that nothing of it can be computed anew here.
+
+    :param said: Its word.
+    :param rules: By which it was to judge.
+    :param server: Which server, by its signature.
+    """
+    there = JudgedThere(
+        server=server,
+        judge=said.judge,
+        active_sharpe=said.active_sharpe,
+        models=dict(said.models),
+    )
+    if said.rules_sha256 != rules.sha256:
+        return refuse_judging(f"{server} judged by other rules", rules).change(there=there)
+    if said.status != "judged":
+        told = said.reason or "its judge gave no figures"
+        return refuse_judging(f"{told} (by the judge of {server})", rules).change(there=there)
+    return Judged(
+        status=JudgedStatus.JUDGED,
+        metrics=said.metrics,
+        rules=RulesUsed(version=rules.version, sha256=rules.sha256),
+        beta=said.beta,
+        there=there,
     )
 
 

@@ -16,10 +16,14 @@ from pydantic import JsonValue, ValidationError
 
 from touchstone.core.attempts import MAX_REASON, NO_DEVICE, OUT_OF_MEMORY, count_gpus
 from touchstone.core.holds import find_refusal
+from touchstone.core.judging import accept_server_judged, refuse_judging
+from touchstone.core.judging_rules import build_rules
 from touchstone.core.outcomes import Outcome, judge_exit
+from touchstone.core.records.judged import Judged
 from touchstone.core.records.kept import StoredPart
 from touchstone.core.records.tasks import Cancel, Published, StoredFile, Task, Verdict, cut
 from touchstone.core.states import TaskStatus, is_task_move
+from touchstone.core.tasks import find_held_data
 from touchstone_agent.protocol.facts import ExitFacts, PreparedFacts
 from touchstone_agent.protocol.messages import (
     FINAL_PHASES,
@@ -29,6 +33,7 @@ from touchstone_agent.protocol.messages import (
     Refusal,
     SlotClass,
 )
+from touchstone_agent.protocol.private import ServerJudged
 from touchstone_agent.protocol.words import build_line, describe_refusal
 
 _UNDER_WAY = frozenset({TaskStatus.PREPARING, TaskStatus.RUNNING})
@@ -118,7 +123,7 @@ def _take_phase(
         case AttemptPhase.EXITED:
             return _apply_exit(task.advance(exited_at=moment), details, moment, files_part)
         case AttemptPhase.UPLOADED:
-            uploaded = task.advance(uploaded_at=moment)
+            uploaded = task.advance(uploaded_at=moment, judged=_find_judged(task, details))
             if task.newest.exited_at is not None:
                 return uploaded
             # The report of the exit was lost on its way; this one repeats its facts.
@@ -173,6 +178,18 @@ def _find_image_digest(details: Mapping[str, JsonValue]) -> str | None:
         return None
 
 
+def _find_judged(task: Task, details: Mapping[str, JsonValue]) -> Judged | None:
+    """Return what the judge of a server says of a training on data that only it holds."""
+    if find_held_data(task.spec) is None or task.kind is not SlotClass.TRAINING:
+        return None
+    rules = build_rules(task.spec.data)
+    try:
+        said = ServerJudged.model_validate(details.get("judged"))
+    except ValidationError:
+        return refuse_judging(f"{task.newest.server} told no figures of its judge's", rules)
+    return accept_server_judged(said, rules, server=str(task.newest.server))
+
+
 def _apply_exit(
     task: Task,
     details: Mapping[str, JsonValue],
@@ -186,6 +203,10 @@ def _apply_exit(
         return end_unusable(task, describe_refusal(error), at)
     except ValueError as error:
         return end_unusable(task, str(error), at)
+    if find_held_data(task.spec) is not None:
+        # Its server sends none; what an agent lists all the same is none of ours.
+        said = said.model_copy(update={"files": ()})
+        files_part = None
     ending = judge_exit(said)
     files = (StoredFile.load(file.model_dump(mode="json")) for file in said.files)
     exited = task.advance(
@@ -282,6 +303,9 @@ def apply_progress(task: Task, event: Progress, *, now: datetime) -> Task | None
     Of an attempt that is being prepared it tells how far the pull of its image is.
     """
     if event.ref.fence != task.fence or task.status not in _UNDER_WAY:
+        return None
+    if find_held_data(task.spec) is not None and task.status is TaskStatus.RUNNING:
+        # In the trainer's own words, which may be prices: its server tells none.
         return None
     return task.advance(
         percent=event.percent,

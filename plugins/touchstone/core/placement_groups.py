@@ -164,6 +164,7 @@ class PlacementGroups:
                 needs.image if needs.image in self._images else "",
                 on_gpu if (on_gpu := needs.image_cuda or needs.image) in self._images else "",
                 matched,
+                needs.data,
             )
         return reduced
 

@@ -18,9 +18,10 @@ from touchstone.core.records.servers import DeclaredServer, Server, ServerHold, 
 from touchstone.core.records.tasks import Attempt, Task
 from touchstone.core.retries import is_unrented
 from touchstone.core.schedule import Schedule
-from touchstone.core.tasks import TaskSpec
+from touchstone.core.tasks import TaskSpec, find_held_data
 from touchstone_agent.core.backoff import Backoff
 from touchstone_agent.protocol.messages import AttemptPhase, SlotClass
+from touchstone_agent.protocol.private import HeldData
 
 NOTHING_LINGERS: Mapping[SlotClass, int] = Counter()
 
@@ -53,16 +54,24 @@ def build_needs(task: Task) -> Needs:
         labels=build_labels(spec),
         image=spec.image,
         image_cuda=spec.image_cuda,
+        data=find_held_data(spec),
     )
 
 
-def build_schedule_needs(schedule: Schedule, *, system: str, submitted_by: str) -> Needs:
-    """Return what the trainings of a schedule will ask for, before there are any."""
+def build_schedule_needs(
+    schedule: Schedule, *, system: str, submitted_by: str, data: HeldData | None = None
+) -> Needs:
+    """
+    Return what the trainings of a schedule will ask for, before there are any.
+
+    :param data: The private data set of its event; ``None`` for none.
+    """
     labels = {system, f"user:{submitted_by}"}
     return Needs(
         kind=SlotClass.TRAINING,
         placement=schedule.placement,
         labels=frozenset(labels | {schedule.job} if schedule.job else labels),
+        data=data,
     )
 
 
@@ -195,6 +204,7 @@ def build_resource(
         gpu_shares=max(map(find_shares, server.gpus), default=1),
         fit=read_fit(server),
         gpu_price_per_hour=declared.gpu_price_per_hour,
+        held=find_held_sets(server),
     )
 
 
@@ -206,6 +216,12 @@ def tell_hold(hold: ServerHold, now: datetime) -> str:
     if hold.label:
         what += f" of {hold.label.removeprefix('user:')}"
     return f"takes {what} until {tell_time(hold.until, now)}: {hold.reason}"
+
+
+def find_held_sets(server: Server) -> frozenset[HeldData]:
+    """Return the private data sets that a server holds, by its agent's last word."""
+    listed = server.inventory.private_data if server.inventory else ()
+    return frozenset(each for each in listed if isinstance(each, HeldData))
 
 
 def find_slots(server: Server, kind: SlotClass, slots: int) -> int:

@@ -22,7 +22,7 @@ from touchstone.core.records.tasks import StoredFile, Task
 from touchstone.core.results import MAIN_METRIC, ResultRefused, TrainerResult
 from touchstone.core.schedule import Schedule
 from touchstone.core.states import TaskStatus
-from touchstone.core.tasks import Replayed, ReplayedFile, TaskSpec
+from touchstone.core.tasks import Replayed, ReplayedFile, TaskSpec, find_held_data
 from touchstone_agent.protocol.errors import ConfigurationError
 from touchstone_agent.protocol.messages import SlotClass
 from touchstone_agent.protocol.words import build_line
@@ -90,6 +90,8 @@ def find_objection(task: Task) -> str | None:
         return "only a training can be replayed"
     if task.spec.replay is not None:
         return f"it is a replay itself, of {task.spec.replay.key}"
+    if find_held_data(task.spec) is not None:
+        return "its outcome stays at the server that holds its data; there is nothing to compare"
     if task.status is not TaskStatus.SUCCESS:
         return f"it is {task.status}; only what has ended well has an outcome to compare with"
     return None

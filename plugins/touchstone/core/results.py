@@ -311,7 +311,7 @@ def summarise_task(task: Task, published: Published | None) -> ResultLine:
         status=task.status,
         reason=cut(task.newest.reason, MAX_REASON),
         judged=told.judged.status if told.judged else None,
-        judged_reason=told.judged.reason if told.judged else None,
+        judged_reason=_tell_judging(told.judged) if told.judged else None,
         metrics=told.metrics,
         reported=told.reported,
         metric_notes=told.metric_notes,
@@ -320,6 +320,13 @@ def summarise_task(task: Task, published: Published | None) -> ResultLine:
         may_carry_code=any(model.may_carry_code for model in models),
         mlflow_url=told.mlflow_url,
     )
+
+
+def _tell_judging(judged: Judged) -> str | None:
+    """Return why a training is not judged, or who has judged it if it was not the own judge."""
+    if judged.reason is not None or judged.there is None:
+        return judged.reason
+    return f"by the judge of {judged.there.server}, which holds the data"
 
 
 def _is_cancelled(task: Task) -> bool:

@@ -15,6 +15,7 @@ from pydantic import (
 
 from touchstone.core.conf import System
 from touchstone.core.data_sets import PinnedData
+from touchstone.core.judging_rules import build_rules
 from touchstone.core.names import (
     VALIDATION_TASK_ID,
     build_content_key,
@@ -24,6 +25,7 @@ from touchstone.core.names import (
 from touchstone.core.programs import Program, build_program_ids, build_program_user
 from touchstone.core.schedule import MAX_ARGUMENT, SEED_COUNT_KEY, Schedule, Training
 from touchstone_agent.contract import build_gpu_variables
+from touchstone_agent.protocol.errors import PermanentError
 from touchstone_agent.protocol.messages import (
     AttemptRef,
     Grant,
@@ -34,6 +36,7 @@ from touchstone_agent.protocol.messages import (
     Start,
 )
 from touchstone_agent.protocol.pods import PodStart
+from touchstone_agent.protocol.private import HeldData, JudgeRules, PrivateData
 
 CONTRACT_VERSION = "1"
 CONTENT_FOLDER = "content"
@@ -396,7 +399,7 @@ def list_archives(spec: TaskSpec) -> dict[str, tuple[str, int]]:
     archives = {CONTENT_FOLDER: (spec.content_sha256, spec.content_size)}
     if spec.elnigma:
         archives[CHECKOUT_FOLDER] = (spec.elnigma.sha256, spec.elnigma.size)
-    if spec.data:
+    if spec.data and not spec.data.is_private:
         archives[DATA_FOLDER] = (spec.data.sha256, spec.data.size)
     return archives
 
@@ -436,11 +439,39 @@ def build_start(
         gpus=gpus,
         prepare=None if spec.elnigma is None else PREPARATION,
         requires_gpu=spec.schedule.require_cuda,
+        private_data=build_private_data(spec),
     )
 
 
+def find_held_data(spec: TaskSpec) -> HeldData | None:
+    """Return the data set that a server must hold to run a task; ``None`` if it need hold none."""
+    return find_held(spec.data)
+
+
+def find_held(data: PinnedData | None) -> HeldData | None:
+    """Return the data set that a server must hold for something; ``None`` if it need hold none."""
+    if data is None or not data.is_private:
+        return None
+    return HeldData(name=data.name, version=data.version, digest=data.digest)
+
+
+def build_private_data(spec: TaskSpec) -> PrivateData | None:
+    """Return what a server is told of a task's private data; ``None`` where there are none."""
+    held = find_held_data(spec)
+    if held is None:
+        return None
+    rules = JudgeRules.model_validate(build_rules(spec.data).model_dump())
+    return PrivateData(**held.model_dump(), interval=spec.interval, rules=rules)
+
+
 def build_pod_start(spec: TaskSpec, ref: AttemptRef, grants: Mapping[str, Grant]) -> PodStart:
-    """Return what a pod runs: the same as a server, but for what a pod is by itself."""
+    """
+    Return what a pod runs: the same as a server, but for what a pod is by itself.
+
+    :raises PermanentError: If it is on private data, which no pod has or gets.
+    """
+    if find_held_data(spec) is not None:
+        raise PermanentError("private data stay at their servers; no pod is rented for them")
     start = build_start(spec, ref, grants)
     # What is rented for a training has a GPU of its own, and for a validation none. Servers say
     # that themselves, who know what they have handed over.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import math
 import sys
 from array import array
 from collections.abc import Iterable, Mapping, Sequence
@@ -15,10 +16,11 @@ from pydantic import BaseModel, ConfigDict, JsonValue
 from touchstone.core.events import Event, is_judged_row
 from touchstone.core.outcomes import Outcome
 from touchstone.core.records.beside import BEFORE_BESIDE, NOT_COMPARED, Beside, lack_beside
-from touchstone.core.records.events import Entry, EventRecord, Series, VerdictRecord
+from touchstone.core.records.events import Entry, EventRecord, Figures, Series, VerdictRecord
 from touchstone.core.records.judged import BEFORE_JUDGING, JudgedSeries
 from touchstone.core.records.submissions import NOT_JUDGED
 from touchstone.core.records.tasks import Published, Task
+from touchstone.core.results import MAIN_METRIC
 from touchstone.core.states import TaskStatus
 from touchstone_agent.protocol.errors import PermanentError
 
@@ -119,6 +121,30 @@ def find_unjudged(tasks: Sequence[tuple[Task, Published | None]]) -> str | None:
         if not judged.is_judged:
             return f"{task.task_id}: {judged.reason or 'the judge gave no figures'}"
     return None
+
+
+def find_server_scores(tasks: Sequence[tuple[Task, Published | None]]) -> Figures | None:
+    """
+    Return what a submission scores by its servers' judges: means over the intervals.
+
+    Each interval was scored on its own rows, since no rows are here that all could be cut to.
+
+    :return: ``None`` if a figure of one is missing.
+    """
+    scores, sharpes = [], []
+    for _, published in tasks:
+        judged = published.judged if published else None
+        score = judged.there.active_sharpe if judged and judged.there else None
+        sharpe = judged.metrics.get(MAIN_METRIC) if judged else None
+        if score is None or sharpe is None:
+            return None
+        scores.append(score)
+        sharpes.append(sharpe)
+    if not scores:
+        return None
+    return Figures(
+        score=math.fsum(scores) / len(scores), net_sharpe=math.fsum(sharpes) / len(sharpes)
+    )
 
 
 def has_failed_by_infrastructure(tasks: Iterable[Task]) -> bool:

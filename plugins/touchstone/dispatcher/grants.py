@@ -6,7 +6,7 @@ from pydantic import ValidationError
 
 from touchstone.core.names import build_console_key, build_output_key
 from touchstone.core.records.tasks import Task
-from touchstone.core.tasks import build_archive_key, list_archives
+from touchstone.core.tasks import build_archive_key, find_held_data, list_archives
 from touchstone.settings import Settings
 from touchstone.stores.objects import ObjectStore
 from touchstone_agent.protocol.facts import UploadedFile
@@ -58,6 +58,8 @@ def _find_refusal(task: Task | None, server: str, event: GrantsWanted) -> str | 
     if task.fence != event.ref.fence and event.purpose is not GrantPurpose.CONSOLE:
         return "a newer attempt has taken its place"
     is_input = event.purpose is GrantPurpose.INPUT
+    if find_held_data(task.spec) is not None and not is_input:
+        return "no file of an attempt on private data is taken"
     inputs = list_archives(task.spec) if is_input else {}
     for want in event.wants:
         is_console = event.purpose is GrantPurpose.CONSOLE

@@ -66,6 +66,7 @@ from touchstone.core.results import (
     split_published,
 )
 from touchstone.core.states import TaskStatus
+from touchstone.core.tasks import find_held_data
 from touchstone.operators.authority import (
     get_map_index,
     get_run,
@@ -197,6 +198,8 @@ def publish_attempt(
     from touchstone.stores.parts import Parts
 
     settings, ref = get_settings(), task.ref
+    if find_held_data(task.spec) is not None:
+        return publish_figures(task), []
     if task.spec.replay is not None:
         replayed, held_back = publish_replay(objects, task, files), find_hold_back(task)
         return (replayed.change(held_back=held_back) if held_back else replayed), []
@@ -268,6 +271,25 @@ def publish_attempt(
         now=now,
     )
     return published, evaluations
+
+
+def publish_figures(task: Task) -> Published:
+    """
+    Return what is published of a training on private data: its server's figures, and nothing else.
+
+    Models, predictions, charts and the console stay there, so there is no run in MLflow.
+    """
+    rules, newest = build_rules(task.spec.data), task.newest
+    other = find_other_rows(task.spec, rules)
+    judged = newest.judged or refuse_judging(f"{newest.server} told no figures", rules)
+    if other is not None:
+        judged = refuse_judging(other, rules).change(there=judged.there)
+    return Published(
+        metrics=judged.metrics,
+        judged=judged,
+        charts_note=f"they stay at {newest.server}, which holds the data",
+        published_at=datetime.now(UTC),
+    )
 
 
 def _judge(

@@ -42,6 +42,15 @@ def _now() -> datetime:
     return datetime.now(UTC)
 
 
+def find_event_data(records: RecordStore, conf: RunConf) -> PinnedData | None:
+    """Return what a run is trained on by its event; ``None`` for the built-in data set."""
+    if conf.schedule is None:
+        return None
+    from touchstone.services.events import EventKeeper
+
+    return EventKeeper.build(records, get_settings(), _now).find_data(conf.schedule.event)
+
+
 def enter_event(
     records: RecordStore, conf: RunConf, submission_id: str, run: Run
 ) -> PinnedData | None:

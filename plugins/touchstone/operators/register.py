@@ -21,7 +21,7 @@ from touchstone.core.records.tasks import cut
 from touchstone.core.schedule import Schedule
 from touchstone.core.states import IllegalMove, SubmissionStatus
 from touchstone.operators.authority import get_run
-from touchstone.operators.judging import enter_event
+from touchstone.operators.judging import enter_event, find_event_data
 from touchstone.operators.preparing import (
     build_validation,
     connect_records,
@@ -104,7 +104,8 @@ class RegisterOperator(BaseOperator):
             check_branch(get_settings(), conf.schedule, run.user)
             submission_id = check_run_id(records, conf, run)
             check_baseline(records, conf, run.user)
-            check_placeable(records, conf, run.user)
+            data = find_event_data(records, conf)
+            check_placeable(records, conf, run.user, data=data)
             data = enter_event(records, conf, submission_id, run)
             if conf.submission_id is None:
                 is_cleared = (dag_run.clear_number or 0) > 0

@@ -18,6 +18,7 @@ from touchstone.settings import Settings, get_settings
 from touchstone_agent.protocol.errors import ConfigurationError, TouchstoneError
 
 if TYPE_CHECKING:
+    from touchstone.core.data_sets import PinnedData
     from touchstone.core.eligibility import Needs, Resource
     from touchstone.core.records.submissions import Submission
     from touchstone.hooks.repository import Content
@@ -97,15 +98,19 @@ def check_placeable(
     conf: RunConf,
     user: str,
     find_rental: Callable[[RunConf], Resource | None] = find_rental,
+    *,
+    data: PinnedData | None = None,
 ) -> None:
     """
     Refuse a task that no known machine could ever run; it would wait for days in silence.
 
     :param find_rental: Asks RunPod, which takes a second and counts against its limits: only
         when no server will do.
+    :param data: What it is trained on; ``None`` for the built-in data set.
     """
     from touchstone.core.eligibility import find_impossible
     from touchstone.core.placement_inputs import build_resource, build_schedule_needs
+    from touchstone.core.tasks import find_held
 
     if conf.schedule is None:
         return
@@ -123,6 +128,7 @@ def check_placeable(
         conf.schedule,
         system=str(conf.source.system if conf.source else of_found),
         submitted_by=found.submitted_by if found is not None else user,
+        data=find_held(data),
     )
     now, no_matter = datetime.now(UTC), timedelta(days=36500)
     resources = []

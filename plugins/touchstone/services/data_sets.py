@@ -114,6 +114,11 @@ class DataKeeper:
         )
 
         def take(known: DataRecord) -> DataRecord | None:
+            if known.is_private:
+                raise ConfigurationError(
+                    f"data: {known.entry} is there as private, so its file is taken by nobody; "
+                    "give this one another version"
+                )
             if known.digest != new.digest:
                 raise ConfigurationError(
                     f"version: {known.entry} is there already with another content, of digest "
@@ -147,6 +152,47 @@ class DataKeeper:
 
         return Added(record=self._store.change_data_set(new, complete), is_changed=True)
 
+    def add_private(self, text: str, digest: str, data_bytes: int, *, by: str) -> Added:
+        """
+        Put a data set on record whose file stays at the servers that hold it.
+
+        :param text: Its ``data.toml``.
+        :param digest: Of ``data.toml`` and the data file, by the word of whoever has both.
+        :param data_bytes: The data file's size in bytes, likewise.
+        :param by: Who adds it.
+        :raises ConfigurationError: If ``data.toml`` is wrong, or its name and version are taken.
+        """
+        definition, is_changed = parse_data_set(text), True
+        new = DataRecord(
+            entry=build_entry_key(definition.name, definition.version),
+            definition=definition,
+            digest=digest,
+            sha256="",
+            size=0,
+            data_bytes=data_bytes,
+            added_at=self._clock(),
+            added_by=by,
+            is_private=True,
+        )
+
+        def take(known: DataRecord) -> DataRecord | None:
+            nonlocal is_changed
+            is_changed = False
+            if not known.is_private:
+                raise ConfigurationError(
+                    f"data: {known.entry} is there already, and its file with it; what was shared "
+                    "cannot become private: give this one another version"
+                )
+            if known.digest != digest:
+                raise ConfigurationError(
+                    f"version: {known.entry} is there already with another content, of digest "
+                    f"{known.digest}; this one has {digest}: give it another version"
+                )
+            return None
+
+        record = self._store.change_data_set(new, take)
+        return Added(record=record, is_changed=is_changed)
+
 
 def fetch_data(objects: ObjectStore, settings: Settings, data: PinnedData | None) -> Path | None:
     """
@@ -159,6 +205,8 @@ def fetch_data(objects: ObjectStore, settings: Settings, data: PinnedData | None
     """
     if data is None:
         return None
+    if data.is_private:
+        raise DataUnusable(f"the data set {data.label} is private: it is at its servers alone")
     try:
         root = _find_cache(settings)
         folder = root / data.digest

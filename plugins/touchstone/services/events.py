@@ -9,7 +9,7 @@ from datetime import datetime, timedelta
 from typing import Self
 
 from touchstone.core.answers import EventQuota
-from touchstone.core.data_sets import CANNED, DataSet, PinnedData
+from touchstone.core.data_sets import CANNED, PinnedData
 from touchstone.core.events import (
     DEFAULT,
     FLAT,
@@ -107,7 +107,13 @@ class EventKeeper:
             before = self._events.get_event(name)
         except UnknownEvent:
             before = None
-        settled = settle_event(event, name, self._find_data_set(name, event, before))
+        data = self._find_data_set(name, event, before)
+        settled = settle_event(
+            event,
+            name,
+            data.definition if data else None,
+            is_private=data is not None and data.is_private,
+        )
         self._check_change(name, before, settled)
         new = EventRecord(entry=name, definition=settled, digest=event.digest)
 
@@ -124,7 +130,9 @@ class EventKeeper:
 
         return Applied(event=self._events.change_event(new, decide), is_changed=was_changed)
 
-    def _find_data_set(self, name: str, event: Event, before: EventRecord | None) -> DataSet | None:
+    def _find_data_set(
+        self, name: str, event: Event, before: EventRecord | None
+    ) -> DataRecord | None:
         """Return the data set that an event's file means; ``None`` for the built-in one."""
         wanted = event.data
         if wanted.name == CANNED:
@@ -141,7 +149,7 @@ class EventKeeper:
                 f"event {name}: data: {found.entry!r} was not stored to its end; an admin adds it "
                 "again with `touchstone data add DIR`"
             )
-        return found.definition
+        return found
 
     def _find_version(self, name: str, version: str | None) -> DataRecord:
         if version is not None:
@@ -156,7 +164,10 @@ class EventKeeper:
         if changed is None:
             return
         entries = self._events.list_entries(name)
-        if entries.unreadable or any(entry.series for entry in entries.records):
+        is_figures = before.definition.shares_scores_only
+        if entries.unreadable or any(
+            entry.series or (is_figures and entry.verdict) for entry in entries.records
+        ):
             raise ConfigurationError(
                 f"event {name}: {changed}: verdicts rest on what it is; write an event of another "
                 "name"
@@ -170,6 +181,11 @@ class EventKeeper:
         :raises ConfigurationError: If it is neither, or the event's file names another.
         """
         event, now = self._events.get_event(name), self._clock()
+        if event.definition.shares_scores_only:
+            raise ConfigurationError(
+                f"baseline: the event {name!r} shares scores alone, so nothing is compared here; "
+                "its board is ordered by the scores of the servers' judges"
+            )
         in_file = event.definition.judging.baseline
         if in_file is not None and in_file != baseline:
             raise ConfigurationError(
@@ -356,6 +372,7 @@ def find_data(events: EventStore, event: Event) -> PinnedData | None:
         test_from=rows.test_from,
         test_to=rows.test_to,
         bars_per_year=found.definition.bars_per_year,
+        is_private=found.is_private,
     )
 
 

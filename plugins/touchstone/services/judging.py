@@ -45,6 +45,7 @@ from touchstone.core.verdicts import (
     build_question,
     build_work,
     find_difference,
+    find_server_scores,
     find_unjudged,
     has_failed_by_infrastructure,
     join_series,
@@ -63,6 +64,12 @@ Asker = Callable[[Mapping[str, JsonValue]], VerdictAnswer]
 """Asks the judge's statistics."""
 
 _MAX_REASON: Final = 400
+
+SCORES_ONLY: Final = (
+    "its rows stay at the server that holds the data, so nothing is compared here; its score is of "
+    "the judge there"
+)
+"""Why nothing is judged of an event that shares scores alone."""
 
 
 class Unreadable(PermanentError):
@@ -174,6 +181,10 @@ class Judge:
         seeds = find_other_seeds(event.definition, _count_seeds(tasks))
         if seeds is not None:
             return self._put_unjudged(entry, seeds, event)
+        if event.definition.shares_scores_only:
+            return self._put_unjudged(
+                self._put_scores(entry, find_server_scores(told)), SCORES_ONLY, event
+            )
         try:
             entry = self._put_series(entry, submission, self._read_series(event.definition, tasks))
         except PermanentError as error:
@@ -229,7 +240,7 @@ class Judge:
         :raises PermanentError: If the event has no baseline, or cannot be judged.
         """
         event, now = self._events.get_event(name), self._clock()
-        if event.chosen_baseline is None:
+        if event.chosen_baseline is None and not event.definition.shares_scores_only:
             raise PermanentError(
                 f"event: {name!r} has no baseline; `touchstone event baseline {name} ID` sets one"
             )
@@ -246,7 +257,7 @@ class Judge:
         entries = self._list_entries(event.name)
         waiting = tuple(entry.label for entry in entries if entry.verdict is None)
         with_rows = [entry for entry in entries if entry.series is not None]
-        baseline = str(event.chosen_baseline)
+        baseline = event.chosen_baseline or FLAT
         if not with_rows:
             return Closed(judged=(), upgraded=(), waiting=waiting, baseline=baseline)
         judged: list[str] = []
@@ -403,6 +414,20 @@ class Judge:
             last=read_time(joined.times[-1]),
             seed_count=seed_count,
         )
+
+    def _put_scores(self, entry: Entry, figures: Figures | None) -> Entry:
+        """
+        Write down what the servers' judges say of an entry; no rows of it are here.
+
+        The first figures stay, as the first rows do.
+        """
+
+        def decide(found: Entry) -> Entry | None:
+            if figures is None or found.score is not None:
+                return None
+            return found.change(score=figures.score, net_sharpe=figures.net_sharpe, fault=None)
+
+        return self._events.change_entry(entry, decide)
 
     def _put_series(self, entry: Entry, submission: Submission, joined: JoinedSeries) -> Entry:
         """

@@ -10,6 +10,7 @@ from datetime import datetime
 from touchstone.core.answers import SchedulePlan
 from touchstone.core.authority import Run
 from touchstone.core.conf import RunConf, parse_conf
+from touchstone.core.data_sets import PinnedData
 from touchstone.core.eligibility import Needs, Resource
 from touchstone.core.names import build_run_id
 from touchstone.core.outlook import Outlook
@@ -18,6 +19,7 @@ from touchstone.core.pools import RUNPOD_POOL
 from touchstone.core.records.submissions import Submission
 from touchstone.core.schedule import Platform, Schedule
 from touchstone.core.schedule_plan import PlannedSubmission, plan_schedule
+from touchstone.core.tasks import find_held
 from touchstone.services.checks import (
     check_baseline,
     check_branch,
@@ -110,13 +112,13 @@ class Planner:
             schedule = conf.schedule
             assert schedule is not None  # noqa: S101 - parse_conf refuses it without intervals
             found = self.check(conf, schedule, user=user)
-            check_placeable(self.records, conf, user, find_known_rental)
             data = self.keeper.find_data(schedule.event)
+            check_placeable(self.records, conf, user, find_known_rental, data=data)
             planned.append(
                 PlannedSubmission(
                     submission_id=submission_id,
                     submitter=found.submitted_by,
-                    needs=self._build_needs(found, schedule),
+                    needs=self._build_needs(found, schedule, data),
                     system=str(found.system),
                     data=data.label if data else None,
                 )
@@ -165,12 +167,16 @@ class Planner:
             return
         check_branch(self.settings, conf.schedule, user)
         check_baseline(self.records, conf, user)
-        check_placeable(self.records, conf, user)
         self.keeper.check_entry(conf.schedule, user=user)
+        data = self.keeper.find_data(conf.schedule.event)
+        check_placeable(self.records, conf, user, data=data)
 
-    def _build_needs(self, found: Submission, schedule: Schedule) -> Needs:
+    def _build_needs(self, found: Submission, schedule: Schedule, data: PinnedData | None) -> Needs:
         needs = build_schedule_needs(
-            schedule, system=str(found.system), submitted_by=found.submitted_by
+            schedule,
+            system=str(found.system),
+            submitted_by=found.submitted_by,
+            data=find_held(data),
         )
         image_cuda = self.settings.trainer_image_cuda
         return replace(

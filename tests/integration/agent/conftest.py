@@ -39,7 +39,10 @@ class AgentProcess:
             "gpu": "none",
         }
         self.docker: dict[str, Any] = {"pull": False}
+        self.process: dict[str, Any] = {}
         self.command = ["/bin/sh", str(RUNNER)]
+        self.more = ""
+        """Further tables of its settings, as TOML."""
         self._process: subprocess.Popen[bytes] | None = None
         plane.unless = self.find_end
 
@@ -77,12 +80,12 @@ class AgentProcess:
         tables = {
             "sqs": {"endpoint_url": self.plane.endpoint_url},
             "docker": self.docker,
-            "process": {"command": self.command},
+            "process": {"command": self.command, **self.process},
         }
         lines = [f"{name} = {json.dumps(value)}" for name, value in top.items()]
         for table, values in tables.items():
             lines += [f"[{table}]", *(f"{k} = {json.dumps(v)}" for k, v in values.items())]
-        self.config.write_text("\n".join(lines))
+        self.config.write_text("\n".join([*lines, self.more]))
 
     def start(self, *, fault: str | None = None) -> AgentProcess:
         """Start it; with a fault point, it kills itself there."""

@@ -90,3 +90,17 @@ def test_an_event_of_unknown_data_is_refused_with_those_that_are(run, folder, tm
 
     assert done.exit_code == 2
     assert "data: there is no data set 'gold'; there are eurusd-hourly, sp500" in done.output
+
+
+def test_of_a_private_data_set_the_file_is_not_sent(run, folder, airflow):
+    done = run("data", "add", str(folder), "--private")
+
+    assert done.output.startswith("eurusd-hourly 2018-02: added\ndigest: ")
+    assert airflow.objects.objects == {}
+    assert run("data", "add", str(folder), "--private").output.startswith(
+        "eurusd-hourly 2018-02: as it was"
+    )
+    assert "(private)" in run("data", "list").output
+    assert "stays at the servers" in run("data", "show", "eurusd-hourly").output
+    (folder / "eurusd.csv").write_text("other")
+    assert "sha256: eurusd.csv has" in run("data", "add", str(folder), "--private").output

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import base64
 import json
-from datetime import timedelta
+from datetime import date, timedelta
 
 import pytest
 
 from fakes.servers import read_fields
+from fakes.tasks import change_fields
+from touchstone.core.data_sets import PinnedData
 from touchstone.core.retries import WaitEnd, find_end
 from touchstone.dispatcher.events import EventHandler
 from touchstone.stores.tables import RecordUnfit
@@ -303,6 +305,35 @@ def test_a_want_that_is_none_is_refused_by_name(
     [answer] = agent.commands(Grants)
     assert list(answer.refused) == [asked.path]
     assert answer.grants == {}
+
+
+@pytest.mark.parametrize(
+    ("purpose", "path"), [("output", "predictions.csv"), ("console", "000000000000")]
+)
+def test_no_file_of_private_data_is_taken_though_its_server_asks(
+    handler, agent, records, make_event, make_task, purpose, path
+):
+    ref = make_task()
+    data = PinnedData(
+        name="prices",
+        version="1",
+        digest="d" * 64,
+        sha256="",
+        size=0,
+        validation_from=date(2017, 10, 1),
+        test_from=date(2017, 12, 1),
+        bars_per_year=252,
+        is_private=True,
+    )
+    spec = records.get_task("s-1", "i5").spec.model_copy(update={"data": data})
+    change_fields(records, "s-1", "i5", config=spec.model_dump(mode="json"))
+    asked = Want(path=path, sha256="0" * 64, size=3)
+
+    handler.handle(make_event(GrantsWanted(ref=ref, purpose=purpose, wants=(asked,))))
+
+    [answer] = agent.commands(Grants)
+    assert answer.grants == {}
+    assert "private data" in answer.refused[path]
 
 
 def test_an_end_as_an_older_agent_tells_it_is_read(handler, records, make_event, make_task, clock):

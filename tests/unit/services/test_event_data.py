@@ -6,13 +6,16 @@ from datetime import UTC, date, datetime, timedelta
 
 import pytest
 
-from fakes.data_sets import add
+from fakes.data_sets import add, build_text
 from fakes.events import EventWorld, FakeJudge, build_net, build_series
 from fakes.stores import FakeObjectStore, FakeRecordStore
 from fakes.tasks import build_spec, change_fields
 from touchstone.core.events import parse_event
 from touchstone.core.judging import RULES, build_rules
 from touchstone.core.records.events import EventRecord
+from touchstone.core.records.judged import Judged, JudgedStatus, JudgedThere
+from touchstone.core.verdicts import build_board
+from touchstone.services.data_sets import DataKeeper, DataUnusable, fetch_data
 from touchstone.services.events import show_event
 from touchstone.settings import Settings
 from touchstone.stores.parts import Parts
@@ -307,3 +310,99 @@ def test_the_file_of_the_documentation_and_its_data_set_go_together(world, add_v
     applied = world.keeper.apply("eurusd-2027", parse_event(text, name="x"), by="admin")
 
     assert applied.event.definition.data.version == "2018-02"
+
+
+# --- data that stay at their servers -------------------------------------------------------------
+
+PRIVATE = "share = 'scores'\n" + OWN + "[quota]\nsubmissions = 5\n"
+
+
+@pytest.fixture
+def private(world, objects):
+    keeper = DataKeeper.build(world.records, objects, SETTINGS, lambda: world.now)
+    return keeper.add_private(build_text(), "d" * 64, 10, by="admin").record
+
+
+def put_figures(world, submission_id, *, score, is_judged=True):
+    """Put on record that all trainings were judged at the server that holds the data."""
+    data = world.keeper.find_data("default")
+    for interval in (1, 5):
+        spec = build_spec(
+            submission_id=submission_id, task_id=f"i{interval}", interval=interval, data=data
+        )
+        judged = Judged(
+            status=JudgedStatus.JUDGED if is_judged else JudgedStatus.NOT_JUDGED,
+            reason=None if is_judged else "other rows (by the judge of rio)",
+            metrics={"net_sharpe": score + interval} if is_judged else {},
+            there=JudgedThere(server="rio", judge="1", active_sharpe=score),
+        )
+        change_fields(
+            world.records,
+            submission_id,
+            spec.task_id,
+            config=spec.model_dump(mode="json"),
+            published={"judged": judged.dump(), "metrics": dict(judged.metrics)},
+        )
+
+
+def test_an_event_on_private_data_is_scored_by_its_servers_and_compares_nothing(world, private):
+    apply(world, PRIVATE)
+    assert world.keeper.find_data("default").is_private
+    entry = world.train("s-1", build_net(1))
+    put_figures(world, "s-1", score=0.5)
+
+    after = world.judge_again(entry)
+
+    assert (after.score, after.net_sharpe) == (0.5, 3.5)
+    assert after.series is None
+    assert after.verdict.outcome == "not judged"
+    assert "stay at the server" in after.verdict.sentence
+    # The first figures stay: a run that is cleared draws no second time.
+    put_figures(world, "s-1", score=0.9)
+    assert world.judge_again(entry).score == 0.5
+    board = build_board(
+        world.events.get_event("default"), world.events.list_entries("default").records
+    )
+    best = board["rows"][0]
+    assert (best["name"], best["rank"]) == ("s-1", 1)
+
+
+def test_one_that_was_not_judged_there_has_no_score(world, private):
+    apply(world, PRIVATE)
+    entry = world.train("s-1", build_net(1))
+    put_figures(world, "s-1", score=0.5, is_judged=False)
+
+    after = world.judge_again(entry)
+
+    assert after.score is None
+    assert "by the judge of rio" in after.verdict.reason
+
+
+def test_such_an_event_has_no_baseline_and_closes_without_one(world, private):
+    apply(world, PRIVATE)
+
+    with pytest.raises(ConfigurationError, match="shares scores alone"):
+        world.keeper.set_baseline("default", "flat", by="admin")
+    closed = world.judge.close("default", by="admin")
+
+    assert (closed.judged, closed.waiting) == ((), ())
+    assert world.events.get_event("default").closed_at is not None
+
+
+def test_what_was_scored_fixes_the_data_of_its_event(world, private, objects):
+    apply(world, PRIVATE)
+    entry = world.train("s-1", build_net(1))
+    put_figures(world, "s-1", score=0.5)
+    world.judge_again(entry)
+    keeper = DataKeeper.build(world.records, objects, SETTINGS, lambda: world.now)
+    keeper.add_private(build_text(version="2"), "e" * 64, 10, by="admin")
+
+    with pytest.raises(ConfigurationError, match="verdicts rest on"):
+        apply(world, PRIVATE.replace("[quota]", "version = '2'\n[quota]"))
+
+
+def test_private_data_are_fetched_by_nobody(world, private, objects):
+    apply(world, PRIVATE)
+
+    with pytest.raises(DataUnusable, match="is private"):
+        fetch_data(objects, SETTINGS, world.keeper.find_data("default"))

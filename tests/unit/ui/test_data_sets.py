@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from fakes.data_sets import BODY, pack
+from fakes.data_sets import BODY, build_text, pack
 from touchstone.settings import Settings
 from touchstone.ui.archives import UploadGate
 from touchstone.ui.routes.content import get_gate
@@ -111,3 +111,57 @@ def test_uploads_of_data_sets_are_counted_like_all_others(app, login, archive):
 )
 def test_a_data_set_that_is_not_there_is_not_found_and_no_path_is_one(engineer, name, status):
     assert engineer.get(f"{DATA}/{name}").status_code == status
+
+
+PRIVATE = {"text": build_text(), "digest": "d" * 64, "data_bytes": 10}
+
+
+@pytest.mark.parametrize(("role", "status"), [("viewer", 403), ("user", 403), ("op", 200)])
+def test_of_a_private_data_set_a_description_is_put_on_record_and_nothing_is_stored(
+    login, objects, role, status
+):
+    answer = login(role=role).post(f"{DATA}/private", json=PRIVATE)
+
+    assert answer.status_code == status
+    assert objects.objects == {}
+    if status == 200:
+        shown = answer.json()
+        assert (shown["is_private"], shown["is_complete"], shown["is_changed"]) == (True,) * 3
+        assert shown["digest"] == "d" * 64
+        again = login(role=role).post(f"{DATA}/private", json=PRIVATE).json()
+        assert not again["is_changed"]
+
+
+def test_what_is_private_becomes_nothing_else_and_nothing_becomes_private(login, objects, archive):
+    chief = login("chief", "admin")
+    chief.post(f"{DATA}/private", json=PRIVATE)
+
+    answer = chief.post(DATA, content=archive, headers=GZIP)
+    other = chief.post(f"{DATA}/private", json={**PRIVATE, "digest": "e" * 64})
+
+    assert (answer.status_code, objects.objects) == (400, {})
+    assert "is there as private" in answer.json()["detail"]
+    assert "another content, of digest d" in other.json()["detail"]
+
+
+def test_what_was_shared_cannot_become_private(login, archive):
+    chief = login("chief", "admin")
+    chief.post(DATA, content=archive, headers=GZIP)
+
+    answer = chief.post(f"{DATA}/private", json=PRIVATE)
+
+    assert answer.status_code == 400
+    assert "cannot become private" in answer.json()["detail"]
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {**PRIVATE, "digest": "x"},
+        {**PRIVATE, "text": "name = 1"},
+        {**PRIVATE, "data_bytes": -1},
+        {**PRIVATE, "archive": "x"},
+    ],
+)
+def test_an_odd_description_is_refused(login, body):
+    assert login("chief", "admin").post(f"{DATA}/private", json=body).status_code in {400, 422}

@@ -8,6 +8,7 @@ from datetime import datetime
 from typing import Any
 
 from touchstone_agent.core.cursor import Chunk
+from touchstone_agent.core.private import withhold
 from touchstone_agent.protocol.messages import (
     FINAL_PHASES,
     AttemptPhase,
@@ -84,6 +85,11 @@ class Attempt:
         return self.start.ref
 
     @property
+    def is_private(self) -> bool:
+        """Tell whether nothing that it leaves may be sent anywhere."""
+        return self.start.private_data is not None
+
+    @property
     def is_final(self) -> bool:
         """Tell whether nothing will happen to it any more."""
         return self.phase in FINAL_PHASES
@@ -117,10 +123,11 @@ def move(
 
 def build_phase_event(attempt: Attempt) -> PhaseChanged:
     """Return the event of the attempt's present phase; the same each time it is sent."""
-    return PhaseChanged(
+    event = PhaseChanged(
         ref=attempt.ref,
         phase=attempt.phase,
         at=attempt.phase_at,
         reason=attempt.reason,
         details=dict(attempt.details),
     )
+    return withhold(event) if attempt.is_private else event

@@ -17,6 +17,7 @@ from pydantic import Field, SerializerFunctionWrapHandler, model_serializer
 from touchstone_agent.protocol.facts import ServerGpu, Wire
 from touchstone_agent.protocol.images import ServerImage
 from touchstone_agent.protocol.names import build_container_name
+from touchstone_agent.protocol.private import HeldData, PrivateData
 from touchstone_agent.protocol.words import (
     AnyNumber,
     AnyPhrase,
@@ -42,6 +43,7 @@ MAX_SEALED = 16 * 1024
 MAX_STAGED = 8
 MAX_GPUS = 64
 MAX_IMAGES = 16
+MAX_HELD = 16
 
 MAX_CHUNK_BYTES = 256 * 1024
 """No piece of a console that is stored at once is longer: a reader that goes on from an offset need
@@ -174,6 +176,8 @@ class Start(Wire):
         attempt without the network and without what would have been prepared.
     :param requires_gpu: Whether it must not compute on the CPU in place of a GPU. An agent that
         does not know it hands a GPU over all the same.
+    :param private_data: The data set that it is given from this server's own folders. Then nothing
+        that it leaves is sent: no file, no console, no progress, no words of its runner's.
     """
 
     kind: Literal["start"] = "start"
@@ -188,6 +192,7 @@ class Start(Wire):
     gpus: int = Field(default=0, ge=0)
     prepare: Preparation | None = None
     requires_gpu: bool = False
+    private_data: PrivateData | None = None
 
     @model_serializer(mode="wrap")
     def _write(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
@@ -197,6 +202,8 @@ class Start(Wire):
             fields.pop("prepare", None)
         if not fields.get("requires_gpu"):
             fields.pop("requires_gpu", None)
+        if fields.get("private_data") is None:
+            fields.pop("private_data", None)
         return fields
 
 
@@ -321,14 +328,15 @@ class Refusal(StrEnum):
 
     ``full``: no slot, or no GPU, is free now. ``disk``, ``image`` and ``gpu``: what this server
     lacks for it; of GPUs also one that is broken, or that a process of somebody else uses.
-    ``fence`` and ``name``: what is wrong with the START itself. ``drained``: this server takes none
-    of its kind.
+    ``data``: the private data set that it names. ``fence`` and ``name``: what is wrong with the
+    START itself. ``drained``: this server takes none of its kind.
     """
 
     FULL = "full"
     DISK = "disk"
     IMAGE = "image"
     GPU = "gpu"
+    DATA = "data"
     FENCE = "fence"
     NAME = "name"
     DRAINED = "drained"
@@ -353,7 +361,9 @@ class PhaseChanged(Wire):
     :param details: Facts of the phase; their model reads those that are kept.
         ``preparing``: :class:`~touchstone_agent.protocol.facts.PreparedFacts`. ``running``:
         ``container``, ``runtime``. ``exited``: :class:`~touchstone_agent.protocol.facts.ExitFacts`.
-        ``uploaded``: those of ``exited`` again, ``uploaded`` (paths), ``failed`` (reason by path).
+        ``uploaded``: those of ``exited`` again, ``uploaded`` (paths), ``failed`` (reason by path);
+        with private data ``judged`` instead of both, a
+        :class:`~touchstone_agent.protocol.private.ServerJudged`.
         ``rejected``, and ``lost`` before anything ran: ``refusal`` (a :class:`Refusal`; absent
         where nobody knows, and from agents that do not tell it yet).
     """
@@ -450,6 +460,7 @@ class Inventory(Wire):
     :param running: Attempts that have not reached a final phase, with that phase.
     :param images: What its engine knows of images that it may run, as far as its settings name any
         without a pattern; none from agents that do not tell it yet.
+    :param private_data: The private data sets that its settings name.
     """
 
     slots: int = Field(ge=0, le=10_000)
@@ -462,6 +473,7 @@ class Inventory(Wire):
     gpus: tuple[ServerGpu, ...] = Field(default=(), max_length=MAX_GPUS)
     running: tuple[tuple[AttemptRef, AttemptPhase], ...] = Field(default=(), max_length=MAX_RUNNING)
     images: tuple[ServerImage, ...] = Field(default=(), max_length=MAX_IMAGES)
+    private_data: tuple[HeldData, ...] = Field(default=(), max_length=MAX_HELD)
 
     @model_serializer(mode="wrap")
     def _write(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
@@ -471,6 +483,8 @@ class Inventory(Wire):
             fields.pop("disk_free_mib", None)
         if not fields.get("images"):
             fields.pop("images", None)
+        if not fields.get("private_data"):
+            fields.pop("private_data", None)
         return fields
 
 

@@ -37,6 +37,8 @@ class DataRecord(StoredRecord):
     :param added_at: When it was added.
     :param added_by: By whom.
     :param stored_at: When its archive was there; ``None`` while it may be missing.
+    :param is_private: Whether its file is at the servers that hold it alone: there is no archive,
+        and ``sha256`` and ``size`` say nothing.
     """
 
     event: str = DATA_SETS
@@ -50,6 +52,7 @@ class DataRecord(StoredRecord):
     added_at: Time
     added_by: str
     stored_at: Time | None = None
+    is_private: bool = False
 
     @property
     def name(self) -> str:
@@ -58,8 +61,8 @@ class DataRecord(StoredRecord):
 
     @property
     def is_complete(self) -> bool:
-        """Tell whether its archive is there."""
-        return self.stored_at is not None
+        """Tell whether its archive is there, or none is to be."""
+        return self.is_private or self.stored_at is not None
 
 
 def build_entry_key(name: str, version: str) -> str:
@@ -79,4 +82,5 @@ def show_data_set(record: DataRecord) -> dict[str, JsonValue]:
         "added_at": record.added_at.isoformat(),
         "added_by": record.added_by,
         "is_complete": record.is_complete,
+        **({"is_private": True} if record.is_private else {}),
     }

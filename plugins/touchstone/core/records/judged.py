@@ -76,6 +76,22 @@ class RulesUsed(Part):
     sha256: str
 
 
+class JudgedThere(Part):
+    """
+    That a training was judged where it ran, by the judge of the server that holds its data.
+
+    :param server: The server: its figures are its word, and nobody else can compute them.
+    :param judge: Version of its judge.
+    :param active_sharpe: Sharpe ratio of the net returns without the market.
+    :param models: Digest of each model, which stays there.
+    """
+
+    server: str
+    judge: str
+    active_sharpe: int | float | None = None
+    models: Mapping[str, str] = Field(default_factory=dict)
+
+
 class Judged(Part):
     """
     What the judge found of a training.
@@ -93,6 +109,8 @@ class Judged(Part):
         is the same, the rows are.
     :param beta: Slope of the net returns on the market's.
     :param series: Where :class:`JudgedSeries` is.
+    :param there: Who has judged it where its data are; ``None`` for what the control plane's own
+        judge has judged.
     """
 
     status: JudgedStatus
@@ -106,6 +124,7 @@ class Judged(Part):
     rows_digest: str | None = None
     beta: int | float | None = None
     series: StoredPart | None = None
+    there: JudgedThere | None = None
 
     @property
     def is_judged(self) -> bool:

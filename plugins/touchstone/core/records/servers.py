@@ -14,6 +14,7 @@ from touchstone.core.records.kept import KeptRecord, Part
 from touchstone.core.records.stored import RecordUnreadable, Time
 from touchstone_agent.protocol.images import ServerImage
 from touchstone_agent.protocol.messages import AttemptPhase, AttemptRef, Refusal, SlotClass
+from touchstone_agent.protocol.private import HeldData
 
 Number = int | float
 """A number that stays as it is stored: 24 and 24.0 are two texts where JSON goes out."""
@@ -64,6 +65,7 @@ class StoredInventory(Part):
     :param disk_free_mib: Disk that is free for attempts, MiB.
     :param gpus: GPUs.
     :param images: What its engine knows of images; one that makes no sense is kept, and not read.
+    :param private_data: The private data sets that it holds; likewise.
     """
 
     slots: int | None = None
@@ -75,6 +77,9 @@ class StoredInventory(Part):
     disk_free_mib: Number | None = None
     gpus: tuple[StoredGpu, ...] = ()
     images: tuple[Annotated[ServerImage | JsonValue, Field(union_mode="left_to_right")], ...] = ()
+    private_data: tuple[
+        Annotated[HeldData | JsonValue, Field(union_mode="left_to_right")], ...
+    ] = ()
 
 
 class DeclaredServer(Part):

@@ -361,6 +361,7 @@ class Attempt(Part):
     :param cancel: Who wants it to end.
     :param published: What was published of it.
     :param pod: Its pod.
+    :param judged: What the judge of its server has found, of a training on private data.
     """
 
     model_config = ConfigDict(populate_by_name=True)
@@ -402,6 +403,7 @@ class Attempt(Part):
     cancel: Cancel | None = None
     published: Published | None = None
     pod: PodRecord | None = None
+    judged: Judged | None = None
 
     @property
     def max_tries(self) -> int | None:

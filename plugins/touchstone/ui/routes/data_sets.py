@@ -6,9 +6,9 @@ from typing import Annotated
 
 from fastapi import APIRouter, Depends, Request
 from fastapi.concurrency import run_in_threadpool
-from pydantic import JsonValue
+from pydantic import BaseModel, ConfigDict, Field, JsonValue
 
-from touchstone.core.data_sets import CANNED, check_data_name
+from touchstone.core.data_sets import CANNED, MAX_TEXT_BYTES, Sha256, check_data_name
 from touchstone.core.records.data_sets import show_data_set
 from touchstone.services.data_sets import DataKeeper
 from touchstone.ui.archives import Upload, UploadGate, check_declared, receive_body
@@ -19,6 +19,7 @@ from touchstone.ui.dependencies import (
     RecordsDep,
     SettingsDep,
     require_admin,
+    require_json,
 )
 from touchstone.ui.routes.content import get_gate
 
@@ -30,6 +31,22 @@ def get_data_keeper(
 ) -> DataKeeper:
     """Return what keeps data sets."""
     return DataKeeper.build(records, objects, settings, clock)
+
+
+class PrivateDataBody(BaseModel):
+    """
+    A data set whose file stays where it is.
+
+    :param text: Its ``data.toml``.
+    :param digest: Of ``data.toml`` and the data file, one after the other.
+    :param data_bytes: The data file's size in bytes.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    text: str = Field(max_length=MAX_TEXT_BYTES)
+    digest: Sha256
+    data_bytes: int = Field(ge=0, le=2**40)
 
 
 KeeperDep = Annotated[DataKeeper, Depends(get_data_keeper)]
@@ -72,3 +89,16 @@ async def add_data_set(
         await receive_body(request, upload, limit=limit)
         added = await run_in_threadpool(keeper.add, upload.file, by=caller.name)
         return {**show_data_set(added.record), "is_changed": added.is_changed}
+
+
+@router.post("/data/private", dependencies=[Depends(require_admin), Depends(require_json)])
+def add_private_data_set(
+    caller: CallerDep, keeper: KeeperDep, body: PrivateDataBody
+) -> dict[str, JsonValue]:
+    """
+    Put a data set on record whose file stays at the servers that hold it.
+
+    The same again changes nothing. Another one under the same name and version is refused.
+    """
+    added = keeper.add_private(body.text, body.digest, body.data_bytes, by=caller.name)
+    return {**show_data_set(added.record), "is_changed": added.is_changed}
