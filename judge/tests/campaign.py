@@ -18,7 +18,7 @@ import numpy as np
 from procedures import PROCEDURES
 from touchstone_judge.comparison import compare
 from touchstone_judge.verdict import Outcome, judge_arrival, judge_closing
-from worlds import make_adaptive_world, make_index_world, make_world
+from worlds import make_adaptive_world, make_halves_world, make_index_world, make_world
 
 OURS = "step-down (ours)"
 
@@ -106,6 +106,18 @@ def make_lines():
         name="the same, or at closing",
         make=partial(make_world, 1257, [0.0] * 50),
         ask=is_any_ever_better,
+    )
+    yield Line(
+        name="twenty pairs of halves of one submission's seeds, T=3500: any ever better",
+        make=partial(make_halves_world, 3500),
+        ask=is_any_ever_better,
+        at_most=0.08,
+    )
+    yield Line(
+        name="the same, each judged at its arrival",
+        make=partial(make_halves_world, 3500),
+        ask=is_any_arrival_better,
+        at_most=0.01,
     )
     yield Line(
         name="adaptive without skill, k=50, closed rows: better",

@@ -112,6 +112,29 @@ def make_panel(net, market):
     )
 
 
+def make_halves_world(rows, rng, *, seeds=3, halves=21, skill=0.055, alike=0.5):
+    """
+    Means of some seeds of one submission that knows something: the first is the baseline.
+
+    :param seeds: Seeds of each mean.
+    :param halves: How many means there are, the baseline's included; none shares a seed.
+    :param alike: Correlation of the opinions of two seeds.
+    """
+    returns = resample_market(rows + 1 + max(INTERVALS), rng)
+    length = rows + 1
+    net = np.empty((rows, halves, len(INTERVALS)))
+    for k, interval in enumerate(INTERVALS):
+        common = draw_opinions(1, length, interval, rng)
+        own = draw_opinions(halves * seeds, length, interval, rng)
+        each = math.sqrt(alike) * common + math.sqrt(1 - alike) * own
+        each = math.sqrt(1 - skill**2) * each + skill * look_ahead(returns, interval)
+        mean = each.reshape(halves, seeds, length).mean(axis=1)
+        # Positions are scaled by the spread of what was predicted.
+        mean /= mean.std(axis=1, keepdims=True)
+        net[:, :, k] = earn(mean, returns[:length], interval).T
+    return make_panel(net, returns[1:length])
+
+
 def make_index_world(rows, rng, *, market="sp500"):
     """A baseline without skill, and one who holds the index."""
     returns = MARKETS[market](rows + 1, rng)

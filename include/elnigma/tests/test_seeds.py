@@ -1,4 +1,4 @@
-"""Several seeds of one training: each trains as if it were alone, and predictions are their mean."""
+"""Several seeds of one training: each trains as if alone, and predictions are their mean."""
 
 from __future__ import annotations
 
@@ -36,7 +36,10 @@ BEFORE = {
 """Of ``fast.toml``, interval 5, seed 7, as the trainer left them before it knew several seeds."""
 BEFORE_BY = {
     "determinism": "cpu avx2 jax 0.10.2",
-    "keras": "3.15.1", "numpy": "2.4.6", "pandas": "3.1.1", "python": "3.11.7",
+    "keras": "3.15.1",
+    "numpy": "2.4.6",
+    "pandas": "3.1.1",
+    "python": "3.11.7",
 }
 DIVERGES = """
 import keras
@@ -123,7 +126,7 @@ def test_the_seed_that_fails_is_named(run_attempt: RunAttempt, tmp_path: Path) -
 
 @pytest.mark.parametrize("value", ["0", "11", "1.5", "'3'"])
 def test_how_many_seeds_is_bounded(value: str) -> None:
-    with pytest.raises(ConfigError, match="training.seed_count must be"):
+    with pytest.raises(ConfigError, match=r"training\.seed_count must be"):
         build_config("fast.toml", (), (f"training.seed_count={value}",))
 
 
@@ -184,7 +187,7 @@ def test_seeds_are_consecutive_and_their_processes_are_too(tmp_path: Path) -> No
 def test_of_several_seeds_the_one_that_fails_is_named_and_of_one_it_is_not(tmp_path: Path) -> None:
     with pytest.raises(DivergedError, match=r"^seed 3 \(3 of 4\): diverged: loss became nan$"):
         fit(Scripted(tmp_path, fails=3), tmp_path, 4)
-    with pytest.raises(DivergedError, match="^diverged: loss became nan$"):
+    with pytest.raises(DivergedError, match=r"^diverged: loss became nan$"):
         fit(Scripted(tmp_path, fails=1), tmp_path, 1)
 
 

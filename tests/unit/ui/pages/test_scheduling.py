@@ -39,6 +39,7 @@ FULL = Schedule.model_validate(
         "config_overrides": ["a.b=3", "c=x y"],
         "passthrough_args": ["--epochs '3 4'"],
         "seed": 7,
+        "seed_count": 3,
         "baseline": "s-0",
         "event": "spring",
         "budget": "12.5",
