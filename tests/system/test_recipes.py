@@ -8,6 +8,7 @@ import re
 import shutil
 import subprocess
 import uuid
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -24,8 +25,8 @@ OTHERS = sorted(RECIPES.keys() - {COMMAND_LINE})
 SECONDS = 600
 
 
-@pytest.fixture
-def follow(installation, commit, tmp_path):
+@pytest.fixture(scope="module")
+def follow(installation, commit):
     """Return a function that runs a recipe as a CI system would, and returns how it ended."""
     for tool in ("curl", "jq"):
         if shutil.which(tool) is None:
@@ -33,11 +34,11 @@ def follow(installation, commit, tmp_path):
                 pytest.fail(f"this machine must have {tool}")
             pytest.skip(f"NO {tool.upper()} (apt install {tool}): recipes for CI were NOT tested")
 
-    def run(recipe, key, **changes):
+    def run(recipe, key, folder, **changes):
         # Nothing else of this machine's: the installation's own folder least of all.
         variables = {
             "PATH": f"{REPOSITORY}/.venv/bin:{os.environ['PATH']}",
-            "HOME": str(tmp_path),
+            "HOME": str(folder),
             "TOUCHSTONE_URL": installation.stack["urls"]["airflow"],
             "TOUCHSTONE_USER": "engineer",
             "TOUCHSTONE_PASSWORD": installation.passwords["engineer"],
@@ -52,7 +53,7 @@ def follow(installation, commit, tmp_path):
         return subprocess.run(
             [program, "-c", text],
             env=variables | changes,
-            cwd=tmp_path,
+            cwd=folder,
             capture_output=True,
             text=True,
             timeout=SECONDS,
@@ -70,6 +71,24 @@ def find_id(done):
     return re.search(r"submissions/(\S+)", done.stdout).group(1)
 
 
+@pytest.fixture(scope="module")
+def jobs(follow, tmp_path_factory):
+    """How jobs of all recipes have ended: each twice by one key, and one of a bad module."""
+    broken = "include/examples/broken"
+    module = next(each for each in sorted((REPOSITORY / broken).iterdir()) if each.is_dir())
+
+    def run(recipe):
+        folder, key = tmp_path_factory.mktemp("job"), make_key()
+        first = follow(recipe, key, folder)
+        results = (folder / "results.json").read_text() if first.returncode == 0 else ""
+        again = follow(recipe, key, folder)
+        refused = follow(recipe, make_key(), folder, MODULE=f"{broken}/{module.name}")
+        return {"first": first, "results": results, "again": again, "refused": refused}
+
+    with ThreadPoolExecutor(len(OTHERS)) as threads:
+        return dict(zip(OTHERS, threads.map(run, OTHERS), strict=True))
+
+
 def test_the_page_has_a_recipe_for_each_way_in():
     assert OTHERS == [
         "ci-airflowctl.sh",
@@ -80,29 +99,22 @@ def test_the_page_has_a_recipe_for_each_way_in():
 
 
 @pytest.mark.parametrize("recipe", OTHERS)
-def test_a_job_submits_waits_and_keeps_the_results(follow, tmp_path, installation, recipe):
-    key = make_key()
-
-    first = follow(recipe, key)
+def test_a_job_submits_waits_and_keeps_the_results(jobs, installation, recipe):
+    first, again = jobs[recipe]["first"], jobs[recipe]["again"]
 
     assert first.returncode == 0, first.stdout + first.stderr
     submission_id = find_id(first)
     assert first.stdout.splitlines()[-1].strip() == f"{submission_id}: success"
-    (line,) = json.loads((tmp_path / "results.json").read_text())["results"]
+    (line,) = json.loads(jobs[recipe]["results"])["results"]
     assert (line["task_id"], line["judged"]) == ("i5", "judged")
-
-    again = follow(recipe, key)
 
     assert (again.returncode, find_id(again)) == (0, submission_id), again.stdout + again.stderr
     assert installation.submission(submission_id)["run_ids"] == [submission_id]
 
 
 @pytest.mark.parametrize("recipe", OTHERS)
-def test_a_job_fails_when_its_module_is_refused(follow, installation, recipe):
-    broken = "include/examples/broken"
-    module = next(each for each in sorted((REPOSITORY / broken).iterdir()) if each.is_dir())
-
-    done = follow(recipe, make_key(), MODULE=f"{broken}/{module.name}")
+def test_a_job_fails_when_its_module_is_refused(jobs, installation, recipe):
+    done = jobs[recipe]["refused"]
 
     assert done.returncode == 1, done.stdout + done.stderr
     submission_id = find_id(done)
@@ -111,8 +123,8 @@ def test_a_job_fails_when_its_module_is_refused(follow, installation, recipe):
 
 
 @pytest.mark.parametrize("recipe", OTHERS)
-def test_a_job_that_may_not_log_in_fails_and_says_so(follow, recipe):
-    done = follow(recipe, make_key(), TOUCHSTONE_PASSWORD="wrong")
+def test_a_job_that_may_not_log_in_fails_and_says_so(follow, tmp_path, recipe):
+    done = follow(recipe, make_key(), tmp_path, TOUCHSTONE_PASSWORD="wrong")
 
     assert done.returncode != 0
     assert "submissions/" not in done.stdout
@@ -124,7 +136,7 @@ def test_with_the_command_line_a_job_submits_waits_and_keeps_the_results(follow,
     key = make_key()
 
     for _ in range(2):
-        done = follow(COMMAND_LINE, key)
+        done = follow(COMMAND_LINE, key, tmp_path)
         assert done.returncode == 0, done.stdout + done.stderr
         results = json.loads((tmp_path / "results.json").read_text())
         assert (results["submission_id"], results["status"]) == (key, "success")
