@@ -157,7 +157,7 @@ class DataKeeper:
         Put a data set on record whose file stays at the servers that hold it.
 
         :param text: Its ``data.toml``.
-        :param digest: Of ``data.toml`` and the data file, by the word of whoever has both.
+        :param digest: Of ``data.toml`` and the data file, by the word of somebody who has both.
         :param data_bytes: The data file's size in bytes, likewise.
         :param by: Who adds it.
         :raises ConfigurationError: If ``data.toml`` is wrong, or its name and version are taken.

@@ -523,7 +523,7 @@ def test_a_cleared_run_fetches_its_source_again_until_it_is_accepted(records, fe
 def test_a_cleared_run_that_was_refused_is_taken_on_when_it_can_be_placed(records, monkeypatch):
     """Its record had been written by the refusal, and knew nothing of what it was to validate."""
 
-    def refuse(*_):
+    def refuse(*_, **__):
         raise ConfigurationError("require_cuda: no server has it")
 
     with monkeypatch.context() as no_server:

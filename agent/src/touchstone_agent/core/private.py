@@ -55,7 +55,7 @@ def withhold(event: PhaseChanged) -> PhaseChanged:
                 return event.model_copy(update={"details": {"refusal": refusal}})
             return event.model_copy(update={"reason": LOST, "details": {}})
         case AttemptPhase.REJECTED | AttemptPhase.CANCELLED:
-            # The words are the agent's own, or those of whoever cancelled it.
+            # The words are the agent's own, or those of somebody who cancelled it.
             refusal = {key: details[key] for key in ("refusal",) if key in details}
             return event.model_copy(update={"details": refusal})
 
