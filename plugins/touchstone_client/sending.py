@@ -21,6 +21,7 @@ class ScheduleFields(TypedDict, total=False):
     config_overrides: Sequence[str]
     passthrough_args: Sequence[str]
     seed: int
+    seed_count: int
     baseline: str
     event: str
     platform: Literal["any", "on-prem", "runpod"]

@@ -86,7 +86,7 @@ ADMIN: Final = Role(
         _allow("can_read", on="XComs"),
         _allow("can_read", on="ImportError"),
         _allow("can_read", on="HITL Detail"),
-        # FAB asks for this of whoever changes anything of that DAG; it lets them pause it as well.
+        # FAB asks for this of all who change anything of that DAG; it lets them pause it as well.
         _allow("can_edit", on=f"DAG:{DAG_ID}"),
         _allow("can_edit", on=f"DAG:{CLOSING_DAG_ID}"),
         # Closes events. Airflow's own form for submissions stays with Airflow's admins.

@@ -13,7 +13,7 @@ Authority = BaseAuthManager[BaseUser]
 
 
 def is_admin(authority: Authority, user: BaseUser) -> bool:
-    """Tell whether a user is an admin: whoever may edit pools decides what runs where."""
+    """Tell whether a user is an admin: a user who may edit pools decides what runs where."""
     return authority.is_authorized_pool(method="PUT", user=user)
 
 
