@@ -260,7 +260,14 @@ class Installation:
         if self.find_end(submission_id) is None:
             self.run("cancel", submission_id)
             what = f"nothing of {submission_id} goes on"
-            wait_for(what, lambda: self.find_end(submission_id), every=0.5)
+            wait_for(what, lambda: self._find_rest(submission_id), every=0.5)
+
+    def _find_rest(self, submission_id: str) -> str | None:
+        """Say how a submission has ended, or that it was accepted and nobody has scheduled it."""
+        if self.submission(submission_id).get("status") != "accepted":
+            return self.find_end(submission_id)
+        are_ended = all(each["status"] in TASK_TERMINAL for each in self.tasks(submission_id))
+        return "accepted" if are_ended else None
 
     def let_go(self, task: Mapping[str, Any]) -> None:
         """Let an attempt on a server go on that waits for a file ``go`` in its output."""

@@ -16,7 +16,7 @@ def read_expected(name):
     return tomllib.loads((INPUTS / name / "expected.toml").read_text())
 
 
-NAMES = sample(sorted(path.parent.name for path in INPUTS.glob("*/expected.toml")), 6)
+NAMES = sample(sorted(path.parent.name for path in INPUTS.glob("*/expected.toml")), 10)
 
 
 @pytest.fixture(scope="module")

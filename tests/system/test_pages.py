@@ -247,7 +247,7 @@ def test_a_module_is_submitted_and_scheduled_by_forms(visit, installation):
         page.get_by_role("button", name="Plan").click()
         expect(page.locator(".plan tbody tr")).to_contain_text("i5")
         engineer.take_picture("plan")
-        page.get_by_label("Seed").fill("7")
+        page.get_by_label("Seed", exact=True).fill("7")
         page.get_by_role("button", name="Schedule 1 training").dblclick()
         page.wait_for_url("**/submissions/*")
 
