@@ -164,6 +164,7 @@ def _show(
     request: Request, caller: Caller, clock: ClockDep, work: ServerWork, shown: Shown
 ) -> HTMLResponse:
     frame = Frame(caller=caller, now=clock(), area="fleet")
+    told = tell_drain(work)
     now = {"slots": work.slots, "validation_slots": work.validation_slots}
     answer = render(
         request,
@@ -171,7 +172,7 @@ def _show(
         frame,
         {
             "work": work,
-            "told": tell_drain(work),
+            "told": told[:1].upper() + told[1:],
             "values": {name: shown.values.get(name, str(value)) for name, value in now.items()},
             "errors": shown.errors,
             "most": MAX_SLOTS,
