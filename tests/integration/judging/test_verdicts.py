@@ -83,8 +83,11 @@ def test_a_challenger_is_judged_against_a_baseline_with_figures_of_the_real_judg
 
     # The scores of these series are all the same: nothing to rank, and nothing that is made up.
     beside = skilled.verdict.beside
-    assert (beside.similarity.value, beside.version) == (None, 1)
+    assert (beside.similarity.value, beside.version) == (None, 2)
     assert beside.similarity.note == "interval 1: its prediction is a constant"
+    assert beside.deflated_sharpe.note == "it is the only entry"
+    assert 0 < lucky.verdict.beside.deflated_sharpe.value < 1
+    assert lucky.verdict.beside.leading.note == "it is told when the event is closed"
 
     closed = world.judge.close("default", by="admin")
     assert len(closed.judged) == 3
