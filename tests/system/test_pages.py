@@ -292,6 +292,8 @@ def test_a_source_is_looked_at_before_it_is_sent(visit, tmp_path):
     ):
         subprocess.run(["git", "-C", str(repository), *command], check=True)
     engineer.open("new")
+    # Somebody else's look, or one of another tab, is waited for.
+    page.route("**/new/check", lambda route: route.fulfill(status=429), times=2)
     page.get_by_label("Git URL").fill(str(repository))
     # The script looks by itself when a field was left.
     page.get_by_label("Git ref").fill("none")

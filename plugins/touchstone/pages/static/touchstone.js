@@ -207,6 +207,9 @@ readCharts();
 const live = Number(document.body.dataset.live);
 if (live > 0 && document.getElementById("live")) new Refresher(live);
 
+const BUSY = 429;
+const MAX_LOOKS = 60;
+
 // A new submission: what its source is shows before it is sent, and an archive may be dropped.
 class SourceForm {
   constructor(form) {
@@ -237,20 +240,35 @@ class SourceForm {
     });
   }
 
+  // One look at a time: the server refuses a second one of the same user, also after an abort.
   async look() {
-    this.asked?.abort();
-    if (!this.form.elements.source.value.trim() || this.form.elements.archive.files.length) return;
-    const asked = (this.asked = new AbortController());
+    this.wanted = true;
+    if (this.looking) return;
+    this.looking = true;
+    for (let tries = 0; this.wanted && tries < MAX_LOOKS; tries += 1) {
+      this.wanted = false;
+      if (!this.form.elements.source.value.trim() || this.form.elements.archive.files.length) break;
+      const answer = await this.ask();
+      if (answer?.status === BUSY) {
+        this.wanted = true;
+        await new Promise((resolve) => setTimeout(resolve, 1000));
+      } else if (answer && !this.wanted) {
+        this.show(new DOMParser().parseFromString(answer.text, "text/html"));
+      }
+    }
+    this.looking = false;
+  }
+
+  async ask() {
     const body = new URLSearchParams();
     for (const [name, value] of new FormData(this.form)) {
       if (typeof value === "string") body.append(name, value);
     }
     try {
-      const answer = await fetch(this.address, { method: "POST", body, signal: asked.signal });
-      const page = new DOMParser().parseFromString(await answer.text(), "text/html");
-      if (!asked.signal.aborted) this.show(page);
+      const answer = await fetch(this.address, { method: "POST", body });
+      return { status: answer.status, text: await answer.text() };
     } catch {
-      // The button asks again, and submitting checks all of it anyhow.
+      return null; // The button asks again, and submitting checks all of it anyhow.
     }
   }
 
