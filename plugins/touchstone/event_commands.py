@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import time
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -137,14 +136,8 @@ def set_baseline(
 def close_event(name: Name, login: AdminLogin = None, as_json: AsJson = False) -> None:
     """Close an event: it takes nothing more, and all of it is judged by all that has come."""
     with connect_as_admin(login) as client:
-        event = client.get_event(_check_name(name)).value
-        if event.baseline is None:
-            raise ConfigurationError(
-                f"event: {name!r} has no baseline; `touchstone event baseline {name} ID` sets one"
-            )
-        run_id = f"close-{name}-{datetime.now(UTC):%Y%m%d-%H%M%S-%f}"
-        client.start_closing(name, run_id)
-        state = _await_closing(client, run_id)
+        run_id = client.close_event(_check_name(name)).value.run_id
+        state = _await_closing(client, name, run_id)
         if state != "success":
             say(
                 f"touchstone: {name} was not closed: see the log of run {run_id} of the DAG "
@@ -247,10 +240,10 @@ def _find_files(file: Path | None, everything: bool) -> list[Path]:
     return found
 
 
-def _await_closing(client: Client, run_id: str) -> str:
+def _await_closing(client: Client, name: str, run_id: str) -> str:
     deadline = time.monotonic() + _CLOSING_SECONDS
     while True:
-        state = client.get_closing(run_id).state
+        state = client.get_closing(name, run_id).value.state
         if state in {"success", "failed"}:
             return state
         if time.monotonic() > deadline:

@@ -45,8 +45,6 @@ if TYPE_CHECKING:
 
 submission_app = typer.Typer()
 
-_RUNS_OF_A_SUBMISSION = 1000
-
 _PASSTHROUGH = "touchstone.passthrough"
 
 
@@ -100,7 +98,6 @@ def submit(
     as_json: AsJson = False,
 ) -> None:
     """Submit a feature set or a model structure; with --intervals, train it as well."""
-    from touchstone.client.errors import RunExists
     from touchstone.core.names import build_id
 
     chosen = submission_id or build_id(datetime.now(UTC), secrets.token_hex(3))
@@ -125,16 +122,13 @@ def submit(
     # Before anything is sent, so that nothing is uploaded for a wrong option.
     check_conf(conf | ({"source": "upload:" + "0" * 64} if archive is not None else {}))
     with connect(login) as client:
-        try:
+        if submission_id is None:
+            # What a job repeats was entered by then: the server knows it again by its id.
             event_commands.check_objection(client, conf)
-            if archive is not None:
-                conf["source"] = client.upload(archive)
-            client.start_run(chosen, conf)
-        except (ConfigurationError, RunExists):
-            # An event takes it only once; a job that is repeated wants to know how that ended.
-            found = client.find_run(chosen) if submission_id is not None else None
-            if found is None or found.conf != conf:
-                raise
+        if archive is not None:
+            conf["source"] = client.upload(archive)
+        sent = client.submit_as(chosen, conf).value
+        if submission_id is not None and not sent.is_new:
             say(f"{chosen} was submitted before, with the same values: it goes on")
         _finish(client, chosen, chosen, conf, wait=wait, as_json=as_json)
 
@@ -154,43 +148,17 @@ def schedule(
     as_json: AsJson = False,
 ) -> None:
     """Train an accepted submission."""
-    from touchstone.client.errors import Refused, RunExists
     from touchstone.client.watch import get_submission
-    from touchstone.core.names import build_run_id
-    from touchstone.core.states import SCHEDULABLE
 
     check_id(submission_id)
-    conf = drop_none(
-        {
-            "submission_id": submission_id,
-            **build_schedule(
-                ctx.meta.get(_PASSTHROUGH, ()),
-                needs=needs,
-                given=given,
-            ),
-        }
-    )
+    fields = build_schedule(ctx.meta.get(_PASSTHROUGH, ()), needs=needs, given=given)
+    conf = {"submission_id": submission_id, **fields}
     check_conf(conf)
     with connect(login) as client:
-        event_commands.check_objection(client, conf)
-        submission = get_submission(client, submission_id).value.submission
-        if submission.status not in SCHEDULABLE:
-            raise Refused(
-                f"{submission_id} is {submission.status}; it can be scheduled once it is "
-                f"{', '.join(sorted(SCHEDULABLE))}",
-                status=409,
-            )
-        first = len(submission.run_ids) + 1
-        for number in range(max(first, 2), _RUNS_OF_A_SUBMISSION):
-            run_id = build_run_id(submission_id, number)
-            try:
-                client.start_run(run_id, conf)
-            except RunExists:
-                # Another user has just scheduled it too, or a run was refused: the next number.
-                continue
-            _finish(client, submission_id, run_id, conf, wait=wait, as_json=as_json)
-            return
-    raise ConfigurationError(f"{submission_id} has {_RUNS_OF_A_SUBMISSION} runs: submit it anew")
+        # One that is not registered yet is told apart from one that is not there.
+        get_submission(client, submission_id)
+        sent = client.schedule(submission_id, fields, secrets.token_hex(16)).value
+        _finish(client, submission_id, sent.run_id, conf, wait=wait, as_json=as_json)
 
 
 @submission_app.command(
@@ -254,7 +222,7 @@ def replay(
     )
     check_conf(conf)
     with connect(login) as client:
-        client.start_run(chosen, conf)
+        client.submit_as(chosen, conf)
         _finish(client, chosen, chosen, conf, wait=wait, as_json=as_json)
 
 
@@ -460,7 +428,7 @@ def _finish(
             print_json({"submission_id": submission_id, "run_id": run_id, "conf": conf})
         else:
             typer.echo(submission_id)
-        if _is_paused(client):
+        if _is_paused(client, run_id):
             say(
                 "touchstone: the DAG is paused in Airflow: the run waits until somebody unpauses "
                 "it; ask an admin to"
@@ -482,10 +450,10 @@ def _finish(
     _report(client, submission_id, run_id, ending, as_json)
 
 
-def _is_paused(client: Client) -> bool:
+def _is_paused(client: Client, run_id: str) -> bool:
     # The run is there, whatever becomes of this question.
     with suppress(TouchstoneError):
-        return client.is_paused()
+        return client.get_run(run_id).is_paused
     return False
 
 

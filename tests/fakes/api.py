@@ -10,13 +10,13 @@ from typing import Any
 from airflow.api_fastapi.auth.managers.simple.simple_auth_manager import SimpleAuthManager
 from airflow.api_fastapi.auth.managers.simple.user import SimpleAuthManagerUser
 from airflow.api_fastapi.core_api.security import get_user
-from fastapi import Depends, FastAPI, HTTPException, Request
-from pydantic import AwareDatetime, BaseModel, ConfigDict
+from fastapi import FastAPI, HTTPException, Request
 
 from fakes.money import FakeBudgets, FakeMeter
 from fakes.sending import FakeRun
 from fakes.stores import FakeObjectStore, FakeRecordStore
 from fakes.submissions import build_submission
+from touchstone.airflow_db.run_facts import RunFacts
 from touchstone.core.answers import Ended
 from touchstone.core.offers import GpuRow
 from touchstone.services.cancel import cancel_unregistered
@@ -24,7 +24,9 @@ from touchstone.services.sending import Sender
 from touchstone.settings import Settings, get_settings
 from touchstone.ui import dependencies
 from touchstone.ui.app import build_app
+from touchstone.ui.routes.events import Closer, get_closer
 from touchstone.ui.routes.gpus import get_gpus
+from touchstone.ui.routes.runs import RunReader, get_run_reader
 from touchstone.ui.routes.sending import get_sender
 from touchstone.ui.waiting import QueueReader
 
@@ -62,20 +64,10 @@ PASSWORDS = {"engineer": "secret-e", "admin": "secret-a"}
 ROLES = {"engineer": "user", "admin": "admin"}
 
 
-class TriggerBody(BaseModel):
-    """As Airflow's own: unknown fields are refused, and the logical date must be there."""
-
-    model_config = ConfigDict(extra="forbid")
-
-    dag_run_id: str | None = None
-    logical_date: AwareDatetime | None
-    conf: dict[str, Any] | None = None
-
-
 @dataclass
 class FakeAirflow:
     """
-    The routes of Airflow that a client uses, with runs in memory.
+    Airflow's login, and Touchstone with runs in memory.
 
     ``steps`` are called one by one, each time a run is asked for: they move the world on.
     """
@@ -88,9 +80,7 @@ class FakeAirflow:
     budgets: FakeBudgets = field(default_factory=FakeBudgets)
     runs: dict[str, dict[str, Any]] = field(default_factory=dict)
     steps: list[Callable[[], None]] = field(default_factory=list)
-    failed_tasks: list[dict[str, Any]] = field(default_factory=list)
-    log: list[dict[str, Any]] = field(default_factory=list)
-    refusal: HTTPException | None = None
+    failure: str | None = None
     is_paused: bool = False
     gpus: tuple[GpuRow, ...] | None = None
     logins: int = 0
@@ -99,19 +89,7 @@ class FakeAirflow:
     def build(self) -> FastAPI:
         app = FastAPI()
         app.mount("/touchstone", self._build_touchstone())
-        dag = "/api/v2/dags/touchstone"
-        user = [Depends(self.identify)]
         app.post("/auth/token", status_code=201)(self.create_token)
-        app.get(dag, dependencies=user)(lambda: {"is_paused": self.is_paused})
-        for each in (dag, f"{dag}_close_event"):
-            app.post(f"{each}/dagRuns", dependencies=user)(self.trigger)
-            app.get(f"{each}/dagRuns/{{run_id}}", dependencies=user)(self.get_run)
-        app.get(f"{dag}/dagRuns/{{run_id}}/taskInstances", dependencies=user)(
-            lambda run_id: {"task_instances": self.failed_tasks}
-        )
-        app.get(
-            f"{dag}/dagRuns/{{run_id}}/taskInstances/{{task}}/logs/{{number}}", dependencies=user
-        )(lambda run_id, task, number: {"content": self.log})
         return app
 
     def _build_touchstone(self) -> FastAPI:
@@ -130,6 +108,10 @@ class FakeAirflow:
             dependencies.get_authority: lambda: authority,
             get_gpus: lambda: lambda: self.gpus,
             get_sender: self._build_sender,
+            get_run_reader: lambda: RunReader(
+                find_run=self.find_run, find_failure=lambda _run_id: self.failure
+            ),
+            get_closer: lambda: Closer(start=self.close, find_state=self.find_closing),
         }
         return app
 
@@ -163,24 +145,28 @@ class FakeAirflow:
         self.logins += 1
         return {"access_token": f"{body['username']}#{self.logins}"}
 
-    def trigger(self, body: TriggerBody) -> dict[str, Any]:
-        if self.refusal is not None:
-            raise self.refusal
-        assert body.dag_run_id is not None
-        if body.dag_run_id in self.runs:
-            raise HTTPException(
-                409, {"reason": "Unique constraint violation", "statement": "INSERT ..."}
-            )
-        run = {"dag_run_id": body.dag_run_id, "state": "queued", "conf": body.conf}
-        self.runs[body.dag_run_id] = run
-        return run
-
-    def get_run(self, run_id: str) -> dict[str, Any]:
+    def find_run(self, run_id: str) -> RunFacts | None:
         if self.steps:
             self.steps.pop(0)()
-        if run_id not in self.runs:
-            raise HTTPException(404, "not found")
-        return self.runs[run_id]
+        run = self.runs.get(run_id)
+        if run is None:
+            return None
+        return RunFacts(
+            run_id=run_id,
+            user=run.get("user", "engineer"),
+            state=run["state"],
+            conf=run.get("conf"),
+            logical_date=run.get("logical_date"),
+            run_after=run.get("run_after"),
+            is_paused=self.is_paused,
+        )
+
+    def close(self, run_id: str, conf: Mapping[str, Any], by: str) -> None:
+        self.runs[run_id] = {"state": "queued", "conf": dict(conf), "user": by}
+
+    def find_closing(self, run_id: str, event: str) -> str | None:
+        run = self.find_run(run_id)
+        return run.state if run is not None and run.conf == {"event": event} else None
 
     def add_submission(self, submission_id: str = "s-1", **fields: Any) -> None:
         told = {

@@ -46,8 +46,11 @@ API_RULES = {
     "GET /openapi.json": Rule.EVERYBODY,
     "POST /content": Rule.SUBMITTERS,
     "POST /submissions": Rule.SUBMITTERS,
+    # Whose an id is that somebody else has is not told.
+    f"PUT {SUBMISSION}": Rule.SUBMITTERS,
     "POST /plans": Rule.SUBMITTERS,
     "POST /sources/look": Rule.SUBMITTERS,
+    "GET /runs/{run_id}": Rule.OWNERS,
     f"GET {SUBMISSION}": Rule.OWNERS,
     f"GET {SUBMISSION}/results": Rule.OWNERS,
     f"GET {SUBMISSION}/audit": Rule.OWNERS,
@@ -72,6 +75,8 @@ API_RULES = {
     "POST /placements/resume": Rule.ADMINS,
     "POST /events/apply": Rule.ADMINS,
     "POST /events/{name}/baseline": Rule.ADMINS,
+    "POST /events/{name}/close": Rule.ADMINS,
+    "GET /events/{name}/closings/{run_id}": Rule.ADMINS,
     "POST /data": Rule.ADMINS,
     "POST /data/private": Rule.ADMINS,
     "GET /audit": Rule.ADMINS,
@@ -140,7 +145,7 @@ class Asked:
 
 def list_asked(app: FastAPI, *, prefix: str = "", is_page: bool = False) -> Iterator[Asked]:
     """Yield a request to each route of an application, by the routes that it has."""
-    values = {"submission_id": "s-1", "task_id": "i5"}
+    values = {"submission_id": "s-1", "task_id": "i5", "run_id": "s-1"}
     for route in app.routes:
         if not isinstance(route, APIRoute):
             continue

@@ -6,7 +6,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from touchstone.airflow_db.run_facts import RunFacts
 from touchstone.services.sending import Sender
+from touchstone.ui.routes.events import Closer, get_closer
+from touchstone.ui.routes.runs import RunReader, get_run_reader
+from touchstone.ui.routes.sending import get_sender
 
 
 @dataclass(frozen=True)
@@ -15,6 +19,30 @@ class FakeRun:
 
     user: str
     conf: Mapping[str, Any]
+
+
+def build_facts(run_id: str, user: str = "engineer", **fields: Any) -> RunFacts:
+    """Return a run as Airflow has it; a queued one unless told otherwise."""
+    return RunFacts(
+        run_id=run_id,
+        user=user,
+        state=fields.get("state", "queued"),
+        conf=fields.get("conf"),
+        logical_date=fields.get("logical_date"),
+        run_after=fields.get("run_after"),
+        is_paused=fields.get("is_paused", False),
+    )
+
+
+def replace_airflow(runs: FakeRuns) -> dict[Any, Any]:
+    """Return what takes the place of Airflow's runs in an application; each id is a run."""
+    return {
+        get_sender: runs.build_sender,
+        get_run_reader: lambda: RunReader(find_run=build_facts, find_failure=lambda _: None),
+        get_closer: lambda: Closer(
+            start=lambda run_id, conf, by: None, find_state=lambda run_id, event: "running"
+        ),
+    }
 
 
 @dataclass

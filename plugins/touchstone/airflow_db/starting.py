@@ -44,26 +44,35 @@ def find_started_run(run_id: str) -> StartedRun | None:
     return None if row is None else StartedRun(user=row[0] or UNKNOWN_USER, conf=row[1])
 
 
-def start_run(run_id: str, conf: Mapping[str, JsonValue], *, by: str) -> bool:
+def start_run(
+    run_id: str,
+    conf: Mapping[str, JsonValue],
+    *,
+    by: str,
+    is_page: bool = False,
+    dag_id: str = DAG_ID,
+) -> bool:
     """
-    Start a run of the DAG.
+    Start a run of a DAG of ours.
 
     :param run_id: Its id; one id is one run, however often it is asked for.
     :param conf: Its conf, flat.
     :param by: The user who is noted as the one who triggered it.
+    :param is_page: Whether they did it on a page; Airflow shows that beside the user.
+    :param dag_id: Which DAG; the one of submissions unless told otherwise.
     :return: Whether it was started; ``False`` if there is a run of that id.
     :raises ConfigurationError: If Airflow refuses the conf.
     :raises TransientError: If Airflow has not read the DAG yet, or could not.
     """
     with create_session() as session:
-        dag = session.scalar(select(DagModel).where(DagModel.dag_id == DAG_ID))
+        dag = session.scalar(select(DagModel).where(DagModel.dag_id == dag_id))
         is_there = dag is not None and not dag.is_stale and not dag.has_import_errors
     if not is_there:
-        raise TransientError(f"Airflow has not read the DAG {DAG_ID!r}: try again in a moment")
+        raise TransientError(f"Airflow has not read the DAG {dag_id!r}: try again in a moment")
     try:
         trigger_dag(
-            DAG_ID,
-            triggered_by=DagRunTriggeredByType.UI,
+            dag_id,
+            triggered_by=DagRunTriggeredByType.UI if is_page else DagRunTriggeredByType.REST_API,
             triggering_user_name=by,
             run_id=run_id,
             conf=dict(conf),
@@ -74,7 +83,7 @@ def start_run(run_id: str, conf: Mapping[str, JsonValue], *, by: str) -> bool:
     except OperationalError as error:
         raise TransientError("Airflow's database does not answer: try again") from error
     except DagNotFound as error:
-        raise TransientError(f"Airflow has not read the DAG {DAG_ID!r}") from error
+        raise TransientError(f"Airflow has not read the DAG {dag_id!r}") from error
     except ValueError as error:
         raise ConfigurationError(f"Airflow refuses the run: {_shorten(error)}") from error
     return True

@@ -440,61 +440,6 @@ class AttachedServer(_Part):
 # --- Airflow's own -------------------------------------------------------------------------------
 
 
-class Run(_Part):
-    """A DAG run of Airflow's, as it was started; its dates are ISO 8601."""
-
-    conf: JsonValue = None
-    state: Annotated[str, BeforeValidator(str)]
-    logical_date: Text = None
-    run_after: Text = None
-
-
-class RunTask(_Part):
-    """A task instance of a run."""
-
-    task_id: str
-    try_number: int
-    map_index: int = -1
-    state: Text = None
-    start_date: Text = None
-
-
-class RunTasks(_Part):
-    """The task instances of a run."""
-
-    task_instances: tuple[RunTask, ...]
-
-
-class ErrorDetail(_Part):
-    """An exception in a task's log."""
-
-    exc_value: Text = None
-
-
-class LogLine(_Part):
-    """A line of a task's log."""
-
-    event: Text = None
-    level: Text = None
-    error_detail: Many[ErrorDetail] = ()
-
-
-def _read_line(line: object) -> object:
-    return line if isinstance(line, Mapping) else {"event": str(line)}
-
-
-class RunTaskLog(_Part):
-    """The log of a task instance, line by line."""
-
-    content: tuple[Annotated[LogLine, BeforeValidator(_read_line)], ...]
-
-
-class Dag(_Part):
-    """The DAG, as far as it is asked for."""
-
-    is_paused: bool | None = None
-
-
 class Token(_Part):
     """What a login is answered with."""
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -18,7 +17,6 @@ from touchstone.client.answers import (
     Answer,
     AttachedServer,
     Comparison,
-    Dag,
     DataSetList,
     DataSetVersions,
     DrainedServer,
@@ -26,12 +24,7 @@ from touchstone.client.answers import (
     EventObjection,
     FleetStatus,
     Leaderboard,
-    LogLine,
     Results,
-    Run,
-    RunTask,
-    RunTaskLog,
-    RunTasks,
     ShownDataSet,
     ShownEvent,
     ShownQueue,
@@ -50,6 +43,7 @@ from touchstone.client.errors import (
 )
 from touchstone.core.answers import (
     AuditLog,
+    Closing,
     ComparedSubmissions,
     CostReport,
     Ended,
@@ -61,16 +55,14 @@ from touchstone.core.answers import (
     SchedulePlan,
     Sent,
     ServerWork,
+    ShownRun,
     Uploaded,
 )
 from touchstone_agent.protocol.words import describe_refusal
 
-DAG_ID = "touchstone"
 LIST_LIMIT = 500
 """As many submissions as the API lists at once."""
 
-_DAG = f"/api/v2/dags/{DAG_ID}"
-_CLOSING = "/api/v2/dags/touchstone_close_event"
 _API = "/touchstone/api/v1"
 _PAUSES = (0.2, 0.5, 1.0)
 """Seconds before each further try of a request that changes nothing."""
@@ -86,8 +78,6 @@ _LOOPBACK = frozenset({"127.0.0.1", "::1", "localhost"})
 
 Read = TypeVar("Read")
 Document = dict[str, JsonValue]
-
-_PARAM = re.compile(r"Invalid input for param (?P<field>\w+): (?P<message>[^\n]*)")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -153,72 +143,13 @@ class Client:
 
     # --- runs ------------------------------------------------------------------------------
 
-    def start_run(self, run_id: str, conf: Mapping[str, object]) -> Run:
+    def get_run(self, run_id: str) -> ShownRun:
         """
-        Start a run of the DAG.
+        Return a run of the DAG.
 
-        :param run_id: The run's id; decides the submission's.
-        :param conf: Flat conf, keys of :data:`touchstone.core.conf.CONF_KEYS`.
-        :raises RunExists: If there is a run of that id.
-        :raises Forbidden: If the user may not start runs in Airflow, with what else there is.
-        :raises Refused: If Airflow refuses a field, naming it.
+        :raises NotFound: If there is none that the user has a part in.
         """
-        body: dict[str, object] = {"dag_run_id": run_id, "logical_date": None, "conf": conf}
-        pauses, is_unsure = iter(_PAUSES), False
-        while True:
-            try:
-                return self._read(Run, self._ask("POST", f"{_DAG}/dagRuns", json=body)).value
-            except RunExists as error:
-                if is_unsure:
-                    # The request that was not heard back of had started it.
-                    return self.get_run(run_id)
-                message = f"there is a run {run_id!r} already"
-                raise RunExists(message, status=error.status) from error
-            except Forbidden as error:
-                # A role may submit, and yet see nothing of Airflow's runs.
-                message = (
-                    "this login may not start runs by Airflow's own REST, which this command does; "
-                    f"if it may submit, do so at {self._access.url}/touchstone/pages/new or by "
-                    f"POST {_API}/submissions"
-                )
-                raise Forbidden(message, status=error.status) from error
-            except Unreachable:
-                # The run id makes asking twice harmless, so silence need not be the user's.
-                pause = next(pauses, None)
-                if pause is None:
-                    raise
-                is_unsure = True
-                self._sleep(pause)
-
-    def get_run(self, run_id: str) -> Run:
-        """Return a run."""
-        return self._read(Run, self._ask("GET", f"{_DAG}/dagRuns/{run_id}")).value
-
-    def find_run(self, run_id: str) -> Run | None:
-        """Return a run; ``None`` if there is none."""
-        try:
-            return self.get_run(run_id)
-        except NotFound:
-            return None
-
-    def is_paused(self) -> bool:
-        """Tell whether the DAG is paused: its runs wait until somebody unpauses it."""
-        return bool(self._read(Dag, self._ask("GET", _DAG)).value.is_paused)
-
-    def list_run_tasks(self, run_id: str) -> tuple[RunTask, ...]:
-        """Return the task instances of a run."""
-        found = self._ask("GET", f"{_DAG}/dagRuns/{run_id}/taskInstances")
-        return self._read(RunTasks, found).value.task_instances
-
-    def get_run_task_log(self, run_id: str, task: RunTask) -> tuple[LogLine, ...]:
-        """
-        Return the newest log of a task instance, line by line.
-
-        :param task: One of :meth:`list_run_tasks`.
-        """
-        path = f"{_DAG}/dagRuns/{run_id}/taskInstances/{task.task_id}/logs/{task.try_number}"
-        query = {"full_content": "true", "map_index": str(task.map_index)}
-        return self._read(RunTaskLog, self._ask("GET", path, params=query)).value.content
+        return self._get(ShownRun, f"runs/{quote(run_id, safe='')}").value
 
     # --- submissions -----------------------------------------------------------------------
 
@@ -279,6 +210,27 @@ class Client:
         :raises Refused: If a field is wrong, which it names, or the key is another request's.
         """
         return self._post_once(Sent, "submissions", fields, key)
+
+    def submit_as(self, submission_id: str, fields: Mapping[str, object]) -> Answer[Sent]:
+        """
+        Submit a module, or replay a training, under an id that decides what it is.
+
+        :param submission_id: The id: what it stands for is one submission however often it is sent.
+        :param fields: As in a run's conf.
+        :raises RunExists: If the id belongs to another submission.
+        :raises Refused: If a field is wrong, which it names.
+        """
+        path = f"{_API}/submissions/{quote(submission_id, safe='')}"
+
+        def ask() -> Document:
+            return self._ask("PUT", path, json=fields)
+
+        try:
+            return self._read(Sent, self._repeat(ask))
+        except Refused as error:
+            if error.status != 409:
+                raise
+            raise RunExists(str(error), status=409, field=error.field) from error
 
     def schedule(self, submission_id: str, fields: Mapping[str, object], key: str) -> Answer[Sent]:
         """
@@ -387,15 +339,14 @@ class Client:
         path = f"events/{quote(name, safe='')}/baseline"
         return self._post(ShownEvent, path, {"baseline": baseline})
 
-    def start_closing(self, name: str, run_id: str) -> None:
+    def close_event(self, name: str) -> Answer[Closing]:
         """Start the run that closes an event."""
-        body: Document = {"dag_run_id": run_id, "logical_date": None, "conf": {"event": name}}
-        self._ask("POST", f"{_CLOSING}/dagRuns", json=body)
+        return self._post(Closing, f"events/{quote(name, safe='')}/close", {})
 
-    def get_closing(self, run_id: str) -> Run:
-        """Return the run that closes an event."""
-        answer = self._ask("GET", f"{_CLOSING}/dagRuns/{quote(run_id, safe='')}")
-        return self._read(Run, answer).value
+    def get_closing(self, name: str, run_id: str) -> Answer[Closing]:
+        """Return how far the run is that closes an event."""
+        path = f"events/{quote(name, safe='')}/closings/{quote(run_id, safe='')}"
+        return self._get(Closing, path)
 
     def get_leaderboard(self, name: str) -> Answer[Leaderboard]:
         """Return an event's leaderboard, best first."""
@@ -543,10 +494,14 @@ class Client:
         def ask() -> Document:
             return self._ask("POST", f"{_API}/{path}", json=body, headers=headers)
 
+        return self._read(kind, self._repeat(ask))
+
+    def _repeat(self, ask: Callable[[], Document]) -> Document:
+        """Ask again if nobody knows whether it arrived; for what is one however often it is."""
         pauses = iter(_PAUSES)
         while True:
             try:
-                return self._read(kind, self._wait_while_busy(ask))
+                return self._wait_while_busy(ask)
             except Unreachable:
                 pause = next(pauses, None)
                 if pause is None:
@@ -628,7 +583,7 @@ class Client:
             except httpx.TransportError as error:
                 pause = next(pauses, None)
                 if pause is None:
-                    is_harmless = method == "GET" or KEY_HEADER in sent
+                    is_harmless = method in {"GET", "PUT"} or KEY_HEADER in sent
                     raise self._explain_silence(error, is_harmless=is_harmless) from error
                 self._sleep(pause)
 
@@ -715,18 +670,10 @@ def _explain_refusal(status: int, body: Document) -> Refused:
         field = ".".join(str(part) for part in parts) or None
         detail = first.get("msg")
     message = detail if isinstance(detail, str) else f"the api-server answers {status}"
-    if match := _PARAM.search(message):
-        # Behind this line follows a dump of the whole JSON schema.
-        field = match["field"]
-        message = f"{field}: {match['message']}"
-    elif field is not None and not message.startswith(f"{field}:"):
+    if field is not None and not message.startswith(f"{field}:"):
         message = f"{field}: {message}"
     if status == 403:
         return Forbidden(message, status=status, field=field)
     if status == 404:
         return NotFound(message, status=status, field=field)
-    if status == 409:
-        # Airflow's only conflict here is a run id that is taken; ours come with a sentence.
-        kind = Refused if isinstance(detail, str) else RunExists
-        return kind(message, status=status, field=field)
     return Refused(message, status=status, field=field)

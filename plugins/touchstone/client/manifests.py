@@ -96,7 +96,7 @@ def submit(client: Client, manifest: Manifest, prepared: Prepared) -> str:
     try:
         source = job.source if prepared.archive is None else client.upload(prepared.archive)
         conf = build_conf(job, source=source, notes=build_notes(manifest, job))
-        client.start_run(prepared.submission_id, conf)
+        client.submit_as(prepared.submission_id, conf)
     except RunExists:
         # Started a moment ago and not registered yet, or somebody else's.
         return find_state(client, prepared.submission_id) or OTHERS

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import StrEnum
@@ -11,14 +11,13 @@ from typing import Protocol
 
 from touchstone.client.answers import (
     Answer,
-    LogLine,
-    Run,
     ShownSubmission,
     ShownTask,
     SubmissionAnswer,
 )
 from touchstone.client.api import Client
 from touchstone.client.errors import NotFound, NotRegistered, Refused, StillRunning, Unreachable
+from touchstone.core.answers import ShownRun
 from touchstone.core.throttling import THROTTLED_UNTIL
 
 POLL_SECONDS = 1.0
@@ -155,7 +154,7 @@ class Watcher:
         # With tasks on record it is the slots that it waits for, and those tell why.
         if run.state == "queued" and not tasks and waited > _PAUSED_AFTER_SECONDS:
             hint = "waits for Airflow to start the run"
-            if self._client.is_paused():
+            if run.is_paused:
                 hint = "the DAG is paused in Airflow: its runs wait until somebody unpauses it"
         return Snapshot(
             run_state=run.state,
@@ -176,9 +175,15 @@ class Watcher:
         return Ending(
             outcome=Outcome.FAILURE,
             status=status,
-            reason=reason or find_failure(self._client, run_id) or "no reason is on record",
+            reason=reason or self._find_failure(run_id) or "no reason is on record",
             snapshot=snapshot,
         )
+
+    def _find_failure(self, run_id: str) -> str | None:
+        try:
+            return self._client.get_run(run_id).failure
+        except Refused:
+            return None
 
 
 def get_submission(client: Client, submission_id: str) -> Answer[SubmissionAnswer]:
@@ -197,27 +202,23 @@ def get_submission(client: Client, submission_id: str) -> Answer[SubmissionAnswe
             raise error from None
         if run.state not in _OVER:
             message = f"{submission_id} is not registered yet: its run is {run.state}"
-            if (run.run_after or "").startswith(f"{THROTTLED_UNTIL:%Y-%m-%d}"):
+            if run.run_after == THROTTLED_UNTIL:
                 message += ", behind others of its submitter's"
             elif is_to_come(run):
                 message += (
-                    f", and waits for its logical date, {run.logical_date}; delete it and "
-                    "trigger one with a logical date of null"
+                    f", and waits for its logical date, {run.logical_date:%Y-%m-%dT%H:%M:%SZ}; "
+                    "delete it and trigger one with a logical date of null"
                 )
             raise NotRegistered(message) from None
-        if reason := find_failure(client, submission_id):
-            raise NotFound(f"{submission_id} was refused: {reason}", status=404) from None
+        if run.failure:
+            raise NotFound(f"{submission_id} was refused: {run.failure}", status=404) from None
         message = f"{submission_id} was ended before it was registered"
         raise NotFound(message, status=404) from None
 
 
-def is_to_come(run: Run) -> bool:
+def is_to_come(run: ShownRun) -> bool:
     """Tell whether a run has a logical date to come, which Airflow waits for without a word."""
-    try:
-        date = datetime.fromisoformat(str(run.logical_date))
-    except ValueError:
-        return False
-    return date.tzinfo is not None and date > datetime.now(UTC)
+    return run.logical_date is not None and run.logical_date > datetime.now(UTC)
 
 
 def is_at_work(client: Client, submission: ShownSubmission) -> bool:
@@ -233,33 +234,3 @@ def is_at_work(client: Client, submission: ShownSubmission) -> bool:
         return bool(run_ids) and client.get_run(run_ids[-1]).state not in _OVER
     except NotFound:
         return False
-
-
-def find_failure(client: Client, run_id: str) -> str | None:
-    """
-    Return the last error line of the first task of a run that failed.
-
-    A run that is refused before there is a record of it says why in Airflow's log only.
-    """
-    try:
-        tasks = client.list_run_tasks(run_id)
-        failed = [task for task in tasks if task.state == "failed"]
-        if not failed:
-            return None
-        # One that others waited for starts before they do, and may have no start at all.
-        first = min(failed, key=lambda task: task.start_date or "~")
-        lines = client.get_run_task_log(run_id, first)
-    except Refused:
-        return None
-    return find_error_line(lines)
-
-
-def find_error_line(lines: Sequence[LogLine]) -> str | None:
-    """Return what the last error of a task's log says: the exception's own words if it has any."""
-    for line in reversed(lines):
-        for detail in reversed(line.error_detail):
-            if value := (detail.exc_value or "").strip():
-                return value.splitlines()[0]
-        if line.level in {"error", "critical"} and line.event:
-            return line.event.splitlines()[0]
-    return None

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from datetime import datetime
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import AwareDatetime, BaseModel, ConfigDict, JsonValue
 
 from touchstone.core.queue import Trouble
 
@@ -252,6 +252,43 @@ class Sent(_Answer):
     submission_id: str
     run_id: str
     is_new: bool
+
+
+class ShownRun(_Answer):
+    """
+    A run of the DAG.
+
+    :param run_id: Its id.
+    :param state: Airflow's word for how it is: ``queued``, ``running``, ``success`` or ``failed``.
+    :param conf: Its conf, as it was given: anything at all.
+    :param logical_date: The date it stands for, which it waits for; ``None`` for none.
+    :param run_after: When it may begin.
+    :param is_paused: Whether the DAG is paused, so that no run of it begins.
+    :param failure: Why it failed, by the log of its first task that did; ``None`` if that says
+        nothing, or it has not failed.
+    """
+
+    run_id: str
+    state: str
+    conf: JsonValue = None
+    logical_date: AwareDatetime | None = None
+    run_after: AwareDatetime | None = None
+    is_paused: bool = False
+    failure: str | None = None
+
+
+class Closing(_Answer):
+    """
+    A run that closes an event.
+
+    :param event: The event.
+    :param run_id: The run, of the DAG ``touchstone_close_event``.
+    :param state: Airflow's word for how it is.
+    """
+
+    event: str
+    run_id: str
+    state: str
 
 
 class Reordered(_Answer):

@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 
 from touchstone.core.durations import DEFAULTS, Duration
 from touchstone.core.eligibility import Needs, Resource, Running
-from touchstone.core.fairness import Key, Shares, Waiting, order_fairly
+from touchstone.core.fairness import Key, Shares, Waiting, order_fairly, sort_levels
 from touchstone.core.placement import Snapshot
 from touchstone.core.placement_groups import PlacementGroup, PlacementGroups
 from touchstone_agent.protocol.messages import SlotClass
@@ -49,14 +49,14 @@ def estimate(seen: Snapshot, *, stretch: float = 1.0) -> dict[Key, Estimate]:
         return found
     now = seen.now
     for kind, used in seen.list_usages():
+        shares = Shares(used, seen.weights)
         ordered = order_fairly(
-            [task for task in seen.waiting if task.needs.kind is kind], Shares(used, seen.weights)
+            sort_levels(task for task in seen.waiting if task.needs.kind is kind), shares
         )
         groups = PlacementGroups(kind, seen.resources, seen.delays)
         middle = _Forecast(kind, ordered, groups, now, _MIDDLE).play()
-        crowd = order_fairly(
-            [*ordered, *_imagine_arrivals(ordered, used, now)], Shares(used, seen.weights)
-        )
+        arrivals = _imagine_arrivals(ordered, used, now)
+        crowd = order_fairly(sort_levels([*ordered, *arrivals]), shares)
         seconds = _Forecast(kind, crowd, groups, now, _LATE).play()
         late = {task.key: start for task, start in zip(crowd, seconds, strict=True)}
         for task, p50 in zip(ordered, middle, strict=True):

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import datetime as dt
 import heapq
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 from touchstone.core.durations import Duration
@@ -94,64 +93,55 @@ class Shares:
         return Shares(self._usage, self._weights)
 
 
-def sort_by_age(waiting: Iterable[Waiting]) -> list[Waiting]:
-    """Return tasks by when they entered the queue; ties by order, then by key."""
-    return sorted(waiting, key=lambda task: (task.since, task.order, task.key))
-
-
-class NoneFree(Exception):
-    """There is nothing left to take; the taker of tasks raises it to end the offer."""
-
-
-def offer_fairly(
-    waiting: Sequence[Waiting], shares: Shares, take: Callable[[Waiting], bool]
-) -> None:
+def sort_levels(waiting: Iterable[Waiting]) -> list[list[Waiting]]:
     """
-    Offer tasks in the order of the queue, and count those taken in their submitter's share.
+    Return tasks by priority, the highest first, and in each by when they entered the queue.
 
-    The next to be offered is, in the highest priority, the oldest task of the submitter with the
-    smallest share. A task that is not taken costs its submitter nothing: a submitter who waits for
-    one scarce machine must not lose a turn on the others.
-
-    :param waiting: The tasks, in any order.
-    :param shares: Counted on for each task taken.
-    :param take: Whether the task offered was taken; raises :class:`NoneFree` to end the offer.
+    Ties by order, then by key. Sorting is most of the work, so it is done once for a round.
     """
     levels: dict[int, list[Waiting]] = defaultdict(list)
     for task in waiting:
         levels[task.priority].append(task)
-    with contextlib.suppress(NoneFree):
-        for priority in sorted(levels, reverse=True):
-            _offer_level(sort_by_age(levels[priority]), shares, take)
+    for level in levels.values():
+        level.sort(key=lambda task: (task.since, task.order, task.key))
+    return [levels[priority] for priority in sorted(levels, reverse=True)]
 
 
-def _offer_level(tasks: list[Waiting], shares: Shares, take: Callable[[Waiting], bool]) -> None:
-    # Ages are compared as ranks: a whole number is compared faster than a date and a key.
-    lanes: dict[str, list[int]] = defaultdict(list)
-    for rank, task in enumerate(tasks):
-        lanes[task.submitter].append(rank)
-    nexts = {submitter: iter(lane) for submitter, lane in lanes.items()}
-    heap = [(shares.get(submitter), next(lane), submitter) for submitter, lane in nexts.items()]
-    heapq.heapify(heap)
-    while heap:
-        share, rank, submitter = heap[0]
-        if take(tasks[rank]):
-            shares.add(submitter)
-            share = shares.get(submitter)
-        following = next(nexts[submitter], None)
-        if following is None:
-            heapq.heappop(heap)
-        else:
-            heapq.heapreplace(heap, (share, following, submitter))
+def draw_fairly(levels: Iterable[list[Waiting]], shares: Shares) -> Iterator[Waiting]:
+    """
+    Yield tasks in the order of the queue, by the shares as they are at that moment.
+
+    The next is, in the highest priority, the oldest task of the submitter with the smallest share.
+    The caller counts each task that gets a slot in the shares before it asks for the next one. A
+    task that gets none costs its submitter nothing: a submitter who waits for one scarce machine
+    must not lose a turn on the others.
+
+    :param levels: As :func:`sort_levels` returns them.
+    :param shares: What submitters have.
+    """
+    for tasks in levels:
+        # Ages are compared as ranks: a whole number is compared faster than a date and a key.
+        lanes: dict[str, list[int]] = defaultdict(list)
+        for rank, task in enumerate(tasks):
+            lanes[task.submitter].append(rank)
+        nexts = {submitter: iter(lane) for submitter, lane in lanes.items()}
+        heap = [(shares.get(submitter), next(lane), submitter) for submitter, lane in nexts.items()]
+        heapq.heapify(heap)
+        while heap:
+            _, rank, submitter = heap[0]
+            yield tasks[rank]
+            following = next(nexts[submitter], None)
+            if following is None:
+                heapq.heappop(heap)
+            else:
+                heapq.heapreplace(heap, (shares.get(submitter), following, submitter))
 
 
-def order_fairly(waiting: Sequence[Waiting], shares: Shares) -> list[Waiting]:
+def order_fairly(levels: Iterable[list[Waiting]], shares: Shares) -> list[Waiting]:
     """Return tasks in the order in which they would be taken if any slot fitted any task."""
     ordered: list[Waiting] = []
-
-    def take(task: Waiting) -> bool:
+    counted = shares.copy()
+    for task in draw_fairly(levels, counted):
         ordered.append(task)
-        return True
-
-    offer_fairly(waiting, shares.copy(), take)
+        counted.add(task.submitter)
     return ordered

@@ -11,6 +11,7 @@ import datetime as dt
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from touchstone.core.eligibility import (
     Capability,
@@ -22,7 +23,14 @@ from touchstone.core.eligibility import (
     find_unfit,
     intersect,
 )
-from touchstone.core.fairness import Key, NoneFree, Shares, Waiting, offer_fairly, order_fairly
+from touchstone.core.fairness import (
+    Key,
+    Shares,
+    Waiting,
+    draw_fairly,
+    order_fairly,
+    sort_levels,
+)
 from touchstone.core.placement_groups import PlacementDelays, PlacementGroup, PlacementGroups
 from touchstone.core.reasons import Reasons
 from touchstone.core.schedule import Platform
@@ -67,8 +75,7 @@ class Placement:
     reason: str
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Wait:
+class Wait(NamedTuple):
     """
     A task that goes on waiting.
 
@@ -151,17 +158,21 @@ def plan(seen: Snapshot) -> Plan:
         if not tasks:
             continue
         assigner = _SlotAssigner(kind, seen.resources, delays, shared)
-        shares = Shares(used, seen.weights)
-        if not seen.is_paused:
-            offer_fairly(tasks, shares, assigner.take)
+        levels, shares = sort_levels(tasks), Shares(used, seen.weights)
+        if not seen.is_paused and assigner.has_free:
+            for task in draw_fairly(levels, shares):
+                if assigner.take(task):
+                    shares.add(task.submitter)
+                    if not assigner.has_free:
+                        break
             placements += assigner.placements
             shared.update(placement.resource for placement in assigner.placements)
             placed = {placement.key for placement in assigner.placements}
-            tasks = [task for task in tasks if task.key not in placed]
+            levels = [[task for task in level if task.key not in placed] for level in levels]
         reasons = Reasons(kind, assigner.groups, delays, is_paused=seen.is_paused)
         waits += (
             Wait(key=task.key, position=position, reason=reasons.explain(task))
-            for position, task in enumerate(order_fairly(tasks, shares), 1)
+            for position, task in enumerate(order_fairly(levels, shares), 1)
         )
     return Plan(placements=tuple(placements), waits=tuple(waits))
 
@@ -189,10 +200,13 @@ class _SlotAssigner:
         self._left = sum(self._free.values())
         self._exhausted: set[PlacementGroup] = set()
 
+    @property
+    def has_free(self) -> bool:
+        """Tell whether a slot is left at all."""
+        return self._left > 0
+
     def take(self, task: Waiting) -> bool:
-        """Place a task if a slot that it may use is free; end the offer if none is at all."""
-        if not self._left:
-            raise NoneFree
+        """Place a task, and tell so, if a slot that it may use is free."""
         group = self.groups.get(task)
         if group in self._exhausted:
             return False

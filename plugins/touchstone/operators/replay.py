@@ -22,7 +22,6 @@ from touchstone.core.replay import (
     build_replay_schedule,
     build_replay_spec,
     build_replayed,
-    find_objection,
     judge_replay,
 )
 from touchstone.core.results import RESULT_BYTES, ResultRefused, read_result
@@ -30,8 +29,8 @@ from touchstone.core.states import SubmissionStatus
 from touchstone.core.tasks import ReplayedFile, TaskSpec
 from touchstone.services.checks import check_branch, check_placeable, may_schedule
 from touchstone.services.ownership import NotItsOwn
+from touchstone.services.replays import check_not_retracted, find_original
 from touchstone.settings import get_settings
-from touchstone_agent.protocol.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -65,7 +64,7 @@ def register_replay(records: RecordStore, conf: RunConf, run: Run) -> Submission
         found = records.get_submission(submission_id)
     _check_its_own(found, conf, run)
     # Also of a run that is cleared: what it replays may have been taken back since.
-    _check_not_retracted(records.find_submission(conf.replay.submission_id))
+    check_not_retracted(records.find_submission(conf.replay.submission_id))
     assert found.replay_spec is not None  # noqa: S101 - every replay has one
     _check_where(records, conf, found.replay_spec, run)
 
@@ -92,7 +91,7 @@ def _build_submission(
 
     assert conf.replay is not None  # noqa: S101
     settings = get_settings()
-    original, task = _find_original(records, conf, run)
+    original, task = find_original(records, conf.replay, user=run.user)
     parts = Parts(ObjectStore.connect(settings), settings.content_bucket)
     spec = build_replay_spec(
         task,
@@ -140,27 +139,6 @@ def _build_submission(
         chart_links=(),
         actions=add_action((), at=now, by=run.user, action=f"replay of {conf.replay.task}"),
     )
-
-
-def _find_original(records: RecordStore, conf: RunConf, run: Run) -> tuple[Submission, Task]:
-    """Return the submission and the training that are to be replayed."""
-    assert conf.replay is not None  # noqa: S101
-    wanted = conf.replay
-    original = records.find_submission(wanted.submission_id)
-    task = records.find_task(wanted.submission_id, wanted.task_id)
-    # No user may run another user's content, or learn that it exists.
-    if original is None or task is None or not may_schedule(original, run.user):
-        raise ConfigurationError(f"replay: there is no training {wanted.task!r}")
-    _check_not_retracted(original)
-    objection = find_objection(task)
-    if objection is not None:
-        raise ConfigurationError(f"replay: {wanted.task}: {objection}")
-    return original, task
-
-
-def _check_not_retracted(original: Submission | None) -> None:
-    if original is not None and original.status is SubmissionStatus.RETRACTED:
-        raise ConfigurationError(f"replay: {original.submission_id} was retracted")
 
 
 def _check_where(records: RecordStore, conf: RunConf, spec: TaskSpec, run: Run) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Final, Protocol
+from typing import Final, Protocol, Self
 
 from pydantic import JsonValue
 
@@ -12,6 +12,7 @@ from touchstone.core.conf import parse_conf
 from touchstone.core.names import build_run_id
 from touchstone.core.records.submissions import Submission
 from touchstone.services.planning import Planner
+from touchstone.services.replays import find_original
 from touchstone.stores.objects import ObjectStore
 from touchstone_agent.protocol.errors import ConfigurationError
 
@@ -57,6 +58,12 @@ def _start_run(run_id: str, conf: Mapping[str, JsonValue], by: str) -> bool:
     return start_run(run_id, conf, by=by)
 
 
+def _start_run_of_page(run_id: str, conf: Mapping[str, JsonValue], by: str) -> bool:
+    from touchstone.airflow_db.starting import start_run
+
+    return start_run(run_id, conf, by=by, is_page=True)
+
+
 def _find_states(run_ids: list[str]) -> Mapping[str, str]:
     from touchstone.airflow_db.runs import find_run_states
 
@@ -76,6 +83,11 @@ class Sender:
     find_run: Callable[[str], SentRun | None] = _find_run
     start_run: Callable[[str, Mapping[str, JsonValue], str], bool] = _start_run
     find_states: Callable[[list[str]], Mapping[str, str]] = _find_states
+
+    @classmethod
+    def build(cls, *, is_page: bool) -> Self:
+        """Return one that starts real runs, for people on a page or for programs."""
+        return cls(start_run=_start_run_of_page if is_page else _start_run)
 
     def is_sent(self, run_id: str, conf: Mapping[str, JsonValue], *, by: str) -> bool:
         """
@@ -137,7 +149,7 @@ def send_submission(
     keep: Keep = _keep_nothing,
 ) -> tuple[str, bool]:
     """
-    Submit a module, with a schedule or without; the same twice is one.
+    Submit a module, with a schedule or without, or a replay; the same twice is one.
 
     :param submission_id: The id that it gets, which is its run's.
     :param conf: What is submitted, as a run's conf.
@@ -149,13 +161,16 @@ def send_submission(
     :raises RunTaken: If the id belongs to another submission.
     """
     parsed = parse_conf(conf)
-    if parsed.source is None:
+    if parsed.source is None and parsed.replay is None:
         raise ConfigurationError("source: give a git URL, or an uploaded archive")
     if sender.is_sent(submission_id, conf, by=by):
         return submission_id, False
     if planner.records.find_submission(submission_id) is not None:
         raise RunTaken(f"run_id: {submission_id} is taken; send it again")
-    planner.check_new(parsed, objects, user=by)
+    if parsed.replay is not None:
+        find_original(planner.records, parsed.replay, user=by)
+    else:
+        planner.check_new(parsed, objects, user=by)
     kept = keep(submission_id)
     sender.send(kept, conf, by=by)
     return kept, kept == submission_id

@@ -40,6 +40,7 @@ from touchstone.ui.routes import (
     logs,
     plans,
     queue,
+    runs,
     sending,
     servers,
     sources,
@@ -142,7 +143,7 @@ def build_app() -> FastAPI:
     app = FastAPI(title="Touchstone", openapi_url=None, docs_url=None, redoc_url=None)
     for module in (
         *(health, content, submissions, sending, logs, queue, gpus, servers, fleet, events),
-        *(data_sets, plans, costs, audit, comparison, description, sources, tasks),
+        *(data_sets, plans, costs, audit, comparison, description, sources, tasks, runs),
     ):
         app.include_router(
             module.router,

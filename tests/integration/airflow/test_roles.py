@@ -19,17 +19,20 @@ from airflow.api_fastapi.app import create_app, purge_cached_app
 from airflow.utils.session import create_session
 from fastapi.testclient import TestClient
 from sqlalchemy import text
+from typer.testing import CliRunner, Result
 
-from fakes import rules
+from fakes import commands, rules
 from fakes.fab_users import PERMISSIONS
 from fakes.pools import FakePools
 from fakes.rules import API_RULES, PAGE_RULES
-from fakes.sending import FakeRuns
+from fakes.sending import FakeRuns, replace_airflow
 from fakes.stores import FakeObjectStore, FakeRecordStore
 from fakes.submissions import build_submission
 from fakes.tasks import build_spec, build_task
 from integration.airflow.database import use_database
+from touchstone import cli
 from touchstone.airflow_db.roles import ensure_roles, has_roles
+from touchstone.client.api import Client
 from touchstone.core.answers import Ended
 from touchstone.core.roles import ADMIN, ROLES, USER
 from touchstone.pages import app as pages
@@ -38,13 +41,13 @@ from touchstone.settings import Settings
 from touchstone.ui import app as api
 from touchstone.ui import dependencies
 from touchstone.ui.routes.fleet import get_pools
-from touchstone.ui.routes.sending import get_sender
 from touchstone.ui.waiting import QueueReader
 
 pytestmark = pytest.mark.xdist_group("fab")  # All of it shares one installation.
 
 PLUGINS = Path(__file__).parents[3] / "plugins"
 SECRET = "for these tests only " * 4
+URL = "http://testserver"
 USERS = {
     # name: roles, is admin, may submit
     "engineer": (["touchstone_user"], False, True),
@@ -80,7 +83,7 @@ def build_options(url: str) -> dict[str, str]:
         "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": url,
         "AIRFLOW__API_AUTH__JWT_SECRET": SECRET,
         "AIRFLOW__API__SECRET_KEY": SECRET,
-        "AIRFLOW__API__BASE_URL": "http://testserver",
+        "AIRFLOW__API__BASE_URL": URL,
     }
 
 
@@ -157,7 +160,7 @@ def server(installation):
         dependencies.get_cancel_service: Canceller,
         get_find_named: lambda: {}.get,
         get_pools: lambda: pools,
-        get_sender: FakeRuns().build_sender,
+        **replace_airflow(FakeRuns()),
     }
     with pytest.MonkeyPatch.context() as patch:
         # What a user may do is asked of the database each time, and not remembered for a while.
@@ -395,6 +398,50 @@ def test_the_login_page_leads_back_to_where_one_was(server):
         wanted,
     )
     assert browser.get(wanted).status_code == 200
+
+
+# --- the command line ----------------------------------------------------------------------------
+
+
+@pytest.fixture
+def shell(server, tmp_path, monkeypatch):
+    """Return a function that runs a command line as somebody who has nothing but a login."""
+    make_client = Client.__init__
+
+    def with_transport(self: Client, *args: object, **options: object) -> None:
+        transport = TestClient(server, base_url=URL, raise_server_exceptions=False)._transport
+        make_client(self, *args, **options | {"transport": transport})
+
+    monkeypatch.setattr(Client, "__init__", with_transport)
+    monkeypatch.setattr("time.sleep", lambda seconds: None)
+
+    def run(name: str, *arguments: str) -> Result:
+        monkeypatch.setenv("TOUCHSTONE_URL", URL)
+        monkeypatch.setenv("TOUCHSTONE_USER", name)
+        monkeypatch.setenv("TOUCHSTONE_PASSWORD", f"secret-{name}")
+        return CliRunner().invoke(cli.app, list(arguments), env={"COLUMNS": "200"})
+
+    return run
+
+
+@pytest.mark.parametrize("name", ["engineer", "other", "chief", "guest"])
+def test_each_command_is_for_those_whom_its_rule_names(shell, tmp_path, name):
+    _, is_admin, may_submit = USERS[name]
+    folder = commands.write_files(tmp_path)
+    for command in commands.RULES:
+        done = shell(name, *commands.build_arguments(command, folder))
+        commands.check(
+            command, done, is_admin=is_admin, may_submit=may_submit, is_owner=name == "engineer"
+        )
+
+
+def test_who_sees_nothing_of_airflow_submits_at_a_shell(shell, log_in):
+    """And learns by it how the run is, which Airflow itself does not tell them."""
+    done = shell("other", "submit", commands.GIT, "--id", "mine-1", "--json")
+
+    assert (done.exit_code, json.loads(done.stdout)["run_id"]) == (0, "mine-1"), done.output
+    assert log_in("other").get(f"{RUN}/mine-1").status_code == 403
+    assert "its run is queued" in shell("engineer", "show", "mine-1").output
 
 
 def test_a_wrong_password_gets_no_token(server):

@@ -14,6 +14,7 @@ from touchstone.client.errors import (
     NotFound,
     NotInstalled,
     Refused,
+    RunExists,
     Unreachable,
 )
 
@@ -69,27 +70,27 @@ def test_a_change_that_has_no_name_is_never_sent_twice() -> None:
     assert len(calls) == 1
 
 
-def test_a_run_is_asked_for_again_because_its_id_makes_that_harmless() -> None:
+def test_a_submission_is_sent_again_because_its_id_makes_that_harmless() -> None:
     calls: list[httpx.Request] = []
-    started = httpx.Response(200, json={"dag_run_id": "s-1", "state": "queued"})
+    body = {"submission_id": "s-1", "run_id": "s-1", "is_new": False}
+    started = httpx.Response(200, json=body)
 
-    assert make_client(break_after(calls, started)).start_run("s-1", {}).state == "queued"
+    sent = make_client(break_after(calls, started)).submit_as("s-1", {"source": "x"}).value
 
-
-def test_a_run_that_had_started_unheard_is_ours() -> None:
-    calls: list[httpx.Request] = []
-    taken = httpx.Response(409, json={"detail": {"reason": "Unique constraint violation"}})
-    found = httpx.Response(200, json={"dag_run_id": "s-1", "state": "running"})
-
-    assert make_client(break_after(calls, taken, found)).start_run("s-1", {}).state == "running"
-    assert [call.method for call in calls] == ["POST", "POST", "GET"]
+    assert (sent.run_id, sent.is_new) == ("s-1", False)
+    assert [(call.method, call.url.path) for call in calls] == [
+        ("PUT", "/touchstone/api/v1/submissions/s-1")
+    ] * 2
 
 
-def test_who_may_not_start_runs_in_airflow_is_told_where_else_to_submit() -> None:
-    client = make_client(answer(403, {"detail": "Forbidden"}))
+def test_an_id_that_is_taken_is_told_apart_from_what_else_is_refused() -> None:
+    taken = {"detail": "id: 's-1' is taken; choose another one", "field": "id"}
 
-    with pytest.raises(Forbidden, match=r"touchstone\.test/touchstone/pages/new or by POST /touch"):
-        client.start_run("s-1", {})
+    with pytest.raises(RunExists, match="is taken"):
+        make_client(answer(409, taken)).submit_as("s-1", {})
+    with pytest.raises(Refused) as caught:
+        make_client(answer(400, {"detail": "bad", "field": "ref"})).submit_as("s-1", {})
+    assert not isinstance(caught.value, RunExists)
 
 
 @pytest.mark.parametrize(
@@ -105,13 +106,6 @@ def test_who_may_not_start_runs_in_airflow_is_told_where_else_to_submit() -> Non
             Refused,
             "conf",
             "conf: not a dictionary",
-        ),
-        (
-            400,
-            {"detail": "Invalid input for param seed: 'x' is not of type 'integer'\n\nFailed"},
-            Refused,
-            "seed",
-            "seed: 'x' is not of type 'integer'$",
         ),
         (400, ["odd"], Refused, None, "answers 400"),
         (503, {"detail": "try again"}, Unreachable, None, "503: try again"),
@@ -162,11 +156,11 @@ def test_an_installation_below_a_path_is_reached_there() -> None:
 
     def handler(request: httpx.Request) -> httpx.Response:
         paths.append(request.url.path)
-        return httpx.Response(200, json={"state": "queued"})
+        return httpx.Response(200, json={"run_id": "s-1", "state": "queued"})
 
     access = Access(url="http://touchstone.test/airflow", user="engineer", token="abc")
     Client(access, transport=httpx.MockTransport(handler)).get_run("s-1")
-    assert paths == ["/airflow/api/v2/dags/touchstone/dagRuns/s-1"]
+    assert paths == ["/airflow/touchstone/api/v1/runs/s-1"]
 
 
 def test_secrets_are_not_shown_with_the_access() -> None:

@@ -363,8 +363,7 @@ def test_a_submission_on_its_way_is_not_called_missing(
 
 
 def test_a_submission_that_lets_others_go_first_says_so(run: Run, airflow: FakeAirflow) -> None:
-    run_after = THROTTLED_UNTIL.isoformat().replace("+00:00", "Z")
-    airflow.runs["s-1"] = {"dag_run_id": "s-1", "state": "queued", "run_after": run_after}
+    airflow.runs["s-1"] = {"state": "queued", "run_after": THROTTLED_UNTIL}
     assert "its run is queued, behind others of its submitter's" in run("show", "s-1").stderr
 
 
@@ -377,8 +376,7 @@ def test_a_submission_that_was_ended_before_it_began_says_so(
 
 def test_a_submission_whose_run_was_refused_says_why(run: Run, airflow: FakeAirflow) -> None:
     airflow.runs["s-1"] = {"dag_run_id": "s-1", "state": "failed"}
-    airflow.failed_tasks = [{"task_id": "register", "state": "failed", "try_number": 1}]
-    airflow.log = [{"event": "ref: no branch 'x'", "level": "error"}]
+    airflow.failure = "ref: no branch 'x'"
     result = run("show", "s-1")
     assert result.exit_code == 1
     assert "s-1 was refused: ref: no branch 'x'" in result.stderr

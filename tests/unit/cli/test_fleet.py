@@ -558,12 +558,10 @@ def test_two_jobs_that_are_the_same_work_are_refused(run: Run, manifest: Path) -
 def test_what_the_installation_refuses_is_told_with_the_job(
     run: Run, airflow: FakeAirflow, manifest: Path
 ) -> None:
-    from fastapi import HTTPException
-
-    airflow.refusal = HTTPException(400, "Invalid input for param job: 'x' is too long\ndump")
+    airflow.settings = airflow.settings.model_copy(update={"git_hosts": ("elsewhere.test",)})
     result = run("manifest", "apply", str(manifest))
     assert result.exit_code == 2
-    assert "jobs.git: job: 'x' is too long" in result.stderr
+    assert "jobs.git: source: " in result.stderr
 
 
 def test_keys_that_were_not_checked_are_said_loudly(
@@ -603,7 +601,7 @@ def test_a_request_that_was_not_heard_back_of_is_safe_to_repeat(
     """Applying again after an outage in the middle submits the rest and nothing twice."""
     from touchstone.client.api import Client
 
-    start = Client.start_run
+    start = Client.submit_as
     calls: list[str] = []
 
     def flaky(self: Client, run_id: str, conf: dict[str, Any]) -> dict[str, Any]:
@@ -612,7 +610,7 @@ def test_a_request_that_was_not_heard_back_of_is_safe_to_repeat(
             raise Unreachable("nothing answers")
         return start(self, run_id, conf)
 
-    monkeypatch.setattr(Client, "start_run", flaky)
+    monkeypatch.setattr(Client, "submit_as", flaky)
     assert run("manifest", "apply", str(manifest)).exit_code == 3
     assert len(airflow.runs) == 1
     assert run("manifest", "apply", str(manifest)).exit_code == 0

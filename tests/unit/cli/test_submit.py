@@ -6,11 +6,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from fastapi import HTTPException
 from typer.testing import Result
 
 from fakes.api import FakeAirflow
-from touchstone.client import answers, watch
+from fakes.tasks import build_spec, build_task
+from touchstone.client import watch
+from touchstone.core.answers import ShownRun
 
 Run = Callable[..., Result]
 GIT = "https://host.test/owner/module.git"
@@ -41,6 +42,8 @@ def test_a_git_source_starts_a_run_named_by_the_new_submission(
 
 
 def test_every_option_of_a_schedule_arrives(run: Run, airflow: FakeAirflow) -> None:
+    airflow.settings = airflow.settings.model_copy(update={"branch_users": ("engineer",)})
+    airflow.add_submission("s-0", status="success")
     result = run(
         "submit", GIT, "--id", "s-1", "--system", "model_structure", "--intervals", "1,5,20",
         "--config", "small.toml", "--branch", "dev", "--fetched-data-end-to", "2018-06-30",
@@ -74,6 +77,11 @@ def test_a_folder_is_packed_and_uploaded(run: Run, airflow: FakeAirflow, module:
 
 
 def test_a_file_url_is_left_to_the_installation(run: Run, airflow: FakeAirflow) -> None:
+    refused = run("submit", "file:///srv/module", "--id", "s-1")
+    assert (refused.exit_code, airflow.runs) == (2, {})
+    assert "source: " in refused.stderr
+
+    airflow.settings = airflow.settings.model_copy(update={"allow_local_sources": True})
     assert run("submit", "file:///srv/module", "--id", "s-1").exit_code == 0
     assert airflow.runs["s-1"]["conf"] == {"source": "file:///srv/module"}
     assert airflow.objects.objects == {}
@@ -136,28 +144,39 @@ def test_a_folder_that_is_too_large_names_its_largest_files(
     assert "noise.bin" in result.stderr
 
 
-def test_what_airflow_refuses_is_said_with_the_field_and_without_the_schema(
+def test_what_the_installation_refuses_is_said_with_the_field(
     run: Run, airflow: FakeAirflow
 ) -> None:
-    airflow.refusal = HTTPException(
-        400,
-        "Invalid input for param ref: 'x' is too long\n\nFailed validating 'maxLength' in schema:"
-        "\n    {'maxLength': 200}",
-    )
-    result = run("submit", GIT)
+    result = run("submit", GIT, "--intervals", "5", "--baseline", "s-0")
     assert result.exit_code == 2
-    assert result.stderr.strip() == "touchstone: ref: 'x' is too long"
+    said = "baseline: 's-0' is no successful submission: there is none"
+    assert result.stderr.strip() == f"touchstone: {said}"
+    assert airflow.runs == {}
 
 
 def test_a_replay_is_a_run_of_its_own_that_names_the_training(
     run: Run, airflow: FakeAirflow
 ) -> None:
+    airflow.add_submission("mine", status="success")
+    airflow.records.create_task(build_task(build_spec(submission_id="mine"), status="success"))
     result = run("replay", "mine", "i5", "--host", "rio", "--host", "moa", "--id", "r-1", "--json")
     assert result.exit_code == 0, result.output
     assert list(airflow.runs) == ["r-1"]
     conf = {"replay": "mine/i5", "allowed_hosts": ["rio", "moa"]}
     assert airflow.runs["r-1"]["conf"] == conf
     assert json.loads(result.stdout)["conf"] == conf
+
+
+def test_a_replay_of_what_did_not_end_well_is_refused_at_once(
+    run: Run, airflow: FakeAirflow
+) -> None:
+    airflow.add_submission("mine", status="error")
+    airflow.records.create_task(build_task(build_spec(submission_id="mine"), status="error"))
+    for task, said in (("i5", "it is error"), ("i1", "there is no training 'mine/i1'")):
+        result = run("replay", "mine", task)
+        assert result.exit_code == 2
+        assert said in result.stderr
+    assert airflow.runs == {}
 
 
 @pytest.mark.parametrize("task", ["validation", "i0", "../i5", "i5/i6", ""])
@@ -180,7 +199,7 @@ def test_scheduling_takes_the_next_run_of_the_submission(run: Run, airflow: Fake
 
 def test_a_run_number_that_is_taken_is_passed_over(run: Run, airflow: FakeAirflow) -> None:
     airflow.add_submission(run_ids=["s-1", "s-1--2"])
-    airflow.runs["s-1--3"] = {"dag_run_id": "s-1--3", "state": "failed"}
+    airflow.runs["s-1--3"] = {"dag_run_id": "s-1--3", "state": "failed", "conf": {}}
     assert run("schedule", "s-1", "--intervals", "5").exit_code == 0
     assert list(airflow.runs) == ["s-1--3", "s-1--4"]
 
@@ -205,7 +224,7 @@ def test_only_a_submission_that_waits_can_be_scheduled(
 ) -> None:
     airflow.add_submission(status=status)
     result = run("schedule", "s-1", "--intervals", "5")
-    assert result.exit_code == 1
+    assert result.exit_code == 2
     assert f"s-1 is {status}" in result.stderr
     assert airflow.runs == {}
 
@@ -249,12 +268,11 @@ def test_a_paused_dag_is_told_to_whoever_does_not_wait(run: Run, airflow: FakeAi
         (None, False),
         ("2020-01-01T00:00:00+00:00", False),
         ("2999-01-01T00:00:00+00:00", True),
-        ("2999-01-01T00:00:00", False),
-        ("nonsense", False),
     ],
 )
 def test_a_logical_date_to_come_is_seen(date: str | None, is_to_come: bool) -> None:
-    assert watch.is_to_come(answers.Run(state="queued", logical_date=date)) is is_to_come
+    run = ShownRun.model_validate({"run_id": "s-1", "state": "queued", "logical_date": date})
+    assert watch.is_to_come(run) is is_to_come
 
 
 def test_the_same_id_with_the_same_values_goes_on(run: Run, airflow: FakeAirflow) -> None:
@@ -266,5 +284,5 @@ def test_the_same_id_with_the_same_values_goes_on(run: Run, airflow: FakeAirflow
     other = run("submit", "https://example.org/x.git", "--id", "ci-1", "--notes", "b")
 
     assert other.exit_code == 1
-    assert "there is a run 'ci-1' already" in other.output
+    assert "id: 'ci-1' is taken; choose another one" in other.output
     assert list(airflow.runs) == ["ci-1"]

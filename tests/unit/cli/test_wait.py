@@ -12,7 +12,7 @@ from rich.console import Console
 from typer.testing import Result
 
 from fakes.api import PASSWORDS, URL, FakeAirflow
-from fakes.tasks import build_task, change_fields
+from fakes.tasks import build_spec, build_task, change_fields
 from touchstone.client.access import Access
 from touchstone.client.answers import ShownSubmission, ShownTask
 from touchstone.client.api import Client
@@ -136,6 +136,8 @@ def test_a_replay_ends_by_whether_it_came_to_the_same(
             results=[RESULT],
         )
     )
+    airflow.add_submission("mine", status="success")
+    airflow.records.create_task(build_task(build_spec(submission_id="mine"), status="success"))
     result = run("replay", "mine", "i5", "--id", "s-1", "--wait")
     assert result.exit_code == code, result.output
     text = " ".join(result.stdout.split())
@@ -160,19 +162,7 @@ def test_a_bad_end_is_a_failure_with_its_reason(
 def test_a_run_refused_before_there_is_a_record_says_why(run: Run, airflow: FakeAirflow) -> None:
     airflow.steps.append(lambda: None)
     airflow.steps.append(set_run(airflow, "failed"))
-    airflow.failed_tasks = [
-        {"task_id": "validate", "state": "upstream_failed", "try_number": 0},
-        {"task_id": "register", "state": "failed", "try_number": 1, "start_date": "2026-01-01"},
-    ]
-    airflow.log = [
-        {"event": "Task started", "level": "info"},
-        {
-            "event": "Task failed with exception",
-            "level": "error",
-            "error_detail": [{"exc_type": "AirflowFailException", "exc_value": "ref: no branch x"}],
-        },
-        {"event": "Task finished", "level": "info"},
-    ]
+    airflow.failure = "ref: no branch x"
     result = run(*TRAIN)
     assert result.exit_code == 1
     assert "s-1: failed: ref: no branch x" in result.stdout
@@ -183,8 +173,7 @@ def test_a_refused_second_run_does_not_pass_off_an_older_reason_as_its_own(
 ) -> None:
     airflow.add_submission(status="error", reason="diverged last week", run_ids=["s-1"])
     airflow.steps.append(set_run(airflow, "failed", "s-1--2"))
-    airflow.failed_tasks = [{"task_id": "register", "state": "failed", "try_number": 1}]
-    airflow.log = [{"event": "baseline: there is no submission 's-0'", "level": "error"}]
+    airflow.failure = "baseline: there is no submission 's-0'"
     result = run("schedule", "s-1", "--intervals", "5", "--wait")
     assert result.exit_code == 1
     assert "baseline: there is no submission" in result.stdout

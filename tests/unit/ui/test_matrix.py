@@ -16,14 +16,13 @@ from fakes import rules
 from fakes.fab_users import build_user
 from fakes.pools import FakePools
 from fakes.rules import API_RULES, PAGE_RULES, Asked
-from fakes.sending import FakeRuns
+from fakes.sending import FakeRuns, replace_airflow
 from touchstone.pages import app as pages
 from touchstone.pages.tabs import get_find_named
 from touchstone.ui import app as api
 from touchstone.ui import dependencies
 from touchstone.ui.auth import TouchstoneAuthManager
 from touchstone.ui.routes.fleet import get_pools
-from touchstone.ui.routes.sending import get_sender
 
 APPS = {"api": api.build_app(), "pages": pages.build_app()}
 RULES = {"api": API_RULES, "pages": PAGE_RULES}
@@ -68,7 +67,7 @@ def build(overrides, make_submission, make_task) -> Iterator[Callable[..., TestC
             dependencies.get_authority: lambda: authority,
             get_find_named: lambda: {}.get,
             get_pools: lambda: pools,
-            get_sender: FakeRuns().build_sender,
+            **replace_airflow(FakeRuns()),
         }
         if user is not None:
             replaced[get_user] = lambda: user

@@ -19,11 +19,10 @@ from schemathesis.checks import (
 from campaigns import ALL_CAMPAIGNS
 from fakes.api import FakeAirflow, FakeCancelService
 from fakes.pools import FakePools
-from fakes.sending import FakeRuns
+from fakes.sending import FakeRuns, replace_airflow
 from fakes.stores import FakeObjectStore, FakeRecordStore
 from touchstone.settings import Settings
 from touchstone.ui.routes.fleet import get_pools
-from touchstone.ui.routes.sending import get_sender
 
 EXAMPLES = 200 if ALL_CAMPAIGNS else 8
 CHECKS = [
@@ -48,7 +47,7 @@ def build_api(role):
     app.dependency_overrides |= {
         get_user: lambda: SimpleAuthManagerUser(username="engineer", role=role),
         get_pools: lambda: FakePools(),
-        get_sender: FakeRuns().build_sender,
+        **replace_airflow(FakeRuns()),
     }
     return app
 

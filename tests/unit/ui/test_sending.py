@@ -192,3 +192,57 @@ def test_a_form_of_another_site_is_no_request(engineer, runs):
 
     assert answer.status_code == 415
     assert runs.runs == {}
+
+
+def put(client, submission_id="mine-1", **body):
+    return client.put(f"/api/v1/submissions/{submission_id}", json=SOURCE | body)
+
+
+def test_an_id_of_ones_own_is_one_submission_however_often_it_is_sent(engineer, runs):
+    first, again = put(engineer), put(engineer)
+
+    assert (first.status_code, again.status_code) == (201, 200)
+    assert first.json() == {"submission_id": "mine-1", "run_id": "mine-1", "is_new": True}
+    assert again.json() == first.json() | {"is_new": False}
+    assert runs.runs["mine-1"].conf == SOURCE
+
+
+def test_an_id_that_is_anothers_is_refused_and_says_nothing_of_theirs(
+    engineer, runs, make_submission
+):
+    put(engineer)
+    make_submission("theirs", submitted_by="somebody")
+    runs.start("others", SOURCE, "somebody")
+
+    for answer in (
+        put(engineer, notes="other"),
+        put(engineer, "theirs"),
+        put(engineer, "others"),
+    ):
+        assert answer.status_code == 409, answer.text
+        assert answer.json()["field"] == "id"
+        assert "is taken; choose another one" in answer.json()["detail"]
+
+
+@pytest.mark.parametrize("submission_id", ["A", "a b", "a--b", "x" * 49, "-a-"])
+def test_what_can_be_no_id_is_refused(engineer, runs, submission_id):
+    answer = put(engineer, submission_id)
+
+    assert (answer.status_code, answer.json()["field"]) == (400, "id")
+    assert runs.runs == {}
+
+
+def test_a_training_is_replayed_only_by_who_may(engineer, runs, make_submission, make_task):
+    make_submission("s-1", status="success")
+    make_task(submission_id="s-1", status="success")
+    make_submission("s-2", status="success", submitted_by="somebody")
+    make_task(submission_id="s-2", status="success")
+
+    def replay(task):
+        return engineer.put("/api/v1/submissions/again", json={"replay": task})
+
+    for task in ("s-2/i5", "s-1/i1", "none/i5"):
+        assert replay(task).json()["detail"] == f"replay: there is no training {task!r}"
+    assert runs.runs == {}
+    assert replay("s-1/i5").status_code == 201
+    assert runs.runs["again"].conf == {"replay": "s-1/i5"}

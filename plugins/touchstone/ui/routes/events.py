@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Annotated, Final
 
 from fastapi import APIRouter, Depends, Query
 from pydantic import BaseModel, ConfigDict, Field, JsonValue
 
+from touchstone.core.answers import Closing
 from touchstone.core.documents import MAX_CHARACTERS
 from touchstone.core.events import MAX_NAME, check_event_name, parse_event
 from touchstone.core.names import is_submission_id
@@ -14,6 +17,7 @@ from touchstone.core.records.stored import RecordUnreadable
 from touchstone.core.schedule import DEFAULT_EVENT, MAX_ID
 from touchstone.core.verdicts import build_board, show_history, show_row
 from touchstone.services.events import EventKeeper, show_event
+from touchstone.stores.tables import RecordNotFound
 from touchstone.ui.dependencies import (
     CallerDep,
     ClockDep,
@@ -28,6 +32,7 @@ router = APIRouter()
 
 CHANGES = [Depends(require_admin), Depends(require_json)]
 MAX_COMPARED = 20
+CLOSING_DAG_ID: Final = "touchstone_close_event"
 
 
 class EventBody(BaseModel):
@@ -54,6 +59,43 @@ class BaselineBody(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     baseline: str = Field(min_length=1, max_length=MAX_ID)
+
+
+class CloseBody(BaseModel):
+    """Body of a closing: an empty object."""
+
+    model_config = ConfigDict(extra="forbid")
+
+
+def _start_closing(run_id: str, conf: Mapping[str, JsonValue], by: str) -> None:
+    from touchstone.airflow_db.starting import start_run
+
+    start_run(run_id, conf, by=by, dag_id=CLOSING_DAG_ID)
+
+
+def _find_closing(run_id: str, event: str) -> str | None:
+    from touchstone.airflow_db.run_facts import find_run_facts
+
+    run = find_run_facts(run_id, CLOSING_DAG_ID)
+    return run.state if run is not None and run.conf == {"event": event} else None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Closer:
+    """
+    Starts the runs that close events.
+
+    :param start: Starts one: takes its id, its conf and who asks.
+    :param find_state: Returns the state of one, by its id and event; ``None`` if there is none.
+    """
+
+    start: Callable[[str, Mapping[str, JsonValue], str], None] = _start_closing
+    find_state: Callable[[str, str], str | None] = _find_closing
+
+
+def get_closer() -> Closer:
+    """Return what starts the runs that close events."""
+    return Closer()
 
 
 def get_event_keeper(records: RecordsDep, settings: SettingsDep, clock: ClockDep) -> EventKeeper:
@@ -102,6 +144,43 @@ def set_baseline(
     """Set what an event's submissions are compared with from now on."""
     event = keeper.set_baseline(check_event_name(name), body.baseline, by=caller.name)
     return show_event(event)
+
+
+@router.post("/events/{name}/close", status_code=202, dependencies=CHANGES)
+def close_event(
+    caller: CallerDep,
+    keeper: KeeperDep,
+    closer: Annotated[Closer, Depends(get_closer)],
+    clock: ClockDep,
+    name: str,
+    body: CloseBody,  # noqa: ARG001 (checked to be empty)
+) -> Closing:
+    """
+    Start the run that closes an event: it judges all that has come by all that has come.
+
+    :raises ConfigurationError: If the event has nothing to compare with.
+    """
+    event = keeper.store.get_event(check_event_name(name))
+    if event.baseline is None:
+        raise ConfigurationError(
+            f"event: {name!r} has no baseline; `touchstone event baseline {name} ID` sets one"
+        )
+    run_id = f"close-{name}-{clock():%Y%m%d-%H%M%S-%f}"
+    closer.start(run_id, {"event": name}, caller.name)
+    return Closing(event=name, run_id=run_id, state="queued")
+
+
+@router.get("/events/{name}/closings/{run_id}", dependencies=[Depends(require_admin)])
+def get_closing(closer: Annotated[Closer, Depends(get_closer)], name: str, run_id: str) -> Closing:
+    """
+    Return how far the closing of an event is.
+
+    :raises RecordNotFound: If no run of that id closes this event.
+    """
+    state = closer.find_state(run_id, check_event_name(name))
+    if state is None:
+        raise RecordNotFound(f"no run {run_id!r} closes the event {name!r}")
+    return Closing(event=name, run_id=run_id, state=state)
 
 
 @router.get("/events/{name}/leaderboard")

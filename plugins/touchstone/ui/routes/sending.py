@@ -12,17 +12,26 @@ from pydantic import Field, JsonValue
 from touchstone.core.answers import Sent
 from touchstone.core.conf import CONF_KEYS
 from touchstone.core.documents import name_field
-from touchstone.core.names import build_id
+from touchstone.core.names import build_id, is_submission_id
+from touchstone.core.records.audit import Door
 from touchstone.core.records.requests import MAX_KEY
 from touchstone.core.schedule import MAX_ID, Schedule
 from touchstone.services.requests import Requests
-from touchstone.services.sending import Keep, Sender, list_run_ids, send_schedules, send_submission
+from touchstone.services.sending import (
+    Keep,
+    RunTaken,
+    Sender,
+    list_run_ids,
+    send_schedules,
+    send_submission,
+)
 from touchstone.ui.dependencies import (
     CallerDep,
     ClockDep,
     ObjectsDep,
     RecordsDep,
     SettingsDep,
+    get_door,
     require_json,
     require_submitter,
 )
@@ -44,9 +53,9 @@ Key = Annotated[
 """A program's own name for a request; sent again with it, a request is the same one."""
 
 
-def get_sender() -> Sender:
+def get_sender(door: Annotated[Door, Depends(get_door)]) -> Sender:
     """Return what starts runs."""
-    return Sender()
+    return Sender.build(is_page=door is Door.PAGE)
 
 
 def get_requests(records: RecordsDep, settings: SettingsDep, clock: ClockDep) -> Requests:
@@ -78,12 +87,7 @@ def submit(
     :raises ConfigurationError: What ``register`` would refuse, with the field's name.
     :raises KeyTaken: If the key stands for another request.
     """
-    if SUBMISSION_ID in body:
-        raise ConfigurationError(
-            f"{SUBMISSION_ID}: a new submission gets its own; an accepted one is scheduled at "
-            "/submissions/ID/schedule"
-        )
-
+    _check_new(body)
     asked: dict[str, JsonValue] = {"submit": dict(body)}
     known = requests.find(caller.name, key, asked) if key else None
     run_id, is_new = send_submission(
@@ -98,6 +102,44 @@ def submit(
     if not is_new:
         response.status_code = 200
     return Sent(submission_id=run_id, run_id=run_id, is_new=is_new)
+
+
+@router.put("/submissions/{submission_id}", status_code=201)
+def submit_as(
+    caller: CallerDep,
+    objects: ObjectsDep,
+    planner: PlannerDep,
+    sender: SenderDep,
+    response: Response,
+    submission_id: str,
+    body: Fields,
+) -> Sent:
+    """
+    Submit a module under an id of one's own, or replay a training; again it is the same one.
+
+    :raises ConfigurationError: If that can be no id; and what ``register`` would refuse, with the
+        field's name.
+    :raises RunTaken: If the id belongs to another submission.
+    """
+    if not is_submission_id(submission_id):
+        raise ConfigurationError(
+            "id: 3 to 48 of a-z, 0-9 and single dashes, with a letter or digit at both ends"
+        )
+    _check_new(body)
+    try:
+        _, is_new = send_submission(
+            submission_id,
+            body,
+            by=caller.name,
+            sender=sender,
+            planner=planner,
+            objects=objects,
+        )
+    except RunTaken as error:
+        raise RunTaken(f"id: {submission_id!r} is taken; choose another one") from error
+    if not is_new:
+        response.status_code = 200
+    return Sent(submission_id=submission_id, run_id=submission_id, is_new=is_new)
 
 
 @router.post("/submissions/{submission_id}/schedule", status_code=201)
@@ -141,6 +183,14 @@ def schedule(
         run_id=started.get(submission_id, run_id),
         is_new=bool(started),
     )
+
+
+def _check_new(body: Mapping[str, JsonValue]) -> None:
+    if SUBMISSION_ID in body:
+        raise ConfigurationError(
+            f"{SUBMISSION_ID}: a new submission gets its own; an accepted one is scheduled at "
+            "/submissions/ID/schedule"
+        )
 
 
 def _build_keep(
