@@ -57,6 +57,8 @@ API_RULES = {
     f"GET {TASK}": Rule.OWNERS,
     f"GET {TASK}/charts": Rule.OWNERS,
     f"GET {TASK}/log": Rule.OWNERS,
+    f"GET {TASK}/log/events": Rule.OWNERS,
+    f"GET {SUBMISSION}/events": Rule.OWNERS,
     f"POST {SUBMISSION}/cancel": Rule.OWNING_SUBMITTERS,
     f"POST {SUBMISSION}/retract": Rule.OWNING_SUBMITTERS,
     f"POST {SUBMISSION}/schedule": Rule.OWNING_SUBMITTERS,

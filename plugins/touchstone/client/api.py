@@ -650,7 +650,8 @@ def _get_submissions(page: Document) -> list[JsonValue]:
 
 
 def _find_json(answer: httpx.Response) -> Document | None:
-    if not answer.headers.get("content-type", "").startswith("application/json"):
+    kind = answer.headers.get("content-type", "").partition(";")[0].strip()
+    if kind not in {"application/json", "application/problem+json"}:
         return None
     try:
         body = answer.json()

@@ -21,12 +21,18 @@ class _Answer(BaseModel):
 
 class Problem(_Answer):
     """
-    Why a request was not done.
+    Why a request was not done, as RFC 9457 has it.
 
+    :param type: Always ``about:blank``: the status says what kind of problem it is.
+    :param title: The status in words.
+    :param status: The HTTP status.
     :param detail: What is wrong and the way out, in one line.
     :param field: The field that it is about; ``None`` for none.
     """
 
+    type: str = "about:blank"
+    title: str
+    status: int
     detail: str
     field: str | None = None
 

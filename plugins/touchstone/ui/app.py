@@ -5,8 +5,9 @@ from __future__ import annotations
 import logging
 import re
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import lru_cache
+from http import HTTPStatus
 
 from fastapi import Depends, FastAPI, Request
 from fastapi.exceptions import RequestValidationError
@@ -15,6 +16,7 @@ from starlette.datastructures import MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from touchstone.core.answers import Problem
 from touchstone.core.states import IllegalMove
 from touchstone.services.fleet import SlotsChanged
 from touchstone.services.looking import LooksBusy
@@ -44,9 +46,11 @@ from touchstone.ui.routes import (
     sending,
     servers,
     sources,
+    streams,
     submissions,
     tasks,
 )
+from touchstone.ui.routes.streams import StreamsBusy
 from touchstone_agent.protocol.errors import (
     ConfigurationError,
     PermanentError,
@@ -84,19 +88,44 @@ _STATUS_BY_ERROR: tuple[tuple[type[TouchstoneError], int], ...] = (
     (UploadsBusy, 429),
     (PlansBusy, 429),
     (LooksBusy, 429),
+    (StreamsBusy, 429),
     (TransientError, 503),
 )
 
 
-_BUSY = (UploadsBusy, PlansBusy, LooksBusy)
+_BUSY = (UploadsBusy, PlansBusy, LooksBusy, StreamsBusy)
 """Errors whose own words reach the caller, who tries again."""
 
 Explain = Callable[[Request, str], Response]
 """Returns the answer in place of one that failed: takes the request, and what to say."""
 
 
+class ProblemResponse(JSONResponse):
+    """
+    Why a request was not done, as RFC 9457 has it.
+
+    :param detail: What is wrong and the way out.
+    :param field: The field that it is about; ``None`` for none.
+    """
+
+    media_type = description.PROBLEM_TYPE
+
+    def __init__(
+        self,
+        detail: str,
+        *,
+        status: int,
+        field: str | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
+        told = Problem(
+            title=HTTPStatus(status).phrase, status=status, detail=detail, field=field
+        ).model_dump(exclude_none=True)
+        super().__init__(told, status_code=status, headers=headers)
+
+
 def _explain_fault(_request: Request, detail: str) -> Response:
-    return JSONResponse({"detail": detail}, status_code=500)
+    return ProblemResponse(detail, status=500)
 
 
 class Boundary:
@@ -143,7 +172,7 @@ def build_app() -> FastAPI:
     app = FastAPI(title="Touchstone", openapi_url=None, docs_url=None, redoc_url=None)
     for module in (
         *(health, content, submissions, sending, logs, queue, gpus, servers, fleet, events),
-        *(data_sets, plans, costs, audit, comparison, description, sources, tasks, runs),
+        *(data_sets, plans, costs, audit, comparison, description, sources, tasks, runs, streams),
     ):
         app.include_router(
             module.router,
@@ -169,9 +198,7 @@ def get_app() -> FastAPI:
 def _explain_http(_request: Request, error: Exception) -> JSONResponse:
     if not isinstance(error, HTTPException):
         raise error
-    return JSONResponse(
-        {"detail": error.detail}, status_code=error.status_code, headers=error.headers
-    )
+    return ProblemResponse(error.detail, status=error.status_code, headers=error.headers)
 
 
 def _explain_validation(_request: Request, error: Exception) -> JSONResponse:
@@ -179,7 +206,7 @@ def _explain_validation(_request: Request, error: Exception) -> JSONResponse:
         raise error
     first = error.errors()[0]
     field = ".".join(str(part) for part in first["loc"][1:]) or str(first["loc"][0])
-    return JSONResponse({"detail": first["msg"], "field": field}, status_code=422)
+    return ProblemResponse(first["msg"], status=422, field=field)
 
 
 def find_status(error: Exception) -> int | None:
@@ -192,19 +219,18 @@ def _explain_touchstone(request: Request, error: Exception) -> JSONResponse:
     if status is None:
         # A store refused what we asked of it: our fault, and its words are not for users.
         raise error
-    body = {"detail": str(error)}
-    headers = {}
+    detail, field, headers = str(error), None, {}
     if isinstance(error, TransientError):
         headers["Retry-After"] = str(max(1, round(error.retry_after or 1)))
         if not isinstance(error, _BUSY):
             log.warning("%s %s: %s", request.method, request.url.path, error)
-            body["detail"] = "a store does not answer right now; try again"
+            detail = "a store does not answer right now; try again"
     if isinstance(error, UploadTooSlow):
         # What is still on its way is not waited for.
         headers["Connection"] = "close"
-    if isinstance(error, (ConfigurationError, *_BUSY)) and (field := find_field(str(error))):
-        body["field"] = field
-    return JSONResponse(body, status_code=status, headers=headers)
+    if isinstance(error, (ConfigurationError, *_BUSY)):
+        field = find_field(str(error))
+    return ProblemResponse(detail, status=status, field=field, headers=headers)
 
 
 def find_field(message: str) -> str | None:

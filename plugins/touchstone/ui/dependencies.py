@@ -178,6 +178,7 @@ PartsDep = Annotated[Parts, Depends(get_parts)]
 ObjectsDep = Annotated[ObjectStore, Depends(get_objects)]
 SettingsDep = Annotated[Settings, Depends(get_settings)]
 CancelServiceDep = Annotated[CancelService, Depends(get_cancel_service)]
+QueueReaderDep = Annotated[QueueReader, Depends(get_queue_reader)]
 QueueDep = Annotated[Queue | None, Depends(get_queue)]
 ClockDep = Annotated[Callable[[], datetime], Depends(get_clock)]
 

@@ -28,7 +28,7 @@ def test_problems_are_described_as_they_are_answered(engineer):
     answers = document["paths"]["/api/v1/submissions/{submission_id}"]["get"]["responses"]
 
     assert {"200", "401", "403", "404", "422", "503"} <= set(answers)
-    content = answers["404"]["content"]["application/json"]["schema"]
+    content = answers["404"]["content"]["application/problem+json"]["schema"]
     assert content == {"$ref": "#/components/schemas/Problem"}
 
 

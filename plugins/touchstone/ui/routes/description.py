@@ -33,6 +33,8 @@ PROBLEMS: Final[Any] = {
     )
 }
 """What any route may answer in place of what was asked for."""
+PROBLEM_TYPE: Final = "application/problem+json"
+"""How it is answered."""
 
 
 class Parameter(BaseModel):
@@ -112,9 +114,17 @@ def describe(app: FastAPI) -> dict[str, JsonValue]:
             for operations in document["paths"].values():
                 for method, operation in operations.items():
                     _shorten(operation)
+                    _tell_of_problems(operation)
                     if method == "get":
                         _tell_of_tags(operation)
         return app.openapi_schema or {}
+
+
+def _tell_of_problems(operation: Any) -> None:
+    """Give problems the type that they have: the framework knows of plain JSON alone."""
+    for status, answer in operation["responses"].items():
+        if int(status) >= HTTPStatus.BAD_REQUEST and "application/json" in answer["content"]:
+            answer["content"][PROBLEM_TYPE] = answer["content"].pop("application/json")
 
 
 def _tell_of_tags(operation: Any) -> None:
