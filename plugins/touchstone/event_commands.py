@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import secrets
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -136,7 +137,7 @@ def set_baseline(
 def close_event(name: Name, login: AdminLogin = None, as_json: AsJson = False) -> None:
     """Close an event: it takes nothing more, and all of it is judged by all that has come."""
     with connect_as_admin(login) as client:
-        run_id = client.close_event(_check_name(name)).value.run_id
+        run_id = client.close_event(_check_name(name), secrets.token_hex(16)).value.run_id
         state = _await_closing(client, name, run_id)
         if state != "success":
             say(

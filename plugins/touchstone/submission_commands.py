@@ -7,6 +7,7 @@ import sys
 import time
 from contextlib import suppress
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -361,6 +362,62 @@ def logs(
             print_json({"task": chosen, **page.document, "offset": 0, "text": "".join(pieces)})
             return
         reader.read(_write, say, follow=follow)
+
+
+@submission_app.command()
+def download(
+    submission_id: SubmissionId,
+    task: Annotated[
+        str, typer.Argument(metavar="TASK", show_default=False, help="Which training: i5.")
+    ],
+    to: Annotated[
+        Path | None, typer.Option(help="Folder. [default: ID/TASK below the current one]")
+    ] = None,
+    only: Annotated[
+        list[str] | None,
+        typer.Option(help="Pattern of paths, such as 'models/*'; may be repeated. [default: all]"),
+    ] = None,
+    login: Login = None,
+    as_json: AsJson = False,
+) -> None:
+    """Fetch the models and other files that a training has left, and check their digests."""
+    from touchstone.client.downloading import download as fetch
+
+    folder = to or Path(check_id(submission_id), task)
+    with connect(login) as client:
+        fetched = fetch(
+            client,
+            check_id(submission_id),
+            task,
+            folder,
+            only=only or (),
+            tell=lambda each: (
+                None
+                if as_json
+                else say(
+                    f"{each.place}: {each.size} bytes" + ("" if each.is_new else ", as it was")
+                )
+            ),
+        )
+    if as_json:
+        print_json(
+            {
+                "submission_id": submission_id,
+                "task_id": task,
+                "files": [
+                    {
+                        "path": each.path,
+                        "place": str(each.place),
+                        "size": each.size,
+                        "sha256": each.sha256,
+                        "is_new": each.is_new,
+                    }
+                    for each in fetched
+                ],
+            }
+        )
+        return
+    typer.echo(folder)
 
 
 @submission_app.command()

@@ -27,6 +27,7 @@ from touchstone.client.answers import (
     SubmissionAnswer,
     SubmissionList,
 )
+from touchstone.client.downloading import Fetched
 from touchstone.client.errors import (
     Forbidden,
     LoginRefused,
@@ -48,6 +49,7 @@ __all__ = [
     "ConfigurationError",
     "Ended",
     "Ending",
+    "Fetched",
     "Forbidden",
     "ListedSubmission",
     "LoginRefused",

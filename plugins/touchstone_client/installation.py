@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import secrets
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Self, Unpack
@@ -16,6 +16,7 @@ from touchstone.client.access import Access, get_access
 from touchstone.client.answers import Answer, Results, SubmissionAnswer, SubmissionList
 from touchstone.client.api import Client
 from touchstone.client.console import Reader, find_task
+from touchstone.client.downloading import Fetched, download
 from touchstone.client.packing import is_remote
 from touchstone.client.requests import check_conf, check_id, drop_none, pack_source
 from touchstone.client.watch import Ending, Snapshot, Watcher, get_submission
@@ -237,6 +238,23 @@ class Touchstone:
         :raises NotFound: If there is no such submission that the user may see.
         """
         return self._client.get_results(check_id(submission_id))
+
+    def download(
+        self, submission_id: str, task_id: str, folder: str | Path, *, only: Sequence[str] = ()
+    ) -> list[Fetched]:
+        """
+        Fetch the models and other files of a training, and check their digests.
+
+        What is there already, whole, is not fetched again.
+
+        :param task_id: The training, for example ``i5``.
+        :param folder: Where to; made if it is not there.
+        :param only: Patterns of paths, such as ``models/*``; empty for all files.
+        :raises NotFound: If there is no such training, or it has no files, with why.
+        :raises Unreachable: If the object store does not answer.
+        :raises ConfigurationError: If no file matches, or the folder cannot be written.
+        """
+        return download(self._client, check_id(submission_id), task_id, Path(folder), only=only)
 
     def read_log(
         self, submission_id: str, task_id: str | None = None, *, attempt: str | None = None

@@ -24,6 +24,7 @@ RULES = {
     "data add": (Rule.ADMINS, ("{folder}/set",)),
     "data list": (Rule.EVERYBODY, ()),
     "data show": (Rule.EVERYBODY, ("sp500",)),
+    "download": (Rule.OWNERS, ("s-1", "i5", "--to", "{folder}/files")),
     "enter": (Rule.OWNERS, ("s-1", "i5")),
     "event apply": (Rule.ADMINS, ("{folder}/b.toml",)),
     "event baseline": (Rule.ADMINS, ("default", "flat")),

@@ -58,6 +58,7 @@ API_RULES = {
     f"GET {TASK}/charts": Rule.OWNERS,
     f"GET {TASK}/log": Rule.OWNERS,
     f"GET {TASK}/log/events": Rule.OWNERS,
+    f"GET {TASK}/files": Rule.OWNERS,
     f"GET {SUBMISSION}/events": Rule.OWNERS,
     f"POST {SUBMISSION}/cancel": Rule.OWNING_SUBMITTERS,
     f"POST {SUBMISSION}/retract": Rule.OWNING_SUBMITTERS,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Self, TypeVar
@@ -56,6 +56,7 @@ from touchstone.core.answers import (
     Sent,
     ServerWork,
     ShownRun,
+    TaskFiles,
     Uploaded,
 )
 from touchstone_agent.protocol.words import describe_refusal
@@ -268,6 +269,28 @@ class Client:
         path = f"{_API}/submissions/{submission_id}/tasks/{task_id}/log"
         return self._read(LogPage, self._ask("GET", path, params=query))
 
+    def list_files(self, submission_id: str, task_id: str) -> Answer[TaskFiles]:
+        """Return the files that a training has left, with where they can be read."""
+        path = f"{_API}/submissions/{submission_id}/tasks/{quote(task_id, safe='')}/files"
+        return self._read(TaskFiles, self._ask("GET", path))
+
+    def iterate_file(self, url: str) -> Iterator[bytes]:
+        """
+        Yield a file of :meth:`list_files`, piece by piece.
+
+        :raises Unreachable: If the store does not answer, or says no.
+        """
+        # Our own token is nothing for a store.
+        try:
+            with self._http.stream("GET", url) as answer:
+                if not answer.is_success:
+                    raise Unreachable(f"the object store answers {answer.status_code}; try again")
+                yield from answer.iter_bytes()
+        except httpx.TransportError as error:
+            raise Unreachable(
+                f"the connection to the object store broke ({type(error).__name__}); try again"
+            ) from error
+
     def upload(self, archive: bytes) -> str:
         """Upload a ``.tar.gz``; return the source that stands for it."""
         return self._read(Uploaded, self._send_archive("content", archive)).value.source
@@ -339,9 +362,13 @@ class Client:
         path = f"events/{quote(name, safe='')}/baseline"
         return self._post(ShownEvent, path, {"baseline": baseline})
 
-    def close_event(self, name: str) -> Answer[Closing]:
-        """Start the run that closes an event."""
-        return self._post(Closing, f"events/{quote(name, safe='')}/close", {})
+    def close_event(self, name: str, key: str) -> Answer[Closing]:
+        """
+        Start the run that closes an event.
+
+        :param key: As for :meth:`submit`.
+        """
+        return self._post_once(Closing, f"events/{quote(name, safe='')}/close", {}, key)
 
     def get_closing(self, name: str, run_id: str) -> Answer[Closing]:
         """Return how far the run is that closes an event."""

@@ -260,6 +260,40 @@ class Sent(_Answer):
     is_new: bool
 
 
+class TaskFile(_Answer):
+    """
+    A file that a training has left.
+
+    :param path: Its path below the output folder.
+    :param size: Its size in bytes.
+    :param sha256: Its digest.
+    :param url: Where it can be read without a login; a secret as long as it is good.
+    :param expires_at: Until when the address is good.
+    """
+
+    path: str
+    size: int
+    sha256: str
+    url: str
+    expires_at: AwareDatetime
+
+
+class TaskFiles(_Answer):
+    """
+    The files of a training.
+
+    :param submission_id: The submission.
+    :param task_id: The task.
+    :param files: By path.
+    :param note: Why there are none, or not all of them; ``None`` if there is nothing to say.
+    """
+
+    submission_id: str
+    task_id: str
+    files: tuple[TaskFile, ...] = ()
+    note: str | None = None
+
+
 class ShownRun(_Answer):
     """
     A run of the DAG.

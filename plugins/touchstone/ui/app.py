@@ -36,6 +36,7 @@ from touchstone.ui.routes import (
     data_sets,
     description,
     events,
+    files,
     fleet,
     gpus,
     health,
@@ -172,7 +173,19 @@ def build_app() -> FastAPI:
     app = FastAPI(title="Touchstone", openapi_url=None, docs_url=None, redoc_url=None)
     for module in (
         *(health, content, submissions, sending, logs, queue, gpus, servers, fleet, events),
-        *(data_sets, plans, costs, audit, comparison, description, sources, tasks, runs, streams),
+        *(
+            data_sets,
+            plans,
+            costs,
+            audit,
+            comparison,
+            description,
+            sources,
+            tasks,
+            runs,
+            streams,
+            files,
+        ),
     ):
         app.include_router(
             module.router,

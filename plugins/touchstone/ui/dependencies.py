@@ -16,6 +16,7 @@ from fastapi import Depends, Header, HTTPException, Request
 from touchstone.core.answers import Ended
 from touchstone.core.queue import Queue
 from touchstone.core.records.audit import CLI_AGENT, Door
+from touchstone.core.records.requests import MAX_KEY
 from touchstone.settings import Settings, get_settings
 from touchstone.stores.meter import Meter
 from touchstone.stores.money import Budgets
@@ -180,6 +181,11 @@ SettingsDep = Annotated[Settings, Depends(get_settings)]
 CancelServiceDep = Annotated[CancelService, Depends(get_cancel_service)]
 QueueReaderDep = Annotated[QueueReader, Depends(get_queue_reader)]
 QueueDep = Annotated[Queue | None, Depends(get_queue)]
+Key = Annotated[
+    str | None,
+    Header(alias="Idempotency-Key", min_length=1, max_length=MAX_KEY, pattern=r"^[\x21-\x7e]+$"),
+]
+"""A program's own name for a request; sent again with it, a request is the same one."""
 ClockDep = Annotated[Callable[[], datetime], Depends(get_clock)]
 
 

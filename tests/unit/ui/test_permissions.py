@@ -35,7 +35,7 @@ def ask(client: TestClient, method: str, path: str) -> int:
 
 
 def test_every_route_of_the_application_is_one_the_matrix_knows(app: FastAPI) -> None:
-    assert len(ROUTES) == 53
+    assert len(ROUTES) == 54
     assert all(isinstance(route, APIRoute) for route in app.routes)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Final
@@ -21,6 +22,7 @@ from touchstone.stores.tables import RecordNotFound
 from touchstone.ui.dependencies import (
     CallerDep,
     ClockDep,
+    Key,
     RecordsDep,
     SettingsDep,
     require_admin,
@@ -154,9 +156,12 @@ def close_event(
     clock: ClockDep,
     name: str,
     body: CloseBody,  # noqa: ARG001 (checked to be empty)
+    key: Key = None,
 ) -> Closing:
     """
     Start the run that closes an event: it judges all that has come by all that has come.
+
+    With the same key it is the same run.
 
     :raises ConfigurationError: If the event has nothing to compare with.
     """
@@ -165,9 +170,12 @@ def close_event(
         raise ConfigurationError(
             f"event: {name!r} has no baseline; `touchstone event baseline {name} ID` sets one"
         )
-    run_id = f"close-{name}-{clock():%Y%m%d-%H%M%S-%f}"
+    told = f"{clock():%Y%m%d-%H%M%S-%f}"
+    if key is not None:
+        told = hashlib.sha256(f"{caller.name}\n{key}".encode()).hexdigest()[:32]
+    run_id = f"close-{name}-{told}"
     closer.start(run_id, {"event": name}, caller.name)
-    return Closing(event=name, run_id=run_id, state="queued")
+    return Closing(event=name, run_id=run_id, state=closer.find_state(run_id, name) or "queued")
 
 
 @router.get("/events/{name}/closings/{run_id}", dependencies=[Depends(require_admin)])

@@ -6,7 +6,7 @@ import secrets
 from collections.abc import Mapping
 from typing import Annotated
 
-from fastapi import APIRouter, Body, Depends, Header, Response
+from fastapi import APIRouter, Body, Depends, Response
 from pydantic import Field, JsonValue
 
 from touchstone.core.answers import Sent
@@ -14,7 +14,6 @@ from touchstone.core.conf import CONF_KEYS
 from touchstone.core.documents import name_field
 from touchstone.core.names import build_id, is_submission_id
 from touchstone.core.records.audit import Door
-from touchstone.core.records.requests import MAX_KEY
 from touchstone.core.schedule import MAX_ID, Schedule
 from touchstone.services.requests import Requests
 from touchstone.services.sending import (
@@ -28,6 +27,7 @@ from touchstone.services.sending import (
 from touchstone.ui.dependencies import (
     CallerDep,
     ClockDep,
+    Key,
     ObjectsDep,
     RecordsDep,
     SettingsDep,
@@ -46,11 +46,6 @@ Fields = Annotated[
     dict[Annotated[str, Field(max_length=MAX_ID)], JsonValue],
     Body(max_length=len(CONF_KEYS)),
 ]
-Key = Annotated[
-    str | None,
-    Header(alias="Idempotency-Key", min_length=1, max_length=MAX_KEY, pattern=r"^[\x21-\x7e]+$"),
-]
-"""A program's own name for a request; sent again with it, a request is the same one."""
 
 
 def get_sender(door: Annotated[Door, Depends(get_door)]) -> Sender:
