@@ -10,23 +10,28 @@ from compose.deployment import Deployment, find_compose
 
 
 @pytest.fixture(scope="session")
-def new_deployment(tmp_path_factory):
-    """A deployment that has its settings and secrets, and is not up."""
-    compose = find_compose()
-    if compose is None:
+def compose():
+    """The command of compose, for an engine that answers."""
+    found = find_compose()
+    if found is None:
         pytest.skip("neither docker compose nor docker-compose is here")
     try:
         docker.from_env().ping()
     except DockerException:
         pytest.skip("no container engine answers")
+    return found
+
+
+@pytest.fixture(scope="session")
+def new_deployment(tmp_path_factory, compose):
+    """A deployment that has its settings and secrets, and is not up."""
     return Deployment(tmp_path_factory.mktemp("deployment"), compose)
 
 
 @pytest.fixture(scope="session")
 def deployment(new_deployment):
     """A deployment that is up and healthy; whatever is left of it in the end is removed."""
-    new_deployment.script("scripts/make-compose-images.sh")
-    new_deployment.compose("build")
+    new_deployment.build()
     try:
         new_deployment.compose("up", "-d")
         new_deployment.wait_until_healthy()

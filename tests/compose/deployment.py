@@ -8,6 +8,7 @@ import secrets
 import shutil
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -39,9 +40,13 @@ class Deployment:
 
     :param folder: Where its settings and secrets are.
     :param compose: The command of compose.
+    :param settings: What of the settings is another than that of ``.env.example``.
     """
 
-    def __init__(self, folder: Path, compose: list[str]) -> None:
+    def __init__(
+        self, folder: Path, compose: list[str], settings: Mapping[str, str] | None = None
+    ) -> None:
+        self._settings = dict(settings or {})
         self.engine = docker.from_env()
         self.folder = folder
         self.env = f"t{secrets.token_hex(3)}"
@@ -71,6 +76,7 @@ class Deployment:
             "TOUCHSTONE_AGENT_DIR": f"{root}/volumes/{self.project}_agent/_data",
             # The machine's own resolver, proxy and routes: what works here works in the build.
             "TOUCHSTONE_BUILD_NETWORK": "host",
+            **self._settings,
         }
         lines = (REPOSITORY / ".env.example").read_text().splitlines()
         settings = dict(line.split("=", 1) for line in lines if line and line[0] != "#")
@@ -85,8 +91,6 @@ class Deployment:
         return kept | {
             "TOUCHSTONE_ENV_FILE": str(self.env_file),
             "TOUCHSTONE_URL": self.url,
-            "TOUCHSTONE_USER": "engineer",
-            "TOUCHSTONE_PASSWORD": self.passwords["engineer"],
             # Progress bars of builds are nothing for a report.
             "BUILDKIT_PROGRESS": "plain",
             "NO_COLOR": "1",
@@ -103,10 +107,16 @@ class Deployment:
         options = ["--env-file", str(self.env_file), "--profile", profile]
         return _run([*self._compose, *options, *arguments], self.environment)
 
-    def touchstone(self, *arguments: str) -> Any:
+    def build(self) -> None:
+        """Make the stand-ins of base images, and our own images."""
+        self.script("scripts/make-compose-images.sh")
+        self.compose("build")
+
+    def touchstone(self, *arguments: str, user: str = "engineer") -> Any:
         """Run ``touchstone`` on this machine with ``--json``; return what it printed."""
         command = [str(TOUCHSTONE), *arguments, "--json"]
-        return json.loads(_run(command, self.environment))
+        login = {"TOUCHSTONE_USER": user, "TOUCHSTONE_PASSWORD": self.passwords[user]}
+        return json.loads(_run(command, self.environment | login))
 
     # --- what there is ---------------------------------------------------------------------
 

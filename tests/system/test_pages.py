@@ -7,74 +7,24 @@ Pictures of all of them go into the folder that ``TOUCHSTONE_SCREENSHOTS`` names
 from __future__ import annotations
 
 import hashlib
-import os
 import re
 import shutil
 import subprocess
-from pathlib import Path
 
 import pytest
 from axe_playwright_python.sync_playwright import Axe
-from playwright.sync_api import expect, sync_playwright
+from playwright.sync_api import expect
 
+from system.browsing import Visitor, open_browser
 from system.installation import EXAMPLES, SLOW
 from touchstone.client.packing import pack_folder
 from waiting import wait_for
 
-SECOND = 1_000
-PATIENCE = 240 * SECOND
-"""For what a busy machine takes long to do."""
-
-expect.set_options(timeout=PATIENCE)
-
 
 @pytest.fixture(scope="module")
 def browser():
-    executable = shutil.which("chromium")
-    if executable is None:
-        if os.environ.get("TOUCHSTONE_REQUIRE_ALL"):
-            pytest.fail("this machine must have chromium")
-        pytest.skip("needs chromium: apt-get install chromium")
-    with sync_playwright() as playwright:
-        # Root has no sandbox; what it opens is ours.
-        started = playwright.chromium.launch(executable_path=executable, args=["--no-sandbox"])
+    with open_browser() as started:
         yield started
-        started.close()
-
-
-class Visitor:
-    """
-    A user of Airflow, logged in with a browser.
-
-    :ivar refused: What the browser did not run or load, for our pages' policy.
-    """
-
-    def __init__(self, browser, installation, user, **options):
-        self.url = installation.stack["urls"]["airflow"]
-        self.context = browser.new_context(**options)
-        self.context.set_default_timeout(PATIENCE)
-        self.page = self.context.new_page()
-        self.refused = []
-        self.page.on("console", self._note)
-        self.page.goto(f"{self.url}/auth/login")
-        self.page.locator("input[name=username]").fill(user)
-        self.page.locator("input[name=password]").fill(installation.passwords[user])
-        self.page.get_by_role("button", name="Sign in").click()
-        self.page.wait_for_url(lambda url: "/login" not in url)
-
-    def _note(self, message):
-        if "Content Security Policy" in message.text and "/touchstone/" in str(message.location):
-            self.refused.append(message.text)
-
-    def open(self, path):
-        answer = self.page.goto(f"{self.url}/touchstone/pages/{path}")
-        return answer.status
-
-    def take_picture(self, name, *, full_page=True):
-        folder = os.environ.get("TOUCHSTONE_SCREENSHOTS")
-        if folder:
-            Path(folder).mkdir(parents=True, exist_ok=True)
-            self.page.screenshot(path=f"{folder}/{name}.png", full_page=full_page)
 
 
 @pytest.fixture
@@ -83,7 +33,8 @@ def visit(browser, installation):
     visitors = []
 
     def log_in(user, **options):
-        visitors.append(Visitor(browser, installation, user, **options))
+        url, password = installation.stack["urls"]["airflow"], installation.passwords[user]
+        visitors.append(Visitor(browser, url, user, password, **options))
         return visitors[-1]
 
     yield log_in
