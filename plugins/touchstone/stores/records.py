@@ -8,7 +8,8 @@ import logging
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
-from typing import Any, Generic, Self, TypeVar
+from types import MappingProxyType
+from typing import Any, Final, Generic, Self, TypeVar
 
 from pydantic import JsonValue
 
@@ -50,6 +51,7 @@ log = logging.getLogger(__name__)
 
 
 AnyNote = TypeVar("AnyNote", bound=Note)
+NOTHING_KNOWN: Final[Mapping[TaskKey, TaskEntry[Task]]] = MappingProxyType({})
 
 BY_STATUS = "by_status"
 BY_OWNER = "by_owner"
@@ -261,19 +263,26 @@ class RecordStore(Tables):
         stored = self._find(self._settings.tasks_table, key)
         return None if stored is None else Task.load(stored)
 
-    def find_tasks(self, keys: Iterable[TaskKey]) -> dict[TaskKey, TaskEntry[Task]]:
+    def find_tasks(
+        self, keys: Iterable[TaskKey], known: Mapping[TaskKey, TaskEntry[Task]] = NOTHING_KNOWN
+    ) -> dict[TaskKey, TaskEntry[Task]]:
         """
         Return many tasks in as few requests as possible, also those whose records make no sense.
 
         :param keys: Submission id and task id of each.
+        :param known: What the caller has from before: a record that has not changed since is not
+            made sense of again, which costs more than reading it.
         :return: Those that exist, by the same keys.
         :raises TransientError: If the table goes on to leave some of them out.
         """
-        found = self._find_many(self._settings.tasks_table, keys)
-        return {
-            (submission, task): TaskEntry.parse(stored, Task)
-            for (submission, task), stored in found.items()
-        }
+        found = {}
+        stored_by_key = self._find_many(self._settings.tasks_table, keys)
+        for (submission_id, task_id), stored in stored_by_key.items():
+            key = (submission_id, task_id)
+            before = known.get(key)
+            is_same = before is not None and before.stored.get(VERSION) == stored.get(VERSION)
+            found[key] = before if before and is_same else TaskEntry.parse(stored, Task)
+        return found
 
     def create_task(self, task: Task) -> None:
         """

@@ -14,7 +14,8 @@ from touchstone_agent.protocol.errors import TouchstoneError
 
 log = logging.getLogger(__name__)
 
-Fetch = Callable[[Iterable[TaskKey]], Mapping[TaskKey, TaskEntry[Task]]]
+Entries = Mapping[TaskKey, TaskEntry[Task]]
+Fetch = Callable[[Iterable[TaskKey], Entries], Entries]
 
 POLL_SECONDS = 1.0
 """For all waiting tasks together: one batch of reads, however many there are."""
@@ -27,13 +28,14 @@ class TaskWatcher:
 
     A store that cannot be reached ends no task: the watcher waits and asks again.
 
-    :param fetch: Reads records by key; called in a thread.
+    :param fetch: Reads records by key, given those of the last time; called in a thread.
     :param poll_seconds: Seconds between two polls while anybody waits.
     """
 
     def __init__(self, fetch: Fetch, *, poll_seconds: float = POLL_SECONDS) -> None:
         self._fetch = fetch
         self._poll_seconds = poll_seconds
+        self._known: Entries = {}
         self._waiters: dict[TaskKey, set[asyncio.Queue[TaskEntry[Task]]]] = {}
         self._poller: asyncio.Task[None] | None = None
 
@@ -82,7 +84,9 @@ class TaskWatcher:
         while self._waiters:
             pause = self._poll_seconds
             try:
-                entries = await asyncio.to_thread(self._fetch, tuple(self._waiters))
+                wanted = tuple(self._waiters)
+                entries = await asyncio.to_thread(self._fetch, wanted, self._known)
+                self._known = entries
                 for key, entry in entries.items():
                     for queue in self._waiters.get(key, ()):
                         queue.put_nowait(entry)

@@ -7,7 +7,7 @@ import pytest
 from fakes.listing_promises import ListingPromises, ids, write_submission
 from fakes.stores import FakeRecordStore
 from fakes.submissions import build_submission
-from fakes.tasks import store_task
+from fakes.tasks import build_spec, build_task, change_fields, store_task
 from touchstone.core.records.submissions import SubmissionSummary
 from touchstone.settings import Settings
 from touchstone.stores.tables import MAX_RECORD_BYTES, RecordUnfit
@@ -84,3 +84,17 @@ def test_a_value_that_is_nested_without_end_is_refused_here(records):
 
     with pytest.raises(RecordUnfit, match="does not fit"):
         store_task(records, {"submission_id": "s-1", "task_id": "i5", "value": value})
+
+
+def test_a_task_that_has_not_changed_is_not_made_sense_of_again(records):
+    keys = [("s-1", "i1"), ("s-1", "i5"), ("s-1", "i9")]
+    for _, task_id in keys[:2]:
+        records.create_task(build_task(build_spec(task_id=task_id)))
+    first = records.find_tasks(keys)
+    change_fields(records, "s-1", "i5", status="running")
+
+    again = records.find_tasks(keys, first)
+
+    assert again.keys() == first.keys() == set(keys[:2])
+    assert again["s-1", "i1"] is first["s-1", "i1"]
+    assert again["s-1", "i5"].task.status == "running"

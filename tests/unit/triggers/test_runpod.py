@@ -62,9 +62,9 @@ def parts(records, monkeypatch):
     FakeDriver.made = []
     looks = []
 
-    def find_tasks(keys):
+    def find_tasks(keys, known):
         looks.append(keys)
-        return records.find_tasks(keys)
+        return records.find_tasks(keys, known)
 
     watcher = TaskWatcher(find_tasks, poll_seconds=0)
 

@@ -23,8 +23,10 @@ class Store:
         self.records = {}
         self.reads = []
         self.faults = 0
+        self.known = []
 
-    def fetch(self, keys):
+    def fetch(self, keys, known):
+        self.known.append(dict(known))
         self.reads.append(sorted(keys))
         if self.faults:
             self.faults -= 1
@@ -44,6 +46,18 @@ async def test_a_waiter_hears_the_record_as_it_is_and_then_only_of_changes():
     assert await anext(changes) == build_task(version=1)
     store.records["s", "i1"] = entry(2)
     assert await anext(changes) == build_task(version=2)
+
+
+async def test_what_was_read_before_is_handed_back_to_be_kept():
+    store = Store()
+    store.records["s", "i1"] = first = entry(1)
+    changes = TaskWatcher(store.fetch, poll_seconds=0).changes(("s", "i1"))
+
+    await anext(changes)
+    store.records["s", "i1"] = entry(2)
+    await anext(changes)
+
+    assert store.known[:2] == [{}, {("s", "i1"): first}]
 
 
 async def test_many_waiters_share_one_read():
