@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-from touchstone.core.conf import Replay
-from touchstone.core.records.submissions import Submission
-from touchstone.core.records.tasks import Task
+from typing import TYPE_CHECKING
+
 from touchstone.core.replay import find_objection
 from touchstone.core.states import SubmissionStatus
 from touchstone.services.checks import may_schedule
-from touchstone.stores.records import RecordStore
 from touchstone_agent.protocol.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    # Each of Airflow's tasks loads this: nothing here opens a store.
+    from touchstone.core.conf import Replay
+    from touchstone.core.records.submissions import Submission
+    from touchstone.core.records.tasks import Task
+    from touchstone.stores.records import RecordStore
 
 
 def find_original(records: RecordStore, wanted: Replay, *, user: str) -> tuple[Submission, Task]:
