@@ -67,7 +67,7 @@ class Yard:
             "intervals": ",".join(map(str, intervals)) or None,
             "passthrough_args": [f"seconds={SECONDS}"],
         }
-        self.client(user).start_run(submission_id, {k: v for k, v in conf.items() if v})
+        self.client(user).submit_as(submission_id, {k: v for k, v in conf.items() if v})
         return submission_id
 
     # --- latencies ---------------------------------------------------------------------------

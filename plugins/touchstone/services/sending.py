@@ -147,6 +147,7 @@ def send_submission(
     planner: Planner,
     objects: ObjectStore,
     keep: Keep = _keep_nothing,
+    is_own_id: bool = False,
 ) -> tuple[str, bool]:
     """
     Submit a module, with a schedule or without, or a replay; the same twice is one.
@@ -156,6 +157,8 @@ def send_submission(
     :param by: Who submits.
     :param objects: Where uploaded archives are.
     :param keep: Writes the id down once all is checked, before anything starts.
+    :param is_own_id: Whether the user has chosen the id. Its run may be gone from Airflow, and
+        there is a record still: ``register`` knows the same content again, and no other.
     :return: The id, and whether it is new.
     :raises ConfigurationError: What ``register`` would refuse, with the field's name.
     :raises RunTaken: If the id belongs to another submission.
@@ -165,11 +168,12 @@ def send_submission(
         raise ConfigurationError("source: give a git URL, or an uploaded archive")
     if sender.is_sent(submission_id, conf, by=by):
         return submission_id, False
-    if planner.records.find_submission(submission_id) is not None:
+    found = planner.records.find_submission(submission_id)
+    if found is not None and not (is_own_id and found.submitted_by == by):
         raise RunTaken(f"run_id: {submission_id} is taken; send it again")
-    if parsed.replay is not None:
+    if found is None and parsed.replay is not None:
         find_original(planner.records, parsed.replay, user=by)
-    else:
+    elif found is None:
         planner.check_new(parsed, objects, user=by)
     kept = keep(submission_id)
     sender.send(kept, conf, by=by)

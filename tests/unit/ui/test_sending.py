@@ -246,3 +246,12 @@ def test_a_training_is_replayed_only_by_who_may(engineer, runs, make_submission,
     assert runs.runs == {}
     assert replay("s-1/i5").status_code == 201
     assert runs.runs["again"].conf == {"replay": "s-1/i5"}
+
+
+def test_an_id_whose_run_is_gone_is_sent_to_be_known_again(engineer, runs, make_submission):
+    """Runs are deleted in Airflow, by hand or by its own cleaning; records stay."""
+    make_submission("mine-1", status="success", run_ids=["mine-1"])
+
+    assert put(engineer).status_code == 201
+    assert put(engineer).status_code == 200
+    assert runs.runs["mine-1"].conf == SOURCE

@@ -129,6 +129,7 @@ def submit_as(
             sender=sender,
             planner=planner,
             objects=objects,
+            is_own_id=True,
         )
     except RunTaken as error:
         raise RunTaken(f"id: {submission_id!r} is taken; choose another one") from error
