@@ -173,6 +173,7 @@ class FakeAirflow:
             "status": "accepted",
             "submitted_by": "engineer",
             "created_at": NOW.isoformat(),
+            "accepted_at": NOW.isoformat(),
             "run_ids": [submission_id],
         }
         self.records.create_submission(build_submission(submission_id, **(told | fields)))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -11,6 +12,7 @@ from touchstone.services.sending import Sender
 from touchstone.ui.routes.events import Closer, get_closer
 from touchstone.ui.routes.runs import RunReader, get_run_reader
 from touchstone.ui.routes.sending import get_sender
+from touchstone.ui.routes.streams import Streaming, get_streaming
 
 
 @dataclass(frozen=True)
@@ -35,8 +37,14 @@ def build_facts(run_id: str, user: str = "engineer", **fields: Any) -> RunFacts:
 
 
 def replace_airflow(runs: FakeRuns) -> dict[Any, Any]:
-    """Return what takes the place of Airflow's runs in an application; each id is a run."""
+    """
+    Return what takes the place of Airflow's runs in an application; each id is a run.
+
+    Streams end after one look.
+    """
+    hours = itertools.count(0, 3600)
     return {
+        get_streaming: lambda: Streaming(monotonic=lambda: float(next(hours))),
         get_sender: runs.build_sender,
         get_run_reader: lambda: RunReader(find_run=build_facts, find_failure=lambda _: None),
         get_closer: lambda: Closer(

@@ -28,6 +28,7 @@ from touchstone_agent.protocol.errors import ConfigurationError
 
 NEW = "new"
 SUBMITTED = "submitted now"
+BEFORE = "submitted before"
 OTHERS = "exists (no record that you may see)"
 
 _DESCRIBE_SECONDS = 60
@@ -96,14 +97,15 @@ def submit(client: Client, manifest: Manifest, prepared: Prepared) -> str:
     try:
         source = job.source if prepared.archive is None else client.upload(prepared.archive)
         conf = build_conf(job, source=source, notes=build_notes(manifest, job))
-        client.submit_as(prepared.submission_id, conf)
+        sent = client.submit_as(prepared.submission_id, conf).value
     except RunExists:
-        # Started a moment ago and not registered yet, or somebody else's.
+        # Somebody else's, or of other notes: those are not what makes a job another one.
         return find_state(client, prepared.submission_id) or OTHERS
     except Refused as error:
         field = f"jobs.{job.name}"
         raise Refused(f"{field}: {error}", status=error.status, field=field) from error
-    return SUBMITTED
+    # One that was started a moment ago may have no record yet.
+    return SUBMITTED if sent.is_new else BEFORE
 
 
 def list_removed(client: Client, manifest: Manifest, kept: set[str]) -> tuple[list[JobRow], bool]:

@@ -86,10 +86,10 @@ class TaskWatcher:
             try:
                 wanted = tuple(self._waiters)
                 entries = await asyncio.to_thread(self._fetch, wanted, self._known)
-                self._known = entries
                 for key, entry in entries.items():
                     for queue in self._waiters.get(key, ()):
                         queue.put_nowait(entry)
+                self._known = entries
             except TouchstoneError as error:
                 log.warning("task records cannot be read, trying again: %s", error)
                 pause = _BACK_OFF_SECONDS

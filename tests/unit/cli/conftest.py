@@ -25,7 +25,7 @@ from touchstone.settings import Settings
 
 @pytest.fixture
 def airflow(tmp_path: Path) -> FakeAirflow:
-    settings = Settings(content_bytes=200_000)
+    settings = Settings(content_bytes=200_000, git_hosts=["*"])
     return FakeAirflow(
         records=FakeRecordStore(settings),
         objects=FakeObjectStore(),

@@ -492,7 +492,7 @@ def test_applying_twice_adds_nothing_and_keeps_what_became_of_the_first(
 
     assert airflow.runs == runs
     assert again["git"]["state"] == "error"
-    assert again["folder"]["state"] == manifests.OTHERS
+    assert again["folder"]["state"] == manifests.BEFORE
     assert len(airflow.objects.objects) == 1
 
 

@@ -283,6 +283,6 @@ def test_the_same_id_with_the_same_values_goes_on(run: Run, airflow: FakeAirflow
 
     other = run("submit", "https://example.org/x.git", "--id", "ci-1", "--notes", "b")
 
-    assert other.exit_code == 1
+    assert other.exit_code == 2
     assert "id: 'ci-1' is taken; choose another one" in other.output
     assert list(airflow.runs) == ["ci-1"]

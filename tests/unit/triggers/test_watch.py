@@ -113,7 +113,7 @@ async def test_one_odd_answer_ends_no_wait(monkeypatch):
     monkeypatch.setattr("touchstone.triggers.watch._BACK_OFF_SECONDS", 0)
     answers = iter([None, {("s", "i1"): entry(1)}])
 
-    changes = TaskWatcher(lambda _: next(answers), poll_seconds=0).changes(("s", "i1"))
+    changes = TaskWatcher(lambda keys, known: next(answers), poll_seconds=0).changes(("s", "i1"))
 
     assert await anext(changes) == build_task(version=1)
 

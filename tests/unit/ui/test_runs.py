@@ -42,7 +42,7 @@ def test_why_a_run_failed_is_looked_up_for_those_that_did(engineer, runs):
 
 
 def test_an_admins_run_of_ones_own_submission_is_seen_and_others_are_not(
-    engineer, admin, runs, make_submission
+    engineer, runs, make_submission
 ):
     make_submission("s-1", run_ids=["s-1", "s-1--2"])
     make_submission("s-2", submitted_by="somebody")
@@ -55,7 +55,8 @@ def test_an_admins_run_of_ones_own_submission_is_seen_and_others_are_not(
         assert engineer.get(f"{URL}/{run_id}").status_code == 404, run_id
 
 
-def test_an_admin_sees_every_run(admin, runs):
+def test_an_admin_sees_every_run(login, runs):
+    admin = login("admin", "admin")
     runs["s-9"] = build_facts("s-9", user="somebody")
     assert admin.get(f"{URL}/s-9").status_code == 200
     assert admin.get(f"{URL}/s-8").status_code == 404

@@ -5,12 +5,12 @@ from __future__ import annotations
 import json
 
 import pytest
-from starlette.testclient import TestClient
 
 from fakes.tasks import change_fields
 from touchstone.core.names import build_console_key
 from touchstone.ui.routes import streams
 from touchstone.ui.routes.streams import StreamGate, Streaming, StreamsBusy, get_streaming
+from touchstone_agent.protocol.errors import TransientError
 from touchstone_agent.protocol.messages import AttemptRef
 
 SUBMISSION = "/api/v1/submissions/s-1/events"
@@ -106,7 +106,7 @@ def test_a_console_is_sent_as_it_grows_and_anew_with_another_attempt(
         console("anew\n", attempt=2)
 
     def end():
-        change_fields(records, "s-1", "i5", status="success", phase="succeeded")
+        change_fields(records, "s-1", "i5", status="success", phase="uploaded")
 
     play(lambda: console("two\n", 4), start_again, end)
 
@@ -150,7 +150,7 @@ def test_what_is_not_there_or_anothers_is_refused_before_a_stream_begins(
 
 
 def test_who_loses_sight_of_it_in_the_middle_gets_nothing_more(
-    app, engineer, records, play, make_submission
+    engineer, records, play, make_submission
 ):
     make_submission("s-1", status="running")
     play(
@@ -159,8 +159,22 @@ def test_who_loses_sight_of_it_in_the_middle_gets_nothing_more(
         ),
         lambda: pytest.fail("it went on"),
     )
-    with pytest.raises(Exception, match="there is no submission"):
-        TestClient(app, raise_server_exceptions=True).get(SUBMISSION)
+    assert [kind for kind, *_ in read(engineer.get(SUBMISSION))] == ["submission"]
+
+
+def test_a_store_that_does_not_answer_ends_a_stream(
+    engineer, records, play, make_submission, monkeypatch
+):
+    make_submission("s-1", status="running")
+
+    def break_down():
+        def fail(*_, **__):
+            raise TransientError("the table does not answer")
+
+        monkeypatch.setattr(type(records), "find_submission", fail)
+
+    play(break_down, lambda: pytest.fail("it went on"))
+    assert [kind for kind, *_ in read(engineer.get(SUBMISSION))] == ["submission"]
 
 
 def test_as_many_are_open_as_may_be(engineer, play, make_submission):

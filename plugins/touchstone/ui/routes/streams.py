@@ -21,7 +21,9 @@ from fastapi.concurrency import run_in_threadpool
 from fastapi.sse import EventSourceResponse, ServerSentEvent
 
 from touchstone.core.answers import LogPage
+from touchstone.core.records.stored import RecordUnreadable
 from touchstone.core.states import SubmissionStatus
+from touchstone.stores.tables import RecordNotFound
 from touchstone.ui.conditional import compute_tag
 from touchstone.ui.console import read_page
 from touchstone.ui.dependencies import (
@@ -56,6 +58,9 @@ _OVER: Final = frozenset(
     }
 )
 """Nothing becomes of a submission any more by itself; an accepted one may be about to train."""
+
+_ENDS: Final = (RecordNotFound, RecordUnreadable, TransientError)
+"""What ends a stream in the middle: who asks for the rest is told why."""
 
 LastId = Annotated[
     str | None, Header(alias="Last-Event-ID", max_length=200, pattern=r"^[\x21-\x7e]*$")
@@ -181,7 +186,10 @@ async def follow_submission(
         return tag.removeprefix("W/").strip('"'), document, is_over
 
     while True:
-        tag, document, is_over = await run_in_threadpool(read)
+        try:
+            tag, document, is_over = await run_in_threadpool(read)
+        except _ENDS:
+            return
         if tag != last_id:
             yield ServerSentEvent(event="submission", id=tag, data=document)
             last_id = tag
@@ -229,7 +237,10 @@ async def follow_log(
         return page, task.is_ended
 
     while True:
-        page, is_ended = await run_in_threadpool(read)
+        try:
+            page, is_ended = await run_in_threadpool(read)
+        except _ENDS:
+            return
         if attempt is not None and page.attempt != attempt and position:
             # This page was asked for at the end of the attempt before.
             attempt, position = page.attempt, 0
