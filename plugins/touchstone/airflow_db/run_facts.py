@@ -100,7 +100,7 @@ def find_failure(run_id: str) -> str | None:
         first = min(failed, key=lambda task: (task.start_date or _NEVER, task.map_index))
         try:
             lines, _ = TaskLogReader().read_log_chunks(
-                first, first.try_number, {"download_logs": True}
+                first, first.try_number, {"end_of_log": False}
             )
             newest = deque(lines, maxlen=MAX_LINES)
         except Exception:

@@ -7,6 +7,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
+from airflow.models.dag import DagModel
 from airflow.models.dagrun import DagRun
 from airflow.models.taskinstance import TaskInstance
 from airflow.utils.log.file_task_handler import FileTaskHandler
@@ -40,7 +41,10 @@ def test_a_run_is_found_as_it_was_started(with_dag):
     assert (found.user, found.state, found.conf) == ("ann", "queued", CONF)
     assert found.logical_date is None
     assert found.run_after <= datetime.now(UTC)
-    assert found.is_paused is False
+    assert found.is_paused, "Airflow's own default, for a DAG that nobody has unpaused"
+    with create_session() as session:
+        session.execute(update(DagModel).values(is_paused=False))
+    assert not find_run_facts("s-1").is_paused
     assert find_run_facts("s-1", "touchstone_close_event") is None
 
 
@@ -53,13 +57,13 @@ def test_airflow_shows_where_a_run_was_started(with_dag, is_page, word):
 
 
 @pytest.fixture
-def write_log(real_airflow, tmp_path, monkeypatch):
+def write_log(with_dag, tmp_path, monkeypatch):
     """Return a function that adds a failed task with lines in its log."""
     handler = FileTaskHandler(base_log_folder=str(tmp_path))
     monkeypatch.setattr(TaskLogReader, "log_handler", handler)
 
     def write(task_id: str, *lines: dict, started: datetime | None, state: str = "failed") -> None:
-        real_airflow.add("s-1", task_id, state=state)
+        with_dag.add("s-1", task_id, state=state)
         with create_session() as session:
             session.execute(
                 update(TaskInstance)
