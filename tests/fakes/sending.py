@@ -48,7 +48,7 @@ def replace_airflow(runs: FakeRuns) -> dict[Any, Any]:
         get_sender: runs.build_sender,
         get_run_reader: lambda: RunReader(find_run=build_facts, find_failure=lambda _: None),
         get_closer: lambda: Closer(
-            start=lambda run_id, conf, by: None, find_state=lambda run_id, event: "running"
+            start=lambda run_id, conf, by: None, find_state=lambda run_id, event: "success"
         ),
     }
 
