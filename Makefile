@@ -24,7 +24,7 @@ EXPORT_JUDGE = "$$(scripts/find-uv.sh)" export --quiet --frozen --project judge 
 EXPORT_TRAINER_CUDA = $(EXPORT_TRAINER) --extra cuda
 
 .PHONY: requirements refusals help setup demo up down status test test-fast test-integration test-system test-placement test-placement-full test-campaigns \
-        test-security test-trainer look-ahead-table test-judge judge-campaign test-enrolment test-compose test-runpod-real wheels-cuda test-gpu image-cuda test-cuda-image \
+        test-security test-trainer look-ahead-table test-judge judge-campaign placebo-campaign test-enrolment test-compose test-runpod-real wheels-cuda test-gpu image-cuda test-cuda-image \
         lint format types check bench docs clean
 
 help: ## This list
@@ -87,6 +87,10 @@ test-judge: ## The statistics of verdicts, in their own environment
 judge-campaign: setup ## How often a verdict is false, and finds a real edge (ARGS=--worlds=100; takes half an hour)
 	@uv="$$(scripts/find-uv.sh)" && OPENBLAS_NUM_THREADS=1 "$$uv" run --frozen --project judge \
 	  python judge/tests/campaign.py $(ARGS)
+
+placebo-campaign: setup ## Real trainings in worlds where nothing can be known (ARGS="--folder DIR"; takes hours, goes on)
+	@uv="$$(scripts/find-uv.sh)" && OPENBLAS_NUM_THREADS=1 "$$uv" run --frozen --project judge \
+	  python judge/tests/placebo_campaign.py $(ARGS)
 
 test-runpod-real: setup ## One pod at the real RunPod, for $$0.50 at most (RUNPOD_API_KEY, TOUCHSTONE_RUNPOD_IMAGE)
 	$(PYTEST) -s tests/real $(ARGS)

@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 from airflow.providers.standard.operators.python import PythonOperator, ShortCircuitOperator
 from airflow.sdk import DAG, Param, task_group
 
-from touchstone.core import conf
+from touchstone.core import conf, waivers
 from touchstone.core.conf import System
 from touchstone.core.forms import build_params
 from touchstone.core.pools import FINISH_POOL, QUEUE_POOL
@@ -62,6 +62,16 @@ PARAMS = {
         title="Folder",
         section=NEW,
         description="Folder of the module below the repository's root, for example sets/momentum.",
+    ),
+    "waived_columns": Param(
+        None,
+        type=["null", "array"],
+        items={"type": "string", "maxLength": waivers.MAX_COLUMN},
+        maxItems=waivers.MAX_WAIVED,
+        title="Waived columns",
+        section=NEW,
+        description="Columns that may know later rows: they are not checked for look-ahead, and "
+        "that is shown with every verdict. One per line. Empty: none.",
     ),
     "notes": Param(
         None,

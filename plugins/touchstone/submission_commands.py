@@ -14,7 +14,7 @@ import typer
 from typer.core import TyperCommand
 
 from touchstone import event_commands
-from touchstone.client.options import Needs, takes_schedule
+from touchstone.client.options import Needs, Waived, takes_schedule
 from touchstone.client.packing import is_remote
 from touchstone.client.requests import (
     build_schedule,
@@ -87,6 +87,7 @@ def submit(
     system: Annotated[str | None, typer.Option(help="feature_set or model_structure.")] = None,
     ref: Annotated[str | None, typer.Option(help="Branch, tag or commit of the source.")] = None,
     path: Annotated[str | None, typer.Option(help="Folder of the module in the source.")] = None,
+    waive_column: Waived = None,
     *,
     given: Given,
     needs: Needs = None,
@@ -99,6 +100,7 @@ def submit(
     as_json: AsJson = False,
 ) -> None:
     """Submit a feature set or a model structure; with --intervals, train it as well."""
+    from touchstone.core.conf import WAIVED
     from touchstone.core.names import build_id
 
     chosen = submission_id or build_id(datetime.now(UTC), secrets.token_hex(3))
@@ -111,6 +113,7 @@ def submit(
             "system": system,
             "ref": ref,
             "path": path,
+            WAIVED: waive_column or None,
             "notes": notes,
             **build_schedule(
                 ctx.meta.get(_PASSTHROUGH, ()),

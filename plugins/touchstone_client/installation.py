@@ -116,6 +116,7 @@ class Touchstone:
         ref: str | None = None,
         path: str | None = None,
         system: str | None = None,
+        waived_columns: Sequence[str] = (),
         notes: str | None = None,
         key: str | None = None,
         **schedule: Unpack[ScheduleFields],
@@ -127,6 +128,7 @@ class Touchstone:
         :param ref: Branch, tag or commit of a git source.
         :param path: Folder of the module in the source.
         :param system: ``feature_set`` or ``model_structure``; ``None`` for the first.
+        :param waived_columns: Columns that may know later rows; shown with every verdict.
         :param notes: For readers of the result.
         :param key: Your own name for this request: sent again with it, it is the same submission.
             ``None`` for a new submission.
@@ -139,6 +141,7 @@ class Touchstone:
             raise ConfigurationError(f"ref: {source} is not a git URL, so it has no branches")
         fields = drop_none(
             {"source": str(source), "ref": ref, "path": path, "system": system, "notes": notes}
+            | {"waived_columns": list(waived_columns) or None}
             | schedule
         )
         archive = pack_source(str(source)) if is_upload else None

@@ -59,11 +59,13 @@ class EventWorld:
         self.keeper = EventKeeper(records, self.events, lambda: self.now)
         self.judge = Judge(records, self.events, parts, ask=ask, clock=lambda: self.now)
 
-    def enter(self, submission_id: str, *, user: str = "ann", **fields: Any) -> Entry:
+    def enter(
+        self, submission_id: str, *, user: str = "ann", waived: Sequence[str] = (), **fields: Any
+    ) -> Entry:
         """Let a submission enter its event."""
         schedule = build_schedule(**fields)
         return self.keeper.enter(
-            schedule, submission_id=submission_id, run_id=submission_id, user=user
+            schedule, submission_id=submission_id, run_id=submission_id, user=user, waived=waived
         )
 
     def train(
@@ -77,10 +79,11 @@ class EventWorld:
         series: JudgedSeries | None = None,
         rules: Mapping[str, Any] = RULES,
         fields: Mapping[str, Any] | None = None,
+        waived: Sequence[str] = (),
         **schedule: Any,
     ) -> Entry:
         """Let a submission enter, and put its ended trainings on record."""
-        entry = self.enter(submission_id, user=user, **schedule)
+        entry = self.enter(submission_id, user=user, waived=waived, **schedule)
         planned = build_schedule(**schedule)
         tasks = [f"i{interval}" for interval in planned.intervals]
         self.records.create_submission(
@@ -94,6 +97,7 @@ class EventWorld:
                 schedule_run_id=submission_id,
                 content_sha256=content or submission_id,
                 system="feature_set",
+                waived_columns=list(waived),
                 tasks=tasks,
             )
         )
@@ -116,6 +120,7 @@ class EventWorld:
                 task_id=f"i{interval}",
                 interval=interval,
                 schedule=planned.model_dump(mode="json", exclude={"intervals"}),
+                waived_columns=list(waived),
             )
             self.records.create_task(
                 build_task(

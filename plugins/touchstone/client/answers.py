@@ -256,6 +256,7 @@ class ShownSubmission(ListedSubmission):
     source_url: Text = None
     source_ref: Text = None
     source_path: Text = None
+    waived_columns: Texts = ()
     commit: Text = None
     content_sha256: Text = None
     verdict_reason: Text = None
@@ -489,6 +490,7 @@ class ShownEvent(_Part):
     rows: Annotated[ShownRows | None, OrNone] = None
     judging: Annotated[ShownJudging | None, OrNone] = None
     quota: Annotated[ShownQuota | None, OrNone] = None
+    waivers: bool = False
     is_changed: bool = False
 
 
@@ -563,6 +565,7 @@ class ShownStatement(_Part):
     phase: Text = None
     sentence: Text = None
     beside: Annotated[ShownBeside | None, OrNone] = None
+    waived_columns: Texts = ()
 
 
 class ShownRow(_Part):
@@ -583,6 +586,7 @@ class ShownRow(_Part):
     seed_count: Number = None
     baseline_seed_count: Number = None
     beside: Annotated[ShownBeside | None, OrNone] = None
+    waived_columns: Texts = ()
     history: Many[ShownStatement] = ()
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from touchstone.client.answers import ShownBeside, ShownFigure, ShownRow
+from touchstone.client.waivers import list_waivers
 
 _TITLES = {
     "similarity": "like base",
@@ -57,6 +58,7 @@ def list_notes(rows: Sequence[ShownRow]) -> list[str]:
         for (note, names), found in merged.items()
     ]
     lines += _list_seeds(rows)
+    lines += list_waivers(rows)
     for row in rows:
         beside = row.beside
         if beside and beside.nearest and beside.nearest_name:

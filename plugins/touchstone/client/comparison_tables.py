@@ -7,6 +7,7 @@ from rich.table import Table
 from rich.text import Text
 
 from touchstone.client.tables import clean, format_line, format_number
+from touchstone.client.waivers import describe_waivers
 from touchstone.core.answers import ComparedInterval, ComparedSubmissions
 from touchstone.core.comparing import find_interval
 
@@ -40,6 +41,10 @@ def list_notes(found: ComparedSubmissions) -> list[str]:
     """Return what there is to be said of a comparison, a line each."""
     notes = []
     for each in found.submissions:
+        notes += [
+            f"{each.submission_id}: {name}: {told}"
+            for name, told in describe_waivers(each.waived_columns).items()
+        ]
         for row in each.verdicts[-1:]:
             if row.baseline == each.submission_id and not row.verdict:
                 notes.append(f"{each.submission_id}: {row.event}: the baseline")

@@ -12,6 +12,7 @@ from touchstone.client.answers import Comparison, Leaderboard, ShownEvent, Shown
 from touchstone.client.beside import build_cells, describe_beside, list_columns, list_notes
 from touchstone.client.seeds import describe_compared_seeds
 from touchstone.client.tables import clean, format_line, format_time
+from touchstone.client.waivers import describe_waivers, mark_name
 
 
 def build_events(events: Sequence[ShownEvent]) -> Table:
@@ -54,6 +55,7 @@ def build_event(event: ShownEvent) -> Table:
         "closed": format_time(event.closed_at),
         "participants": ", ".join(event.participants) or "everybody",
         "quota": f"{quota.submissions} in {quota.hours:g} hours" if quota else "none",
+        "waived columns": "taken" if event.waivers else "refused",
     }
     for name, value in facts.items():
         if value:
@@ -90,7 +92,11 @@ def build_comparison(found: Comparison) -> RenderableType:
             f" {row.name}: {format_time(each.at)} {each.phase}: {format_line(each.sentence)}"
             for each in row.history
         ]
-        beside = describe_compared_seeds(row) | describe_beside(row.beside)
+        beside = (
+            describe_waivers(row.waived_columns)
+            | describe_compared_seeds(row)
+            | describe_beside(row.beside)
+        )
         lines += [f" {row.name}: {name}: {told}" for name, told in beside.items()]
     lines += [f" {name}: has entered no event" for name in found.missing]
     return Group(table, *(Text(clean(line), overflow="fold") for line in lines))
@@ -100,7 +106,7 @@ def _build_row(row: ShownRow) -> tuple[str, ...]:
     has_interval = row.low is not None and row.high is not None
     return (
         str(row.rank) if row.rank else "n/a",
-        format_line(row.name),
+        format_line(mark_name(row.name, row.waived_columns)),
         format_line(row.user),
         _number(row.score, "{:.4f}"),
         _number(row.difference, "{:+.2f}"),

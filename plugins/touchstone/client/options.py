@@ -73,3 +73,12 @@ Needs = Annotated[
     list[str] | None,
     typer.Option("--needs", help=f"What it needs of a server, KEY=VALUE: {', '.join(NEEDS)}."),
 ]
+
+Waived = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--waive-column",
+        help="Column of a feature set that may know later rows; shown with every verdict. May be "
+        "repeated.",
+    ),
+]

@@ -26,6 +26,7 @@ from touchstone.client.answers import (
 )
 from touchstone.client.beside import describe_beside
 from touchstone.client.seeds import describe_seeds
+from touchstone.client.waivers import describe_waivers
 from touchstone.client.watch import Snapshot
 from touchstone.core.answers import GpuCatalogue
 from touchstone.core.gpus import describe_device
@@ -171,6 +172,7 @@ def build_facts(submission: ShownSubmission) -> Table:
         "source": submission.source_url,
         "ref": submission.source_ref,
         "folder": submission.source_path,
+        **describe_waivers(submission.waived_columns),
         "commit": submission.commit,
         "el-nigma": _format_elnigma(submission.elnigma),
         "data": submission.data.label if submission.data else None,

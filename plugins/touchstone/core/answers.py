@@ -794,6 +794,7 @@ class ComparedSubmission(_Answer):
     :param score: Its own score.
     :param score_low: Lower end of the score's interval.
     :param score_high: Upper end of it.
+    :param waived_columns: Its columns against which no look-ahead is held.
     :param verdicts: What was said of it, an entry each, the newest last.
     :param intervals: What it came to, by prediction interval.
     """
@@ -806,6 +807,7 @@ class ComparedSubmission(_Answer):
     score: float | None = None
     score_low: float | None = None
     score_high: float | None = None
+    waived_columns: tuple[str, ...] = ()
     verdicts: tuple[ComparedVerdict, ...] = ()
     intervals: tuple[ComparedInterval, ...] = ()
 

@@ -17,6 +17,7 @@ from touchstone.core.answers import (
 )
 from touchstone.core.records.stored import RecordUnreadable
 from touchstone.core.records.submissions import ChartLink, ResultLine
+from touchstone.core.waivers import tell_columns
 
 LEAST: Final = 2
 MOST: Final = 5
@@ -31,7 +32,7 @@ FIGURES: Final = (
 NO_TRAINING: Final = "it was not trained for this interval"
 _COLUMNS: Final = (
     *("submission", "submitted_by", "is_baseline", "event", "verdict", "why", "score"),
-    *("interval", *FIGURES, "note"),
+    *("interval", *FIGURES, "note", "waived_columns"),
 )
 _FORMULA: Final = ("=", "+", "-", "@")
 
@@ -133,6 +134,7 @@ def write_csv(found: ComparedSubmissions) -> str:
                     line.interval if line else "",
                     *(_tell(line.figures.get(name) if line else None) for name in FIGURES),
                     _guard(line.note if line else submission.note),
+                    _guard(tell_columns(submission.waived_columns)),
                 ]
             )
     return out.getvalue()

@@ -22,7 +22,16 @@ from touchstone.core.documents import name_field, shorten
 from touchstone.core.names import is_submission_id
 from touchstone.core.refs import check_ref
 from touchstone.core.remotes import MAX_URL, parse_remote
-from touchstone.core.schedule import MAX_ID, MAX_PATH, Hosts, Schedule, Text, check_relative
+from touchstone.core.schedule import (
+    MAX_ID,
+    MAX_PATH,
+    Hosts,
+    Schedule,
+    Text,
+    check_relative,
+    drop_blank,
+)
+from touchstone.core.waivers import WaivedColumns
 from touchstone_agent.protocol.errors import ConfigurationError
 
 MAX_NOTES = 4000
@@ -54,6 +63,7 @@ class Source(BaseModel):
     :param ref: Branch, tag or commit; ``None`` for the default branch.
     :param path: Folder of the module below the root; ``.`` for the root.
     :param system: What kind of module it is.
+    :param waived_columns: Columns of a feature set that may know later rows.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -62,6 +72,7 @@ class Source(BaseModel):
     ref: Text = None
     path: str = Field(default=".", max_length=MAX_PATH)
     system: System = System.FEATURE_SET
+    waived_columns: WaivedColumns = ()
 
     @field_validator("url")
     @classmethod
@@ -83,6 +94,12 @@ class Source(BaseModel):
     @classmethod
     def _path_is_relative(cls, value: str) -> str:
         return check_relative(value or ".")
+
+    @model_validator(mode="after")
+    def _has_columns(self) -> Self:
+        if self.waived_columns and self.system is not System.FEATURE_SET:
+            raise ValueError("waived_columns: a model structure has no columns; leave it out")
+        return self
 
     @property
     def upload_sha256(self) -> str | None:
@@ -164,7 +181,14 @@ class RunConf(BaseModel):
         return self
 
 
-SOURCE_KEYS = {"source": "url", "ref": "ref", "path": "path", "system": "system"}
+WAIVED = "waived_columns"
+SOURCE_KEYS = {
+    "source": "url",
+    "ref": "ref",
+    "path": "path",
+    "system": "system",
+    WAIVED: WAIVED,
+}
 REPLAY_KEYS = {"replay": "task", "allowed_hosts": "hosts"}
 OTHER_KEYS = ("submission_id", "notes")
 CONF_KEYS = tuple(dict.fromkeys((*SOURCE_KEYS, *Schedule.model_fields, *REPLAY_KEYS, *OTHER_KEYS)))
@@ -188,6 +212,11 @@ def parse_conf(conf: Mapping[str, object]) -> RunConf:
         )
     _check_size(conf)
     given = {key: value for key, value in conf.items() if value is not None}
+    if drop_blank(given.get(WAIVED)) and not given.get("source"):
+        # Unlike the other fields of a source it would be missed, and not noticed.
+        raise ConfigurationError(
+            f"{WAIVED}: columns are waived where a submission is new, and stay so; leave it out"
+        )
     nested: dict[str, object] = {key: given[key] for key in OTHER_KEYS if key in given}
     if nested.get("submission_id") == "":
         del nested["submission_id"]
@@ -238,5 +267,8 @@ def build_conf(conf: RunConf) -> dict[str, JsonValue]:
     source, replay = data.get("source", {}), data.get("replay", {})
     flat |= {old: replay[new] for old, new in REPLAY_KEYS.items() if new in replay}
     flat |= {old: source[new] for old, new in SOURCE_KEYS.items() if new in source}
+    if not flat.get(WAIVED):
+        # As before one could waive any: the same conf is the same request.
+        flat.pop(WAIVED, None)
     flat |= data.get("schedule", {})
     return flat

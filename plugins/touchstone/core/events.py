@@ -34,6 +34,7 @@ from touchstone.core.schedule import (
     MAX_SEEDS,
     Schedule,
 )
+from touchstone.core.waivers import tell_columns
 from touchstone_agent.protocol.errors import ConfigurationError, PermanentError
 
 SCHEMA_VERSION: Final = 1
@@ -110,7 +111,7 @@ class _SparseTable(_Table):
         }
 
 
-_LATER: Final = frozenset({"version", "validation_from", "seed_count"})
+_LATER: Final = frozenset({"version", "validation_from", "seed_count", "waivers"})
 
 
 class Data(_SparseTable):
@@ -257,7 +258,7 @@ class Quota(_Table):
     )
 
 
-class Event(_Table):
+class Event(_SparseTable):
     """
     An event as its file has it.
 
@@ -272,6 +273,7 @@ class Event(_Table):
     :param participants: Users who take part; empty for everybody.
     :param quota: How often one may come; ``None`` for as often as one likes.
     :param share: What leaves the machine that holds the data.
+    :param waivers: Whether columns may be waived; ``None`` for in the event ``default`` only.
     """
 
     schema_version: Literal[1] = 1
@@ -302,6 +304,13 @@ class Event(_Table):
         default="predictions",
         title="Share",
         description="What leaves the server that holds the data: `predictions`, or `scores` alone.",
+    )
+    waivers: bool | None = Field(
+        default=None,
+        strict=True,
+        title="Waivers",
+        description="Whether submissions may waive columns from the checks for look-ahead. Empty: "
+        "in the event `default` only.",
     )
 
     @model_validator(mode="after")
@@ -453,6 +462,25 @@ def find_mismatch(event: Event, name: str, schedule: Schedule) -> str | None:
         several = f", and not {schedule.seed} to {last}" if schedule.seed_count > 1 else ""
         return f"seed: the event {name!r} takes the seeds {told} only{several}"
     return None
+
+
+def takes_waivers(event: Event, name: str) -> bool:
+    """Tell whether an event takes submissions with waived columns."""
+    return name == DEFAULT if event.waivers is None else event.waivers
+
+
+def find_refused_waivers(event: Event, name: str, waived: Sequence[str]) -> str | None:
+    """
+    Return why an event does not take a submission for its waived columns; ``None`` if it does.
+
+    :param waived: The columns.
+    """
+    if not waived or takes_waivers(event, name):
+        return None
+    return (
+        f"waived_columns: the event {name!r} takes no submission with waived columns, and "
+        f"{tell_columns(waived)} {'is' if len(waived) == 1 else 'are'}; submit it without them"
+    )
 
 
 def find_other_seeds(event: Event, seed_count: int) -> str | None:

@@ -153,6 +153,7 @@ class Job(Defaults):
     :param ref: Branch, tag or commit of a git source.
     :param path: Folder of the module in the source.
     :param notes: For readers of the result.
+    :param waived_columns: Columns against which the trainer holds no look-ahead.
     """
 
     name: Name
@@ -160,6 +161,7 @@ class Job(Defaults):
     ref: Line | None = None
     path: Line | None = None
     notes: Line | None = None
+    waived_columns: Lines = ()
 
 
 class Manifest(_Table):
@@ -359,6 +361,7 @@ def build_conf(job: Job, *, source: str, notes: str) -> dict[str, object]:
         "path": job.path,
         "system": job.system.value,
         "notes": notes,
+        "waived_columns": list(job.waived_columns),
     }
     if job.mode is Mode.TRAIN:
         conf |= _build_schedule(job)
@@ -395,6 +398,7 @@ def build_submission_id(job: Job, *, content: str) -> str:
         # Not always: an id that was given before there were events stays what it is.
         **({"event": job.event} if job.event != DEFAULT_EVENT else {}),
         **({"seed_count": job.seed_count} if job.seed_count != 1 else {}),
+        **({"waived_columns": list(job.waived_columns)} if job.waived_columns else {}),
     }
     text = json.dumps(work, sort_keys=True, separators=(",", ":"), allow_nan=False)
     return ID_PREFIX + hashlib.sha256(text.encode()).hexdigest()[:_ID_DIGITS]

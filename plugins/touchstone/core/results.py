@@ -42,6 +42,7 @@ from touchstone.core.records.submissions import (
 from touchstone.core.records.tasks import Published, PublishedModel, Task, cut
 from touchstone.core.schedule import MAX_SEEDS
 from touchstone.core.states import SubmissionStatus, TaskStatus
+from touchstone.core.waivers import WaivedColumns
 from touchstone_agent.protocol.documents import MAX_INTEGER, DocumentRefused, parse_json
 from touchstone_agent.protocol.errors import PermanentError
 from touchstone_agent.protocol.messages import AttemptRef
@@ -153,6 +154,7 @@ class _Kept(BaseModel):
     device: dict[_Key, _ShortFact] | None = Field(default=None, max_length=MAX_DEVICE_FACTS)
     seed: int | None = Field(default=None, ge=-MAX_INTEGER, le=MAX_INTEGER)
     seed_count: int | None = Field(default=None, ge=1, le=MAX_SEEDS)
+    waived_columns: WaivedColumns | None = None
     predictions_sha256: Sha256 | None = None
 
 

@@ -127,8 +127,12 @@ def _parse_intervals(value: object) -> object:
     return value
 
 
-def _drop_blank(value: object) -> object:
-    """The trigger form sends a blank line for a trailing newline, and None for a cleared list."""
+def drop_blank(value: object) -> object:
+    """
+    Return a list without blank lines.
+
+    The trigger form sends one for a trailing newline, and ``None`` for a cleared list.
+    """
     if value is None:
         return []
     if isinstance(value, (list, tuple)):
@@ -173,17 +177,17 @@ def _check_argument(value: str) -> str:
 
 Argument = Annotated[str, Field(max_length=MAX_ARGUMENT), AfterValidator(_check_argument)]
 Arguments = Annotated[
-    tuple[Argument, ...], Field(max_length=MAX_ARGUMENTS), BeforeValidator(_drop_blank)
+    tuple[Argument, ...], Field(max_length=MAX_ARGUMENTS), BeforeValidator(drop_blank)
 ]
 Hosts = Annotated[
     tuple[Annotated[str, Field(max_length=MAX_HOST)], ...],
     Field(max_length=MAX_HOSTS),
-    BeforeValidator(_drop_blank),
+    BeforeValidator(drop_blank),
 ]
 GpuModels = Annotated[
     tuple[Annotated[str, Field(max_length=MAX_GPU_MODEL)], ...],
     Field(max_length=MAX_GPU_MODELS),
-    BeforeValidator(_drop_blank),
+    BeforeValidator(drop_blank),
 ]
 Text = Annotated[str | None, BeforeValidator(blank_is_none)]
 Day = Annotated[dt.date | None, BeforeValidator(blank_is_none)]

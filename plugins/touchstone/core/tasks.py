@@ -24,6 +24,7 @@ from touchstone.core.names import (
 )
 from touchstone.core.programs import Program, build_program_ids, build_program_user
 from touchstone.core.schedule import MAX_ARGUMENT, SEED_COUNT_KEY, Schedule, Training
+from touchstone.core.waivers import build_arguments
 from touchstone_agent.contract import build_gpu_variables
 from touchstone_agent.protocol.errors import PermanentError
 from touchstone_agent.protocol.messages import (
@@ -173,6 +174,7 @@ class TaskSpec(BaseModel):
     :param submitted_by: Whose it is: submitters share what is free.
     :param replay: What its outcome is compared with; ``None`` for what is no replay.
     :param data: What it is trained on; ``None`` for the built-in data set.
+    :param waived_columns: Columns against which the trainer holds no look-ahead.
     :param program: What is run, of a task of somebody's own DAG; there is no content then, and
         ``system`` says nothing. ``None`` for a task of a submission.
     """
@@ -196,6 +198,7 @@ class TaskSpec(BaseModel):
     submitted_by: str = "unknown"
     replay: Replayed | None = None
     data: PinnedData | None = None
+    waived_columns: tuple[str, ...] = ()
     program: Program | None = None
 
     @model_validator(mode="before")
@@ -220,6 +223,8 @@ class TaskSpec(BaseModel):
         written = {**write(self), "pods": None}
         if self.data is None:
             written.pop("data", None)
+        if not self.waived_columns:
+            written.pop("waived_columns", None)
         if self.program is None:
             written.pop("program", None)
         else:
@@ -239,6 +244,7 @@ def build_validation_spec(
     submitted_by: str = "unknown",
     image_pod: str | None = None,
     data: PinnedData | None = None,
+    waived_columns: tuple[str, ...] = (),
 ) -> TaskSpec:
     """Return the validation of a submission's content."""
     return TaskSpec(
@@ -253,6 +259,7 @@ def build_validation_spec(
         submitted_by=submitted_by,
         image_pod=image_pod,
         data=data,
+        waived_columns=waived_columns,
     )
 
 
@@ -343,8 +350,11 @@ def build_argv(spec: TaskSpec) -> tuple[str, ...]:
     if spec.program is not None:
         return spec.program.command
     content = f"{{in}}/{CONTENT_FOLDER}"
+    # An image that does not know these refuses them.
+    waived = build_arguments(spec.waived_columns)
     if spec.kind is SlotClass.VALIDATION:
-        return ("validate", "--system", spec.system, "--module", content, "--out", "{out}")
+        argv = ["validate", "--system", spec.system, "--module", content, "--out", "{out}"]
+        return (*argv, *waived)
     is_feature_set = spec.system is System.FEATURE_SET
     argv = ["train", "--config", spec.schedule.config_file]
     argv += ["--feature-set", content if is_feature_set else REFERENCE_FEATURE_SET]
@@ -353,7 +363,7 @@ def build_argv(spec: TaskSpec) -> tuple[str, ...]:
     argv += ["--prediction-interval", str(spec.interval)]
     if spec.schedule.fetched_data_end_to is not None:
         argv += ["--fetched-data-end-to", spec.schedule.fetched_data_end_to.isoformat()]
-    argv += ["--out", "{out}"]
+    argv += ["--out", "{out}", *waived]
     if spec.schedule.seed_count > 1:
         # An image that does not know the key refuses it; one seed needs no word of it.
         argv += ["--config_override", f"{SEED_COUNT_KEY}={spec.schedule.seed_count}"]

@@ -324,6 +324,7 @@ class BoardRow(BaseModel):
     :param seed_count: Of how many seeds its predictions are the mean; ``None`` if nobody knows.
     :param baseline_seed_count: The same of what it was compared with.
     :param beside: What is shown beside the verdict, each figure or why there is none.
+    :param waived_columns: Its columns against which no look-ahead is held.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -348,6 +349,7 @@ class BoardRow(BaseModel):
     seed_count: int | None = None
     baseline_seed_count: int | None = None
     beside: Beside | None = None
+    waived_columns: tuple[str, ...] = ()
 
 
 # --- the board ----------------------------------------------------------------------------------
@@ -400,6 +402,7 @@ def _show_verdict(verdict: VerdictRecord) -> dict[str, JsonValue]:
         "baseline_seed_count": verdict.baseline_seed_count,
         "edge": edge.dump() if edge else None,
         "beside": verdict.beside.dump() if verdict.beside else None,
+        "waived_columns": list(verdict.waived_columns),
     }
 
 
@@ -434,6 +437,7 @@ def build_row(entry: Entry) -> BoardRow:
         seed_count=verdict.seed_count if verdict else None,
         baseline_seed_count=verdict.baseline_seed_count if verdict else None,
         beside=find_beside(verdict) if verdict else None,
+        waived_columns=entry.waived_columns,
     )
 
 

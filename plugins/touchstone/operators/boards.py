@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from touchstone.core.verdicts import build_board_question, list_verdict_metrics
+from touchstone.core.waivers import build_params
 from touchstone.settings import get_settings
 from touchstone_agent.protocol.errors import TouchstoneError
 
@@ -43,7 +44,8 @@ def publish_verdict(records: RecordStore, entry: Entry) -> None:
             attempt=f"{entry.label.rpartition(':')[2]}-{verdict.phase}",
             group=entry.submission_id,
             metrics=list_verdict_metrics(entry),
-            params={"event": entry.event, "baseline": verdict.baseline},
+            params={"event": entry.event, "baseline": verdict.baseline}
+            | build_params(entry.waived_columns),
         )
     except TouchstoneError as error:
         log.warning("%s: its verdict stands, its board was not drawn: %s", entry.label, error)

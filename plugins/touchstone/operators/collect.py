@@ -67,6 +67,7 @@ from touchstone.core.results import (
 )
 from touchstone.core.states import TaskStatus
 from touchstone.core.tasks import find_held_data
+from touchstone.core.waivers import build_params, find_other_waivers
 from touchstone.operators.authority import (
     get_map_index,
     get_run,
@@ -311,8 +312,10 @@ def _judge(
     rules = build_rules(task.spec.data)
     if result.contract == 1:
         return refuse_judging(CONTRACT_1, rules), None
-    other = find_other_rows(task.spec, rules) or find_other_seeds(
-        task.spec, seed=result.seed, seed_count=result.seed_count
+    other = (
+        find_other_rows(task.spec, rules)
+        or find_other_seeds(task.spec, seed=result.seed, seed_count=result.seed_count)
+        or find_other_waivers(result.waived_columns, task.spec.waived_columns)
     )
     if other is not None:
         return refuse_judging(other, rules), None
@@ -597,7 +600,7 @@ def _as_params(result: TrainerResult, spec: TaskSpec) -> dict[str, str]:
         "system": str(spec.system),
         "content_sha256": spec.content_sha256,
         "data_sha256": str((result.data or {}).get("sha256")),
-    }
+    } | build_params(spec.waived_columns)
     # MLflow refuses longer ones, and a truncated parameter is better than no run.
     return {key[:250]: value[:6000] for key, value in params.items()}
 

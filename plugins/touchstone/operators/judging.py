@@ -65,6 +65,7 @@ def enter_event(
     from touchstone.services.events import EventKeeper
 
     found = records.find_submission(submission_id) if conf.submission_id else None
+    waived = conf.source.waived_columns if conf.source is not None else ()
     keeper = EventKeeper.build(records, get_settings(), _now)
     # First: one that is gone costs nobody a place in the quota.
     data = keeper.find_data(conf.schedule.event)
@@ -74,6 +75,7 @@ def enter_event(
         run_id=run.run_id,
         # An admin who schedules for somebody takes that one's place, not one of his own.
         user=found.submitted_by if found is not None else run.user,
+        waived=found.waived_columns if found is not None else waived,
     )
     return data
 
@@ -101,6 +103,7 @@ def judge_arrival(**context: Unpack[Context]) -> str | None:
             submission_id=submission.submission_id,
             run_id=run.run_id,
             user=submission.submitted_by,
+            waived=submission.waived_columns,
         )
         tasks = [
             found.read()

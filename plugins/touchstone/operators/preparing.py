@@ -67,6 +67,7 @@ def build_validation(submission: Submission) -> TaskSpec:
         submitted_by=submission.submitted_by,
         image_pod=_find_pinned(submission, settings.runpod.image or "") or None,
         data=submission.data,
+        waived_columns=submission.waived_columns,
     )
 
 

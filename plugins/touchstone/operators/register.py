@@ -152,6 +152,7 @@ class RegisterOperator(BaseOperator):
             source_url=source.url,
             source_ref=source.ref,
             source_path=source.path,
+            waived_columns=source.waived_columns,
             status=SubmissionStatus.SUBMITTED,
             submitted_by=run.user,
             created_at=now,

@@ -110,6 +110,7 @@ def _build_submission(
         source_url=original.source_url,
         source_ref=original.source_ref,
         source_path=original.source_path,
+        waived_columns=spec.waived_columns,
         commit=original.commit,
         content_sha256=original.content_sha256,
         content_size=original.content_size,

@@ -23,6 +23,7 @@ from touchstone.client import (
     plan_tables,
     seeds,
     tables,
+    waivers,
 )
 from touchstone.client.answers import ShownRow
 from touchstone.core.answers import DispatcherState
@@ -111,8 +112,12 @@ def render(
 
 
 def _describe_row(row: ShownRow) -> dict[str, str]:
-    """Return what stands beside a verdict, the seeds of both sides first."""
-    return seeds.describe_compared_seeds(row) | beside.describe_beside(row.beside)
+    """Return what stands beside a verdict, waived columns and the seeds of both sides first."""
+    return (
+        waivers.describe_waivers(row.waived_columns)
+        | seeds.describe_compared_seeds(row)
+        | beside.describe_beside(row.beside)
+    )
 
 
 def render_error(request: Request, status: int, detail: str) -> HTMLResponse:
@@ -186,12 +191,14 @@ def _environment() -> Environment:
         "slots": fleet_tables.format_slots,
         "cells": beside.build_cells,
         "beside": _describe_row,
+        "waivers": waivers.describe_waivers,
         "seeds": lambda each: seeds.format_seeds(each.seed, each.seed_count),
         "capability": fleet_tables.describe_capability,
         "place": plan_tables.format_place,
         "price": plan_tables.format_price,
         "prices": plan_tables.list_prices,
     }
+    environment.globals["waived_mark"] = waivers.MARK
     return environment
 
 

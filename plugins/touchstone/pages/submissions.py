@@ -18,6 +18,7 @@ from touchstone.client.answers import (
     SubmissionList,
 )
 from touchstone.client.tables import clean
+from touchstone.client.waivers import describe_waivers
 from touchstone.core.figures import read_figures
 from touchstone.core.names import (
     VALIDATION_TASK_ID,
@@ -59,7 +60,7 @@ PAGE_SIZE = 50
 MAX_RUN_ID = 250
 THIS_TRAINING = "this training"
 """What the legend of a chart of one training calls it."""
-_SENT = ("source", "system", "ref", "path", "notes", "intervals", "event")
+_SENT = ("source", "system", "ref", "path", "waived_columns", "notes", "intervals", "event")
 """The page of a submission without a record shows these keys of its run's conf."""
 
 CHANGES = [Depends(require_submitter), Depends(require_same_origin)]
@@ -322,6 +323,7 @@ def _list_facts(submission: ShownSubmission) -> list[tuple[str, str]]:
         "source": submission.source_url,
         "ref": submission.source_ref,
         "folder": submission.source_path,
+        **describe_waivers(submission.waived_columns),
         "commit": submission.commit,
         "el-nigma": f"{branch.branch} at {branch.commit}" if branch else None,
         "content": submission.content_sha256,

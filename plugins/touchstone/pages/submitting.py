@@ -13,11 +13,12 @@ from fastapi.responses import HTMLResponse, Response
 from pydantic import JsonValue
 
 from touchstone.core.answers import SourceReport
-from touchstone.core.conf import MAX_NOTES, UPLOAD_SCHEME, System, parse_conf
+from touchstone.core.conf import MAX_NOTES, UPLOAD_SCHEME, WAIVED, System, parse_conf
 from touchstone.core.names import build_id, is_submission_id
 from touchstone.core.refs import MAX_REF
 from touchstone.core.remotes import MAX_URL
 from touchstone.core.schedule import FORMS, MAX_ID, MAX_PATH
+from touchstone.core.waivers import MAX_COLUMN, MAX_WAIVED
 from touchstone.pages.posted import Posted, TakenArchive, name_error, read_posted_with_archive
 from touchstone.pages.rendering import Frame, lead, render
 from touchstone.pages.schedule_form import (
@@ -56,7 +57,7 @@ router = APIRouter()
 
 ID: Final = "id"
 ARCHIVE: Final = "archive"
-FIELDS: Final = ("source", "system", "ref", "path", "notes")
+FIELDS: Final = ("source", "system", "ref", "path", WAIVED, "notes")
 """Fields of a new submission, as a run's conf has them."""
 
 _INVALID: Final = 422
@@ -65,7 +66,17 @@ _PLAIN: Final = {
     "system": System.FEATURE_SET.value,
     "ref": "",
     "path": ".",
+    WAIVED: "",
     "notes": "",
+}
+
+
+_LIMITS: Final = {
+    "source": MAX_URL,
+    "ref": MAX_REF,
+    "path": MAX_PATH,
+    WAIVED: MAX_WAIVED * (MAX_COLUMN + 1),
+    "notes": MAX_NOTES,
 }
 
 
@@ -113,6 +124,7 @@ def show_form(
             "system": found.system.value if found.system else System.FEATURE_SET.value,
             "ref": found.source_ref or "",
             "path": found.source_path or ".",
+            WAIVED: "\n".join(found.waived_columns),
             "notes": found.notes or "",
         }
         if found.schedule is not None:
@@ -280,6 +292,8 @@ def _build_conf(
     values: Mapping[str, str], schedule: Mapping[str, JsonValue]
 ) -> dict[str, JsonValue]:
     conf: dict[str, JsonValue] = {name: value for name, value in values.items() if value}
+    if values[WAIVED]:
+        conf[WAIVED] = [*values[WAIVED].splitlines()]
     if not values["source"]:
         raise ConfigurationError("source: give a git URL, or choose an archive")
     # As in Airflow's form: the other fields alone make no schedule.
@@ -319,7 +333,7 @@ def _show(
             "fieldsets": build_fieldsets(shown.schedule, shown.errors, is_needed=False),
             "has_schedule": shown.schedule != write_values({})
             or bool(set(shown.errors) & set(FORMS)),
-            "limits": {"source": MAX_URL, "ref": MAX_REF, "path": MAX_PATH, "notes": MAX_NOTES},
+            "limits": _LIMITS,
             "limit": settings.content_bytes,
             "hosts": settings.git_hosts,
             "connection": settings.git_conn_id,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Self
@@ -19,7 +19,9 @@ from touchstone.core.events import (
     find_fixed_change,
     find_mismatch,
     find_objection,
+    find_refused_waivers,
     settle_event,
+    takes_waivers,
 )
 from touchstone.core.names import is_submission_id
 from touchstone.core.records.actions import add_action
@@ -255,11 +257,12 @@ class EventKeeper:
             )
         return tuple(found)
 
-    def check_entry(self, schedule: Schedule, *, user: str) -> None:
+    def check_entry(self, schedule: Schedule, *, user: str, waived: Sequence[str] = ()) -> None:
         """
         Refuse a schedule that its event would refuse now; nothing is put on record.
 
         :param user: Whose submission it is.
+        :param waived: Its waived columns.
         :raises EventRefused: If the event does not take it; the message says from when on it does.
         """
         name = schedule.event
@@ -267,12 +270,19 @@ class EventKeeper:
             event = self._events.get_event(name)
         except UnknownEvent as error:
             raise EventRefused(str(error)) from error
-        if mismatch := find_mismatch(event.definition, name, schedule):
-            raise EventRefused(mismatch)
+        _check_fit(event, schedule, waived)
         if objection := self.find_objection(name, user):
             raise EventRefused(f"event: {objection}")
 
-    def enter(self, schedule: Schedule, *, submission_id: str, run_id: str, user: str) -> Entry:
+    def enter(
+        self,
+        schedule: Schedule,
+        *,
+        submission_id: str,
+        run_id: str,
+        user: str,
+        waived: Sequence[str] = (),
+    ) -> Entry:
         """
         Let a schedule of a submission enter its event, once, however often a step is repeated.
 
@@ -280,12 +290,12 @@ class EventKeeper:
         at once cannot both make.
 
         :param user: Whose submission it is.
+        :param waived: Its waived columns.
         :raises EventRefused: If the event does not take it; the message says from when on it does.
         """
         name, now = schedule.event, self._clock()
         event = self._events.get_event(name)
-        if mismatch := find_mismatch(event.definition, name, schedule):
-            raise EventRefused(mismatch)
+        _check_fit(event, schedule, waived)
         key = build_entry_key(submission_id, build_try(run_id, schedule))
         free = self._find_free(event, self._events.find_participant(name, user))
 
@@ -297,9 +307,19 @@ class EventKeeper:
             return found.change(uses=(*found.uses, Use(entry=key, at=now))[-MAX_USES:])
 
         self._events.change_participant(name, user, decide)
-        return self.put_entry(schedule, submission_id=submission_id, run_id=run_id, user=user)
+        return self.put_entry(
+            schedule, submission_id=submission_id, run_id=run_id, user=user, waived=waived
+        )
 
-    def put_entry(self, schedule: Schedule, *, submission_id: str, run_id: str, user: str) -> Entry:
+    def put_entry(
+        self,
+        schedule: Schedule,
+        *,
+        submission_id: str,
+        run_id: str,
+        user: str,
+        waived: Sequence[str] = (),
+    ) -> Entry:
         """Put an entry on record, if it is not there; return it."""
         new = Entry(
             event=schedule.event,
@@ -308,6 +328,7 @@ class EventKeeper:
             run_id=run_id,
             user=user,
             created_at=self._clock(),
+            waived_columns=tuple(waived),
         )
         # Anything but None: one that is there already stays as it is.
         return self._events.change_entry(new, lambda found: found)
@@ -376,11 +397,21 @@ def find_data(events: EventStore, event: Event) -> PinnedData | None:
     )
 
 
+def _check_fit(event: EventRecord, schedule: Schedule, waived: Sequence[str]) -> None:
+    """Refuse what an event takes of nobody."""
+    reason = find_mismatch(event.definition, event.name, schedule) or find_refused_waivers(
+        event.definition, event.name, waived
+    )
+    if reason:
+        raise EventRefused(reason)
+
+
 def show_event(event: EventRecord) -> dict[str, object]:
     """Return an event as it is shown."""
     return {
         "event": event.name,
         **event.definition.model_dump(mode="json"),
+        "waivers": takes_waivers(event.definition, event.name),
         "digest": event.digest,
         "baseline": event.chosen_baseline,
         "closed_at": event.closed_at.isoformat() if event.closed_at else None,

@@ -19,6 +19,7 @@ from touchstone.core.events import (
     build_seed,
     build_work_digest,
     find_other_seeds,
+    find_refused_waivers,
     is_hidden,
 )
 from touchstone.core.records.actions import add_action
@@ -51,6 +52,7 @@ from touchstone.core.verdicts import (
     join_series,
     tell_not_judged,
 )
+from touchstone.core.waivers import add_waivers
 from touchstone.services.events import INFRASTRUCTURE, find_data
 from touchstone.settings import Settings
 from touchstone.stores.events import EventStore
@@ -169,6 +171,7 @@ class Judge:
         :raises TransientError: If a store does not answer; doing it again goes on.
         """
         event = self._events.get_event(entry.event)
+        entry = self._put_waivers(entry, tasks)
         told = [(task, read_published(task, self._parts)) for task in tasks]
         reason = find_unjudged(told)
         if reason is not None:
@@ -181,6 +184,9 @@ class Judge:
         seeds = find_other_seeds(event.definition, _count_seeds(tasks))
         if seeds is not None:
             return self._put_unjudged(entry, seeds, event)
+        refused = find_refused_waivers(event.definition, event.name, entry.waived_columns)
+        if refused is not None:
+            return self._put_unjudged(entry, refused, event)
         if event.definition.shares_scores_only:
             return self._put_unjudged(
                 self._put_scores(entry, find_server_scores(told)), SCORES_ONLY, event
@@ -337,13 +343,13 @@ class Judge:
         entries = self._events.list_entries(event.name, submission_id=baseline).records
         known = next((each.series for each in reversed(entries) if each.series), None)
         if known is None:
-            known = self._store_baseline(event.definition, baseline)
+            known = self._store_baseline(event.definition, event.name, baseline)
         return _Ground(baseline=baseline, series=known, rows=self._read_stored(known))
 
     def _read_stored(self, series: Series) -> StoredSeries:
         return StoredSeries.load(self._parts.get_table(series.part))
 
-    def _store_baseline(self, event: Event, baseline: str) -> Series:
+    def _store_baseline(self, event: Event, name: str, baseline: str) -> Series:
         """Return the rows of a baseline that was judged in no entry of this event."""
         try:
             submission = self._records.get_submission(baseline)
@@ -365,6 +371,9 @@ class Judge:
         seeds = find_other_seeds(event, count)
         if seeds is not None:
             raise NoSeries(f"{seeds}: that is the baseline {baseline!r}")
+        refused = find_refused_waivers(event, name, submission.waived_columns)
+        if refused is not None:
+            raise NoSeries(f"{refused}: that is the baseline {baseline!r}")
         joined = self._read_series(event, listed)
         return self._store_series(baseline, "baseline", joined, seed_count=count)
 
@@ -414,6 +423,20 @@ class Judge:
             last=read_time(joined.times[-1]),
             seed_count=seed_count,
         )
+
+    def _put_waivers(self, entry: Entry, tasks: Sequence[Task]) -> Entry:
+        """
+        Write down which columns were waived in what was trained, before anything is said of it.
+
+        What an entry has once waived it has waived for ever.
+        """
+        waived = dict.fromkeys(name for task in tasks for name in task.spec.waived_columns)
+
+        def decide(found: Entry) -> Entry | None:
+            more = [name for name in waived if name not in found.waived_columns]
+            return found.change(waived_columns=(*found.waived_columns, *more)) if more else None
+
+        return self._events.change_entry(entry, decide) if waived else entry
 
     def _put_scores(self, entry: Entry, figures: Figures | None) -> Entry:
         """
@@ -467,9 +490,10 @@ class Judge:
             at=self._clock(),
             phase=ARRIVAL,
             outcome=NOT_JUDGED,
-            sentence=tell_not_judged(reason),
+            sentence=add_waivers(tell_not_judged(reason), entry.waived_columns),
             reason=reason,
             baseline=event.chosen_baseline,
+            waived_columns=entry.waived_columns,
         )
 
         def decide(found: Entry) -> Entry | None:
@@ -512,7 +536,9 @@ class Judge:
                 phase=phase,
                 outcome=said.outcome,
                 # What closing has not raised stays what it was, by the rules of its time.
-                sentence=last.sentence if is_kept and last else str(said.sentence),
+                sentence=last.sentence
+                if is_kept and last
+                else add_waivers(str(said.sentence), found.waived_columns),
                 reason=said.reason,
                 baseline=last.baseline if is_kept and last else baseline,
                 edge=last.edge if is_kept and last else edge,
@@ -521,6 +547,7 @@ class Judge:
                 seed_count=_read_seed_count(found.series),
                 baseline_seed_count=last.baseline_seed_count if is_kept and last else against,
                 beside=beside,
+                waived_columns=found.waived_columns,
             )
             return found.change(
                 verdicts=found.add_verdict(verdict),

@@ -149,7 +149,7 @@ class Planner:
         )
         check_schedulable(found, run)
         check_baseline(self.records, conf, user)
-        self.keeper.check_entry(schedule, user=found.submitted_by)
+        self.keeper.check_entry(schedule, user=found.submitted_by, waived=found.waived_columns)
         return found
 
     def check_new(self, conf: RunConf, objects: ObjectStore, *, user: str) -> None:
@@ -167,7 +167,7 @@ class Planner:
             return
         check_branch(self.settings, conf.schedule, user)
         check_baseline(self.records, conf, user)
-        self.keeper.check_entry(conf.schedule, user=user)
+        self.keeper.check_entry(conf.schedule, user=user, waived=conf.source.waived_columns)
         data = self.keeper.find_data(conf.schedule.event)
         check_placeable(self.records, conf, user, data=data)
 

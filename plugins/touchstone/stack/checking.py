@@ -9,7 +9,7 @@ import signal
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -18,11 +18,12 @@ from typing import TYPE_CHECKING, Annotated
 import psutil
 import typer
 
+from touchstone.client.options import Waived
 from touchstone.client.packing import is_remote
 from touchstone.client.requests import pack_source
 from touchstone.client.tables import clean
 from touchstone.confined.archives import repack
-from touchstone.core.conf import System, parse_conf
+from touchstone.core.conf import WAIVED, Source, System, parse_conf
 from touchstone.core.tasks import (
     CONTENT_FOLDER,
     build_argv,
@@ -73,6 +74,7 @@ def check(
     system: Annotated[str, typer.Option(help="feature_set or model_structure.")] = "feature_set",
     ref: Annotated[str | None, typer.Option(help="Branch, tag or commit of the source.")] = None,
     path: Annotated[str | None, typer.Option(help="Folder of the module in the source.")] = None,
+    waive_column: Waived = None,
     runtime: Annotated[
         str, typer.Option(help="What the trainer runs in: auto, docker or process.")
     ] = "auto",
@@ -84,14 +86,24 @@ def check(
     # As Ctrl-C: nothing that was started here stays.
     signal.signal(signal.SIGTERM, signal.getsignal(signal.SIGINT))
     settings = get_settings()
-    content, kind = take_content(source, system=system, ref=ref, path=path, settings=settings)
+    content, wanted = take_content(
+        source, system=system, ref=ref, path=path, waived=waive_column or (), settings=settings
+    )
     for remark in content.remarks:
         say(f"note: {remark}")
     with _open_runtime(settings, runtime) as (engine, image, folder, cpus):
         limits = settings.validation_limits
         # On a server the other CPUs are somebody else's. Here nobody waits but the engineer.
         limits = limits.model_copy(update={"cpus": max(limits.cpus, min(_MOST_CPUS, cpus))})
-        found = validate(engine, folder, content, system=kind, image=image, limits=limits)
+        found = validate(
+            engine,
+            folder,
+            content,
+            system=wanted.system,
+            image=image,
+            limits=limits,
+            waived_columns=wanted.waived_columns,
+        )
     seconds = round(time.monotonic() - started, 1)
     _print(found, seconds=seconds, log=log, as_json=as_json)
     if not found.is_accepted:
@@ -134,26 +146,34 @@ class Checked:
 
 
 def take_content(
-    source: str, *, system: str, ref: str | None, path: str | None, settings: Settings
-) -> tuple[Content, System]:
+    source: str,
+    *,
+    system: str,
+    ref: str | None,
+    path: str | None,
+    settings: Settings,
+    waived: Sequence[str] = (),
+) -> tuple[Content, Source]:
     """
-    Return what would be submitted, refused as ``register`` refuses it.
+    Return what would be submitted, refused as ``register`` refuses it, and how it was named.
 
+    :param waived: Columns that may know later rows.
     :raises ConfigurationError: With the name of the field that is wrong.
     """
     remote = is_remote(source)
     if ref is not None and not remote:
         raise ConfigurationError(f"ref: {source} is not a git URL, so it has no branches")
     url = source if remote else "upload:" + "0" * 64
-    wanted = parse_conf({"source": url, "ref": ref, "path": path or ".", "system": system}).source
+    told = {"ref": ref, "path": path or ".", "system": system, WAIVED: list(waived)}
+    wanted = parse_conf({"source": url, **told}).source
     assert wanted is not None  # noqa: S101 - it was given
     if remote:
         git = GitSource(hosts=("*",), allow_local=True, max_bytes=settings.content_bytes)
-        return git.fetch(source, wanted.ref, wanted.path), wanted.system
+        return git.fetch(source, wanted.ref, wanted.path), wanted
     archive = repack(
         pack_source(source), "source", path=wanted.path, max_bytes=settings.content_bytes
     )
-    return Content(archive=archive, commit=None), wanted.system
+    return Content(archive=archive, commit=None), wanted
 
 
 def validate(
@@ -164,6 +184,7 @@ def validate(
     system: System,
     image: str,
     limits: Limits,
+    waived_columns: tuple[str, ...] = (),
 ) -> Checked:
     """
     Run a validation to its end.
@@ -172,6 +193,7 @@ def validate(
     :param folder: A folder for all of it.
     :param image: The trainer's.
     :param limits: Of the validation.
+    :param waived_columns: Columns that may know later rows.
     :raises PermanentError: If the trainer cannot be run here.
     """
     ref = AttemptRef(
@@ -184,6 +206,7 @@ def validate(
         content_sha256=content.sha256,
         content_size=len(content.archive),
         limits=limits,
+        waived_columns=waived_columns,
     )
     name = ref.container_name(ENV)
     attempt = folder / name

@@ -291,3 +291,29 @@ def test_what_cannot_be_compared_by_interval_is_named(run, arguments, told):
 
     assert done.exit_code == 2
     assert told in done.output
+
+
+def test_boards_and_comparisons_name_the_columns_that_are_waived(run, world):
+    run("event", "baseline", "default", "flat")
+    world.arrive("s-1", build_net(2), waived=["target", "a b"])
+    world.arrive("s-2", build_net(3))
+
+    board = run("leaderboard", "default").output
+    told = "waived columns: 'target', 'a b'; no look-ahead is held against them"
+
+    assert "s-1 (waived columns)" in board
+    assert f" s-1: {told}" in board
+    assert "s-2 (waived" not in board
+    compared = run("compare", "s-1", "s-2").output
+    assert f" s-1: {told}" in compared
+    assert "2 columns are waived from the checks for look-ahead." in compared
+    assert "s-1: waived columns" in run("compare", "s-1", "s-2", "--by-interval").output
+
+
+def test_an_event_shows_whether_it_takes_waived_columns(run, folder):
+    (folder / "b.toml").write_text(SMALL)
+    (folder / "c.toml").write_text(SMALL + "waivers = true")
+    run("event", "apply", "--all")
+
+    assert "refused" in run("event", "show", "b").output
+    assert "taken" in run("event", "show", "c").output

@@ -286,3 +286,28 @@ def test_the_same_id_with_the_same_values_goes_on(run: Run, airflow: FakeAirflow
     assert other.exit_code == 2
     assert "id: 'ci-1' is taken; choose another one" in other.output
     assert list(airflow.runs) == ["ci-1"]
+
+
+def test_columns_are_waived_one_option_each(run: Run, airflow: FakeAirflow, module: Path) -> None:
+    options = ("--waive-column", "target", "--waive-column", "-x")
+    result = run("submit", str(module), "--id", "s-1", *options)
+
+    assert result.exit_code == 0, result.output
+    assert airflow.runs["s-1"]["conf"]["waived_columns"] == ["target", "-x"]
+
+
+def test_a_column_that_cannot_be_waived_is_refused_before_anything_is_sent(
+    run: Run, airflow: FakeAirflow, module: Path
+) -> None:
+    result = run("submit", str(module), "--waive-column", "spr\u00e4d")
+
+    assert (result.exit_code, airflow.runs, airflow.objects.objects) == (2, {}, {})
+    assert "waived_columns.0: " in result.stderr
+
+
+def test_show_names_the_columns_that_are_waived(run: Run, airflow: FakeAirflow) -> None:
+    airflow.add_submission("s-1", status="accepted", waived_columns=["target", "a b"])
+
+    assert "'target', 'a b'; no look-ahead is held against them" in run("show", "s-1").output
+    airflow.add_submission("s-2", status="accepted")
+    assert "waived" not in run("show", "s-2").output

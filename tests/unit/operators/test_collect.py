@@ -579,3 +579,34 @@ def test_a_training_on_a_cpu_by_a_trainer_that_tells_no_device_is_published_as_e
     (run,) = FakeMlflow.published
     assert run["metrics"] == {"reported.net_sharpe": 0.5}
     assert not any("device" in name for name in run["tags"])
+
+
+def test_a_training_whose_trainer_waived_more_than_its_submission_is_not_judged(leave, book, own):
+    leave(TWO | {"waived_columns": ["target"]})
+
+    task = collect(book)
+
+    assert (task.status, own.asked) == ("success", [])
+    reason = task.newest.published.judged.reason
+    assert reason == "other checks (the column 'target' was waived, and not by the submission)"
+
+
+def test_a_training_with_the_waivers_of_its_submission_is_judged_and_mlflow_tells_them(
+    leave, book, own
+):
+    spec = book.get_task("s-1", "i5").spec.model_copy(update={"waived_columns": ("target", "x")})
+    change_fields(book, "s-1", "i5", config=spec.model_dump(mode="json"))
+    leave(TWO | {"waived_columns": ["target"]})
+
+    collect(book)
+
+    assert len(own.asked) == 1
+    assert FakeMlflow.published[0]["params"]["waived_columns"] == "'target', 'x'"
+
+
+@pytest.mark.parametrize("told", ["target", ["x" * 101], ["a"] * 21, [7], ["a\x1b"]])
+def test_a_list_of_waived_columns_that_makes_no_sense_broke_the_contract(leave, book, told):
+    leave(TWO | {"waived_columns": told})
+
+    with pytest.raises(AirflowFailException, match=r"result\.json: waived_columns"):
+        collect(book)

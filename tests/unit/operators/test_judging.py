@@ -233,3 +233,24 @@ def test_of_rows_that_are_told_after_closing_no_figure_is_left():
     )
 
     assert steps.add_verdict(end, verdict).score is None
+
+
+def test_a_run_enters_its_event_with_the_columns_that_it_waives(world):
+    sent = {"source": "https://host/x.git", "waived_columns": ["target"], "intervals": "1"}
+    conf = parse_conf(sent)
+
+    steps.enter_event(world.records, conf, "s-1", get_run(build_context()))
+
+    (entry,) = world.events.list_entries("default").records
+    assert entry.waived_columns == ("target",)
+
+
+def test_mlflow_tells_which_columns_of_a_verdict_are_waived(world):
+    world.keeper.set_baseline("default", "flat", by="admin")
+    world.train("s-1", build_net(1), waived=["target"])
+
+    sentence = steps.judge_arrival(**build_context())
+
+    assert sentence.endswith("1 column is waived from the checks for look-ahead.")
+    (published,) = FakeMlflow.published
+    assert published["params"]["waived_columns"] == "'target'"

@@ -350,3 +350,19 @@ def test_a_replay_is_not_cleared_once_its_original_was_retracted(records, store,
     records.change_submission("mine", lambda found: found.change(status="retracted"))
     with pytest.raises(AirflowFailException, match="replay: mine was retracted"):
         register("again", replay="mine/i5")
+
+
+def test_a_replay_keeps_the_waivers_of_what_it_replays(records, store, settings):
+    conf = {**CONF, "waived_columns": ["target"]}
+    register("mine", **conf)
+    change_fields(records, "mine", "validation", status="success", outcome="succeeded")
+    assert steps.accept_submission(**build_context("mine", **conf)) is True
+    plan("mine", **conf)
+    leave(records, store, settings, "mine")
+    change_fields(records, "mine", "i5", status="success", outcome="succeeded")
+
+    register("again", replay="mine/i5")
+    plan("again", replay="mine/i5")
+
+    assert records.get_submission("again").waived_columns == ("target",)
+    assert records.get_task("again", "i5").spec.waived_columns == ("target",)

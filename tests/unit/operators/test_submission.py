@@ -638,3 +638,70 @@ def test_a_plan_that_is_made_again_ends_what_its_own_run_has_at_work(records, ag
 
     assert [command.ref.task_id for command in agent.commands(Cancel)] == ["i5"]
     assert records.get_task("mine", "i5").newest.number == 0
+
+
+# --- waived columns ------------------------------------------------------------------------------
+
+
+WAIVED = {**SOURCE, "waived_columns": ["target", "-x"]}
+
+
+def test_waived_columns_are_on_record_and_hold_at_validation_and_training(records):
+    register("mine", **WAIVED, **SCHEDULE)
+    change_fields(records, "mine", "validation", status="success", outcome="succeeded")
+    assert accept("mine")
+    plan("mine")
+
+    submission, tasks = everything(records, "mine")
+    assert submission.waived_columns == ("target", "-x")
+    assert {task.task_id for task in tasks} == {"validation", "i1", "i5"}
+    assert {task.spec.waived_columns for task in tasks} == {("target", "-x")}
+
+
+def test_a_later_run_takes_the_waivers_from_the_record_whatever_its_conf_says(records):
+    register("mine", **WAIVED)
+    change_fields(records, "mine", "validation", status="success", outcome="succeeded")
+    accept("mine")
+
+    with pytest.raises(AirflowFailException, match="waived_columns: columns are waived where a su"):
+        register("mine--2", submission_id="mine", waived_columns=["other"], **SCHEDULE)
+    register("mine--2", submission_id="mine", **SCHEDULE)
+    plan("mine--2", waived_columns=["other"])
+
+    specs = {task.spec.waived_columns for task in read_tasks(records, "mine")}
+    assert specs == {("target", "-x")}
+
+
+def test_a_cleared_run_brings_no_other_waivers(records):
+    register("mine", **WAIVED)
+
+    with pytest.raises(AirflowFailException, match="exists already, from"):
+        register("mine", **SOURCE)
+    assert records.get_submission("mine").waived_columns == ("target", "-x")
+
+
+def test_an_event_without_waivers_refuses_them_before_anything_is_fetched(
+    records, monkeypatch, put_event
+):
+    put_event("winter", "v1")
+    monkeypatch.setattr(RegisterOperator, "_fetch", lambda *_: pytest.fail("was fetched"))
+
+    with pytest.raises(AirflowFailException, match="waived_columns: the event 'winter' takes no"):
+        register("mine", **WAIVED, **SCHEDULE, event="winter")
+
+    found = records.get_submission("mine")
+    assert (found.status, found.tasks) == ("rejected", ())
+    assert "'target', '-x' are; submit it without them" in found.reason
+
+
+def test_an_accepted_submission_that_waives_is_refused_by_an_event_that_does_not(
+    records, put_event
+):
+    put_event("winter", "v1")
+    register("mine", **WAIVED)
+    change_fields(records, "mine", "validation", status="success", outcome="succeeded")
+    accept("mine")
+
+    with pytest.raises(AirflowFailException, match="waived_columns: the event 'winter' takes no"):
+        register("mine--2", submission_id="mine", event="winter", **SCHEDULE)
+    assert records.get_submission("mine").run_ids == ("mine",)

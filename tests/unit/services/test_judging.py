@@ -8,11 +8,20 @@ from datetime import timedelta
 
 import pytest
 
-from fakes.events import ROWS, EventWorld, FakeJudge, build_beside, build_net, build_series
+from fakes.events import (
+    ROWS,
+    EventWorld,
+    FakeJudge,
+    build_beside,
+    build_net,
+    build_schedule,
+    build_series,
+)
 from fakes.stores import FakeObjectStore, FakeRecordStore
 from touchstone.confined.verdicts import NoVerdict
 from touchstone.core.events import EventRefused, parse_event
 from touchstone.core.verdicts import build_board, show_history
+from touchstone.services.events import show_event
 from touchstone.services.judging import Unreadable
 from touchstone.settings import Settings
 from touchstone.stores.events import UnknownEvent
@@ -615,3 +624,81 @@ def test_the_same_content_with_more_seeds_is_a_duplicate(world):
     more = world.arrive("s-2", build_net(3), content="same", seed_count=3)
 
     assert one.work == more.work
+
+
+# --- waived columns ------------------------------------------------------------------------------
+
+
+def test_every_verdict_row_and_line_of_history_tells_which_columns_are_waived(world):
+    entry = world.arrive("s-1", build_net(2), waived=["target", "a b"])
+    world.keeper.set_baseline("default", "flat", by="admin")
+    entry = world.judge_again(entry)
+    world.judge.close("default", by="admin")
+    (entry,) = world.events.list_entries("default").records
+
+    assert entry.waived_columns == ("target", "a b")
+    assert [each["waived_columns"] for each in show_history(entry)] == [["target", "a b"]] * 3
+    told = "2 columns are waived from the checks for look-ahead."
+    assert all(each["sentence"].endswith(told) for each in show_history(entry))
+    rows = build_board(world.events.get_event("default"), [entry])["rows"]
+    assert {row["name"]: row["waived_columns"] for row in rows}["s-1"] == ["target", "a b"]
+    assert all(not row["waived_columns"] for row in rows if row["name"] != "s-1")
+
+
+def test_of_nobody_elses_verdict_a_word_is_said_of_waivers(world):
+    world.keeper.set_baseline("default", "flat", by="admin")
+    world.arrive("s-1", build_net(2), waived=["target"])
+
+    verdict = world.arrive("s-2", build_net(3)).verdict
+
+    assert (verdict.waived_columns, verdict.sentence) == ((), "Not distinguishable: `flat`.")
+
+
+def test_what_was_trained_with_waivers_is_told_whatever_its_entry_says(world):
+    """An entry may have come of a run that was refused, and of another one with the same id."""
+    world.keeper.set_baseline("default", "flat", by="admin")
+    entry = world.train("s-1", build_net(2), waived=["target"])
+    forgotten = world.events.change_entry(entry, lambda found: found.change(waived_columns=()))
+
+    verdict = world.judge_again(forgotten).verdict
+
+    assert verdict.waived_columns == ("target",)
+    assert world.events.find_entry("default", entry.entry).waived_columns == ("target",)
+
+
+def test_an_event_without_waivers_takes_none_and_costs_no_place(world):
+    apply(world, "[judging]\nbaseline = 'flat'\n[quota]\nsubmissions = 1", name="clean")
+
+    with pytest.raises(EventRefused, match="waived_columns: the event 'clean' takes no submission"):
+        world.enter("s-1", event="clean", waived=["target"])
+    with pytest.raises(EventRefused, match="'target' is; submit it without them"):
+        world.keeper.check_entry(build_schedule(event="clean"), user="ann", waived=["target"])
+    assert world.enter("s-2", event="clean")
+
+
+def test_an_event_that_takes_waivers_no_more_judges_none(world):
+    apply(world, "waivers = true\n[judging]\nbaseline = 'flat'", name="open")
+    entry = world.train("s-1", build_net(2), event="open", waived=["target"])
+    apply(world, "waivers = false\n[judging]\nbaseline = 'flat'", name="open")
+
+    verdict = world.judge_again(entry).verdict
+
+    assert (verdict.outcome, verdict.waived_columns) == ("not judged", ("target",))
+    assert verdict.reason.startswith("waived_columns: the event 'open' takes no submission")
+
+
+def test_what_waives_columns_is_no_baseline_where_they_are_not_taken(world):
+    world.train("ref", build_net(1), waived=["target"])
+    apply(world, "[judging]\nbaseline = 'ref'", name="clean")
+
+    verdict = world.arrive("s-1", build_net(2), event="clean").verdict
+
+    assert verdict.outcome == "not judged"
+    assert verdict.reason.endswith("submit it without them: that is the baseline 'ref'")
+
+
+def test_an_event_shows_whether_it_takes_waivers(world):
+    apply(world, "", name="clean")
+    shown = {name: show_event(world.events.get_event(name)) for name in ("clean", "default")}
+
+    assert (shown["clean"]["waivers"], shown["default"]["waivers"]) == (False, True)

@@ -121,3 +121,17 @@ def test_the_csv_is_a_download_of_the_same(login, judged):
     lines = answer.text.splitlines()
     assert len(lines) == 4
     assert lines[1].startswith("s-1,engineer,false,default,not distinguishable,")
+
+
+def test_waived_columns_are_told_of_others_too(engineer, world):
+    world.train("ref", build_net(1), user="chief", waived=["r"])
+    world.keeper.set_baseline("default", "ref", by="chief")
+    for name, user in (("s-1", "engineer"), ("s-2", "other")):
+        world.arrive(name, build_net(2), user=user, waived=["=x", "y"])
+
+    found = ask(engineer, "s-1", "s-2")
+    lines = engineer.get(f"{COMPARISON}.csv", params={"submission": ["s-1", "s-2"]}).text
+
+    told = {each["submission_id"]: each["waived_columns"] for each in found["submissions"]}
+    assert told == {"s-1": ["=x", "y"], "s-2": ["=x", "y"], "ref": ["r"]}
+    assert "\"'=x', 'y'\"" in lines

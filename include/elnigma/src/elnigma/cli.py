@@ -68,6 +68,10 @@ def build_parser() -> argparse.ArgumentParser:
             "--data", default=None, metavar="DIR",
             help="folder of a data set, or canned for the data that are built in",
         )  # fmt: skip
+        command.add_argument(
+            "--waive-column", action="append", default=[], metavar="NAME",
+            help="a column of the feature set that may know later rows; may be repeated",
+        )  # fmt: skip
         command.set_defaults(passthrough=[])
     return parser
 
@@ -157,7 +161,7 @@ def _run(parsed: argparse.Namespace) -> None:
     if parsed.command == "validate":
         from elnigma.validation.run import validate
 
-        validate(parsed.system, parsed.module, parsed.out, parsed.data)
+        validate(parsed.system, parsed.module, parsed.out, parsed.data, parsed.waive_column)
     else:
         from elnigma.train import TrainRequest, train
 
@@ -172,6 +176,7 @@ def _run(parsed: argparse.Namespace) -> None:
                 out=parsed.out,
                 overrides=tuple(parsed.config_override),
                 passthrough=tuple(parsed.passthrough),
+                waived=tuple(parsed.waive_column),
             )
         )
 

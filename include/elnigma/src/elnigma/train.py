@@ -33,6 +33,7 @@ from elnigma.task import CONTRACT, Task, read_task
 from elnigma.threads import limit_threads, prepare_device
 from elnigma.validation.feature_child import FeaturePool
 from elnigma.validation.feature_set import FeatureSetCheck, Spans, Teller
+from elnigma.validation.waivers import read_waived
 
 MAX_INTERVAL = 250
 OUTPUTS = ("predictions.csv", "returns.csv", "effective_config.json", "result.json")
@@ -53,6 +54,7 @@ class TrainRequest:
     :param out: Output folder.
     :param overrides: ``key=value`` each.
     :param passthrough: What stood after ``--``.
+    :param waived: Columns of the feature set that may know later rows.
     """
 
     config: str
@@ -64,6 +66,7 @@ class TrainRequest:
     out: Path
     overrides: tuple[str, ...]
     passthrough: tuple[str, ...]
+    waived: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,6 +99,7 @@ def train(request: TrainRequest) -> None:
 
     :raises ElnigmaError: See :mod:`elnigma.errors`; each has its exit code.
     """
+    read_waived(request.waived)
     task = read_task()
     limit_threads(task.threads)
     prepare_device(task.cuda, task.gpu_share)
@@ -142,7 +146,9 @@ def _train(
             progress.tell("loading data", 1)
             until = request.data_until
             data = load_market_data(until) if data_set is None else data_set.load(until)
-            table = compute_table(data, horizon, config, pool, _Share(progress), hidden)
+            table = compute_table(
+                data, horizon, config, pool, _Share(progress), hidden, request.waived
+            )
         progress.tell(learner.headline or "loading libraries", 14)
         # Keras takes seconds to load: after everything that can be refused without.
         learner.begin()
@@ -185,6 +191,7 @@ def _train(
             "data": _describe_data(data),
             "split": _describe_split(prepared),
             "features": _describe_features(table),
+            "waived_columns": list(request.waived),
             "models": {
                 "reproduced_rows": len(prepared.predicted),
                 "largest_difference": fitted.difference,
@@ -209,6 +216,7 @@ def compute_table(
     pool: FeaturePool,
     progress: Teller,
     data_folder: str | None = None,
+    waived: tuple[str, ...] = (),
 ) -> Table:
     """
     Compute features in children, check them, and compute targets.
@@ -219,6 +227,7 @@ def compute_table(
     :param pool: Children for the feature set, begun before there were any data.
     :param progress: Told how far the checks are.
     :param data_folder: Where the feature set must not read; ``None`` for no such folder.
+    :param waived: Columns that may know later rows.
     :raises ConfigError: If the rows are too few, whatever the model.
     :raises SubmissionError: If the feature set fails, or does not pass.
     """
@@ -228,7 +237,10 @@ def compute_table(
     build_split(target, np.ones(len(frame), dtype=bool), horizon, config)
     spans = Spans.find(pd.DatetimeIndex(frame.index), config)
     check = FeatureSetCheck(
-        config["features.module"], seed=config["training.seed"], data_folder=data_folder
+        config["features.module"],
+        seed=config["training.seed"],
+        data_folder=data_folder,
+        waived=waived,
     )
     found = check.check(pool, data, spans, progress)
     build_split(target, np.arange(len(frame)) >= found.warm_up, horizon, config)

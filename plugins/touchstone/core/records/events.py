@@ -122,6 +122,7 @@ class VerdictRecord(Part):
     :param baseline_seed_count: The same of the baseline; ``None`` also for one that holds nothing.
     :param beside: What is shown beside it; ``None`` where nothing was compared, and in verdicts
         from before.
+    :param waived_columns: Columns of what it is of against which no look-ahead was held.
     """
 
     at: Time
@@ -136,6 +137,7 @@ class VerdictRecord(Part):
     seed_count: int | None = None
     baseline_seed_count: int | None = None
     beside: Beside | None = None
+    waived_columns: tuple[str, ...] = ()
 
 
 class Series(Part):
@@ -180,6 +182,7 @@ class Entry(StoredRecord):
     :param score: Mean Sharpe ratio beyond the market.
     :param net_sharpe: The same with the market in.
     :param verdicts: What was said of it; the newest last.
+    :param waived_columns: Columns of the submission against which no look-ahead is held.
     """
 
     event: str = DEFAULT
@@ -195,6 +198,7 @@ class Entry(StoredRecord):
     score: float | int | None = None
     net_sharpe: float | int | None = None
     verdicts: tuple[VerdictRecord, ...] = ()
+    waived_columns: tuple[str, ...] = ()
 
     @property
     def verdict(self) -> VerdictRecord | None:

@@ -266,6 +266,7 @@ class Submission(SubmissionSummary, SparseRecord):
     :param version: Counts the changes.
     :param source_ref: Branch, tag or commit that was asked for.
     :param source_path: Folder of the module below the source's root.
+    :param waived_columns: Columns against which its trainer holds no look-ahead.
     :param conf: The flat conf of the run that brought it, as it is shown to people.
     :param model_group_id: Under which its evaluations are found.
     :param commit: What its ref stood at.
@@ -299,6 +300,7 @@ class Submission(SubmissionSummary, SparseRecord):
     version: int = 0
     source_ref: str | None = None
     source_path: str | None = None
+    waived_columns: Texts = ()
     conf: Mapping[str, JsonValue] = Field(default_factory=dict)
     model_group_id: str | None = None
     commit: str | None = None
@@ -344,9 +346,12 @@ class Submission(SubmissionSummary, SparseRecord):
         return self.run_ids[-1] if self.run_ids else None
 
     def is_from(self, source: Source) -> bool:
-        """Tell whether it came from a source."""
+        """Tell whether it came from a source, with the same columns waived."""
         told = (self.system, self.source_url, self.source_ref, self.source_path)
-        return told == (source.system, source.url, source.ref, source.path)
+        return (*told, self.waived_columns) == (
+            *(source.system, source.url, source.ref, source.path),
+            source.waived_columns,
+        )
 
     def find_schedule(self, run_id: str) -> Schedule | None:
         """Return what a run is to train; ``None`` if it carries no schedule."""

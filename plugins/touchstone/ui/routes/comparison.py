@@ -92,6 +92,7 @@ class Comparer:
             score=submission.score,
             score_low=submission.score_low,
             score_high=submission.score_high,
+            waived_columns=submission.waived_columns,
             verdicts=self._list_verdicts(self._list_entries(submission_id, submission)),
             intervals=build_intervals(shown["results"], shown["chart_links"]),
         )
@@ -108,6 +109,7 @@ class Comparer:
             submission_id=submission_id,
             submitted_by=entries[-1].user,
             note=note,
+            waived_columns=entries[-1].waived_columns,
             verdicts=self._list_verdicts(entries),
         )
 

@@ -561,3 +561,45 @@ def test_somebody_elses_run_leads_nowhere(login, make_submission):
     make_submission("s-1", run_ids=["s-1"])
 
     assert follow(login("other"), dag="touchstone", run="s-1").status_code == 200
+
+
+# --- waived columns ------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def waived(records, objects, settings):
+    """A submission with two columns that are waived, judged in the event without a file."""
+    world = EventWorld(records, Parts(objects, settings.content_bucket), FakeJudge(), settings)
+    world.keeper.set_baseline("default", "flat", by="chief")
+    entry = world.arrive("s-1", build_net(1), user="engineer", waived=["target", XSS])
+    world.arrive("s-2", build_net(2), user="engineer")
+    world.judge.close("default", by="chief")
+    return entry
+
+
+def test_a_submissions_page_tells_its_waived_columns_with_each_verdict(engineer, waived):
+    answer = engineer.get("/submissions/s-1")
+
+    assert_harmless(answer)
+    text = answer.text
+    assert text.count("2 columns are waived from the checks for look-ahead.") == 2
+    # Beside the verdict, with what was said before, and among what was sent.
+    assert text.count("&#39;target&#39;, ") == 3
+    assert "waived" not in engineer.get("/submissions/s-2").text
+
+
+def test_a_board_marks_a_row_with_waived_columns_and_names_them(engineer, waived):
+    answer = engineer.get("/events/default")
+
+    assert_harmless(answer)
+    assert answer.text.count('<span class="muted">waived columns</span>') == 1
+    assert "s-1: waived columns: &#39;target&#39;, " in answer.text
+    assert "waived columns are taken" in answer.text
+
+
+def test_a_comparison_marks_and_names_them(engineer, waived):
+    answer = engineer.get("/compare?submission=s-1&submission=s-2")
+
+    assert_harmless(answer)
+    assert answer.text.count('<span class="muted">waived columns</span>') == 1
+    assert "s-1: waived columns: &#39;target&#39;, " in answer.text

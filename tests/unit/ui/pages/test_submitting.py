@@ -114,6 +114,35 @@ def test_without_intervals_there_is_no_schedule(engineer, runs):
     assert parse_conf(run.conf).schedule is None
 
 
+# --- waived columns -------------------------------------------------------------------------------
+
+
+def test_columns_are_waived_a_line_each(engineer, runs):
+    answer = submit(engineer, source=GIT, waived_columns="target\r\n\r\na b\r\n")
+
+    assert answer.status_code == 303
+    (run,) = runs.runs.values()
+    assert run.conf["waived_columns"] == ["target", "", "a b"]
+    assert parse_conf(run.conf).source.waived_columns == ("target", "a b")
+
+
+@pytest.mark.parametrize(
+    "typed", ["spr\u00e4d", "x" * 101, "\n".join(map(str, range(21))), "a\na", XSS + "\x00", "{in}"]
+)
+def test_what_is_wrong_with_a_waived_column_stands_beside_the_field(engineer, runs, typed):
+    answer = submit(engineer, source=GIT, waived_columns=typed)
+
+    assert_harmless(answer, status=422)
+    assert 'id="waived_columns-error"' in answer.text
+    assert runs.runs == {}
+
+
+def test_a_changed_one_begins_with_the_same_columns_waived(engineer, make_submission):
+    make_submission("s-1", source_url=GIT, waived_columns=["target", "a b"])
+
+    assert open_form(engineer, like="s-1")["waived_columns"] == "target\na b"
+
+
 # --- once -----------------------------------------------------------------------------------------
 
 
@@ -368,7 +397,9 @@ def test_somebody_elses_submission_fills_in_nothing(login, make_submission):
 
 
 def test_a_hostile_record_fills_in_the_form_as_text(engineer, make_submission):
-    make_submission("s-1", source_url=XSS, source_ref=XSS, source_path=XSS, notes=XSS)
+    make_submission(
+        "s-1", source_url=XSS, source_ref=XSS, source_path=XSS, notes=XSS, waived_columns=[XSS]
+    )
 
     assert_harmless(engineer.get("/new", params={"like": "s-1"}))
 

@@ -42,6 +42,7 @@ from elnigma.validation.look_ahead import (
     format_two,
     replace_future,
 )
+from elnigma.validation.waivers import Waivers
 from elnigma.validation.worlds import (
     N_PLACEBOS,
     N_WORLDS,
@@ -156,10 +157,19 @@ class FeatureSetCheck:
     :param reference: Folder or dotted name.
     :param seed: Decides the cuts and the worlds.
     :param data_folder: Of the data set, which children may not read in; ``None`` for none.
+    :param waived: Columns that may know later rows.
     """
 
-    def __init__(self, reference: str, *, seed: int, data_folder: str | None = None) -> None:
+    def __init__(
+        self,
+        reference: str,
+        *,
+        seed: int,
+        data_folder: str | None = None,
+        waived: Sequence[str] = (),
+    ) -> None:
         self._reference = reference
+        self._waivers = Waivers(waived)
         self._data_folder = data_folder
         self._seed = seed
         self._pool: FeaturePool
@@ -222,6 +232,7 @@ class FeatureSetCheck:
             early = growing.compute(data.iloc[:first])
             seconds = time.monotonic() - started
             columns, months = early.columns, early.block_months
+            self._waivers.check(columns)
             blocks = (
                 find_short_block_ends(first, len(data), months)
                 if self._market.is_short
@@ -238,18 +249,22 @@ class FeatureSetCheck:
                 found = _Found(replaced=self._replace(whole, full.values, columns, cuts))
             values = full.values.copy()
             values[:first] = early.values
-            self._cut(growing, found, full.values, columns, cuts, blocks, values)
+            known = self._cut(growing, found, full.values, columns, cuts, blocks, values)
             if found.leaks:
                 raise self._explain_leaks(found, full.values, columns)
             # Behind what changes with later rows, as that explains what is missing as well.
             if first > early.warm_up_bound:
                 find_warm_up(_build_frame(early, data.iloc[:first]), early.warm_up_bound)
             warm_up = find_warm_up(_build_frame(full, data), full.warm_up_bound)
+            if self._waivers:
+                # What is trained on of them is of the blocks, and may be otherwise than the whole.
+                trained = pd.DataFrame(values, index=data.index, columns=columns)
+                warm_up = max(warm_up, find_warm_up(trained, full.warm_up_bound))
             self._check_memory(full, growing.compute(data))
         progress.tell("checking in other worlds", 60)
         aimed = self._check_worlds(full.values, columns)
         progress.tell("checking in fresh processes", 85)
-        self._check_surroundings(full.values, columns, cuts[-1])
+        self._check_surroundings(known, columns, cuts[-1])
         checks = {
             "rows": len(data),
             "warm_up_rows": warm_up,
@@ -257,7 +272,7 @@ class FeatureSetCheck:
             "look_ahead_cuts": len(cuts),
             "look_ahead_blocks": len(blocks),
             "look_ahead_block_months": months,
-            "look_ahead_worlds": N_WORLDS,
+            "look_ahead_worlds": 0 if self._waivers.covers(columns) else N_WORLDS,
             "look_ahead_aimed_cuts": aimed,
             "look_ahead_leaks": 0,
             "seconds_per_run": round(seconds, 4),
@@ -274,13 +289,15 @@ class FeatureSetCheck:
         cuts: Sequence[int],
         blocks: Sequence[int],
         values: np.ndarray,
-    ) -> None:
+    ) -> np.ndarray:
         """
         Compare with what comes of fewer rows: ever more of them, so that none is seen early.
 
         :param values: Gets the rows of each block, as they come of the data that end with it.
+        :return: What comes of the data that end with the last of ``cuts``. Of columns that are not
+            waived it is what comes of all rows.
         """
-        begin = self._spans.first
+        begin, known = self._spans.first, full
         for cut in sorted({*cuts, *blocks}):
             is_seeded = cut in cuts
             start = 0 if is_seeded else max(0, min(begin, cut - LOOK_BACK_ROWS))
@@ -289,12 +306,28 @@ class FeatureSetCheck:
             if cut in blocks:
                 values[begin:cut] = part.values[begin - start :]
                 begin = cut
-            leaks = compare_before(
-                full[start:], part.values, columns, cut, DROPPED, scale=self._scale, first=start
-            )
+            if self._waivers and cut == cuts[-1]:
+                known = np.where(self._waivers.find_places(columns), part.values, full[:cut])
+            leaks = self._find_leaks(full[start:], part.values, columns, cut, first=start)
             (found.at_cuts if is_seeded else found.at_blocks).extend(leaks)
             if found.is_enough:
                 break
+        return known
+
+    def _find_leaks(
+        self,
+        full: np.ndarray,
+        other: np.ndarray,
+        columns: Sequence[str],
+        cut: int,
+        how: str = DROPPED,
+        *,
+        first: int = 0,
+    ) -> list[Leak]:
+        """Compare the rows before a cut, but for columns that are waived."""
+        return self._waivers.drop(
+            compare_before(full, other, columns, cut, how, scale=self._scale, first=first)
+        )
 
     def _replace(
         self, child: FeatureChild, full: np.ndarray, columns: list[str], cuts: Sequence[int]
@@ -304,7 +337,7 @@ class FeatureSetCheck:
         leaks: list[Leak] = []
         for cut in cuts:
             other = child.compute(replace_future(self._market, cut, rng).frame)
-            leaks += compare_before(full, other.values, columns, cut, REPLACED, scale=self._scale)
+            leaks += self._find_leaks(full, other.values, columns, cut, REPLACED)
         return leaks
 
     def _explain_leaks(
@@ -331,14 +364,14 @@ class FeatureSetCheck:
         """Compare with what a process of its own computes of the rows before a cut."""
         with self._pool.take() as child:
             alone = child.compute(self._data.iloc[:cut]).values
-        return compare_before(full, alone, columns, cut, DROPPED, scale=self._scale)
+        return self._find_leaks(full, alone, columns, cut)
 
     def _remembers(self, full: np.ndarray, columns: list[str], cut: int) -> bool:
         """Tell whether a cut changes nothing where all rows were seen before."""
         with self._pool.take() as child:
             child.compute(self._data)
             after = child.compute(self._data.iloc[:cut]).values
-        return not compare_before(full, after, columns, cut, DROPPED, scale=self._scale)
+        return not self._find_leaks(full, after, columns, cut)
 
     def _check_memory(self, full: Features, last: Features) -> None:
         """Refuse a module whose features depend on what it was given before."""
@@ -372,7 +405,7 @@ class FeatureSetCheck:
             # Other memory, the same files.
             with self._pool.take(folder=folder) as child:
                 again = child.compute(data).values
-        if compare_before(fresh, again, columns, len(data), DROPPED, scale=self._scale):
+        if self._find_leaks(fresh, again, columns, len(data)):
             where = "in files"
         return SubmissionError(
             f"keeps state {where}: {said} after calls with fewer rows than in a process of its "
@@ -382,6 +415,10 @@ class FeatureSetCheck:
     def _check_worlds(self, full: np.ndarray, columns: list[str]) -> int:
         """Compute in other worlds, and cut behind the rows that seem to follow their future."""
         data, first = self._data, self._spans.first
+        if self._waivers.covers(columns):
+            return 0
+        is_checked = ~self._waivers.find_places(columns)
+        names = [name for name, is_one in zip(columns, is_checked, strict=True) if is_one]
         rng = np.random.default_rng([self._seed, 2])
         worlds = [build_world(self._market, first, rng) for _ in range(N_WORLDS)]
         with self._pool.take() as child:
@@ -389,27 +426,19 @@ class FeatureSetCheck:
             for world in worlds:
                 part = child.compute(world.data.frame, first)
                 self._check_columns(columns, part.columns)
-                features.append(part.values)
-            check_placebos(worlds[:N_PLACEBOS], features[:N_PLACEBOS], columns)
+                features.append(part.values[:, is_checked] if self._waivers else part.values)
+            check_placebos(worlds[:N_PLACEBOS], features[:N_PLACEBOS], names)
             with warnings.catch_warnings(), np.errstate(all="ignore"):
                 warnings.simplefilter("ignore")  # a row without any value
                 mean = np.nanmean(np.stack(features), axis=0)
-            check_real_outcomes(mean, self._market, first, columns)
+            check_real_outcomes(mean, self._market, first, names)
             cuts = [first + row + 1 for row in find_suspects(worlds, features)]
             # It has seen no real row that is judged.
             leaks: list[Leak] = []
             for cut in cuts:
                 start = max(0, cut - LOOK_BACK_ROWS)
                 part = child.compute(data.iloc[:cut], start)
-                leaks += compare_before(
-                    full[start:],
-                    part.values,
-                    columns,
-                    cut,
-                    DROPPED,
-                    scale=self._scale,
-                    first=start,
-                )
+                leaks += self._find_leaks(full[start:], part.values, columns, cut, first=start)
         if leaks:
             found = _Found(at_blocks=leaks)
             raise self._explain_leaks(found, full, columns)
