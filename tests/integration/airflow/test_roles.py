@@ -37,7 +37,7 @@ from touchstone.core.answers import Ended
 from touchstone.core.roles import ADMIN, ROLES, USER
 from touchstone.pages import app as pages
 from touchstone.pages.tabs import get_find_named
-from touchstone.settings import Settings
+from touchstone.settings import Settings, get_settings
 from touchstone.ui import app as api
 from touchstone.ui import dependencies
 from touchstone.ui.routes.fleet import get_pools
@@ -84,6 +84,8 @@ def build_options(url: str) -> dict[str, str]:
         "AIRFLOW__API_AUTH__JWT_SECRET": SECRET,
         "AIRFLOW__API__SECRET_KEY": SECRET,
         "AIRFLOW__API__BASE_URL": URL,
+        # Whose runs may train others' submissions is told by name.
+        "TOUCHSTONE_ADMINS": json.dumps(["chief", "both", "root"]),
     }
 
 
@@ -131,8 +133,10 @@ def installation(tmp_path_factory):
         for name, value in options.items():
             patch.setenv(name, value)
         patch.setattr(settings, "PLUGINS_FOLDER", str(PLUGINS))
+        get_settings.cache_clear()
         with use_database(url):
             yield printed
+    get_settings.cache_clear()
 
 
 @pytest.fixture(scope="module")
@@ -141,7 +145,7 @@ def server(installation):
     from airflow.providers.fab.auth_manager.fab_auth_manager import FabAuthManager
 
     forget()
-    config, objects = Settings(), FakeObjectStore()
+    config, objects = Settings(git_hosts=["host.test"]), FakeObjectStore()
     records, pools = FakeRecordStore(config), FakePools()
     records.create_submission(
         build_submission("s-1", status="running", submitted_by="engineer", run_ids=["s-1"])
