@@ -395,6 +395,7 @@ def build_submission_id(job: Job, *, content: str) -> str:
         # Not always: an id that was given before there were events stays what it is.
         **({"event": job.event} if job.event != DEFAULT_EVENT else {}),
         **({"seed_count": job.seed_count} if job.seed_count != 1 else {}),
+        **({"folds": [day.isoformat() for day in job.folds]} if job.folds else {}),
     }
     text = json.dumps(work, sort_keys=True, separators=(",", ":"), allow_nan=False)
     return ID_PREFIX + hashlib.sha256(text.encode()).hexdigest()[:_ID_DIGITS]
