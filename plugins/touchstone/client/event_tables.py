@@ -10,6 +10,7 @@ from rich.text import Text
 
 from touchstone.client.answers import Comparison, Leaderboard, ShownEvent, ShownRow
 from touchstone.client.beside import build_cells, describe_beside, list_columns, list_notes
+from touchstone.client.folds import describe_compared_folds, describe_event_folds
 from touchstone.client.seeds import describe_compared_seeds
 from touchstone.client.tables import clean, format_line, format_time
 
@@ -43,6 +44,7 @@ def build_event(event: ShownEvent) -> Table:
         "problem": event.problem,
         "data": event.data.label if event.data else None,
         "rows": f"{first} to {last}",
+        "folds": describe_event_folds(event),
         "closed from": rows.closed_from if rows else None,
         "intervals": ",".join(judging.intervals if judging else ()) or "those of the baseline",
         "seeds": ", ".join(judging.seeds if judging else ()) or "any",
@@ -90,7 +92,11 @@ def build_comparison(found: Comparison) -> RenderableType:
             f" {row.name}: {format_time(each.at)} {each.phase}: {format_line(each.sentence)}"
             for each in row.history
         ]
-        beside = describe_compared_seeds(row) | describe_beside(row.beside)
+        beside = (
+            describe_compared_seeds(row)
+            | describe_compared_folds(row)
+            | describe_beside(row.beside)
+        )
         lines += [f" {row.name}: {name}: {told}" for name, told in beside.items()]
     lines += [f" {name}: has entered no event" for name in found.missing]
     return Group(table, *(Text(clean(line), overflow="fold") for line in lines))

@@ -20,6 +20,7 @@ from touchstone.client import (
     beside,
     cost_tables,
     fleet_tables,
+    folds,
     plan_tables,
     seeds,
     tables,
@@ -112,7 +113,8 @@ def render(
 
 def _describe_row(row: ShownRow) -> dict[str, str]:
     """Return what stands beside a verdict, the seeds of both sides first."""
-    return seeds.describe_compared_seeds(row) | beside.describe_beside(row.beside)
+    compared = seeds.describe_compared_seeds(row) | folds.describe_compared_folds(row)
+    return compared | beside.describe_beside(row.beside)
 
 
 def render_error(request: Request, status: int, detail: str) -> HTMLResponse:
@@ -187,6 +189,9 @@ def _environment() -> Environment:
         "cells": beside.build_cells,
         "beside": _describe_row,
         "seeds": lambda each: seeds.format_seeds(each.seed, each.seed_count),
+        "folds": folds.describe_folds,
+        "training": folds.name_training,
+        "charts_query": folds.find_query,
         "capability": fleet_tables.describe_capability,
         "place": plan_tables.format_place,
         "price": plan_tables.format_price,
