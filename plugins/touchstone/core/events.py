@@ -536,7 +536,10 @@ def _find_fold_fault(event: Event, folds: Sequence[date]) -> str | None:
     rows = event.rows
     is_canned = event.data.name == CANNED
     if rows.test_to is not None and rows.test_to < folds[-1]:
-        return f"the last begins on {folds[-1]}, and the event's rows end on {rows.test_to}"
+        return (
+            f"the last one begins on {folds[-1]}, and the event's rows end on {rows.test_to}; "
+            "leave it out"
+        )
     return find_fold_fault(
         build_event_folds(event, folds),
         bars_per_year=event.judging.bars_per_year or CANNED_BARS,
