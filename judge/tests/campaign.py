@@ -10,7 +10,7 @@ import argparse
 import json
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import numpy as np
@@ -74,6 +74,13 @@ def is_any_ever_better(procedure, panel, seed):
     return is_any_better(closing)
 
 
+def make_folded_world(rows, skills, rng):
+    """A world whose rows are of five folds, as a schedule of five has them."""
+    panel = make_world(rows, skills, rng)
+    sizes = [755, 756, 755, 504]
+    return replace(panel, folds=(*sizes, rows - sum(sizes)))
+
+
 def make_lines():
     for market in ("sp500", "garch"):
         for rows in (1257, 3500):
@@ -96,6 +103,18 @@ def make_lines():
             at_least=bound,
             others=True,
         )
+    yield Line(
+        name="no edge, N=20, T=3500 in five folds: any better",
+        make=partial(make_folded_world, 3500, [0.0] * 20),
+        ask=finds_any,
+        at_most=0.08,
+    )
+    yield Line(
+        name="one edge of IR 0.85, N=20, T=3500 in five folds: found",
+        make=partial(make_folded_world, 3500, [0.055] + [0.0] * 19),
+        ask=finds_first,
+        at_least=0.75,
+    )
     yield Line(
         name="fifty arrivals without an edge, T=1257: any better at its arrival",
         make=partial(make_world, 1257, [0.0] * 50),

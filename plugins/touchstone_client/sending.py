@@ -22,6 +22,7 @@ class ScheduleFields(TypedDict, total=False):
     passthrough_args: Sequence[str]
     seed: int
     seed_count: int
+    folds: str | Sequence[str]
     baseline: str
     event: str
     platform: Literal["any", "on-prem", "runpod"]

@@ -10,6 +10,9 @@ from typing import Any
 from fakes.submissions import build_submission
 from fakes.tasks import build_spec, build_task
 from touchstone.confined.verdicts import VerdictAnswer
+from touchstone.core.folds import build_folds
+from touchstone.core.judging_rules import RULES as CANNED
+from touchstone.core.names import build_task_id
 from touchstone.core.records.events import Entry
 from touchstone.core.records.judged import Judged, JudgedSeries, JudgedStatus
 from touchstone.core.schedule import Schedule
@@ -40,6 +43,17 @@ def build_series(net: Sequence[float], *, begin: datetime = datetime(2014, 1, 1,
     return JudgedSeries(
         time=times, net=tuple(net), market=MARKET[: len(net)], score=(0.0,) * len(net)
     )
+
+
+def cut_fold(series: JudgedSeries, number: int, count: int) -> JudgedSeries:
+    """Return the rows of one of so many folds, all of about the same length."""
+    begin, end = (len(series.time) * each // count for each in (number, number + 1))
+    cut = {name: value and value[begin:end] for name, value in series.model_dump().items()}
+    return JudgedSeries.model_validate(cut)
+
+
+def _build_fold_rules(number: int) -> dict[str, Any]:
+    return {"version": 1, "sha256": f"{number}" * 64}
 
 
 class EventWorld:
@@ -85,7 +99,7 @@ class EventWorld:
         """Let a submission enter, and put its ended trainings on record."""
         entry = self.enter(submission_id, user=user, waived=waived, **schedule)
         planned = build_schedule(**schedule)
-        tasks = [f"i{interval}" for interval in planned.intervals]
+        tasks = [build_task_id(*each) for each in planned.trainings]
         self.records.create_submission(
             build_submission(
                 submission_id,
@@ -101,11 +115,18 @@ class EventWorld:
                 tasks=tasks,
             )
         )
-        for interval in planned.intervals:
-            ref = AttemptRef(
-                submission_id=submission_id, task_id=f"i{interval}", attempt=1, fence=1
-            )
+        folds = build_folds(
+            planned.folds,
+            validation_from=CANNED.validation_from,
+            test_from=CANNED.test_from,
+            test_to=None,
+        )
+        for interval, number in planned.trainings:
+            task_id = build_task_id(interval, number)
+            ref = AttemptRef(submission_id=submission_id, task_id=task_id, attempt=1, fence=1)
             found = series or (build_series(net) if net is not None else None)
+            if found is not None and number is not None:
+                found, rules = cut_fold(found, number, len(folds)), _build_fold_rules(number)
             told = judged or {"status": JudgedStatus.NOT_JUDGED, "reason": "other rows"}
             if found is not None:
                 told = Judged(
@@ -117,8 +138,9 @@ class EventWorld:
                 ).dump()
             spec = build_spec(
                 submission_id=submission_id,
-                task_id=f"i{interval}",
+                task_id=task_id,
                 interval=interval,
+                fold=None if number is None else folds[number],
                 schedule=planned.model_dump(mode="json", exclude={"intervals"}),
                 waived_columns=list(waived),
             )

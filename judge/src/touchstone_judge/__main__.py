@@ -17,6 +17,7 @@ PROGRAMS: dict[str, str] = {
     "recompute": "touchstone_judge.recompute:answer",
     "verdict": "touchstone_judge.judging:answer",
     "draw": "touchstone_judge.drawing:answer",
+    "pool": "touchstone_judge.pooling:answer",
 }
 """Where each program is; only the one that is asked for is imported."""
 

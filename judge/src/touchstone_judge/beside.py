@@ -97,6 +97,8 @@ class Predictions:
     :param names: The entries', the oldest first, without a repetition.
     :param intervals: Prediction intervals, in the order of the columns.
     :param rows: How many rows.
+    :param folds: Rows of each fold, which are ranked by themselves: what one model says is ranked
+        among what it says. Empty for none.
     :param scores: An entry's long minus short scores, of shape (rows, intervals); ``None`` where
         none were kept.
     :param baseline: The same of the baseline.
@@ -111,6 +113,7 @@ class Predictions:
     baseline: FloatArray | None
     is_flat: bool
     target: FloatArray | None
+    folds: tuple[int, ...] = ()
 
     @cached_property
     def ranks(self) -> tuple[FloatArray, ...]:
@@ -119,7 +122,7 @@ class Predictions:
         for column in range(len(self.intervals)):
             matrix = np.full((len(self.names), self.rows), np.nan)
             for line, scores in enumerate(self.scores):
-                ranked = None if scores is None else gaussianise(scores[:, column])
+                ranked = None if scores is None else self._rank(scores[:, column])
                 if ranked is not None:
                     matrix[line] = ranked
             found.append(matrix)
@@ -130,7 +133,15 @@ class Predictions:
         """Gaussianised ranks of the baseline by interval; ``None`` where there are none."""
         if self.is_flat or self.baseline is None:
             return (None,) * len(self.intervals)
-        return tuple(gaussianise(column) for column in self.baseline.T)
+        return tuple(self._rank(column) for column in self.baseline.T)
+
+    def _rank(self, column: FloatArray) -> FloatArray | None:
+        """Return gaussianised ranks, fold by fold; ``None`` where one of them is a constant."""
+        if not self.folds:
+            return gaussianise(column)
+        parts = [gaussianise(part) for part in np.split(column, np.cumsum(self.folds)[:-1])]
+        told = [part for part in parts if part is not None]
+        return np.concatenate(told) if len(told) == len(parts) else None
 
 
 def find_beside(
@@ -310,7 +321,7 @@ def _tell_leading(p: float | None, *, is_closing: bool) -> Shown:
 
 
 def _has_rows(panel: Panel) -> bool:
-    return find_too_few(panel.rows, panel.longest_interval) is None
+    return find_too_few(panel.rows, panel.longest_interval, panel.folds) is None
 
 
 # --- why there is none --------------------------------------------------------------------------

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -24,7 +24,9 @@ def choose_block(rows: int, longest_interval: int) -> int:
     return max(min(max(longest_interval, math.ceil(math.cbrt(rows))), rows // 10), 1)
 
 
-def draw_weights(rows: int, block: int, resamples: int, seed: int) -> Iterator[FloatArray]:
+def draw_weights(
+    rows: int, block: int, resamples: int, seed: int, folds: Sequence[int] = ()
+) -> Iterator[FloatArray]:
     """
     Yield matrices of shape (some resamples, rows): how often a row was drawn, divided by the rows.
 
@@ -32,8 +34,9 @@ def draw_weights(rows: int, block: int, resamples: int, seed: int) -> Iterator[F
     arguments give the same weights.
 
     :param seed: Of the drawing.
+    :param folds: Rows of each fold; empty for none.
     """
-    for drawn in draw_rows(rows, block, resamples, seed, at_once=_AT_ONCE):
+    for drawn in draw_rows(rows, block, resamples, seed, at_once=_AT_ONCE, folds=folds):
         some = len(drawn)
         line = np.arange(some)[:, None] * rows
         counts = np.bincount((drawn + line).ravel(), minlength=some * rows)
@@ -41,21 +44,38 @@ def draw_weights(rows: int, block: int, resamples: int, seed: int) -> Iterator[F
 
 
 def draw_rows(
-    rows: int, block: int, resamples: int, seed: int, *, at_once: int
+    rows: int,
+    block: int,
+    resamples: int,
+    seed: int,
+    *,
+    at_once: int,
+    folds: Sequence[int] = (),
 ) -> Iterator[npt.NDArray[np.int64]]:
     """
     Yield matrices of shape (some resamples, rows): which rows a resample is made of, in its order.
 
+    No block reaches from one fold into the next: what its rows share is the memory of one model.
+
     :param seed: Of the drawing.
     :param at_once: Resamples in one matrix; the rows drawn are the same for any.
+    :param folds: Rows of each fold, none shorter than a block; empty for none.
     """
     rng = np.random.default_rng(seed)
     blocks = math.ceil(rows / block)
     within = np.arange(block)
+    possible = find_starts(folds or (rows,), block)
     for begin in range(0, resamples, at_once):
         some = min(at_once, resamples - begin)
-        starts = rng.integers(0, rows - block + 1, size=(some, blocks))
+        starts = possible[rng.integers(0, len(possible), size=(some, blocks))]
         yield (starts[:, :, None] + within).reshape(some, -1)[:, :rows]
+
+
+def find_starts(folds: Sequence[int], block: int) -> npt.NDArray[np.int64]:
+    """Return the rows at which a block can begin that ends in the same fold."""
+    ends = np.cumsum(folds)
+    parts = [np.arange(end - rows, end - block + 1) for end, rows in zip(ends, folds, strict=True)]
+    return np.concatenate(parts).astype(np.int64)
 
 
 def resample_scores(panel: Panel, *, resamples: int, seed: int) -> FloatArray:
@@ -77,7 +97,7 @@ def resample_scores(panel: Panel, *, resamples: int, seed: int) -> FloatArray:
     unbias = math.sqrt(panel.bars_per_year * (rows - 1) / rows)
     scores = np.empty((resamples, series))
     begin = 0
-    for weights in draw_weights(rows, block, resamples, seed):
+    for weights in draw_weights(rows, block, resamples, seed, panel.folds):
         means, market_means = weights @ flat, weights @ market
         variances = weights @ squares - means * means
         market_variances = weights @ (market * market) - market_means * market_means

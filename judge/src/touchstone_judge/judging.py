@@ -43,7 +43,8 @@ def answer(question: Mapping[str, Any]) -> dict[str, Any]:
     :param question: ``baseline`` (its name), ``baseline_net`` (null for one that holds nothing),
         ``market``, ``series`` (everybody's on these rows, the oldest first: a list of ``name``,
         ``net``, ``content``, the digest of content and configuration, and ``prediction``, its
-        scores, or null), ``rows``, ``intervals``, ``bars_per_year``, ``seed``;
+        scores, or null), ``rows``, ``intervals``, ``bars_per_year``, ``seed``; ``folds``, the rows
+        of each fold, left out where there are none;
         ``baseline_prediction`` and ``target``, or null; and either ``arrivals`` and ``judged``, the
         names of those that have arrived, or ``earlier``, the verdict that each has so far by its
         name, for the closing.
@@ -62,7 +63,7 @@ def answer(question: Mapping[str, Any]) -> dict[str, Any]:
     wanted = names if is_closing else [str(name) for name in question["judged"]]
     if unknown := set(wanted) - set(names):
         raise ValueError(f"there is no series of {min(unknown)}")
-    too_few = find_too_few(panel.rows, panel.longest_interval)
+    too_few = find_too_few(panel.rows, panel.longest_interval, panel.folds)
     if too_few is not None:
         verdicts = {name: Verdict(outcome=Outcome.NOT_JUDGED, reason=too_few) for name in wanted}
     elif is_closing:
@@ -98,6 +99,7 @@ def _read_predictions(question: Mapping[str, Any], panel: Panel) -> Predictions:
         names=panel.submissions,
         intervals=intervals,
         rows=panel.rows,
+        folds=panel.folds,
         scores=[None if each is None else _read_finite(each, shape) for each in scores],
         baseline=baseline,
         is_flat=question["baseline_net"] is None,
@@ -152,6 +154,7 @@ def _build_panel(
         market=_read(question["market"], (rows,)),
         longest_interval=max(intervals),
         bars_per_year=float(question["bars_per_year"]),
+        folds=tuple(int(each) for each in question.get("folds") or ()),
     )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -69,15 +69,12 @@ def compute_metrics(
     """
     net, score = returns.net, outcomes.long - outcomes.short
     low, high = sharpe_interval(net, interval, bars_per_year, resamples)
-    wealth = np.cumprod(1.0 + net)
-    highest = np.maximum(1.0, np.maximum.accumulate(wealth))
     rises, falls = outcomes.target > outcomes.threshold, outcomes.target < -outcomes.threshold
     return {
         "net_sharpe": sharpe(net, bars_per_year),
         "net_sharpe_low": low,
         "net_sharpe_high": high,
-        "max_drawdown": _figure(min(0.0, float((wealth / highest).min()) - 1.0)),
-        "total_return": _figure(float(wealth[-1]) - 1.0),
+        **_measure_wealth(net),
         "turnover": _figure(float(returns.changes.mean()) * bars_per_year),
         **hit_rates(score, outcomes.target),
         "rank_corr": rank_correlation(score, outcomes.target),
@@ -97,12 +94,67 @@ def sharpe(net: FloatArray, bars_per_year: int) -> Figure:
     return _figure(math.sqrt(bars_per_year) * float(net.mean()) / spread)
 
 
+def compute_pooled(
+    net: FloatArray,
+    score: FloatArray,
+    target: FloatArray,
+    *,
+    folds: Sequence[int],
+    interval: int,
+    bars_per_year: int,
+    resamples: int,
+) -> Mapping[str, Figure]:
+    """
+    Return the figures of all folds of an interval together, by name.
+
+    Only those that mean something over several models: what one says is never ranked among what
+    another says.
+
+    :param net: Net returns of all folds, one after the other.
+    :param score: Long minus short score of the same rows.
+    :param target: Return over the interval.
+    :param folds: Rows of each.
+    :param interval: Rows that a prediction looks ahead.
+    :param bars_per_year: To annualise with.
+    :param resamples: Resamples of the Sharpe ratio's interval.
+    """
+    low, high = sharpe_interval(net, interval, bars_per_year, resamples, folds)
+    return {
+        "net_sharpe": sharpe(net, bars_per_year),
+        "net_sharpe_low": low,
+        "net_sharpe_high": high,
+        **_measure_wealth(net),
+        **hit_rates(score, target),
+        "n_test_rows": _figure(float(len(net))),
+    }
+
+
+def _measure_wealth(net: FloatArray) -> dict[str, Figure]:
+    wealth = np.cumprod(1.0 + net)
+    highest = np.maximum(1.0, np.maximum.accumulate(wealth))
+    return {
+        "max_drawdown": _figure(min(0.0, float((wealth / highest).min()) - 1.0)),
+        "total_return": _figure(float(wealth[-1]) - 1.0),
+    }
+
+
 def sharpe_interval(
-    net: FloatArray, interval: int, bars_per_year: int, resamples: int
+    net: FloatArray,
+    interval: int,
+    bars_per_year: int,
+    resamples: int,
+    folds: Sequence[int] = (),
 ) -> tuple[Figure, Figure]:
-    """Return the 2.5th and 97.5th percentile of the Sharpe ratio over moving-block resamples."""
+    """
+    Return the 2.5th and 97.5th percentile of the Sharpe ratio over moving-block resamples.
+
+    :param folds: Rows of each fold; empty for none.
+    """
     rows = len(net)
     block = choose_block(rows, interval)
+    if folds and min(folds) < block:
+        none = Figure(None, f"too few rows for an interval ({min(folds)}, blocks of {block})")
+        return none, none
     if rows < MIN_ROWS or rows // block < MIN_BLOCKS:
         none = Figure(None, f"too few rows for an interval ({rows}, blocks of {block})")
         return none, none
@@ -113,7 +165,7 @@ def sharpe_interval(
     # Around zero and in units of the spread, a variance is no difference of two large numbers.
     scaled = (net - mean) / spread
     ratios = []
-    for weights in draw_weights(rows, block, resamples, _SEED):
+    for weights in draw_weights(rows, block, resamples, _SEED, folds):
         means = weights @ scaled
         variances = (weights @ scaled**2 - means**2) * rows / (rows - 1)
         if float(variances.min()) < 1e-12:

@@ -29,6 +29,8 @@ class Panel:
     :param market: Return of the instrument over the same bar, of shape (rows,).
     :param longest_interval: The longest prediction interval, in rows: what neighbouring rows share.
     :param bars_per_year: To annualise with.
+    :param folds: Rows of each fold, in their order; empty where all rows are of one history. What
+        follows a fold's last row was traded by other models, from no position.
     :raises PanelError: If shapes do not fit, or a value is not finite.
     """
 
@@ -37,6 +39,7 @@ class Panel:
     market: FloatArray
     longest_interval: int
     bars_per_year: float
+    folds: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         if self.net.ndim != 3:
@@ -50,6 +53,8 @@ class Panel:
             raise PanelError(f"market has shape {self.market.shape}, net has {rows} rows")
         if rows < 2:
             raise PanelError(f"{rows} rows have no spread")
+        if self.folds and (min(self.folds) < 1 or sum(self.folds) != rows):
+            raise PanelError(f"folds of {sum(self.folds)} rows, net has {rows}")
         if self.longest_interval < 1 or not self.bars_per_year > 0:
             raise PanelError("the longest interval and the bars a year are positive")
         for name, series_net in zip(self.names, np.moveaxis(self.net, 1, 0), strict=True):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -46,11 +46,21 @@ class Verdict:
     rules_version: int = RULES_VERSION
 
 
-def find_too_few(rows: int, longest_interval: int) -> str | None:
-    """Return why so few rows are not judged, or ``None`` if they are enough."""
+def find_too_few(rows: int, longest_interval: int, folds: Sequence[int] = ()) -> str | None:
+    """
+    Return why so few rows are not judged, or ``None`` if they are enough.
+
+    :param folds: Rows of each fold; empty for none.
+    """
     if rows < MIN_ROWS:
         return f"too few rows: {rows}, at least {MIN_ROWS} are needed"
-    blocks = rows // choose_block(rows, longest_interval)
+    block = choose_block(rows, longest_interval)
+    if folds and min(folds) < block:
+        return (
+            f"too few rows: a fold has {min(folds)}, and a block for an interval of "
+            f"{longest_interval} rows has {block}"
+        )
+    blocks = rows // block
     if blocks < MIN_BLOCKS:
         return (
             f"too few rows: {rows} are {blocks} blocks for an interval of {longest_interval} rows, "

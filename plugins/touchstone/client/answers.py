@@ -206,6 +206,7 @@ class ShownSchedule(_Part):
 
     seed: Annotated[StrictInt | None, OrNone] = None
     seed_count: Annotated[StrictInt | None, OrNone] = None
+    folds: Texts = ()
 
 
 class ShownFigure(_Part):
@@ -286,9 +287,11 @@ class SubmissionAnswer(_Part):
 
 
 class ShownResult(_Part):
-    """What came of one prediction interval."""
+    """What came of one prediction interval, or of one fold of it."""
 
     interval: Number = None
+    fold: Number = None
+    rows: Text = None
     status: Text = None
     reason: Text = None
     mlflow_url: Text = None
@@ -464,6 +467,7 @@ class ShownRows(_Part):
     test_from: Text = None
     test_to: Text = None
     closed_from: Text = None
+    folds: Texts = ()
 
 
 class ShownJudging(_Part):
@@ -585,6 +589,7 @@ class ShownRow(_Part):
     reason: Text = None
     seed_count: Number = None
     baseline_seed_count: Number = None
+    fold_count: Number = None
     beside: Annotated[ShownBeside | None, OrNone] = None
     waived_columns: Texts = ()
     history: Many[ShownStatement] = ()

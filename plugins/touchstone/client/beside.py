@@ -59,6 +59,7 @@ def list_notes(rows: Sequence[ShownRow]) -> list[str]:
     ]
     lines += _list_seeds(rows)
     lines += list_waivers(rows)
+    lines += _list_folds(rows)
     for row in rows:
         beside = row.beside
         if beside and beside.nearest and beside.nearest_name:
@@ -89,6 +90,15 @@ def _list_seeds(rows: Sequence[ShownRow]) -> list[str]:
             base = f", and the baseline's of {counts[1]}" if row.baseline_seed_count else ""
             told.setdefault(f"mean of {counts[0]}{base}", []).append(row.name)
     return [f" seeds: {each} ({_name_some(names)})" for each, names in told.items()]
+
+
+def _list_folds(rows: Sequence[ShownRow]) -> list[str]:
+    """Return in how many folds rows are judged, where they are."""
+    told: dict[str, list[str]] = {}
+    for row in rows:
+        if row.fold_count:
+            told.setdefault(f"{row.fold_count:g}", []).append(row.name)
+    return [f" folds: {each} ({_name_some(names)})" for each, names in told.items()]
 
 
 def describe_beside(beside: ShownBeside | None) -> dict[str, str]:

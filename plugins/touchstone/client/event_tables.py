@@ -10,6 +10,7 @@ from rich.text import Text
 
 from touchstone.client.answers import Comparison, Leaderboard, ShownEvent, ShownRow
 from touchstone.client.beside import build_cells, describe_beside, list_columns, list_notes
+from touchstone.client.folds import describe_compared_folds, describe_event_folds
 from touchstone.client.seeds import describe_compared_seeds
 from touchstone.client.tables import clean, format_line, format_time
 from touchstone.client.waivers import describe_waivers, mark_name
@@ -44,6 +45,7 @@ def build_event(event: ShownEvent) -> Table:
         "problem": event.problem,
         "data": event.data.label if event.data else None,
         "rows": f"{first} to {last}",
+        "folds": describe_event_folds(event),
         "closed from": rows.closed_from if rows else None,
         "intervals": ",".join(judging.intervals if judging else ()) or "those of the baseline",
         "seeds": ", ".join(judging.seeds if judging else ()) or "any",
@@ -95,6 +97,7 @@ def build_comparison(found: Comparison) -> RenderableType:
         beside = (
             describe_waivers(row.waived_columns)
             | describe_compared_seeds(row)
+            | describe_compared_folds(row)
             | describe_beside(row.beside)
         )
         lines += [f" {row.name}: {name}: {told}" for name, told in beside.items()]

@@ -16,13 +16,16 @@ from touchstone.core.answers import PlannedTask, SchedulePlan
 def build_plan(plan: SchedulePlan) -> Group:
     """Return a plan as a table, with its sum and remarks below."""
     table = Table(box=None, header_style="bold", padding=(0, 1))
-    for name in ("Submission", "Task", "Seeds", "Where", "Starts (UTC)", "Ends (UTC)", "Price"):
+    has_folds = any(task.rows for task in plan.tasks)
+    names = ("Submission", "Task", *(("Judged on",) if has_folds else ()), "Seeds")
+    for name in (*names, "Where", "Starts (UTC)", "Ends (UTC)", "Price"):
         table.add_column(name, no_wrap=True)
     table.add_column("Why", overflow="fold")
     for task in plan.tasks:
         table.add_row(
             task.submission_id,
             task.task_id,
+            *((format_line(task.rows),) if has_folds else ()),
             format_seeds(task.seed, task.seed_count),
             format_place(task),
             format_span(task.start_p50, task.start_p90),

@@ -25,6 +25,7 @@ from touchstone.client.answers import (
     Waiting,
 )
 from touchstone.client.beside import describe_beside
+from touchstone.client.folds import describe_folds, name_result
 from touchstone.client.seeds import describe_seeds
 from touchstone.client.waivers import describe_waivers
 from touchstone.client.watch import Snapshot
@@ -177,6 +178,7 @@ def build_facts(submission: ShownSubmission) -> Table:
         "el-nigma": _format_elnigma(submission.elnigma),
         "data": submission.data.label if submission.data else None,
         "seeds": describe_seeds(submission.schedule),
+        "folds": describe_folds(submission.schedule),
         "left out": "; ".join(submission.remarks),
         "content": submission.content_sha256,
         "notes": submission.notes,
@@ -227,16 +229,20 @@ def build_gpus(found: GpuCatalogue) -> RenderableType:
 
 
 def build_results(results: Results) -> RenderableType:
-    """Return what a submission came to: a row per interval, links and the verdict below."""
+    """
+    Return what a submission came to: a row per interval, links and the verdict below.
+
+    Below the row of an interval that was trained in folds stand those of its folds.
+    """
     table = _table("Interval", "Net Sharpe", "Hit - base", "Max DD", "AUC long/short")
     remarks: dict[str, str] = {}
     for item in results.results:
-        name = f"{item.interval} d"
+        name = name_result(item)
         metrics = item.metrics
         reported = _format_sharpe(item.reported)
         auc = [format_number(metrics.get(f"auc_{side}")) for side in ("long", "short")]
         table.add_row(
-            name,
+            name if item.fold is None else f"  {name}, {format_line(item.rows)}",
             _format_sharpe(metrics)
             or (f"reported {reported}" if reported else format_status(item.status)),
             format_number(metrics.get("hit_rate_minus_base")),

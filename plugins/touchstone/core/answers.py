@@ -547,6 +547,8 @@ class PlannedTask(_Answer):
     :param submission_id: The submission.
     :param task_id: The id that it will have.
     :param interval: Prediction interval in bars.
+    :param fold: Number of its fold; ``None`` without folds.
+    :param rows: Which rows that is judged on, as people read them.
     :param seed: Seed of the training; the first one of several.
     :param seed_count: How many seeds it has, one after the other.
     :param place: Where it would start at once; ``None`` if it would wait.
@@ -564,6 +566,8 @@ class PlannedTask(_Answer):
     submission_id: str
     task_id: str
     interval: int
+    fold: int | None = None
+    rows: str | None = None
     seed: int
     seed_count: int = 1
     place: str | None = None

@@ -45,7 +45,10 @@ def build_intervals(results: JsonValue, charts: JsonValue) -> tuple[ComparedInte
     :param charts: Its links to charts, likewise.
     """
     links = _load_links(charts)
-    lines = [line for line in _load_lines(results) if line.interval is not None]
+    # Of an interval in folds it is the line of all of them together.
+    lines = [
+        line for line in _load_lines(results) if line.interval is not None and line.fold is None
+    ]
     return tuple(
         _build_interval(line.interval, line, links.get(line.task_id, ()))
         for line in sorted(lines, key=lambda line: line.interval or 0)

@@ -45,7 +45,7 @@ where each quote is four characters."""
 UPLOAD_SCHEME = "upload:"
 
 _UPLOAD = re.compile(r"upload:[0-9a-f]{64}")
-_TRAINING = re.compile(r"i[1-9][0-9]{0,2}")
+_TRAINING = re.compile(r"i[1-9][0-9]{0,2}(-f[0-9])?")
 
 
 class System(StrEnum):

@@ -30,6 +30,9 @@ FILE: Final = "data.toml"
 CANNED: Final = "sp500"
 """The data set that is built in; no other is called so."""
 CANNED_BARS: Final = 252
+CANNED_FIRST: Final = date(1999, 1, 4)
+CANNED_LAST: Final = date(2018, 12, 31)
+"""Its first and its last bar."""
 MAX_NAME: Final = 40
 MAX_INSTRUMENTS: Final = 100
 MAX_COLUMNS: Final = 500

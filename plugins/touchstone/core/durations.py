@@ -93,6 +93,8 @@ class DurationKey:
     :param interval: Prediction interval; ``None`` for any, and for a validation.
     :param data: Data set; ``None`` for any, and for the built-in one.
     :param seed_count: Pairs of models that are trained one after the other.
+    :param fold: Number of the fold; ``None`` without folds, and for any: a later one has more rows
+        to learn from.
     """
 
     kind: SlotClass
@@ -101,6 +103,7 @@ class DurationKey:
     interval: int | None = None
     data: str | None = None
     seed_count: int = 1
+    fold: int | None = None
 
     @property
     def wider(self) -> tuple[DurationKey, ...]:
@@ -143,6 +146,7 @@ def describe_task(spec: TaskSpec) -> DurationKey:
         interval=spec.interval,
         data=spec.data.label if spec.data else None,
         seed_count=spec.schedule.seed_count if is_training else 1,
+        fold=spec.fold.number if spec.fold else None,
     )
 
 

@@ -21,8 +21,24 @@ from pydantic import (
     model_validator,
 )
 
-from touchstone.core.data_sets import CANNED, CANNED_BARS, DataSet, Version
+from touchstone.core.data_sets import (
+    CANNED,
+    CANNED_BARS,
+    CANNED_FIRST,
+    CANNED_LAST,
+    DataSet,
+    Version,
+)
 from touchstone.core.documents import Line, explain, read_toml, shorten
+from touchstone.core.folds import (
+    MOST_FOLDS,
+    Fold,
+    build_folds,
+    check_fold_days,
+    find_fold_fault,
+    tell_days,
+)
+from touchstone.core.judging_rules import RULES
 from touchstone.core.names import is_submission_id
 from touchstone.core.schedule import (
     DEFAULT_EVENT,
@@ -52,6 +68,9 @@ MAX_HOURS: Final = 24 * 366
 _NAME = re.compile(EVENT_PATTERN)
 
 
+_NO_FOLDS_THERE: Final = "the server that holds the data judges the data set's own rows alone"
+
+
 class EventRefused(ConfigurationError):
     """An event does not take a submission; the message says from when on it does."""
 
@@ -76,6 +95,13 @@ def _check_distinct(value: tuple[object, ...]) -> tuple[object, ...]:
     twice = next((item for place, item in enumerate(value) if item in value[:place]), None)
     if twice is not None:
         raise ValueError(f"{shorten(twice)} stands there twice; keep one")
+    return value
+
+
+def _check_folds(value: tuple[date, ...]) -> tuple[date, ...]:
+    if not value:
+        raise ValueError("is empty; give the first judged day of each fold, or leave it out")
+    check_fold_days(value)
     return value
 
 
@@ -111,7 +137,7 @@ class _SparseTable(_Table):
         }
 
 
-_LATER: Final = frozenset({"version", "validation_from", "seed_count", "waivers"})
+_LATER: Final = frozenset({"version", "validation_from", "seed_count", "waivers", "folds"})
 
 
 class Data(_SparseTable):
@@ -137,6 +163,7 @@ class Rows(_SparseTable):
     :param validation_from: First day of the validation rows; ``None`` for the data set's.
     :param test_from: First day; ``None`` for the data set's.
     :param test_to: Last day; ``None`` for the last there is.
+    :param folds: First day of each forward fold that all train; ``None`` for any, and for none.
     :param closed_from: From this day on nothing is shown of the rows before the event is closed.
     """
 
@@ -151,6 +178,15 @@ class Rows(_SparseTable):
     test_to: Day | None = Field(
         default=None, title="Last day", description="Last day that is compared."
     )
+    folds: (
+        Annotated[tuple[Day, ...], Field(max_length=MOST_FOLDS), AfterValidator(_check_folds)]
+        | None
+    ) = Field(
+        default=None,
+        title="Forward folds",
+        description="First judged day of each fold that all train, the baseline too; one ends "
+        "where the next begins. Empty: none, or as a schedule says.",
+    )
     closed_from: Day | None = Field(
         default=None,
         title="Closed from",
@@ -164,6 +200,28 @@ class Rows(_SparseTable):
             raise ValueError("test_to is before test_from; swap them")
         if self.validation_from and self.test_from and self.validation_from >= self.test_from:
             raise ValueError("validation_from is not before test_from; swap them")
+        return self
+
+    @model_validator(mode="after")
+    def _holds_folds(self) -> Self:
+        if self.folds is None:
+            return self
+        first, last = self.folds[0], self.folds[-1]
+        if self.test_from not in {None, first}:
+            raise ValueError(
+                f"test_from is {self.test_from}, and the first of the folds begins on {first}; "
+                "leave test_from out"
+            )
+        if self.test_to is not None and self.test_to < last:
+            raise ValueError(
+                f"test_to is {self.test_to}, before the last of the folds begins, {last}; name a "
+                "later day, or fewer folds"
+            )
+        if self.validation_from is not None and self.validation_from >= first:
+            raise ValueError(
+                f"validation_from is {self.validation_from}, and the first of the folds begins on "
+                f"{first}; name an earlier day"
+            )
         return self
 
 
@@ -343,6 +401,8 @@ class Event(_SparseTable):
                 "rows: the server that holds the data judges the data set's own rows; leave "
                 "test_to and closed_from out"
             )
+        if self.rows.folds is not None:
+            raise ValueError(f"rows.folds: {_NO_FOLDS_THERE}; leave them out")
         return self
 
     @property
@@ -461,7 +521,73 @@ def find_mismatch(event: Event, name: str, schedule: Schedule) -> str | None:
         last = schedule.seed + schedule.seed_count - 1
         several = f", and not {schedule.seed} to {last}" if schedule.seed_count > 1 else ""
         return f"seed: the event {name!r} takes the seeds {told} only{several}"
-    return None
+    return _find_fold_mismatch(event, name, schedule.folds)
+
+
+def _find_fold_mismatch(event: Event, name: str, folds: Sequence[date]) -> str | None:
+    wanted = event.rows.folds
+    if wanted is not None and tuple(folds) != wanted:
+        return f"folds: the event {name!r} is judged on the folds {tell_days(wanted)}; give these"
+    if not folds:
+        return None
+    if event.shares_scores_only:
+        return f"folds: {_NO_FOLDS_THERE}; leave them out"
+    fault = _find_fold_fault(event, folds)
+    return f"folds: {fault}" if fault else None
+
+
+def _find_fold_fault(event: Event, folds: Sequence[date]) -> str | None:
+    """
+    Say why folds cannot be trained on an event's data; ``None`` if nothing speaks for that.
+
+    :param event: With all that follows from its data set.
+    """
+    rows = event.rows
+    is_canned = event.data.name == CANNED
+    if rows.test_to is not None and rows.test_to < folds[-1]:
+        return (
+            f"the last one begins on {folds[-1]}, and the event's rows end on {rows.test_to}; "
+            "leave it out"
+        )
+    return find_fold_fault(
+        build_event_folds(event, folds),
+        bars_per_year=event.judging.bars_per_year or CANNED_BARS,
+        first_day=CANNED_FIRST if is_canned else None,
+        last_day=CANNED_LAST if is_canned else rows.test_to,
+        # Of the built-in data validations see all rows.
+        open_until=None if is_canned else rows.validation_from,
+    )
+
+
+def build_event_folds(event: Event, days: Sequence[date]) -> tuple[Fold, ...]:
+    """Return the folds of a training in an event, by the first judged day of each."""
+    rows = event.rows
+    if event.data.name == CANNED or rows.validation_from is None or rows.test_from is None:
+        # The event's own days of built-in data only choose among what is judged.
+        rules = RULES
+        return build_folds(
+            days,
+            validation_from=rules.validation_from,
+            test_from=rules.test_from,
+            test_to=rules.test_to,
+        )
+    return build_folds(
+        days,
+        validation_from=rows.validation_from,
+        test_from=rows.test_from,
+        test_to=rows.test_to,
+    )
+
+
+def find_other_folds(event: Event, folds: Sequence[date]) -> str | None:
+    """Return why something trained in such folds is not judged; ``None`` if it is."""
+    wanted = event.rows.folds
+    if wanted is None or tuple(folds) == wanted:
+        return None
+    return (
+        f"other rows: it was trained on the folds {tell_days(folds)}, and the event is judged on "
+        f"{tell_days(wanted)}"
+    )
 
 
 def takes_waivers(event: Event, name: str) -> bool:
@@ -536,7 +662,7 @@ def settle_event(
     judging = event.judging.model_copy(update={"bars_per_year": float(bars)})
     settled = event.model_copy(update={"judging": judging})
     if data is None:
-        return settled
+        return _check_settled_folds(what, settled)
     first = data.rows.validation_from
     if rows.validation_from is not None and rows.validation_from < first:
         # A validation shows its submitter the rows before the data set's own first day.
@@ -547,8 +673,9 @@ def settle_event(
         )
     found = {
         "validation_from": rows.validation_from or first,
-        "test_from": rows.test_from or data.rows.test_from,
+        "test_from": rows.test_from or (rows.folds[0] if rows.folds else data.rows.test_from),
         "test_to": rows.test_to,
+        "folds": rows.folds,
         "closed_from": rows.closed_from,
     }
     try:
@@ -559,7 +686,17 @@ def settle_event(
             f"{first} and test_from {data.rows.test_from}"
         ) from error
     pinned = event.data.model_copy(update={"version": data.version})
-    return settled.model_copy(update={"data": pinned, "rows": settled_rows})
+    return _check_settled_folds(
+        what, settled.model_copy(update={"data": pinned, "rows": settled_rows})
+    )
+
+
+def _check_settled_folds(what: str, event: Event) -> Event:
+    """Return an event whose folds its data set can hold."""
+    fault = _find_fold_fault(event, event.rows.folds) if event.rows.folds else None
+    if fault is not None:
+        raise ConfigurationError(f"{what}: rows.folds: {fault}")
+    return event
 
 
 def _check_share(what: str, event: Event, data: DataSet | None, *, is_private: bool) -> None:

@@ -6,6 +6,7 @@ from datetime import date
 from typing import Final
 
 from touchstone.core.data_sets import PinnedData
+from touchstone.core.folds import Fold
 from touchstone.core.records.judged import JudgingRules
 
 RULES: Final = JudgingRules(
@@ -22,12 +23,21 @@ RULES: Final = JudgingRules(
 overridden."""
 
 
-def build_rules(data: PinnedData | None) -> JudgingRules:
+def build_rules(data: PinnedData | None, fold: Fold | None = None) -> JudgingRules:
     """
     Return what a training is judged by.
 
     :param data: What it was to be trained on, by its record; ``None`` for the built-in data set.
+    :param fold: On which rows of it, likewise; ``None`` for the data set's, or its event's.
     """
+    if fold is not None:
+        return build_rules(data).model_copy(
+            update={
+                "validation_from": fold.validation_from,
+                "test_from": fold.test_from,
+                "test_to": fold.test_to,
+            }
+        )
     if data is None:
         return RULES
     return JudgingRules(

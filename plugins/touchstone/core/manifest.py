@@ -399,6 +399,7 @@ def build_submission_id(job: Job, *, content: str) -> str:
         **({"event": job.event} if job.event != DEFAULT_EVENT else {}),
         **({"seed_count": job.seed_count} if job.seed_count != 1 else {}),
         **({"waived_columns": list(job.waived_columns)} if job.waived_columns else {}),
+        **({"folds": [day.isoformat() for day in job.folds]} if job.folds else {}),
     }
     text = json.dumps(work, sort_keys=True, separators=(",", ":"), allow_nan=False)
     return ID_PREFIX + hashlib.sha256(text.encode()).hexdigest()[:_ID_DIGITS]

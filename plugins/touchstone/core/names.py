@@ -50,9 +50,18 @@ def find_submission_of_run(run_id: str) -> str:
     return build_submission_id(_RUN_SUFFIX.sub("", run_id))
 
 
-def build_task_id(interval: int) -> str:
-    """Return the task id of a prediction interval."""
-    return f"i{interval}"
+def build_task_id(interval: int, fold: int | None = None) -> str:
+    """
+    Return the task id of a prediction interval, or of one fold of it.
+
+    :param fold: Its number; ``None`` for a training without folds.
+    """
+    return f"i{interval}" if fold is None else f"i{interval}-f{fold}"
+
+
+def find_interval_id(task_id: str) -> str:
+    """Return the task id of the interval that a training, or a fold, is of: ``i5`` of ``i5-f0``."""
+    return task_id.partition("-")[0]
 
 
 def build_content_key(sha256: str) -> str:

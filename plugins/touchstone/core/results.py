@@ -23,8 +23,9 @@ from pydantic import (
 )
 
 from touchstone.core.attempts import MAX_REASON
+from touchstone.core.fold_results import Pooled, group_folds, summarise_folds, tell_failed
 from touchstone.core.judging import hide_held_back, mark_reported
-from touchstone.core.names import build_model_name, build_task_id
+from touchstone.core.names import build_model_name, build_task_id, find_interval_id
 from touchstone.core.outcomes import Outcome
 from touchstone.core.records.beside import Beside
 from touchstone.core.records.evaluations import Evaluation
@@ -212,7 +213,7 @@ def check_result(result: object, *, submission_id: str, task_id: str) -> Trainer
     if missing:
         raise ResultRefused(f"result.json: lists no models/{missing[0]}.h5")
     interval = kept.prediction_interval
-    if interval and build_task_id(interval) != task_id:
+    if interval and build_task_id(interval) != find_interval_id(task_id):
         raise ResultRefused(
             f"result.json: prediction_interval: is {interval}, not that of {task_id}"
         )
@@ -307,7 +308,8 @@ def summarise_task(task: Task, published: Published | None) -> ResultLine:
     """
     told = hide_held_back(mark_reported(published)) if published else Published()
     models = tuple(ModelLine.load(model.dump()) for model in told.models)
-    return ResultLine(
+    fold = task.spec.fold
+    line = ResultLine(
         task_id=task.task_id,
         interval=task.interval,
         status=task.status,
@@ -322,6 +324,22 @@ def summarise_task(task: Task, published: Published | None) -> ResultLine:
         may_carry_code=any(model.may_carry_code for model in models),
         mlflow_url=told.mlflow_url,
     )
+    # Without folds it is written as by the versions that knew of none.
+    return line if fold is None else line.change(fold=fold.number, rows=fold.rows)
+
+
+def _list_lines(
+    tasks: Sequence[tuple[Task, Published | None]], pooled: Mapping[int, Pooled]
+) -> tuple[ResultLine, ...]:
+    """Return the lines of trainings; before those of an interval's folds that of all together."""
+    lines = [summarise_task(task, published) for task, published in tasks]
+    for interval, folds in group_folds(tasks).items():
+        ids = {task.task_id for task, _ in folds}
+        own = [line for line in lines if line.task_id in ids]
+        is_held_back = any(published and published.held_back for _, published in folds)
+        found = Pooled() if is_held_back else pooled.get(interval)
+        lines.insert(lines.index(own[0]), summarise_folds(interval, own, found))
+    return tuple(lines)
 
 
 def _tell_judging(judged: Judged) -> str | None:
@@ -370,7 +388,9 @@ class SubmissionEnd:
     verdict_reason: str | None = None
 
 
-def judge_submission(tasks: Sequence[tuple[Task, Published | None]]) -> SubmissionEnd:
+def judge_submission(
+    tasks: Sequence[tuple[Task, Published | None]], pooled: Mapping[int, Pooled] | None = None
+) -> SubmissionEnd:
     """
     Say how a scheduled submission ended.
 
@@ -379,8 +399,9 @@ def judge_submission(tasks: Sequence[tuple[Task, Published | None]]) -> Submissi
     flatter.
 
     :param tasks: The schedule's trainings, each with all that it has published.
+    :param pooled: What the folds of an interval come to together, by interval.
     """
-    results = tuple(summarise_task(task, published) for task, published in tasks)
+    results = _list_lines(tasks, pooled or {})
     charts = tuple(
         ChartLink.load({"task_id": task.task_id, **chart.dump()})
         for task, published in tasks
@@ -396,7 +417,7 @@ def judge_submission(tasks: Sequence[tuple[Task, Published | None]]) -> Submissi
             reason=cut(told[0] if told else "plan: no training", MAX_REASON),
             results=results,
             chart_links=charts,
-            verdict_reason=f"{len(failed)} of {len(tasks)} intervals have no result",
+            verdict_reason=tell_failed([task for task, _ in tasks], failed),
         )
     end = SubmissionEnd(
         status=SubmissionStatus.SUCCESS, reason=None, results=results, chart_links=charts
@@ -410,11 +431,14 @@ def judge_submission(tasks: Sequence[tuple[Task, Published | None]]) -> Submissi
         return replace(end, verdict=first.replay.verdict, verdict_reason=first.replay.reason)
     if is_held_back:
         return replace(end, verdict_reason=AFTER_CLOSING)
-    unjudged = [line for line in results if line.judged is JudgedStatus.NOT_JUDGED]
+    # The line of all folds together says of which it is: their own come first.
+    trained = {task.task_id for task, _ in tasks}
+    ordered = sorted(results, key=lambda line: line.task_id not in trained)
+    unjudged = [line for line in ordered if line.judged is JudgedStatus.NOT_JUDGED]
     if unjudged:
         reason = f"{unjudged[0].task_id}: {unjudged[0].judged_reason}"
         return replace(end, verdict_reason=cut(reason, MAX_REASON))
-    found = [line.metrics.get(MAIN_METRIC) for line in results]
+    found = [line.metrics.get(MAIN_METRIC) for line in results if line.fold is None]
     scores = [score for score in found if score is not None]
     if len(scores) < len(found):
         return replace(end, verdict_reason=f"an interval has no {MAIN_METRIC}")
@@ -460,22 +484,24 @@ def split_results(end: SubmissionEnd) -> tuple[SubmissionEnd, dict[str, JsonValu
         "results": [line.dump() for line in end.results],
         "chart_links": [link.dump() for link in end.chart_links],
     }
-    results = tuple(
-        ResultLine(
-            task_id=line.task_id,
-            interval=line.interval,
-            status=line.status,
-            reason=line.reason,
-            judged=line.judged,
-            judged_reason=line.judged_reason,
-            metrics=_pick_main(line.metrics),
-            reported=_pick_main(line.reported),
-            may_carry_code=line.may_carry_code,
-            mlflow_url=line.mlflow_url,
-        )
-        for line in end.results
-    )
+    results = tuple(_cut_line(line) for line in end.results)
     return replace(end, results=results, chart_links=()), document
+
+
+def _cut_line(line: ResultLine) -> ResultLine:
+    kept = ResultLine(
+        task_id=line.task_id,
+        interval=line.interval,
+        status=line.status,
+        reason=line.reason,
+        judged=line.judged,
+        judged_reason=line.judged_reason,
+        metrics=_pick_main(line.metrics),
+        reported=_pick_main(line.reported),
+        may_carry_code=line.may_carry_code,
+        mlflow_url=line.mlflow_url,
+    )
+    return kept if line.fold is None else kept.change(fold=line.fold, rows=line.rows)
 
 
 def _pick_main(metrics: Mapping[str, Number | None]) -> dict[str, Number | None]:

@@ -15,8 +15,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from decimal import Decimal
 from enum import StrEnum
+from itertools import pairwise
 from pathlib import PurePosixPath
-from typing import Annotated
+from typing import Annotated, Self
 
 from pydantic import (
     AfterValidator,
@@ -25,11 +26,23 @@ from pydantic import (
     ConfigDict,
     Field,
     JsonValue,
+    SerializerFunctionWrapHandler,
     WithJsonSchema,
     field_validator,
+    model_serializer,
+    model_validator,
 )
 
 from touchstone.core.documents import shorten
+from touchstone.core.folds import (
+    LEAST_FOLDS,
+    MOST_FOLDS,
+    SPLIT_PREFIX,
+    check_fold_days,
+    list_rows,
+    split_days,
+    tell_rows,
+)
 from touchstone.core.refs import MAX_REF, check_ref
 
 MAX_INTERVALS = 50
@@ -51,6 +64,10 @@ MAX_HOURS = 24 * 31
 LOWEST_PRIORITY = -100
 HIGHEST_PRIORITY = 100
 MAX_SEEDS = 10
+MAX_FOLDS_TEXT = 200
+"""All days on one line."""
+MAX_TRAININGS = 100
+"""Intervals times folds of one schedule."""
 SEED_COUNT_KEY = "training.seed_count"
 """The trainer's own key of :attr:`Training.seed_count`."""
 DEFAULT_CONFIG = "default.toml"
@@ -168,6 +185,11 @@ def _check_seed_count(override: str) -> None:
         )
 
 
+def _check_folds(value: tuple[dt.date, ...]) -> tuple[dt.date, ...]:
+    check_fold_days(value)
+    return value
+
+
 def _check_argument(value: str) -> str:
     # No program can be given one.
     if "\0" in value:
@@ -188,6 +210,18 @@ GpuModels = Annotated[
     tuple[Annotated[str, Field(max_length=MAX_GPU_MODEL)], ...],
     Field(max_length=MAX_GPU_MODELS),
     BeforeValidator(drop_blank),
+]
+Folds = Annotated[
+    tuple[dt.date, ...],
+    BeforeValidator(split_days),
+    AfterValidator(_check_folds),
+    WithJsonSchema(
+        {
+            "type": "array",
+            "items": {"type": "string", "maxLength": MAX_FOLDS_TEXT},
+            "maxItems": MOST_FOLDS,
+        }
+    ),
 ]
 Text = Annotated[str | None, BeforeValidator(blank_is_none)]
 Day = Annotated[dt.date | None, BeforeValidator(blank_is_none)]
@@ -349,6 +383,7 @@ class Training(Placement):
     :param seed: Seed of the training; the first one of several.
     :param seed_count: How many seeds are trained, this one and those after it; predictions are
         their mean.
+    :param folds: First judged day of each forward fold, the earliest first; empty for none.
     :param baseline: Submission to compare with; ``None`` for none.
     :param event: The event that it enters.
     :param budget: Most that all pods of the submission may cost together, USD.
@@ -444,6 +479,21 @@ class Training(Placement):
             effect="`--config_override training.seed_count=N`, unless it is 1",
         ),
     ] = Field(default=1, ge=1, le=MAX_SEEDS)
+    folds: Annotated[
+        Folds,
+        Form(
+            title="Forward folds",
+            section=Section.SCHEDULE,
+            help="First judged days, the earliest first, for example `2005-01-01`: each interval "
+            "is trained once for each, on what came before, and is judged up to the next one. More "
+            "rows are judged, and chance counts for less. Empty: one training for each interval.",
+            option="--folds",
+            example="2005-01-01,2010-01-01",
+            effect=f"one task for each interval and fold (`i5-f0`, `i5-f1`): `--config_override` "
+            f"of the `split.*` keys. {LEAST_FOLDS} to {MOST_FOLDS} days, as "
+            "[the event](events.md#the-folds) has them",
+        ),
+    ] = ()
     baseline: Annotated[
         Text,
         Form(
@@ -544,6 +594,40 @@ class Training(Placement):
                 _check_seed_count(override if option in _OVERRIDE_OPTIONS else word)
         return value
 
+    @model_validator(mode="after")
+    def _rows_are_of_folds(self) -> Self:
+        if not self.folds:
+            return self
+        if self.fetched_data_end_to is not None:
+            raise ValueError(
+                "fetched_data_end_to: the folds say which rows are judged, up to the last there "
+                "is; leave out this one, or the folds"
+            )
+        for override in self._list_overrides():
+            if override.partition("=")[0].strip().startswith(SPLIT_PREFIX):
+                raise ValueError(
+                    f"config_overrides: {shorten(override)} would change which rows are judged, "
+                    "and the folds say that; leave it out, or the folds"
+                )
+        return self
+
+    def _list_overrides(self) -> list[str]:
+        """Return what is set of the configuration, in whatever way."""
+        found = list(self.config_overrides)
+        for word, following in pairwise([*self.passthrough_argv, ""]):
+            option, separator, override = word.partition("=")
+            if option in _OVERRIDE_OPTIONS:
+                found.append(override if separator else following)
+        return found
+
+    @model_serializer(mode="wrap")
+    def _write(self, write: SerializerFunctionWrapHandler) -> dict[str, object]:
+        written: dict[str, object] = write(self)
+        if not self.folds:
+            # As the versions wrote it that knew of none.
+            written.pop("folds", None)
+        return written
+
     @property
     def placement(self) -> Placement:
         """Return what is asked of a machine, without all the rest."""
@@ -585,6 +669,28 @@ class Schedule(Training):
             f"{MAX_INTERVALS}, each from 1 to {MAX_INTERVAL}",
         ),
     ] = Field(min_length=1)
+
+    @property
+    def trainings(self) -> tuple[tuple[int, int | None], ...]:
+        """Return interval and number of the fold of each task; ``None`` without folds."""
+        numbers: tuple[int | None, ...] = tuple(range(len(self.folds))) or (None,)
+        return tuple((interval, number) for interval in self.intervals for number in numbers)
+
+    def tell_fold(self, number: int | None) -> str | None:
+        """Return which rows a fold is judged on, as a table tells them; ``None`` for no fold."""
+        if number is None:
+            return None
+        return tell_rows(*list_rows(self.folds, None)[number])
+
+    @model_validator(mode="after")
+    def _are_few(self) -> Self:
+        count = len(self.trainings)
+        if self.folds and count > MAX_TRAININGS:
+            raise ValueError(
+                f"folds: {len(self.intervals)} intervals in {len(self.folds)} folds are {count} "
+                f"trainings; give at most {MAX_TRAININGS} at once"
+            )
+        return self
 
     @field_validator("intervals")
     @classmethod

@@ -28,6 +28,9 @@ NO_OUTLOOK: Final = "no dispatcher is at work: nobody can say where and when it 
 GUESSED: Final = (
     "no training has ended here yet: how long one takes, and so its end and price, is a guess"
 )
+Training = tuple[int, int | None]
+"""A training by its interval and the number of its fold; ``None`` without folds."""
+
 _SECONDS_PER_HOUR: Final = 3600
 _TOLD: Final = 3
 """A line names so many places, and counts the rest."""
@@ -86,19 +89,19 @@ def plan_schedule(
         wall_seconds = min(wall_seconds, schedule.max_hours * _SECONDS_PER_HOUR)
     if outlook is None or outlook.is_stale(now):
         tasks = tuple(
-            _describe(each.submission_id, interval, schedule, reason=NO_OUTLOOK)
+            _describe(each.submission_id, training, schedule, reason=NO_OUTLOOK)
             for each in submissions
-            for interval in schedule.intervals
+            for training in schedule.trainings
         )
         return _sum_up(tasks, schedule, remarks=[], now=now)
     known = outlook.index_durations()
     trainings: dict[Key, Waiting] = {}
     is_guess = False
     for each in submissions:
-        for order, interval in enumerate(schedule.intervals):
-            found = find_duration(known, _build_key(each, schedule, interval))
+        for order, training in enumerate(schedule.trainings):
+            found = find_duration(known, _build_key(each, schedule, training))
             is_guess = is_guess or found is None
-            key = (each.submission_id, build_task_id(interval))
+            key = (each.submission_id, build_task_id(*training))
             trainings[key] = Waiting(
                 key=key,
                 needs=each.needs,
@@ -115,9 +118,9 @@ def plan_schedule(
     decided, starts = plan(seen), estimate(seen, stretch=outlook.stretch)
     facts = _Facts(seen, decided, starts)
     tasks = tuple(
-        facts.describe(trainings[each.submission_id, build_task_id(interval)], interval, schedule)
+        facts.describe(trainings[each.submission_id, build_task_id(*training)], training, schedule)
         for each in submissions
-        for interval in schedule.intervals
+        for training in schedule.trainings
     )
     return _sum_up(tasks, schedule, remarks=[GUESSED] if is_guess else [], now=now)
 
@@ -132,7 +135,7 @@ class _Facts:
         self._waits = {each.key: each for each in decided.waits}
         self._starts = starts
 
-    def describe(self, task: Waiting, interval: int, schedule: Schedule) -> PlannedTask:
+    def describe(self, task: Waiting, training: Training, schedule: Schedule) -> PlannedTask:
         placement = self._placements.get(task.key)
         wait, start = self._waits.get(task.key), self._starts.get(task.key)
         told = placement or wait
@@ -140,7 +143,7 @@ class _Facts:
         last = task.expected or DEFAULTS[SlotClass.TRAINING]
         return _describe(
             task.key[0],
-            interval,
+            training,
             schedule,
             place=placement.resource if placement else None,
             position=wait.position if wait else None,
@@ -200,7 +203,8 @@ def _find_rate(needs: Needs, resource: Resource) -> _Rate:
     return _Rate(usd=usd, told=f"{name}: ${usd.normalize():f}/h for a GPU, or a share of one")
 
 
-def _build_key(each: PlannedSubmission, schedule: Schedule, interval: int) -> DurationKey:
+def _build_key(each: PlannedSubmission, schedule: Schedule, training: Training) -> DurationKey:
+    interval, fold = training
     return DurationKey(
         kind=SlotClass.TRAINING,
         system=each.system,
@@ -208,6 +212,7 @@ def _build_key(each: PlannedSubmission, schedule: Schedule, interval: int) -> Du
         interval=interval,
         data=each.data,
         seed_count=schedule.seed_count,
+        fold=fold,
     )
 
 
@@ -221,7 +226,7 @@ def _cut(expected: Duration, wall_seconds: float) -> Duration:
 
 def _describe(
     submission_id: str,
-    interval: int,
+    training: Training,
     schedule: Schedule,
     *,
     reason: str,
@@ -233,6 +238,7 @@ def _describe(
     high: Decimal | None = None,
     price_reason: str = NO_OUTLOOK,
 ) -> PlannedTask:
+    interval, fold = training
     ends = (
         (start.p50 + _seconds(last.p50_seconds), start.p90 + _seconds(last.p90_seconds))
         if start and last
@@ -240,8 +246,10 @@ def _describe(
     )
     return PlannedTask(
         submission_id=submission_id,
-        task_id=build_task_id(interval),
+        task_id=build_task_id(interval, fold),
         interval=interval,
+        fold=fold,
+        rows=schedule.tell_fold(fold),
         seed=schedule.seed,
         seed_count=schedule.seed_count,
         place=place,

@@ -15,6 +15,7 @@ from pydantic import (
 
 from touchstone.core.conf import System
 from touchstone.core.data_sets import PinnedData
+from touchstone.core.folds import Fold, build_folds
 from touchstone.core.judging_rules import build_rules
 from touchstone.core.names import (
     VALIDATION_TASK_ID,
@@ -158,7 +159,7 @@ class TaskSpec(BaseModel):
     Everything that decides what a task computes; shown as the task's configuration.
 
     :param submission_id: The submission.
-    :param task_id: ``validation`` or ``i<interval>``.
+    :param task_id: ``validation``, ``i<interval>``, or ``i<interval>-f<fold>``.
     :param kind: Which slots it takes, and which of el-nigma's commands it runs.
     :param system: What the content is.
     :param image: Container image of the trainer.
@@ -175,6 +176,7 @@ class TaskSpec(BaseModel):
     :param replay: What its outcome is compared with; ``None`` for what is no replay.
     :param data: What it is trained on; ``None`` for the built-in data set.
     :param waived_columns: Columns against which the trainer holds no look-ahead.
+    :param fold: On which rows of it; ``None`` for those of the data set, or of its event.
     :param program: What is run, of a task of somebody's own DAG; there is no content then, and
         ``system`` says nothing. ``None`` for a task of a submission.
     """
@@ -199,6 +201,7 @@ class TaskSpec(BaseModel):
     replay: Replayed | None = None
     data: PinnedData | None = None
     waived_columns: tuple[str, ...] = ()
+    fold: Fold | None = None
     program: Program | None = None
 
     @model_validator(mode="before")
@@ -225,6 +228,8 @@ class TaskSpec(BaseModel):
             written.pop("data", None)
         if not self.waived_columns:
             written.pop("waived_columns", None)
+        if self.fold is None:
+            written.pop("fold", None)
         if self.program is None:
             written.pop("program", None)
         else:
@@ -272,7 +277,7 @@ def build_training_specs(
     elnigma: Checkout | None = None,
 ) -> list[TaskSpec]:
     """
-    Return one training per prediction interval, of the content that was validated.
+    Return one training per prediction interval and fold, of the content that was validated.
 
     :param validation: The submission's validation; names content, system, image and data set.
     :param schedule: The engineer's decision.
@@ -284,19 +289,27 @@ def build_training_specs(
         wall_seconds = min(limits.wall_seconds, max(1, round(schedule.max_hours * 3600)))
         limits = limits.model_copy(update={"wall_seconds": wall_seconds})
     training = Training.model_validate(schedule.model_dump(exclude={"intervals"}))
+    rules = build_rules(validation.data)
+    folds = build_folds(
+        schedule.folds,
+        validation_from=rules.validation_from,
+        test_from=rules.test_from,
+        test_to=rules.test_to,
+    )
     return [
         validation.model_copy(
             update={
-                "task_id": build_task_id(interval),
+                "task_id": build_task_id(interval, number),
                 "kind": SlotClass.TRAINING,
                 "interval": interval,
+                "fold": None if number is None else folds[number],
                 "limits": limits,
                 "image_cuda": image_cuda,
                 "schedule": training,
                 "elnigma": elnigma,
             }
         )
-        for interval in schedule.intervals
+        for interval, number in schedule.trainings
     ]
 
 
@@ -367,21 +380,26 @@ def build_argv(spec: TaskSpec) -> tuple[str, ...]:
     if spec.schedule.seed_count > 1:
         # An image that does not know the key refuses it; one seed needs no word of it.
         argv += ["--config_override", f"{SEED_COUNT_KEY}={spec.schedule.seed_count}"]
-    for override in (*_list_rows(spec.data), *spec.schedule.config_overrides):
+    for override in (*_list_rows(spec), *spec.schedule.config_overrides):
         argv += ["--config_override", override]
     if passthrough := spec.schedule.passthrough_argv:
         argv += ["--", *passthrough]
     return tuple(argv)
 
 
-def _list_rows(data: PinnedData | None) -> Iterator[str]:
-    """Yield what tells a trainer the rows of an event; what a schedule overrides comes behind."""
-    if data is None:
+def _list_rows(spec: TaskSpec) -> Iterator[str]:
+    """
+    Yield what tells a trainer the rows of a fold, or of an event.
+
+    What a schedule overrides comes behind.
+    """
+    rows = spec.fold or spec.data
+    if rows is None:
         return
-    yield f"split.validation_from={data.validation_from.isoformat()}"
-    yield f"split.test_from={data.test_from.isoformat()}"
-    if data.test_to is not None:
-        yield f"split.test_to={data.test_to.isoformat()}"
+    yield f"split.validation_from={rows.validation_from.isoformat()}"
+    yield f"split.test_from={rows.test_from.isoformat()}"
+    if rows.test_to is not None:
+        yield f"split.test_to={rows.test_to.isoformat()}"
 
 
 def build_environment(spec: TaskSpec, ref: AttemptRef) -> dict[str, str]:

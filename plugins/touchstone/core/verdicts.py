@@ -9,11 +9,13 @@ import sys
 from array import array
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Final, Self
 
 from pydantic import BaseModel, ConfigDict, JsonValue
 
 from touchstone.core.events import Event, is_judged_row
+from touchstone.core.fold_results import find_missing_fold, tell_failed
 from touchstone.core.outcomes import Outcome
 from touchstone.core.records.beside import BEFORE_BESIDE, NOT_COMPARED, Beside, lack_beside
 from touchstone.core.records.events import Entry, EventRecord, Figures, Series, VerdictRecord
@@ -49,6 +51,7 @@ class JoinedSeries:
     :param prediction: As ``net``, of long minus short scores.
     :param target: As ``net``, of the returns over the intervals; ``None`` if one was not kept.
     :param rules: Digest of the rules they were judged by.
+    :param folds: How many rows are of each fold, in their order; empty for none.
     """
 
     intervals: tuple[int, ...]
@@ -58,6 +61,7 @@ class JoinedSeries:
     prediction: str
     target: str | None
     rules: str
+    folds: tuple[int, ...] = ()
 
     @property
     def rows_digest(self) -> str:
@@ -113,7 +117,10 @@ def find_unjudged(tasks: Sequence[tuple[Task, Published | None]]) -> str | None:
     """Say why a submission's trainings cannot be compared with anything; ``None`` if they can."""
     failed = [task for task, _ in tasks if task.status is not TaskStatus.SUCCESS]
     if failed or not tasks:
-        return f"{len(failed)} of {len(tasks)} intervals have no result"
+        return tell_failed([task for task, _ in tasks], failed)
+    missing = find_missing_fold([task for task, _ in tasks])
+    if missing is not None:
+        return f"{missing}: it is not on record"
     for task, published in tasks:
         judged = published.judged if published else None
         if judged is None:
@@ -121,6 +128,32 @@ def find_unjudged(tasks: Sequence[tuple[Task, Published | None]]) -> str | None:
         if not judged.is_judged:
             return f"{task.task_id}: {judged.reason or 'the judge gave no figures'}"
     return None
+
+
+def chain_folds(folds: Sequence[JudgedSeries]) -> JudgedSeries:
+    """
+    Return the judged rows of an interval's folds, one after the other: each is there once.
+
+    :param folds: The rows of each fold, in order; a single one is of an interval without folds.
+    :raises NoSeries: If a row is in two of them, or they are out of order.
+    """
+    if len(folds) == 1:
+        return folds[0]
+    time = tuple(each for fold in folds for each in fold.time)
+    if any(before >= after for before, after in pairwise(time)):
+        raise NoSeries("its folds share rows, or are out of order; train it again")
+    targets = [fold.target for fold in folds if fold.target is not None]
+    return JudgedSeries(
+        time=time,
+        net=tuple(each for fold in folds for each in fold.net),
+        market=tuple(each for fold in folds for each in fold.market),
+        score=tuple(each for fold in folds for each in fold.score),
+        target=(
+            tuple(each for target in targets for each in target)
+            if len(targets) == len(folds)
+            else None
+        ),
+    )
 
 
 def find_server_scores(tasks: Sequence[tuple[Task, Published | None]]) -> Figures | None:
@@ -155,18 +188,21 @@ def has_failed_by_infrastructure(tasks: Iterable[Task]) -> bool:
 
 
 def join_series(
-    event: Event, series: Mapping[int, JudgedSeries], rules: Mapping[int, str]
+    event: Event,
+    found: Mapping[int, Sequence[JudgedSeries]],
+    rules: Mapping[int, Sequence[str]],
 ) -> JoinedSeries:
     """
     Put the judged rows of all intervals side by side, as far as they are an event's.
 
     :param event: The event.
-    :param series: By interval.
-    :param rules: Digest of the rules of each, by interval.
+    :param found: By interval, of each of its folds; of one without folds a single one.
+    :param rules: Digest of the rules of each, likewise.
     :raises NoSeries: If they were judged by different rules, or have no rows in common.
     """
-    intervals = tuple(sorted(series))
-    if len(set(rules.values())) != 1:
+    intervals = tuple(sorted(found))
+    series = {interval: chain_folds(found[interval]) for interval in intervals}
+    if len({tuple(each) for each in rules.values()}) != 1:
         raise NoSeries("its intervals were judged by different rules; train it again")
     shared = set.intersection(*(set(series[each].time) for each in intervals))
     common = {time for time in shared if is_judged_row(event, time)}
@@ -177,15 +213,17 @@ def join_series(
     times = tuple(time for time in series[intervals[0]].time if time in common)
 
     def pack(columns: Sequence[Sequence[float]]) -> str:
-        found = [
+        picked = [
             [value for time, value in zip(series[each].time, column, strict=True) if time in common]
             for each, column in zip(intervals, columns, strict=True)
         ]
-        return _pack(value for row in zip(*found, strict=True) for value in row)
+        return _pack(value for row in zip(*picked, strict=True) for value in row)
 
     first = series[intervals[0]]
     market = [v for time, v in zip(first.time, first.market, strict=True) if time in common]
-    targets = [found for each in intervals if (found := series[each].target) is not None]
+    targets = [known for each in intervals if (known := series[each].target) is not None]
+    parts = found[intervals[0]]
+    sizes = [sum(time in common for time in part.time) for part in parts]
     return JoinedSeries(
         intervals=intervals,
         times=times,
@@ -193,8 +231,16 @@ def join_series(
         market=_pack(market),
         prediction=pack([series[each].score for each in intervals]),
         target=pack(targets) if len(targets) == len(intervals) else None,
-        rules=next(iter(rules.values())),
+        rules=_join_rules(rules[intervals[0]]),
+        # What an event leaves out may be a whole fold.
+        folds=tuple(filter(None, sizes)) if len(parts) > 1 else (),
     )
+
+
+def _join_rules(digests: Sequence[str]) -> str:
+    if len(digests) == 1:
+        return digests[0]
+    return hashlib.sha256("\n".join(digests).encode()).hexdigest()
 
 
 def find_difference(series: Series, baseline: Series) -> str | None:
@@ -202,6 +248,9 @@ def find_difference(series: Series, baseline: Series) -> str | None:
     if series.intervals != baseline.intervals:
         told = ",".join(map(str, series.intervals))
         return f"other intervals: {told}; the baseline has {','.join(map(str, baseline.intervals))}"
+    if series.folds != baseline.folds:
+        # Before the rules, which say where each fold begins.
+        return f"other rows: {_tell_rows(series)}; the baseline has {_tell_rows(baseline)}"
     if series.rules != baseline.rules:
         return "other rules: it was judged by other rules than the baseline; train it again"
     if series.rows_digest != baseline.rows_digest:
@@ -229,6 +278,7 @@ def build_question(
     # Of the same rows and intervals they are the same in every series that has kept them.
     targets = (each.target for each in (rows, *(found for _, found in series)) if each.target)
     return {
+        **({"folds": list(like.folds)} if like.folds else {}),
         "baseline": baseline,
         "baseline_net": None if is_flat else rows.net,
         "baseline_prediction": None if is_flat else rows.prediction,
@@ -323,6 +373,7 @@ class BoardRow(BaseModel):
     :param n: How many were counted by the p value.
     :param seed_count: Of how many seeds its predictions are the mean; ``None`` if nobody knows.
     :param baseline_seed_count: The same of what it was compared with.
+    :param fold_count: In how many forward folds its rows are judged; ``None`` without folds.
     :param beside: What is shown beside the verdict, each figure or why there is none.
     :param waived_columns: Its columns against which no look-ahead is held.
     """
@@ -348,6 +399,7 @@ class BoardRow(BaseModel):
     rules_version: int | None = None
     seed_count: int | None = None
     baseline_seed_count: int | None = None
+    fold_count: int | None = None
     beside: Beside | None = None
     waived_columns: tuple[str, ...] = ()
 
@@ -436,6 +488,7 @@ def build_row(entry: Entry) -> BoardRow:
         rules_version=verdict.rules_version if verdict else None,
         seed_count=verdict.seed_count if verdict else None,
         baseline_seed_count=verdict.baseline_seed_count if verdict else None,
+        fold_count=len(entry.series.folds) or None if entry.series else None,
         beside=find_beside(verdict) if verdict else None,
         waived_columns=entry.waived_columns,
     )
@@ -475,4 +528,6 @@ def _pack(values: Iterable[float]) -> str:
 
 def _tell_rows(series: Series) -> str:
     first, last = series.first, series.last
-    return f"{series.rows} rows, {first.date() if first else '?'} to {last.date() if last else '?'}"
+    several = f" in {len(series.folds)} folds" if series.folds else ""
+    span = f"{first.date() if first else '?'} to {last.date() if last else '?'}"
+    return f"{series.rows} rows{several}, {span}"

@@ -50,8 +50,8 @@ class AttemptOperator(BaseOperator):
 
     The task's record says what runs; its own run has written that record for this instance.
 
-    :param interval: (templated) Prediction interval, usually an upstream task's output; ``None``
-        for the validation. All it does is choose among the records of the run.
+    :param interval: (templated) What ``plan`` has left of a training, usually an upstream task's
+        output; ``None`` for the validation. All it does is choose among the records of the run.
     """
 
     template_fields: Sequence[str] = ("interval",)

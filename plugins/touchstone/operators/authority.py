@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from airflow.sdk.exceptions import AirflowFailException
 
@@ -18,7 +19,10 @@ if TYPE_CHECKING:
 
     from touchstone.core.records.submissions import Submission
     from touchstone.core.records.tasks import Task
+    from touchstone.core.tasks import TaskSpec
     from touchstone.stores.records import RecordStore
+
+_FOLD: Final = re.compile(r"([1-9][0-9]{0,2}) fold [0-9]", re.ASCII)
 
 
 def get_run(context: Context) -> Run:
@@ -60,12 +64,12 @@ def get_task_of_instance(
     """
     Return the task that a task instance may work on.
 
-    :param interval: Prediction interval; ``None`` for the validation.
+    :param interval: As :func:`read_interval` takes it; ``None`` for the validation.
     :param map_index: Index of the task instance, -1 for a single one.
     :raises AirflowFailException: If its run may work on none, or has none on record for it.
     """
     submission_id = get_submission_of_run(records, run).submission_id
-    task_id = VALIDATION_TASK_ID if interval is None else build_task_id(read_interval(interval))
+    task_id = VALIDATION_TASK_ID if interval is None else _build_task_id(read_interval(interval))
     task = records.find_task(submission_id, task_id)
     if task is None or (task.run_id, task.map_index) != (run.run_id, map_index):
         step = "register" if interval is None else "plan"
@@ -76,12 +80,29 @@ def get_task_of_instance(
     return task
 
 
-def read_interval(value: object) -> int:
+def name_training(spec: TaskSpec) -> int | str:
+    """Return what ``plan`` leaves of a training in an XCom: its interval, and of folds which."""
+    assert spec.interval is not None  # noqa: S101 - a validation is not expanded over
+    return spec.interval if spec.fold is None else f"{spec.interval} fold {spec.fold.number}"
+
+
+def _build_task_id(name: int | str) -> str:
+    if isinstance(name, int):
+        return build_task_id(name)
+    interval, _, fold = name.partition(" fold ")
+    return build_task_id(int(interval), int(fold))
+
+
+def read_interval(value: object) -> int | str:
     """
-    Return a prediction interval out of what ``plan`` has left in an XCom.
+    Return a prediction interval out of what ``plan`` has left in an XCom; of a fold, its name.
 
     :raises AirflowFailException: If another value is stored there.
     """
+    if isinstance(value, str):
+        found = _FOLD.fullmatch(value)
+        if found and int(found[1]) <= MAX_INTERVAL:
+            return value
     if isinstance(value, Mapping):
         # A run that was planned by the version before carries whole specifications.
         value = value.get("interval")

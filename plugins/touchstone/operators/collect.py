@@ -104,7 +104,8 @@ class CollectOperator(BaseOperator):
     Models go to the models bucket, evaluations to DynamoDB, metrics and charts to MLflow; all of
     it from here, because trainers hold no credentials. Doing it twice publishes once.
 
-    :param interval: (templated) The prediction interval, as given to the training.
+    :param interval: (templated) The prediction interval, of folds which one, as given to the
+        training.
     """
 
     template_fields: Sequence[str] = ("interval",)
@@ -158,7 +159,7 @@ class CollectOperator(BaseOperator):
         if task.newest.uploaded_at is None:
             raise AirflowFailException(
                 f"{ref.task_key}: nothing was uploaded ({task.status}: {task.newest.reason}); "
-                "clear the task 'train' of this interval to run it again"
+                "clear the task 'train' of this interval, or fold, to run it again"
             )
         try:
             files = read_files(find_files(task.newest, parts))
@@ -309,7 +310,7 @@ def _judge(
     from touchstone.stores.parts import Parts
 
     settings, interval = get_settings(), task.interval
-    rules = build_rules(task.spec.data)
+    rules = build_rules(task.spec.data, task.spec.fold)
     if result.contract == 1:
         return refuse_judging(CONTRACT_1, rules), None
     other = (
@@ -411,7 +412,8 @@ def _draw(
     returns = {RETURNS: write_returns(answer)}
     baseline = _find_baseline(objects, task, judged)
     try:
-        question = build_question(answer, build_rules(task.spec.data), task.interval, baseline)
+        rules = build_rules(task.spec.data, task.spec.fold)
+        question = build_question(answer, rules, task.interval, baseline)
         drawn = ask_for_charts(find_judge(get_settings()), question)
     except NotDrawn as error:
         log.warning("%s: the judge could not draw: %s", task.name, error)
@@ -601,6 +603,8 @@ def _as_params(result: TrainerResult, spec: TaskSpec) -> dict[str, str]:
         "content_sha256": spec.content_sha256,
         "data_sha256": str((result.data or {}).get("sha256")),
     } | build_params(spec.waived_columns)
+    if spec.fold is not None:
+        params |= {"fold": str(spec.fold.number), "fold_count": str(spec.fold.count)}
     # MLflow refuses longer ones, and a truncated parameter is better than no run.
     return {key[:250]: value[:6000] for key, value in params.items()}
 

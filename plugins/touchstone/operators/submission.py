@@ -9,16 +9,24 @@ from airflow.sdk import BaseOperator
 from airflow.sdk.exceptions import AirflowFailException
 
 from touchstone.core.authority import Run
+from touchstone.core.fold_results import Pooled, build_question, find_unpoolable, group_folds
+from touchstone.core.judging_rules import build_rules
 from touchstone.core.names import VALIDATION_TASK_ID
 from touchstone.core.outcomes import Outcome
 from touchstone.core.records.submissions import Submission
 from touchstone.core.records.tasks import Task
 from touchstone.core.results import SubmissionEnd, judge_submission, split_results
 from touchstone.core.states import SubmissionStatus, TaskStatus, check_submission_move
-from touchstone.operators.authority import change_submission_of_run, get_run, get_submission_of_run
+from touchstone.operators.authority import (
+    change_submission_of_run,
+    get_run,
+    get_submission_of_run,
+    name_training,
+)
 from touchstone.operators.judging import add_verdict, find_run_verdict
 from touchstone.operators.preparing import build_trainings, connect_records, prepare_tasks
 from touchstone.settings import get_settings
+from touchstone_agent.protocol.errors import PermanentError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -27,6 +35,8 @@ if TYPE_CHECKING:
 
     from touchstone.core.records.events import VerdictRecord
     from touchstone.core.records.kept import StoredPart
+    from touchstone.core.records.tasks import Published
+    from touchstone.stores.parts import Parts
     from touchstone.stores.records import RecordStore
 
 
@@ -75,14 +85,15 @@ def _find_rejection(submission: Submission, validation: Task | None, run: Run) -
 
 class PlanOperator(BaseOperator):
     """
-    Turns a submission's schedule into one training per prediction interval.
+    Turns a submission's schedule into one training per prediction interval and fold.
 
-    :return: (XCom) The intervals, to be expanded over; what each of them runs is on record.
+    :return: (XCom) The intervals, to be expanded over, of folds with which one; what each of them
+        runs is on record.
     """
 
-    def execute(self, context: Context) -> list[int]:
+    def execute(self, context: Context) -> list[int | str]:
         """
-        Write the tasks' records, move the submission to ``queued``, return the intervals.
+        Write the tasks' records, move the submission to ``queued``, return what was planned.
 
         :raises AirflowFailException: If the run may not train the submission.
         """
@@ -109,7 +120,7 @@ class PlanOperator(BaseOperator):
                 SubmissionStatus.QUEUED, tasks=tuple(spec.task_id for spec in specs)
             ),
         )
-        return [spec.interval for spec in specs if spec.interval is not None]
+        return [name_training(spec) for spec in specs]
 
 
 def evaluate_submission(**context: Unpack[Context]) -> None:
@@ -171,8 +182,31 @@ def _judge(
 
     parts = Parts.connect(get_settings())
     full = [(task, read_published(task, parts)) for task in tasks]
-    end, document = split_results(add_verdict(judge_submission(full), verdict))
+    pooled = {interval: _pool(folds, parts) for interval, folds in group_folds(full).items()}
+    end, document = split_results(add_verdict(judge_submission(full, pooled), verdict))
     return end, parts.put(f"results/{submission_id}/", document)
+
+
+def _pool(folds: Sequence[tuple[Task, Published | None]], parts: Parts) -> Pooled:
+    """Return what an interval's folds come to together, or why nobody can say."""
+    from touchstone.confined.judge import find_judge
+    from touchstone.confined.pooling import ask_for_pooled
+    from touchstone.stores.parts import read_series
+
+    reason = find_unpoolable(folds)
+    if reason is not None or any(published and published.held_back for _, published in folds):
+        return Pooled(reason=reason or "")
+    try:
+        series = [
+            read_series(parts, published.judged)
+            for _, published in folds
+            if published and published.judged
+        ]
+    except PermanentError as error:
+        return Pooled(reason=str(error))
+    first = folds[0][0]
+    question = build_question(series, build_rules(first.spec.data), first.interval or 0)
+    return ask_for_pooled(find_judge(get_settings()), question)
 
 
 def _end_abandoned(records: RecordStore, task: Task) -> Task:

@@ -20,6 +20,7 @@ from touchstone.client import (
     beside,
     cost_tables,
     fleet_tables,
+    folds,
     plan_tables,
     seeds,
     tables,
@@ -116,6 +117,7 @@ def _describe_row(row: ShownRow) -> dict[str, str]:
     return (
         waivers.describe_waivers(row.waived_columns)
         | seeds.describe_compared_seeds(row)
+        | folds.describe_compared_folds(row)
         | beside.describe_beside(row.beside)
     )
 
@@ -193,6 +195,9 @@ def _environment() -> Environment:
         "beside": _describe_row,
         "waivers": waivers.describe_waivers,
         "seeds": lambda each: seeds.format_seeds(each.seed, each.seed_count),
+        "folds": folds.describe_folds,
+        "training": folds.name_training,
+        "charts_query": folds.find_query,
         "capability": fleet_tables.describe_capability,
         "place": plan_tables.format_place,
         "price": plan_tables.format_price,

@@ -22,11 +22,10 @@ from touchstone.client.waivers import describe_waivers
 from touchstone.core.figures import read_figures
 from touchstone.core.names import (
     VALIDATION_TASK_ID,
-    build_task_id,
     find_submission_of_run,
     is_submission_id,
 )
-from touchstone.core.schedule import MAX_INTERVAL
+from touchstone.core.schedule import MAX_ID, MAX_INTERVAL
 from touchstone.core.states import SCHEDULABLE, SUBMISSION_OPEN, TASK_TERMINAL, SubmissionStatus
 from touchstone.pages.consoles import fold_lines
 from touchstone.pages.origin import require_same_origin
@@ -127,12 +126,14 @@ def show_submission(
     submission_id: str,
     run: Annotated[str, Query(max_length=MAX_RUN_ID)] = "",
     interval: Annotated[int | None, Query(ge=1, le=MAX_INTERVAL)] = None,
+    task: Annotated[str, Query(max_length=MAX_ID)] = "",
 ) -> HTMLResponse:
     """
     Show a submission with its tasks, its results, and what was said of it.
 
     :param run: A run of its that was started a moment ago.
     :param interval: Whose charts are shown; the first that has some without it.
+    :param task: The same of a fold, by its task's id.
     """
     try:
         answer = api.get_submission(caller, records, queue, clock, submission_id)
@@ -148,11 +149,13 @@ def show_submission(
     said = Comparison.model_validate(events_api.compare(records, keeper, [submission_id]))
     frame = Frame(caller=caller, now=clock(), area="submissions", dispatcher=found.dispatcher)
     charted = list_charted(found.tasks)
-    chosen = interval if interval in charted else next(iter(charted), None)
+    wanted = [each for each in charted if task == each.task_id]
+    wanted += [each for each in charted if interval == each.interval]
+    chosen = next(iter([*wanted, *charted]), None)
     plots: list[Plot] = []
     no_charts: JsonValue = None
     if chosen is not None:
-        stored = api.get_charts(caller, records, parts, submission_id, build_task_id(chosen))
+        stored = api.get_charts(caller, records, parts, submission_id, chosen.task_id)
         plots, no_charts = build_plots([(THIS_TRAINING, read_figures(stored))]), stored["note"]
     # Only a run that could be its own: an address with any other says nothing of it.
     is_own = find_submission_of_run(run) == submission_id
@@ -168,7 +171,7 @@ def show_submission(
             "failed": next((task for task in found.tasks if _has_failed(task)), None),
             "results": results,
             "charted": charted,
-            "interval": chosen,
+            "shown": chosen,
             "plots": plots,
             "no_charts": no_charts,
             "said": said.rows,
@@ -182,12 +185,15 @@ def show_submission(
     )
 
 
-def list_charted(tasks: Iterable[ShownTask]) -> list[int]:
-    """Return the intervals whose judge has drawn charts that may be shown, the smallest first."""
+def list_charted(tasks: Iterable[ShownTask]) -> list[ShownTask]:
+    """Return the trainings whose charts may be shown, the smallest interval first."""
     return sorted(
-        each.interval
-        for each in tasks
-        if each.interval is not None and each.published is not None and each.published.drawn
+        (
+            each
+            for each in tasks
+            if each.interval is not None and each.published is not None and each.published.drawn
+        ),
+        key=lambda each: (each.interval or 0, each.task_id),
     )
 
 

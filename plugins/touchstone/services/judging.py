@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import date, datetime
 from typing import Final, Self
 
 from pydantic import JsonValue
@@ -18,6 +18,7 @@ from touchstone.core.events import (
     Event,
     build_seed,
     build_work_digest,
+    find_other_folds,
     find_other_seeds,
     find_refused_waivers,
     is_hidden,
@@ -32,6 +33,7 @@ from touchstone.core.records.events import (
     Series,
     VerdictRecord,
 )
+from touchstone.core.records.judged import JudgedSeries
 from touchstone.core.records.stored import RecordUnreadable, read_time
 from touchstone.core.records.submissions import AFTER_CLOSING, NOT_JUDGED, Submission
 from touchstone.core.records.tasks import Task
@@ -187,6 +189,9 @@ class Judge:
         refused = find_refused_waivers(event.definition, event.name, entry.waived_columns)
         if refused is not None:
             return self._put_unjudged(entry, refused, event)
+        folds = find_other_folds(event.definition, _list_folds(tasks))
+        if folds is not None:
+            return self._put_unjudged(entry, folds, event)
         if event.definition.shares_scores_only:
             return self._put_unjudged(
                 self._put_scores(entry, find_server_scores(told)), SCORES_ONLY, event
@@ -323,13 +328,14 @@ class Judge:
         return None
 
     def _read_series(self, event: Event, tasks: Sequence[Task]) -> JoinedSeries:
-        series, rules = {}, {}
-        for task in tasks:
+        series: dict[int, list[JudgedSeries]] = {}
+        rules: dict[int, list[str]] = {}
+        for task in sorted(tasks, key=lambda each: each.spec.fold.number if each.spec.fold else 0):
             judged = task.newest.published.judged if task.newest.published else None
             if judged is None or judged.rules is None or task.interval is None:
                 raise NoSeries(f"{task.task_id}: it has no judged rows")
-            series[task.interval] = read_series(self._parts, judged)
-            rules[task.interval] = judged.rules.sha256
+            series.setdefault(task.interval, []).append(read_series(self._parts, judged))
+            rules.setdefault(task.interval, []).append(judged.rules.sha256)
         if not series:
             raise NoSeries("it has no trainings")
         return join_series(event, series, rules)
@@ -374,6 +380,9 @@ class Judge:
         refused = find_refused_waivers(event, name, submission.waived_columns)
         if refused is not None:
             raise NoSeries(f"{refused}: that is the baseline {baseline!r}")
+        folds = find_other_folds(event, _list_folds(listed))
+        if folds is not None:
+            raise NoSeries(f"{folds}: that is the baseline {baseline!r}")
         joined = self._read_series(event, listed)
         return self._store_series(baseline, "baseline", joined, seed_count=count)
 
@@ -422,6 +431,7 @@ class Judge:
             first=read_time(joined.times[0]),
             last=read_time(joined.times[-1]),
             seed_count=seed_count,
+            folds=joined.folds,
         )
 
     def _put_waivers(self, entry: Entry, tasks: Sequence[Task]) -> Entry:
@@ -574,6 +584,11 @@ class Judge:
 def _count_seeds(tasks: Sequence[Task]) -> int:
     """Return with how many seeds trainings of one schedule were asked for."""
     return tasks[0].spec.schedule.seed_count
+
+
+def _list_folds(tasks: Sequence[Task]) -> tuple[date, ...]:
+    """Return in which folds trainings of one schedule were asked for, by their first days."""
+    return tasks[0].spec.schedule.folds
 
 
 def _read_seed_count(series: Series | None) -> int | None:

@@ -314,6 +314,7 @@ class RecordStore(Tables):
         """
         records = self._query(self._settings.tasks_table, "submission_id", submission_id)
         entries = [TaskEntry.parse(record, Task) for record in records]
+        # Folds of an interval, ten at most, come in the order of their ids.
         return sorted(entries, key=lambda entry: (entry.task and entry.task.interval) or 0)
 
     def list_tasks_at_work(self) -> list[TaskEntry[Task]]:

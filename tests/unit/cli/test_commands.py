@@ -631,3 +631,37 @@ def test_a_shell_completes_commands_and_options(
     done = CliRunner().invoke(cli.app, [], prog_name="touchstone", env=environment)
 
     assert offered <= set(done.output.split())
+
+
+def test_results_of_folds_stand_below_those_of_their_interval(
+    run: Run, airflow: FakeAirflow
+) -> None:
+    line = {"interval": 5, "status": "success", "judged": "judged"}
+    airflow.add_submission(
+        schedule={"intervals": [5], "folds": ["2005-01-01", "2010-01-01"]},
+        results=[
+            {**line, "task_id": "i5", "metrics": {"net_sharpe": 0.5}},
+            {
+                **line,
+                "task_id": "i5-f0",
+                "fold": 0,
+                "rows": "2005-01-01 to 2009-12-31",
+                "metrics": {"net_sharpe": 0.25},
+            },
+            {
+                **line,
+                "task_id": "i5-f1",
+                "fold": 1,
+                "rows": "from 2010-01-01",
+                "metrics": {"net_sharpe": 0.75},
+            },
+        ],
+    )
+    result = run("results", "s-1")
+    assert result.exit_code == 0, result.output
+    lines = result.stdout.splitlines()
+    assert lines[1].split()[:3] == ["5", "d", "0.5"]
+    assert "5 d, fold 0, 2005-01-01 to 2009-12-31" in lines[2]
+    assert "5 d, fold 1, from 2010-01-01" in lines[3]
+    shown = run("show", "s-1").stdout
+    assert "2, from 2005-01-01, 2010-01-01" in shown

@@ -317,3 +317,29 @@ def test_an_event_shows_whether_it_takes_waived_columns(run, folder):
 
     assert "refused" in run("event", "show", "b").output
     assert "taken" in run("event", "show", "c").output
+
+
+def test_an_event_and_its_board_tell_the_folds(run, folder, world):
+    rows = "[rows]\nfolds = [2005-01-01, 2010-01-01, 2014-01-01]\n[judging]\nbaseline = 'flat'"
+    (folder / "b.toml").write_text(SMALL + rows)
+    run("event", "apply", "--all")
+    days = ["2005-01-01", "2010-01-01", "2014-01-01"]
+    world.arrive("s-1", build_net(2), event="b", folds=days)
+
+    assert ", ".join(days) in run("event", "show", "b").output
+    assert "folds: 3 (s-1)" in run("leaderboard", "b").output
+    assert "s-1: folds: 3" in run("compare", "s-1").output
+    board = json.loads(run("leaderboard", "b", "--json").output)["rows"]
+    assert {row["name"]: row["fold_count"] for row in board} == {
+        "s-1": 3,
+        "flat": None,
+        "index": None,
+    }
+
+
+def test_an_event_without_folds_tells_none_on_its_board(run, world):
+    run("event", "baseline", "default", "flat")
+    world.arrive("s-1", build_net(2))
+
+    assert "folds" not in run("leaderboard", "default").output
+    assert "folds" not in run("compare", "s-1").output

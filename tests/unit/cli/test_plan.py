@@ -84,3 +84,19 @@ def test_every_option_of_schedule_is_one_of_plan(run: Run) -> None:
     ]
     assert words[0] - words[1] == {"--wait"}
     assert words[1] - words[0] == set()
+
+
+def test_a_plan_in_folds_says_what_each_training_is_judged_on(run: Run) -> None:
+    result = run("plan", "s-1", "--intervals", "5", "--folds", "2005-01-01,2010-01-01")
+    assert result.exit_code == 0, result.output
+    for word in ("Judged on", "i5-f0", "2005-01-01 to 2009-12-31", "i5-f1", "from 2010-01-01"):
+        assert word in result.stdout
+    assert "Judged on" not in run("plan", "s-1", "--intervals", "5").stdout
+
+
+def test_folds_that_overlap_are_refused_by_their_field(run: Run) -> None:
+    result = run(
+        "plan", "s-1", "--intervals", "5", "--folds", "2010-01-01", "--folds", "2005-01-01"
+    )
+    assert result.exit_code == 2
+    assert "folds: 2005-01-01 does not come after 2010-01-01" in result.output

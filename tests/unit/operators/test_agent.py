@@ -18,6 +18,7 @@ from fakes.stores import FakeObjectStore, FakeRecordStore
 from fakes.submissions import build_submission
 from fakes.tasks import change_fields
 from touchstone.core import phases
+from touchstone.core.folds import Fold
 from touchstone.core.records.submissions import Submission
 from touchstone.core.retries import WaitEnd, find_end
 from touchstone.core.sealing import seal_note
@@ -510,3 +511,57 @@ def test_what_is_placed_is_waited_for_where_it_was_placed(records, agent, kind, 
 
     assert type(found).__name__ == trigger
     assert len(agent.sent) == (placement is ON_RIO)
+
+
+# --- folds ---------------------------------------------------------------------------------------
+
+
+def put_folds(records):
+    """Put two folds of an interval on record, planned by the run."""
+    for number in (0, 1):
+        fold = Fold(
+            number=number, count=2, validation_from=NOW.date(), test_from=NOW.date(), test_to=None
+        )
+        spec = SPEC.model_copy(update={"task_id": f"i5-f{number}", "fold": fold})
+        prepare_task(records, spec, run_id="s-1", map_index=2 + number, now=NOW)
+
+
+def test_a_fold_is_run_by_its_name_and_shown_by_it(records, agent):
+    put_folds(records)
+    operator = AttemptOperator(task_id="train", interval="5 fold 1")
+
+    execute(operator, ON_RIO, map_index=3)
+
+    (command,) = agent.commands(Start)
+    assert command.ref.task_id == "i5-f1"
+    assert operator.interval == "5 fold 1"
+
+
+def test_an_instance_starts_only_the_fold_that_was_planned_for_it(records, agent):
+    put_folds(records)
+    operator = AttemptOperator(task_id="train", interval="5 fold 1")
+
+    refuse(operator, records, agent, "s-1/i5-f1 is not on record for instance 2", map_index=2)
+
+
+def test_a_fold_that_was_never_planned_ends_with_one_line(records, agent):
+    operator = AttemptOperator(task_id="train", interval="5 fold 7")
+
+    refuse(operator, records, agent, "s-1/i5-f7 is not on record .* clear the task 'plan'")
+
+
+@pytest.mark.parametrize(
+    "forged",
+    [
+        *("5 fold 10", "5 fold -1", "251 fold 0", "0 fold 0", "05 fold 0", "5 fold ", " 5 fold 0"),
+        *("5 fold 0\n", "5 fold 0/../validation", "5-f0", "i5-f0", "5 fold \u0661", "fold 0"),
+        {"interval": "5 fold 0"},
+        {"interval": {"interval": 5}},
+        ["5 fold 0"],
+    ],
+)
+def test_what_is_no_fold_is_refused_by_its_name(records, agent, forged):
+    put_folds(records)
+    operator = AttemptOperator(task_id="train", interval=forged)
+
+    refuse(operator, records, agent, "interval: .* is not a whole number of bars from 1 to 250")

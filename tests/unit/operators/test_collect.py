@@ -15,10 +15,11 @@ from airflow.sdk.exceptions import AirflowFailException
 from fakes.data_sets import add
 from fakes.stores import FakeObjectStore, FakeRecordStore
 from fakes.submissions import build_submission
-from fakes.tasks import change_fields, with_fields
+from fakes.tasks import change_fields, store_task, with_fields
 from touchstone.core import attempts
 from touchstone.core.data_sets import PinnedData
 from touchstone.core.events import parse_event
+from touchstone.core.folds import Fold
 from touchstone.core.judging import CONTRACT_1, JudgeAnswer
 from touchstone.core.names import build_data_key, build_model_key, build_output_key
 from touchstone.core.records.events import EventRecord
@@ -610,3 +611,47 @@ def test_a_list_of_waived_columns_that_makes_no_sense_broke_the_contract(leave, 
 
     with pytest.raises(AirflowFailException, match=r"result\.json: waived_columns"):
         collect(book)
+
+
+def test_a_fold_is_judged_on_its_own_rows_and_published_under_its_own_name(
+    store, book, monkeypatch
+):
+    fold = Fold(
+        number=1,
+        count=3,
+        validation_from=date(2007, 1, 1),
+        test_from=date(2008, 1, 1),
+        test_to=date(2010, 12, 31),
+    )
+    ref = REF.model_copy(update={"task_id": "i5-f1"})
+    spec = book.get_task("s-1", "i5").spec.model_copy(update={"task_id": "i5-f1", "fold": fold})
+    files = []
+    left = {**MODELS, "result.json": json.dumps(TWO | {"task_id": "i5-f1"}).encode()}
+    for path, body in left.items():
+        store.put_new(SETTINGS.content_bucket, build_output_key(ref, path), body)
+        digest = hashlib.sha256(body).hexdigest()
+        files.append({"path": path, "sha256": digest, "size": len(body)})
+    fields = {"task_id": "i5-f1", "config": spec.model_dump(mode="json"), "files": files}
+    store_task(book, {**book.get_task("s-1", "i5").dump(), **fields})
+    asked = []
+
+    def ask(python, folder, rules, interval, *, data_dir):
+        asked.append((rules, interval))
+        return JudgeAnswer(judged=False, reason="as told")
+
+    monkeypatch.setattr("touchstone.confined.judging.ask_judge", ask)
+    run = SimpleNamespace(run_id="s-1", conf={}, triggering_user_name="ann")
+    context = {"dag_run": run, "ti": SimpleNamespace(map_index=0)}
+    CollectOperator(task_id="collect", interval="5 fold 1").publish(context)
+
+    ((rules, interval),) = asked
+    assert interval == 5
+    assert (rules.validation_from, rules.test_from) == (fold.validation_from, fold.test_from)
+    assert rules.test_to == fold.test_to
+    assert book.get_task("s-1", "i5-f1").newest.published.judged.rules.sha256 == rules.sha256
+    (published,) = FakeMlflow.published
+    assert published["task_key"] == "s-1/i5-f1"
+    assert (published["params"]["fold"], published["params"]["fold_count"]) == ("1", "3")
+    assert {row.model_id for row in book.list_evaluations("s-1")} == {
+        *("s-1/i5-f1/long", "s-1/i5-f1/short"),
+    }

@@ -24,9 +24,10 @@ from touchstone.core.pods import Cloud, Pod, PodStatus
 from touchstone.core.records.tasks import AttemptPlacement
 from touchstone.core.results import MAX_METRICS
 from touchstone.core.retries import may_retry
-from touchstone.core.schedule import MAX_INTERVALS, Platform
+from touchstone.core.schedule import MAX_INTERVALS, MAX_TRAININGS, Platform
 from touchstone.hooks.mlflow import PublishedRun
 from touchstone.operators import submission as steps
+from touchstone.operators.authority import name_training
 from touchstone.operators.collect import CollectOperator
 from touchstone.operators.register import RegisterOperator
 from touchstone.settings import Settings
@@ -92,8 +93,9 @@ def upload(objects):
     return f"upload:{sha256}"
 
 
-def build_conf(source):
+def build_conf(source, folds=()):
     conf = {
+        **({"folds": list(folds)} if folds else {}),
         "source": source,
         "intervals": ",".join(str(number) for number in range(1, MAX_INTERVALS + 1)),
         "notes": "\u65e5" * 1300,
@@ -183,13 +185,13 @@ def attempts_problem(failure_class, reason):
     return Problem(failure_class, reason)
 
 
-def build_result(task_id, files):
+def build_result(task_id, interval, files):
     names = [f"m{number:03}" + "n" * 196 for number in range(MAX_METRICS - 1)]
     return {
         "contract": 1,
         "submission_id": "largest",
         "task_id": task_id,
-        "prediction_interval": int(task_id[1:]),
+        "prediction_interval": interval,
         "metrics": {"net_sharpe": 0.123456789012345} | dict.fromkeys(names, -1.2345678901234e-12),
         "metric_notes": dict.fromkeys(names, "why it is so" * 8),
         "params": {f"param.{number}": "v" * 200 for number in range(90)},
@@ -211,7 +213,8 @@ def finish(records, objects, task_id, *, charts=0):
         {"path": path, "sha256": hashlib.sha256(body).hexdigest(), "size": len(body)}
         for path, body in bodies.items()
     ]
-    bodies["result.json"] = json.dumps(build_result(task_id, listed)).encode()
+    result = build_result(task_id, record.interval, listed)
+    bodies["result.json"] = json.dumps(result).encode()
     body = bodies["result.json"]
     sha256 = hashlib.sha256(body).hexdigest()
     listed.append({"path": "result.json", "sha256": sha256, "size": len(body)})
@@ -234,23 +237,29 @@ def finish(records, objects, task_id, *, charts=0):
             lambda r, e=event, p=part: phases.apply_phase(r, e, now=NOW, files_part=p),
         )
     context = build_context(map_index=record.map_index)
-    CollectOperator(task_id="collect", interval=record.interval).publish(context)
+    name = name_training(record.spec)
+    CollectOperator(task_id="collect", interval=name).publish(context)
 
 
-def test_every_record_of_the_largest_submission_fits_and_nothing_of_it_is_lost(records, objects):
+@pytest.mark.parametrize("folds", [(), ("2005-01-01", "2012-01-01")], ids=["plain", "folds"])
+def test_every_record_of_the_largest_submission_fits_and_nothing_of_it_is_lost(
+    records, objects, folds
+):
     """Its results were lost: fifty intervals with two hundred metrics each fit in no record."""
-    register(build_conf(upload(objects)))
+    register(build_conf(upload(objects), folds))
     records.change_submission(
         "largest", lambda found: found.change(status="accepted", accepted_at=NOW)
     )
-    intervals = steps.PlanOperator(task_id="plan").execute(build_context())
-    assert len(intervals) == MAX_INTERVALS
+    planned = steps.PlanOperator(task_id="plan").execute(build_context())
+    count = MAX_TRAININGS if folds else MAX_INTERVALS
+    assert len(planned) == count
+    task_ids = records.get_submission("largest").tasks
     for number in range(1, 100):
-        record = fail_in_a_pod(records, "i1", number)
+        record = fail_in_a_pod(records, task_ids[0], number)
     assert may_retry(record)
-    for interval in intervals:
-        claim(records, f"i{interval}", 100)
-        finish(records, objects, f"i{interval}", charts=497 if interval == 1 else 0)
+    for task_id in task_ids:
+        claim(records, task_id, 100)
+        finish(records, objects, task_id, charts=497 if task_id == task_ids[0] else 0)
 
     steps.evaluate_submission(**build_context())
 
@@ -258,11 +267,13 @@ def test_every_record_of_the_largest_submission_fits_and_nothing_of_it_is_lost(r
     assert submission.status == "success"
     assert (submission.score, submission.verdict) == (None, "not judged")
     shown = show_results(submission, Parts(objects, SETTINGS.content_bucket))
-    assert [len(line["reported"]) for line in shown["results"]] == [MAX_METRICS] * MAX_INTERVALS
+    lines = [line for line in shown["results"] if line["task_id"] in task_ids]
+    assert [len(line["reported"]) for line in lines] == [MAX_METRICS] * count
+    assert len(shown["results"]) == count + (MAX_INTERVALS if folds else 0)
     assert len(shown["chart_links"]) == 497
-    assert shown["results"][0]["models"][0]["may_carry_code"] is True
-    assert len(records.list_evaluations("largest")) == 2 * MAX_INTERVALS
-    task = records.get_task("largest", "i1")
+    assert lines[0]["models"][0]["may_carry_code"] is True
+    assert len(records.list_evaluations("largest")) == 2 * count
+    task = records.get_task("largest", task_ids[0])
     assert len(find_attempts_of_run(task)) == 100
     cost = show_cost([task], NOW + timedelta(days=1))
     assert cost == {"usd": "0.9900", "is_open": False}

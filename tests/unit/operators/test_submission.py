@@ -10,23 +10,28 @@ from airflow.sdk.exceptions import AirflowFailException
 
 from fakes.agents import FakeAgentHook
 from fakes.data_sets import add
+from fakes.events import build_net, build_series
 from fakes.stores import FakeObjectStore, FakeRecordStore
 from fakes.tasks import change_fields, read_tasks
 from touchstone.core import attempts
 from touchstone.core.events import parse_event
+from touchstone.core.fold_results import Pooled
 from touchstone.core.names import build_submission_id
 from touchstone.core.records.actions import MAX_ACTIONS
+from touchstone.core.records.judged import Judged
 from touchstone.core.records.submissions import PinnedImage
 from touchstone.hooks.repository import Content
 from touchstone.operators import preparing
 from touchstone.operators import register as registering
 from touchstone.operators import submission as steps
+from touchstone.operators.authority import read_interval
 from touchstone.operators.register import RegisterOperator
 from touchstone.services.events import EventKeeper
 from touchstone.settings import Settings
 from touchstone.stores.objects import ObjectStore
+from touchstone.stores.parts import Parts
 from touchstone_agent.protocol.errors import ConfigurationError, TransientError
-from touchstone_agent.protocol.messages import Cancel
+from touchstone_agent.protocol.messages import AttemptRef, Cancel
 
 NOW = datetime(2026, 11, 22, 12, 0, tzinfo=UTC)
 GIT = "https://host/owner/repo.git"
@@ -705,3 +710,104 @@ def test_an_accepted_submission_that_waives_is_refused_by_an_event_that_does_not
     with pytest.raises(AirflowFailException, match="waived_columns: the event 'winter' takes no"):
         register("mine--2", submission_id="mine", event="winter", **SCHEDULE)
     assert records.get_submission("mine").run_ids == ("mine",)
+
+
+# --- folds ---------------------------------------------------------------------------------------
+
+FOLDED = {"intervals": "1,5", "folds": ["2005-01-01", "2010-01-01"]}
+NAMES = ("1 fold 0", "1 fold 1", "5 fold 0", "5 fold 1")
+IDS = ("i1-f0", "i1-f1", "i5-f0", "i5-f1")
+
+
+def train_folds(records, parts, monkeypatch, **ends):
+    """Train a submission in folds, and return what the judge was asked of them."""
+    conf = SOURCE | FOLDED
+    register("mine", **conf)
+    end(records, "mine", "validation")
+    accept("mine", **conf)
+    assert plan("mine", **conf) == list(NAMES)
+    store = Parts(FakeObjectStore(), "content")
+    monkeypatch.setattr(Parts, "connect", lambda _: store)
+    for number, task_id in enumerate(IDS):
+        begin = datetime(2005 + 5 * (number % 2), 1, 1, tzinfo=UTC)
+        series = build_series(build_net(number, rows=300), begin=begin)
+        series = series.model_copy(update={"target": build_net(9, rows=300)})
+        ref = records.get_task("mine", task_id)
+        judged = Judged(
+            status="judged",
+            metrics={"net_sharpe": 0.25},
+            rows_digest=series.rows_digest,
+            series=store.put_series(
+                AttemptRef(submission_id="mine", task_id=task_id, attempt=1, fence=1), series
+            ),
+        )
+        assert ref.spec.fold.number == number % 2
+        published = {"judged": judged.dump(), "metrics": {"net_sharpe": 0.25}}
+        end(records, "mine", task_id, **({"published": published} | ends.get(task_id, {})))
+    asked = []
+
+    def ask(_python, question):
+        asked.append(question)
+        return Pooled(metrics={"net_sharpe": 0.5 * len(asked), "n_test_rows": 600.0})
+
+    monkeypatch.setattr("touchstone.confined.pooling.ask_for_pooled", ask)
+    return asked
+
+
+def test_a_plan_leaves_the_name_of_each_fold_in_the_xcom(records, monkeypatch, parts):
+    train_folds(records, parts, monkeypatch)
+
+    tasks = {task.task_id: task for task in read_tasks(records, "mine")}
+    assert [tasks[each].map_index for each in IDS] == [0, 1, 2, 3]
+    assert records.get_submission("mine").tasks == IDS
+    assert {read_interval(name) for name in NAMES} == set(NAMES)
+
+
+def test_a_submission_in_folds_scores_by_all_rows_of_each_interval(records, monkeypatch, parts):
+    asked = train_folds(records, parts, monkeypatch)
+
+    evaluate("mine", **SOURCE, **FOLDED)
+
+    found = records.get_submission("mine")
+    assert (found.status, found.score) == ("success", 0.75)
+    assert [line.task_id for line in found.results] == ["i1", *IDS[:2], "i5", *IDS[2:]]
+    assert [question["interval"] for question in asked] == [1, 5]
+    assert [len(fold["time"]) for fold in asked[0]["folds"]] == [300, 300]
+    assert asked[1]["folds"][1]["net"] == list(build_net(3, rows=300))
+
+
+def test_a_fold_that_failed_leaves_no_score_and_the_judge_is_not_asked_of_its_interval(
+    records, monkeypatch, parts
+):
+    failed = {"outcome": "failed(user)", "status": "error", "published": None, "reason": "diverged"}
+    asked = train_folds(records, parts, monkeypatch, **{"i5-f1": failed})
+
+    with pytest.raises(AirflowFailException, match="error: i5-f1: diverged"):
+        evaluate("mine", **SOURCE, **FOLDED)
+
+    found = records.get_submission("mine")
+    assert found.score is None
+    assert found.verdict_reason == "1 of 2 intervals have no result (i5-f1)"
+    assert [question["interval"] for question in asked] == [1]
+    whole = next(line for line in found.results if line.task_id == "i5")
+    assert (whole.status, whole.reason) == ("error", "i5-f1: diverged")
+
+
+def test_a_judge_that_is_not_there_leaves_no_score_and_the_folds_as_they_are(
+    records, monkeypatch, parts
+):
+    train_folds(records, parts, monkeypatch)
+    away = Pooled(reason="the judge could not run (its environment is not there)")
+    monkeypatch.setattr("touchstone.confined.pooling.ask_for_pooled", lambda *_: away)
+
+    evaluate("mine", **SOURCE, **FOLDED)
+
+    found = records.get_submission("mine")
+    assert (found.status, found.score) == ("success", None)
+    assert found.verdict_reason.startswith("i1: the judge could not run") or found.verdict_reason
+    assert [line.metrics.get("net_sharpe") for line in found.results[:3]] == [None, 0.25, 0.25]
+
+
+def test_folds_that_a_data_set_cannot_hold_are_refused_by_their_field(records):
+    with pytest.raises(AirflowFailException, match="folds: before 2000-01-01 there are some"):
+        register("mine", **SOURCE, intervals="5", folds=["2001-01-01", "2008-01-01"])

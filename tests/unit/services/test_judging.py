@@ -702,3 +702,164 @@ def test_an_event_shows_whether_it_takes_waivers(world):
     shown = {name: show_event(world.events.get_event(name)) for name in ("clean", "default")}
 
     assert (shown["clean"]["waivers"], shown["default"]["waivers"]) == (False, True)
+
+
+# --- folds ---------------------------------------------------------------------------------------
+
+FOLDS = ("2005-01-01", "2010-01-01", "2014-01-01")
+
+
+def test_each_row_of_the_folds_is_compared_once_and_seams_are_told(world, judge):
+    world.train("ref", build_net(1), folds=FOLDS)
+    world.keeper.set_baseline("default", "ref", by="admin")
+
+    entry = world.arrive("s-1", build_net(2), folds=FOLDS)
+
+    assert entry.verdict.outcome == "not distinguishable"
+    assert entry.series.rows == judge.questions[-1]["rows"] == ROWS
+    assert entry.series.folds == tuple(judge.questions[-1]["folds"]) == (200, 200, 200)
+    # Two intervals beside each other, with the same rows here.
+    assert unpack(judge.questions[-1]["series"][0]["net"])[::2] == build_net(2)
+    row = next(
+        each
+        for each in build_board(world.events.get_event("default"), [entry])["rows"]
+        if each["name"] == "s-1"
+    )
+    assert row["fold_count"] == 3
+
+
+def test_without_folds_the_judge_is_asked_as_before_there_were_any(world, judge):
+    put_ref(world)
+
+    entry = world.arrive("s-1", build_net(2))
+
+    assert "folds" not in judge.questions[-1]
+    assert entry.series.folds == ()
+
+
+@pytest.mark.parametrize(
+    ("folds", "told"),
+    [
+        (
+            (),
+            "other rows: 600 rows, 2014-01-01 to 2015-08-23; the baseline has 600 rows in 3 folds",
+        ),
+        (FOLDS[:2], "other rows: 600 rows in 2 folds, "),
+    ],
+)
+def test_what_was_trained_in_other_folds_is_on_other_rows(world, judge, folds, told):
+    world.train("ref", build_net(1), folds=FOLDS)
+    world.keeper.set_baseline("default", "ref", by="admin")
+
+    verdict = world.arrive("s-1", build_net(2), folds=folds).verdict
+
+    assert (verdict.outcome, verdict.reason[: len(told)]) == ("not judged", told)
+    assert not judge.questions
+
+
+def test_as_many_folds_with_other_borders_are_other_rows_too(world, judge):
+    world.train("ref", build_net(1), folds=FOLDS)
+    world.keeper.set_baseline("default", "ref", by="admin")
+    entry = world.train("s-1", build_net(2), folds=FOLDS)
+    # As if the second one of its folds had begun a row later.
+    whole = build_series(build_net(2))
+    for number, (begin, end) in enumerate([(0, 201), (201, 400), (400, ROWS)]):
+        cut = {name: value and value[begin:end] for name, value in whole.model_dump().items()}
+        series = type(whole).model_validate(cut)
+        for interval in (1, 5):
+            task = world.records.get_task("s-1", f"i{interval}-f{number}")
+            ref = AttemptRef(submission_id="s-1", task_id=task.task_id, attempt=2, fence=2)
+            judged = task.newest.published.judged.change(
+                rows=len(series.time),
+                rows_digest=series.rows_digest,
+                series=world.parts.put_series(ref, series),
+            )
+            stored = {**task.dump(), "published": {"judged": judged.dump()}}
+            world.records.put_stored(SETTINGS.tasks_table, stored)
+
+    assert world.judge_again(entry).verdict.reason.startswith("other rows: 600 rows in 3 folds")
+
+
+def test_a_row_that_is_in_two_folds_is_no_row(world):
+    world.keeper.set_baseline("default", "flat", by="admin")
+    entry = world.train("s-1", build_net(2), folds=FOLDS)
+    first = world.records.get_task("s-1", "i1-f0").newest.published.judged
+    second = world.records.get_task("s-1", "i1-f1")
+    stored = {**second.dump(), "published": {"judged": first.dump()}}
+    world.records.put_stored(SETTINGS.tasks_table, stored)
+
+    told = world.judge_again(entry).verdict.reason
+
+    assert told == "its folds share rows, or are out of order; train it again"
+
+
+def test_a_fold_that_failed_or_is_missing_leaves_nothing_to_compare(world, judge):
+    world.keeper.set_baseline("default", "flat", by="admin")
+    entry = world.train("s-1", build_net(2), folds=FOLDS)
+    task = world.records.get_task("s-1", "i5-f1")
+    broken = {**task.dump(), "status": "error", "outcome": "failed(user)"}
+    world.records.put_stored(SETTINGS.tasks_table, broken)
+
+    reason = world.judge_again(entry).verdict.reason
+    assert reason == "1 of 2 intervals have no result (i5-f1)"
+
+    submission = world.records.get_submission("s-1")
+    left = [each.read() for each in world.records.list_tasks("s-1") if each.task_id != "i5-f1"]
+    told = world.judge.judge_arrival(entry, submission, left).verdict.reason
+    assert told == "i5-f1: it is not on record"
+    assert not judge.questions
+
+
+def test_an_event_takes_the_folds_that_it_fixes(world, judge):
+    rows = "[rows]\nfolds = [2005-01-01, 2010-01-01, 2014-01-01]\n[judging]\nbaseline = 'flat'"
+    apply(world, rows, name="folded")
+
+    with pytest.raises(EventRefused, match="folds: the event 'folded' is judged on the folds 2005"):
+        world.enter("s-1", event="folded")
+    with pytest.raises(EventRefused, match="folds: the event 'folded' is judged on the folds 2005"):
+        world.enter("s-1", event="folded", folds=FOLDS[:2])
+    # Rows of tests begin in 2014, which a real fold's need not.
+    entry = world.arrive("s-2", build_net(2), event="folded", folds=FOLDS)
+    assert judge.questions[-1]["folds"] == [200, 200, 200]
+    assert entry.series.folds == (200, 200, 200)
+    with pytest.raises(ConfigurationError, match=r"event folded: rows: verdicts rest"):
+        apply(world, rows.replace("2010", "2011"), name="folded")
+
+
+def test_what_was_trained_before_the_event_fixed_folds_is_on_other_rows(world):
+    apply(world, "[judging]\nbaseline = 'flat'", name="folded")
+    entry = world.train("s-1", build_net(2), event="folded")
+    apply(world, "[rows]\nfolds = [2005-01-01, 2010-01-01]", name="folded")
+
+    assert world.judge_again(entry).verdict.reason == (
+        "other rows: it was trained on the folds none, and the event is judged on "
+        "2005-01-01,2010-01-01"
+    )
+
+
+def test_a_baseline_in_other_folds_is_none_where_the_event_fixes_them(world):
+    world.train("ref", build_net(1))
+    rows = "[rows]\nfolds = [2005-01-01, 2010-01-01, 2014-01-01]\n[judging]\nbaseline = 'ref'"
+    apply(world, rows, name="folded")
+
+    verdict = world.arrive("s-1", build_net(2), event="folded", folds=FOLDS).verdict
+
+    assert verdict.outcome == "not judged"
+    assert verdict.reason.startswith("other rows: it was trained on the folds none")
+    assert verdict.reason.endswith(": that is the baseline 'ref'")
+
+
+def test_a_whole_fold_that_an_event_leaves_out_is_no_fold(world, judge):
+    apply(world, "[rows]\ntest_to = 2014-12-31\n[judging]\nbaseline = 'flat'", name="short")
+
+    world.arrive("s-1", build_net(2), event="short", folds=FOLDS)
+
+    assert judge.questions[-1]["folds"] == [200, 165]
+
+
+def test_the_same_content_in_the_same_folds_is_a_duplicate(world):
+    world.keeper.set_baseline("default", "flat", by="admin")
+    one = world.arrive("s-1", build_net(2), content="same", folds=FOLDS)
+    again = world.arrive("s-2", build_net(3), content="same", folds=FOLDS, seed=7)
+
+    assert one.work == again.work

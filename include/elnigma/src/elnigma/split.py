@@ -84,6 +84,8 @@ def build_split(
         ("test", split.test, MIN_ROWS),
     ):
         if len(part) < least:
+            if name == "training":
+                advice += ", or a later split.validation_from; of folds, a later first one"
             raise ConfigError(
                 f"split: {len(part)} {name} rows, at least {least} are needed; data end on "
                 f"{days[-1].date()}, split.validation_from is {config['split.validation_from']}, "

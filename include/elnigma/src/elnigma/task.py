@@ -36,7 +36,7 @@ class Task:
     The task's identity and what it was given besides arguments.
 
     :param submission_id: Empty when run by hand; likewise the next two.
-    :param task_id: ``validation``, or ``i<interval>``.
+    :param task_id: ``validation``, ``i<interval>``, or of a fold ``i<interval>-f<number>``.
     :param model_group_id: Shared by all models of a submission's schedule.
     :param seed: Seeds everything random; ``None`` leaves it to the configuration.
     :param threads: CPU threads of the numeric libraries.

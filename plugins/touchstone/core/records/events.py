@@ -153,6 +153,7 @@ class Series(Part):
     :param last: The last one.
     :param seed_count: Of how many seeds the predictions are the mean; ``None`` in what was stored
         before one could name several.
+    :param folds: How many of the rows are of each fold, in their order; empty for none.
     """
 
     part: StoredPart
@@ -163,6 +164,7 @@ class Series(Part):
     first: Time | None = None
     last: Time | None = None
     seed_count: int | None = None
+    folds: tuple[int, ...] = ()
 
 
 class Entry(StoredRecord):

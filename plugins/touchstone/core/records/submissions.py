@@ -152,6 +152,8 @@ class ResultLine(SparseRecord):
 
     :param task_id: The training.
     :param interval: Its prediction interval in days.
+    :param fold: Number of its fold; absent without folds, and in the line of all folds together.
+    :param rows: Which rows that is judged on, as people read them; absent likewise.
     :param status: How it ended.
     :param reason: Why, if it did not end well.
     :param judged: Whether its figures are the judge's own; ``None`` where there are none, for a
@@ -169,6 +171,8 @@ class ResultLine(SparseRecord):
 
     task_id: str
     interval: int | None = None
+    fold: int | None = None
+    rows: str | None = None
     status: TaskStatus
     reason: str | None = None
     judged: JudgedStatus | None = None

@@ -132,3 +132,32 @@ def test_no_text_of_a_figure_becomes_markup(engineer, make_submission, draw):
 
     assert_harmless(answer)
     assert "<script>alert" not in answer.text
+
+
+def test_folds_have_charts_of_their_own(engineer, make_submission, make_task, objects, settings):
+    lines = [
+        build_line(5),
+        build_line(5, task_id="i5-f0", fold=0, rows="2005-01-01 to 2009-12-31"),
+        build_line(5, task_id="i5-f1", fold=1, rows="from 2010-01-01"),
+    ]
+    schedule = {"intervals": [5], "folds": ["2005-01-01", "2010-01-01"]}
+    make_submission(status="success", results=lines, schedule=schedule)
+    for number, last in ((0, 1.5), (1, 2.5)):
+        document = build_document({"equity": build_curve(1.0, last)}, {}, None)
+        part = Parts(objects, settings.content_bucket).put("charts/", document)
+        published = {"judged": JUDGED, "drawn": part.dump(), "metrics": {"net_sharpe": 0.5}}
+        make_task("s-1", f"i5-f{number}", status="success", interval=5, published=published)
+
+    first = engineer.get("/submissions/s-1").text
+    second = engineer.get("/submissions/s-1?task=i5-f1").text
+
+    assert "fold 0, 2005-01-01 to 2009-12-31" in first
+    assert "Each interval was trained in 2 forward folds" in first
+    assert 'href="?task=i5-f1#charts"' in first
+    assert "interval 5, fold 1" in first
+    assert "/submissions/s-1/tasks/i5-f0/charts.json" in first
+    assert "/submissions/s-1/tasks/i5-f1/charts.json" in second
+    for odd in ("?task=i5-f7", "?task=%3Cscript%3E", "?interval=20"):
+        text = engineer.get(f"/submissions/s-1{odd}").text
+        assert "/submissions/s-1/tasks/i5-f0/charts.json" in text
+        assert "<script>" not in text.partition("charts.json")[0].rpartition("<h2")[2]

@@ -82,12 +82,20 @@ def as_posted(values):
     return Posted(values={PREFIX + name: [value] for name, value in values.items()})
 
 
-def test_every_field_comes_back_from_the_form_as_it_went_in():
-    assert set(FULL.model_dump(exclude_defaults=True)) == set(Schedule.model_fields)
+# What says the last day of data is not given beside folds.
+FOLDED = Schedule.model_validate(
+    FULL.model_dump(exclude={"fetched_data_end_to"}) | {"folds": ["2005-01-01", "2010-01-01"]}
+)
 
-    fields = read_schedule(as_posted(write_schedule(FULL)))
 
-    assert parse_conf({"submission_id": "s-1", **fields}).schedule == FULL
+@pytest.mark.parametrize("schedule", [FULL, FOLDED], ids=["plain", "folds"])
+def test_every_field_comes_back_from_the_form_as_it_went_in(schedule):
+    told = [set(each.model_dump(exclude_defaults=True)) for each in (FULL, FOLDED)]
+    assert set.union(*told) == set(Schedule.model_fields)
+
+    fields = read_schedule(as_posted(write_schedule(schedule)))
+
+    assert parse_conf({"submission_id": "s-1", **fields}).schedule == schedule
 
 
 def test_what_is_as_by_default_is_left_out():
@@ -515,3 +523,23 @@ def test_a_viewer_is_offered_nothing(login, accepted):
     links = look(login(role="viewer").get("/submissions/s-1")).links()
 
     assert [link for link in links if "schedule" in link or "new" in link] == []
+
+
+def test_a_plan_has_a_row_for_each_fold(engineer, accepted, see_fleet):
+    accepted()
+
+    page = plan(engineer, intervals="5", folds="2005-01-01\n2010-01-01").text
+
+    assert "Judged on" in page
+    for told in ("i5-f0", "2005-01-01 to 2009-12-31", "i5-f1", "from 2010-01-01", "2 trainings"):
+        assert told in page
+    assert "Judged on" not in plan(engineer, intervals="5").text
+
+
+def test_folds_that_make_no_sense_are_told_at_their_field(engineer, accepted, see_fleet):
+    accepted()
+
+    page = plan(engineer, intervals="5", folds="2010-01-01\n2005-01-01").text
+
+    assert "2005-01-01 does not come after 2010-01-01" in page
+    assert_harmless(plan(engineer, intervals="5", folds=XSS), status=422)
