@@ -35,6 +35,7 @@ from touchstone.pages.training_charts import build_plots
 from touchstone.services.sending import Sender
 from touchstone.stores.records import RecordStore
 from touchstone.stores.tables import RecordNotFound
+from touchstone.ui.console import read_page
 from touchstone.ui.dependencies import (
     Caller,
     CallerDep,
@@ -47,8 +48,8 @@ from touchstone.ui.dependencies import (
     SettingsDep,
     require_submitter,
 )
+from touchstone.ui.queries import get_visible_submission, show_figures, show_results
 from touchstone.ui.routes import events as events_api
-from touchstone.ui.routes import logs as logs_api
 from touchstone.ui.routes import submissions as api
 from touchstone.ui.routes.events import KeeperDep
 from touchstone.ui.routes.sending import SenderDep
@@ -134,7 +135,7 @@ def show_submission(
     :param interval: Whose charts are shown; the first that has some without it.
     """
     try:
-        answer = api.get_submission(caller, records, queue, clock, submission_id)
+        submission = get_visible_submission(records, caller, submission_id)
     except RecordNotFound:
         waiting = _find_unregistered(sender, caller, records, submission_id)
         if waiting is None:
@@ -142,16 +143,21 @@ def show_submission(
         frame = Frame(caller=caller, now=clock(), area="submissions")
         values = {"submission_id": submission_id, "facts": waiting}
         return render(request, "starting.html", frame, values)
-    found = SubmissionAnswer.model_validate(answer)
-    results = Results.model_validate(api.get_results(caller, records, parts, submission_id))
-    said = Comparison.model_validate(events_api.compare(records, keeper, [submission_id]))
+    # What open pages ask for over and over is read once each time.
+    tasks = records.list_tasks(submission_id)
+    found = SubmissionAnswer.model_validate(api.show_with_tasks(submission, tasks, queue, clock()))
+    results = Results.model_validate(show_results(submission, parts))
+    said = Comparison.model_validate(
+        {"rows": events_api.list_verdicts(keeper, submission_id, submission)}
+    )
     frame = Frame(caller=caller, now=clock(), area="submissions", dispatcher=found.dispatcher)
     charted = list_charted(found.tasks)
     chosen = interval if interval in charted else next(iter(charted), None)
     plots: list[Plot] = []
     no_charts: JsonValue = None
     if chosen is not None:
-        stored = api.get_charts(caller, records, parts, submission_id, build_task_id(chosen))
+        key = (submission_id, build_task_id(chosen))
+        stored = show_figures(next(each for each in tasks if each.key == key), parts)
         plots, no_charts = build_plots([(THIS_TRAINING, read_figures(stored))]), stored["note"]
     # Only a run that could be its own: an address with any other says nothing of it.
     is_own = find_submission_of_run(run) == submission_id
@@ -214,18 +220,11 @@ def show_log(
     attempt: Annotated[str | None, Query(pattern=r"^\d{1,9}-\d{1,9}$")] = None,
 ) -> HTMLResponse:
     """Show a piece of a task's console, as a terminal would."""
-    page = logs_api.get_log(
-        caller,
-        records,
-        objects,
-        settings,
-        clock,
-        submission_id,
-        task_id,
-        offset=offset,
-        attempt=attempt,
-    )
+    get_visible_submission(records, caller, submission_id)
     task = records.get_task(submission_id, task_id)
+    page = read_page(
+        objects, settings.logs_bucket, task, attempt=attempt, offset=offset, now=clock()
+    )
     attempts = [each for each in (*task.past, task.newest) if each.number]
     frame = Frame(caller=caller, now=clock(), area="submissions")
     return render(

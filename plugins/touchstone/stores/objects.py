@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import threading
+from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
@@ -27,6 +29,9 @@ from touchstone_agent.protocol.messages import Grant
 
 MAX_BYTES = 16 * 1024**2
 """What is read into memory of an object, unless its reader says otherwise."""
+
+KEPT_BYTES = 8 * 1024**2
+"""So many bytes are kept of objects that are written once, for those who ask for them again."""
 
 _BLOCK_BYTES = 1024**2
 
@@ -59,6 +64,35 @@ class StoredObject:
     size: int
 
 
+class _KeptBytes:
+    """
+    Bytes of objects by bucket and key; those that nobody has wanted longest go first. For threads.
+
+    :param limit: Most bytes of all of them together.
+    """
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._size = 0
+        self._found: OrderedDict[tuple[str, str], bytes] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def find(self, key: tuple[str, str]) -> bytes | None:
+        with self._lock:
+            found = self._found.get(key)
+            if found is not None:
+                self._found.move_to_end(key)
+            return found
+
+    def keep(self, key: tuple[str, str], body: bytes) -> None:
+        with self._lock:
+            self._size += len(body) - len(self._found.pop(key, b""))
+            self._found[key] = body
+            while self._size > self._limit:
+                _, dropped = self._found.popitem(last=False)
+                self._size -= len(dropped)
+
+
 class ObjectStore:
     """
     Reads, writes and signs for objects.
@@ -72,6 +106,7 @@ class ObjectStore:
     ) -> None:
         self._client = client
         self._clock = clock
+        self._kept = _KeptBytes(KEPT_BYTES)
 
     @classmethod
     def connect(cls, settings: Settings) -> Self:
@@ -97,6 +132,21 @@ class ObjectStore:
             raise ObjectTooLarge(f"s3://{bucket}/{key} has more than {max_bytes} bytes")
         if sha256 is not None and hashlib.sha256(found).hexdigest() != sha256:
             raise ObjectCorrupt(f"s3://{bucket}/{key} does not have sha256 {sha256}")
+        return found
+
+    def get_unchanging(self, bucket: str, key: str, *, max_bytes: int) -> bytes:
+        """
+        Return the bytes of an object that is written once, perhaps as they were read before.
+
+        Many people look at the same console, and each page of it asks again and again.
+
+        :raises ObjectNotFound: As :meth:`get`, also below.
+        :raises ObjectTooLarge: If it has more.
+        """
+        found = self._kept.find((bucket, key))
+        if found is None:
+            found = self.get(bucket, key, max_bytes=max_bytes)
+            self._kept.keep((bucket, key), found)
         return found
 
     def fetch(self, bucket: str, key: str, target: Path, *, sha256: str, size: int) -> None:

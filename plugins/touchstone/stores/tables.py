@@ -127,25 +127,47 @@ def _weigh(value: object) -> int:
 
 
 def _plain(value: object) -> JsonValue:
+    """Return what boto3 makes of a value that JSON has no form for: a set, or bytes."""
     if isinstance(value, Decimal):
-        # A metric of exactly 1.0 comes back as the int 1, which JSON and == do not tell apart.
-        return int(value) if value == value.to_integral_value() else float(value)
-    if isinstance(value, dict):
-        return {key: _plain(item) for key, item in value.items()}
-    if isinstance(value, (list, set)):
+        return _read_number(str(value))
+    if isinstance(value, set):
         return [_plain(item) for item in value]
     # What is none of these is no JSON, and nothing of ours has written it.
-    return value if isinstance(value, (str, bool)) or value is None else repr(value)
+    return value if isinstance(value, str) else repr(value)
+
+
+def _read(value: Any) -> JsonValue:
+    """Return a value of an item; in one pass, for a list is made of some hundred thousand."""
+    ((kind, content),) = value.items()
+    found: JsonValue
+    if kind == "M":
+        found = {key: _read(item) for key, item in content.items()}
+    elif kind == "L":
+        found = [_read(item) for item in content]
+    elif kind == "N":
+        found = _read_number(content)
+    elif kind == "NULL":
+        found = None
+    elif kind in {"S", "BOOL"}:
+        found = content
+    else:
+        found = _plain(_deserializer.deserialize(value))
+    return found
+
+
+def _read_number(text: str) -> int | float:
+    try:
+        return int(text)
+    except ValueError:
+        number = Decimal(text)
+        # A metric of exactly 1.0 comes back as the int 1, which JSON and == do not tell apart.
+        return int(number) if number == number.to_integral_value() else float(number)
 
 
 def from_item(item: Item) -> Record:
     """Return what DynamoDB holds as a record."""
     # The mark follows from the rest, and only the index needs it.
-    return {
-        key: _plain(_deserializer.deserialize(value))
-        for key, value in item.items()
-        if key != AT_WORK
-    }
+    return {key: _read(value) for key, value in item.items() if key != AT_WORK}
 
 
 def _name_fields(fields: Iterable[str]) -> dict[str, str]:
