@@ -102,6 +102,18 @@ def test_the_api_answers_below_the_path(admin, airflow):
 
 
 @pytest.mark.parametrize("path", ["", PATH])
+def test_the_address_that_users_are_given_needs_no_slash(path):
+    outer = FastAPI(root_path=path)
+    for each in TouchstonePlugin.fastapi_apps:
+        outer.mount(each["url_prefix"], each["app"])
+    client = TestClient(outer, follow_redirects=False)
+
+    answer = client.get(f"{path}/touchstone/pages")
+
+    assert (answer.status_code, answer.headers["location"]) == (307, f"{path}/touchstone/pages/")
+
+
+@pytest.mark.parametrize("path", ["", PATH])
 def test_airflows_own_pages_find_ours(path):
     """They take an address from where Airflow is, as browsers do."""
     base = f"https://host.example{path}/"
