@@ -11,7 +11,7 @@ from itertools import groupby, islice
 from operator import itemgetter
 from typing import Any, TypeVar
 
-from boto3.dynamodb.types import TypeDeserializer, TypeSerializer
+from boto3.dynamodb.types import TypeSerializer
 from botocore.exceptions import ClientError
 from pydantic import JsonValue
 
@@ -59,9 +59,6 @@ _UNPROCESSED_ROUNDS = 8
 """About six seconds; a caller that reads many tasks at once does so again soon."""
 
 _serializer = TypeSerializer()
-
-# By its types it takes only what boto3 has built itself.
-_deserializer: Any = TypeDeserializer()
 
 
 class RecordNotFound(PermanentError):
@@ -126,16 +123,6 @@ def _weigh(value: object) -> int:
     return 1
 
 
-def _plain(value: object) -> JsonValue:
-    """Return what boto3 makes of a value that JSON has no form for: a set, or bytes."""
-    if isinstance(value, Decimal):
-        return _read_number(str(value))
-    if isinstance(value, set):
-        return [_plain(item) for item in value]
-    # What is none of these is no JSON, and nothing of ours has written it.
-    return value if isinstance(value, str) else repr(value)
-
-
 def _read(value: Any) -> JsonValue:
     """Return a value of an item; in one pass, for a list is made of some hundred thousand."""
     ((kind, content),) = value.items()
@@ -148,10 +135,13 @@ def _read(value: Any) -> JsonValue:
         found = _read_number(content)
     elif kind == "NULL":
         found = None
-    elif kind in {"S", "BOOL"}:
-        found = content
+    elif kind == "NS":
+        found = [_read_number(item) for item in content]
+    elif kind == "SS":
+        found = [*content]
     else:
-        found = _plain(_deserializer.deserialize(value))
+        # What is none of these is no JSON, and nothing of ours has written it.
+        found = content if kind in {"S", "BOOL"} else repr(content)
     return found
 
 
