@@ -25,14 +25,20 @@ from touchstone.core.names import (
     find_submission_of_run,
     is_submission_id,
 )
+from touchstone.core.queue import Queue
 from touchstone.core.schedule import MAX_INTERVAL
 from touchstone.core.states import SCHEDULABLE, SUBMISSION_OPEN, TASK_TERMINAL, SubmissionStatus
 from touchstone.pages.consoles import fold_lines
+from touchstone.pages.open_pages import OpenPagesDep
 from touchstone.pages.origin import require_same_origin
 from touchstone.pages.plots import Plot
 from touchstone.pages.rendering import Frame, lead, render
 from touchstone.pages.training_charts import build_plots
+from touchstone.services.events import EventKeeper
 from touchstone.services.sending import Sender
+from touchstone.settings import Settings
+from touchstone.stores.objects import ObjectStore
+from touchstone.stores.parts import Parts
 from touchstone.stores.records import RecordStore
 from touchstone.stores.tables import RecordNotFound
 from touchstone.ui.console import read_page
@@ -124,6 +130,7 @@ def show_submission(
     keeper: KeeperDep,
     clock: ClockDep,
     sender: SenderDep,
+    open_pages: OpenPagesDep,
     submission_id: str,
     run: Annotated[str, Query(max_length=MAX_RUN_ID)] = "",
     interval: Annotated[int | None, Query(ge=1, le=MAX_INTERVAL)] = None,
@@ -134,6 +141,39 @@ def show_submission(
     :param run: A run of its that was started a moment ago.
     :param interval: Whose charts are shown; the first that has some without it.
     """
+
+    def build() -> HTMLResponse:
+        return _show_submission(
+            request,
+            caller,
+            records,
+            parts,
+            queue,
+            keeper,
+            clock,
+            sender,
+            submission_id,
+            run=run,
+            interval=interval,
+        )
+
+    return open_pages.show(request, caller, build)
+
+
+def _show_submission(
+    request: Request,
+    caller: Caller,
+    records: RecordStore,
+    parts: Parts,
+    queue: Queue | None,
+    keeper: EventKeeper,
+    clock: ClockDep,
+    sender: Sender,
+    submission_id: str,
+    *,
+    run: str,
+    interval: int | None,
+) -> HTMLResponse:
     try:
         submission = get_visible_submission(records, caller, submission_id)
     except RecordNotFound:
@@ -214,12 +254,44 @@ def show_log(
     objects: ObjectsDep,
     settings: SettingsDep,
     clock: ClockDep,
+    open_pages: OpenPagesDep,
     submission_id: str,
     task_id: str,
     offset: Annotated[int, Query(ge=0)] = 0,
     attempt: Annotated[str | None, Query(pattern=r"^\d{1,9}-\d{1,9}$")] = None,
 ) -> HTMLResponse:
     """Show a piece of a task's console, as a terminal would."""
+
+    def build() -> HTMLResponse:
+        return _show_log(
+            request,
+            caller,
+            records,
+            objects,
+            settings,
+            clock,
+            submission_id,
+            task_id,
+            offset=offset,
+            attempt=attempt,
+        )
+
+    return open_pages.show(request, caller, build)
+
+
+def _show_log(
+    request: Request,
+    caller: Caller,
+    records: RecordStore,
+    objects: ObjectStore,
+    settings: Settings,
+    clock: ClockDep,
+    submission_id: str,
+    task_id: str,
+    *,
+    offset: int,
+    attempt: str | None,
+) -> HTMLResponse:
     get_visible_submission(records, caller, submission_id)
     task = records.get_task(submission_id, task_id)
     page = read_page(

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import threading
-from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
@@ -17,6 +15,7 @@ import urllib3
 from botocore.config import Config
 from botocore.exceptions import ClientError
 
+from touchstone.cache import KeptBytes
 from touchstone.settings import Settings
 from touchstone.stores.aws import (
     NOT_FOUND_CODES,
@@ -64,35 +63,6 @@ class StoredObject:
     size: int
 
 
-class _KeptBytes:
-    """
-    Bytes of objects by bucket and key; those that nobody has wanted longest go first. For threads.
-
-    :param limit: Most bytes of all of them together.
-    """
-
-    def __init__(self, limit: int) -> None:
-        self._limit = limit
-        self._size = 0
-        self._found: OrderedDict[tuple[str, str], bytes] = OrderedDict()
-        self._lock = threading.Lock()
-
-    def find(self, key: tuple[str, str]) -> bytes | None:
-        with self._lock:
-            found = self._found.get(key)
-            if found is not None:
-                self._found.move_to_end(key)
-            return found
-
-    def keep(self, key: tuple[str, str], body: bytes) -> None:
-        with self._lock:
-            self._size += len(body) - len(self._found.pop(key, b""))
-            self._found[key] = body
-            while self._size > self._limit:
-                _, dropped = self._found.popitem(last=False)
-                self._size -= len(dropped)
-
-
 class ObjectStore:
     """
     Reads, writes and signs for objects.
@@ -106,7 +76,7 @@ class ObjectStore:
     ) -> None:
         self._client = client
         self._clock = clock
-        self._kept = _KeptBytes(KEPT_BYTES)
+        self._kept = KeptBytes(KEPT_BYTES)
 
     @classmethod
     def connect(cls, settings: Settings) -> Self:
