@@ -29,7 +29,7 @@ def look(
     archive = pack_if_here(fields)
     with connect(login) as client:
         if archive is not None:
-            # Kept under its digest: whoever submits the same stores nothing more.
+            # Kept under its digest: to submit the same stores nothing more.
             fields["source"] = client.upload(archive)
         found = client.look(fields)
     if as_json:

@@ -2,8 +2,8 @@
 Open pages, which ask again every few seconds: a user who has many open is answered once a second.
 
 Only who asks again, with the tag of what he has, may get what another page of his was answered a
-moment ago. Whoever opens a page, or comes back from a form, gets it anew, and so do his open ones
-from then on.
+moment ago. A user who opens a page, or comes back from a form, gets it anew, and so do his open
+ones from then on.
 """
 
 from __future__ import annotations
