@@ -9,9 +9,11 @@ from airflow.plugins_manager import AirflowPlugin
 from touchstone import pages, ui
 from touchstone.ui.acts import ActsMiddleware
 
+# Airflow's pages take these from where Airflow itself is, which may be below a path: so none of
+# them begins with a slash.
 _ICONS = {
-    "icon": "/touchstone/pages/static/icon.svg",
-    "icon_dark_mode": "/touchstone/pages/static/icon-dark.svg",
+    "icon": "touchstone/pages/static/icon.svg",
+    "icon_dark_mode": "touchstone/pages/static/icon-dark.svg",
 }
 
 
@@ -36,7 +38,7 @@ class TouchstonePlugin(AirflowPlugin):
         {
             # The script puts its component under this name.
             "name": "Touchstone summary",
-            "bundle_url": "/touchstone/pages/static/home.js",
+            "bundle_url": "touchstone/pages/static/home.js",
             "destination": "dashboard",
             "url_route": "touchstone-summary",
         }
@@ -44,7 +46,7 @@ class TouchstonePlugin(AirflowPlugin):
     external_views: list[Any] = [  # noqa: RUF012 (the same)
         {
             "name": "Touchstone",
-            "href": "/touchstone/pages/submissions",
+            "href": "touchstone/pages/submissions",
             "destination": "nav",
             "url_route": "touchstone",
             "nav_top_level": True,
@@ -52,14 +54,14 @@ class TouchstonePlugin(AirflowPlugin):
         },
         {
             "name": "Touchstone",
-            "href": "/touchstone/pages/run?dag={DAG_ID}&run={RUN_ID}",
+            "href": "touchstone/pages/run?dag={DAG_ID}&run={RUN_ID}",
             "destination": "dag_run",
             "url_route": "touchstone-run",
             **_ICONS,
         },
         {
             "name": "Touchstone",
-            "href": "/touchstone/pages/run?dag={DAG_ID}&run={RUN_ID}",
+            "href": "touchstone/pages/run?dag={DAG_ID}&run={RUN_ID}",
             "destination": "task_instance",
             "url_route": "touchstone-task",
             **_ICONS,

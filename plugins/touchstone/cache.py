@@ -15,7 +15,8 @@ import asyncio
 import random
 import threading
 import time
-from collections.abc import Awaitable, Callable
+from collections import OrderedDict
+from collections.abc import Awaitable, Callable, Hashable
 from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Generic, TypeVar
@@ -112,6 +113,52 @@ class Cached(Generic[T]):
         # An interrupt is one caller's, and no word about the service.
         until = self._monotonic() + self._failure_seconds
         return _Kept(until, error=error) if isinstance(error, Exception) else None
+
+
+class KeptBytes:
+    """
+    Bytes by key; of more than may be kept, those that nobody has wanted longest go. For threads.
+
+    :param limit: Most bytes of all of them together.
+    :param seconds: How old they may be; ``None`` for those that never change.
+    :param monotonic: Seconds of a clock that never goes back.
+    """
+
+    def __init__(
+        self,
+        limit: int,
+        *,
+        seconds: float | None = None,
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._limit = limit
+        self._seconds = seconds
+        self._monotonic = monotonic
+        self._size = 0
+        self._found: OrderedDict[Hashable, tuple[float, bytes]] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def find(self, key: Hashable) -> bytes | None:
+        """Return what is kept; ``None`` for nothing, and for what is too old."""
+        with self._lock:
+            found = self._found.get(key)
+            if found is None:
+                return None
+            at, body = found
+            if self._seconds is not None and self._monotonic() - at >= self._seconds:
+                return None
+            self._found.move_to_end(key)
+            return body
+
+    def keep(self, key: Hashable, body: bytes) -> None:
+        """Keep bytes, in the place of what was kept under their key."""
+        with self._lock:
+            _, before = self._found.pop(key, (0.0, b""))
+            self._size += len(body) - len(before)
+            self._found[key] = (self._monotonic(), body)
+            while self._size > self._limit:
+                _, (_, dropped) = self._found.popitem(last=False)
+                self._size -= len(dropped)
 
 
 class AsyncCached(Generic[T]):

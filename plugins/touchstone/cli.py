@@ -20,7 +20,9 @@ from touchstone import (
     event_commands,
     fleet_commands,
     queue_commands,
+    source_commands,
     submission_commands,
+    task_commands,
 )
 from touchstone.memory import collect_seldom
 from touchstone.terminal import EXIT_FAILURE, EXIT_INTERRUPTED, EXIT_UNREACHABLE, EXIT_USAGE
@@ -113,6 +115,8 @@ app.command()(cost_commands.costs)
 app.command()(audit_commands.audit)
 app.command()(queue_commands.queue)
 app.command()(queue_commands.priority)
+app.command()(task_commands.tasks)
+app.command()(source_commands.look)
 app.add_typer(dev_commands.dev_app, name="dev")
 
 

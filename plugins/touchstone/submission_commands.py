@@ -15,13 +15,13 @@ from typer.core import TyperCommand
 
 from touchstone import event_commands
 from touchstone.client.options import Needs, Waived, takes_schedule
-from touchstone.client.packing import is_remote
 from touchstone.client.requests import (
     build_schedule,
+    build_source,
     check_conf,
     check_id,
     drop_none,
-    pack_source,
+    pack_if_here,
 )
 from touchstone.terminal import (
     EXIT_FAILURE,
@@ -35,7 +35,7 @@ from touchstone.terminal import (
 from touchstone_agent.protocol.errors import ConfigurationError, TouchstoneError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping, Sequence
 
     from touchstone.client.answers import Answer
     from touchstone.client.api import Client
@@ -72,6 +72,12 @@ Given = dict[str, object]
 """The help of each field of a schedule."""
 
 SubmissionId = Annotated[str, typer.Argument(metavar="ID", show_default=False)]
+SubmissionIds = Annotated[
+    list[str],
+    typer.Argument(
+        metavar="ID...", show_default=False, help="Submissions; one that is refused stops no other."
+    ),
+]
 
 
 @submission_app.command(
@@ -105,26 +111,12 @@ def submit(
 
     chosen = submission_id or build_id(datetime.now(UTC), secrets.token_hex(3))
     check_id(chosen)
-    if ref is not None and not is_remote(source):
-        raise ConfigurationError(f"ref: {source} is not a git URL, so it has no branches")
-    conf = drop_none(
-        {
-            "source": source,
-            "system": system,
-            "ref": ref,
-            "path": path,
-            WAIVED: waive_column or None,
-            "notes": notes,
-            **build_schedule(
-                ctx.meta.get(_PASSTHROUGH, ()),
-                needs=needs,
-                given=given,
-            ),
-        }
-    )
-    archive = None if is_remote(source) else pack_source(source)
-    # Before anything is sent, so that nothing is uploaded for a wrong option.
-    check_conf(conf | ({"source": "upload:" + "0" * 64} if archive is not None else {}))
+    conf = {
+        **build_source(source, system=system, ref=ref, path=path),
+        **drop_none({WAIVED: waive_column or None, "notes": notes}),
+        **build_schedule(ctx.meta.get(_PASSTHROUGH, ()), needs=needs, given=given),
+    }
+    archive = pack_if_here(conf)
     with connect(login) as client:
         if submission_id is None:
             # What a job repeats was entered by then: the server knows it again by its id.
@@ -454,23 +446,23 @@ def enter(
 
 @submission_app.command()
 def cancel(
-    submission_id: SubmissionId,
+    submission_ids: SubmissionIds,
     reason: Annotated[str | None, typer.Option(help="Why; others will read it.")] = None,
     login: Login = None,
     as_json: AsJson = False,
 ) -> None:
-    """End a submission's tasks and runs."""
+    """End the tasks and runs of one or more submissions."""
+    wanted = _check_ids(submission_ids)
     with connect(login) as client:
-        ended = client.cancel(check_id(submission_id), reason)
-    _print_ended(submission_id, "cancelled", ended, as_json)
+        _end(wanted, "cancelled", lambda each: client.cancel(each, reason), as_json)
 
 
 @submission_app.command()
-def retract(submission_id: SubmissionId, login: Login = None, as_json: AsJson = False) -> None:
-    """Withdraw a submission for good."""
+def retract(submission_ids: SubmissionIds, login: Login = None, as_json: AsJson = False) -> None:
+    """Withdraw one or more submissions for good."""
+    wanted = _check_ids(submission_ids)
     with connect(login) as client:
-        ended = client.retract(check_id(submission_id))
-    _print_ended(submission_id, "retracted", ended, as_json)
+        _end(wanted, "retracted", client.retract, as_json)
 
 
 def _finish(
@@ -557,12 +549,49 @@ def _report(client: Client, submission_id: str, run_id: str, ending: Ending, as_
         raise typer.Exit(EXIT_FAILURE)
 
 
-def _print_ended(submission_id: str, word: str, ended: Answer[Ended], as_json: bool) -> None:
-    if as_json:
-        print_json({"submission_id": submission_id, **ended.document})
+def _check_ids(submission_ids: Sequence[str]) -> list[str]:
+    """Return the ids, each once; nothing is sent while one of them cannot be one."""
+    return [check_id(each) for each in dict.fromkeys(submission_ids)]
+
+
+def _end(
+    submission_ids: Sequence[str],
+    word: str,
+    end: Callable[[str], Answer[Ended]],
+    as_json: bool,
+) -> None:
+    """End each of some submissions, and tell of each what has become of it."""
+    from touchstone.client.errors import Refused, Unreachable
+
+    if len(submission_ids) == 1:
+        submission_id = submission_ids[0]
+        ended = end(submission_id)
+        if as_json:
+            print_json({"submission_id": submission_id, **ended.document})
+        else:
+            typer.echo(_tell_ended(submission_id, word, ended.value))
         return
-    tasks = ", ".join(ended.value.cancelled_tasks) or "nothing was under way"
-    typer.echo(f"{submission_id} {word}: {tasks}")
+    rows: list[Mapping[str, object]] = []
+    for submission_id in submission_ids:
+        try:
+            ended = end(submission_id)
+        except (Refused, Unreachable) as error:
+            rows.append({"submission_id": submission_id, "problem": str(error)})
+            if not as_json:
+                say(f"{submission_id} not {word}: {error}")
+        else:
+            rows.append({"submission_id": submission_id, **ended.document, "problem": None})
+            if not as_json:
+                typer.echo(_tell_ended(submission_id, word, ended.value))
+    if as_json:
+        print_json({"submissions": rows})
+    if any(row["problem"] for row in rows):
+        raise typer.Exit(EXIT_FAILURE)
+
+
+def _tell_ended(submission_id: str, word: str, ended: Ended) -> str:
+    tasks = ", ".join(ended.cancelled_tasks) or "nothing was under way"
+    return f"{submission_id} {word}: {tasks}"
 
 
 def _warn_of_dispatcher(dispatcher: DispatcherState | None) -> None:

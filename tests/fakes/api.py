@@ -19,6 +19,7 @@ from fakes.submissions import build_submission
 from touchstone.airflow_db.run_facts import RunFacts
 from touchstone.core.answers import Ended
 from touchstone.core.offers import GpuRow
+from touchstone.core.refs import parse_listing
 from touchstone.services.cancel import cancel_unregistered
 from touchstone.services.sending import Sender
 from touchstone.settings import Settings, get_settings
@@ -28,6 +29,7 @@ from touchstone.ui.routes.events import Closer, get_closer
 from touchstone.ui.routes.gpus import get_gpus
 from touchstone.ui.routes.runs import RunReader, get_run_reader
 from touchstone.ui.routes.sending import get_sender
+from touchstone.ui.routes.sources import get_list_refs
 from touchstone.ui.waiting import QueueReader
 
 NOW = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)
@@ -70,6 +72,8 @@ class FakeAirflow:
     Airflow's login, and Touchstone with runs in memory.
 
     ``steps`` are called one by one, each time a run is asked for: they move the world on.
+    ``listing`` is what every git host tells of its refs. It may be below a path, which is given
+    when it is built.
     """
 
     records: FakeRecordStore
@@ -85,9 +89,10 @@ class FakeAirflow:
     gpus: tuple[GpuRow, ...] | None = None
     logins: int = 0
     expired: set[str] = field(default_factory=set)
+    listing: str = ""
 
-    def build(self) -> FastAPI:
-        app = FastAPI()
+    def build(self, path: str = "") -> FastAPI:
+        app = FastAPI(root_path=path)
         app.mount("/touchstone", self._build_touchstone())
         app.post("/auth/token", status_code=201)(self.create_token)
         return app
@@ -107,6 +112,7 @@ class FakeAirflow:
             dependencies.get_clock: lambda: lambda: NOW,
             dependencies.get_authority: lambda: authority,
             get_gpus: lambda: lambda: self.gpus,
+            get_list_refs: lambda: lambda _settings, _url: parse_listing(self.listing),
             get_sender: self._build_sender,
             get_run_reader: lambda: RunReader(
                 find_run=self.find_run, find_failure=lambda _run_id: self.failure

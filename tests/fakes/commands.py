@@ -43,6 +43,7 @@ RULES = {
     "leaderboard": (Rule.EVERYBODY, ("default",)),
     "list": (Rule.EVERYBODY, ()),
     "logs": (Rule.OWNERS, ("s-1", "i5")),
+    "look": (Rule.SUBMITTERS, (GIT,)),
     "manifest apply": (Rule.SUBMITTERS, ("{folder}/jobs.toml",)),
     "open": (Rule.OWNERS, ("s-1",)),
     "pause": (Rule.ADMINS, ()),
@@ -56,6 +57,7 @@ RULES = {
     "schedule": (Rule.OWNING_SUBMITTERS, ("s-1", "--intervals", "5")),
     "show": (Rule.OWNERS, ("s-1",)),
     "submit": (Rule.SUBMITTERS, (GIT,)),
+    "tasks": (Rule.EVERYBODY, ()),
 }
 """By command: who it is for, and arguments of it; ``{folder}`` is :func:`write_files`'."""
 

@@ -120,6 +120,7 @@ PAGE_RULES = {
     "POST /fleet/servers/{name}/attach": Rule.ADMINS,
     "GET /fleet/servers/{name}": Rule.ADMINS,
     "POST /fleet/servers/{name}/slots": Rule.ADMINS,
+    "GET /fleet/pause": Rule.ADMINS,
     "POST /fleet/pause": Rule.ADMINS,
     "POST /fleet/resume": Rule.ADMINS,
     "GET /audit": Rule.ADMINS,

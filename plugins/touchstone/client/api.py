@@ -56,7 +56,9 @@ from touchstone.core.answers import (
     Sent,
     ServerWork,
     ShownRun,
+    SourceReport,
     TaskFiles,
+    TaskList,
     Uploaded,
 )
 from touchstone_agent.protocol.words import describe_refusal
@@ -290,6 +292,46 @@ class Client:
             raise Unreachable(
                 f"the connection to the object store broke ({type(error).__name__}); try again"
             ) from error
+
+    def list_tasks(
+        self,
+        *,
+        status: str | None = None,
+        server: str | None = None,
+        submission_id: str | None = None,
+        user: str | None = None,
+        limit: int = 50,
+        cursor: str | None = None,
+    ) -> Answer[TaskList]:
+        """
+        Return tasks of all submissions that the user may see, the newest first.
+
+        :param server: For admins, those at work there; with a user or a submission, what ran there.
+        :param cursor: The ``next`` of an earlier page; ``None`` for the first one.
+        """
+        query = {
+            "status": status,
+            "server": server,
+            "submission": submission_id,
+            "user": user,
+            "limit": str(limit),
+            "cursor": cursor,
+        }
+        given = {key: value for key, value in query.items() if value is not None}
+        return self._read(TaskList, self._ask("GET", f"{_API}/tasks", params=given))
+
+    def look(self, fields: Mapping[str, object]) -> Answer[SourceReport]:
+        """
+        Return what is known of a source before it is sent; nothing is changed.
+
+        :param fields: ``source``, and ``system``, ``ref`` and ``path`` as in a run's conf.
+        :raises Refused: What ``register`` would refuse of it, with the field's name.
+        """
+
+        def ask() -> Document:
+            return self._ask("POST", f"{_API}/sources/look", json=fields)
+
+        return self._read(SourceReport, self._repeat(ask))
 
     def upload(self, archive: bytes) -> str:
         """Upload a ``.tar.gz``; return the source that stands for it."""

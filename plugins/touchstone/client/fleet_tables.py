@@ -280,3 +280,29 @@ def tell_drain(work: ServerWork) -> str:
         else ""
     )
     return f"{told}; {running} of what runs {'goes' if running == 1 else 'go'} on to the end{ends}"
+
+
+def tell_pause(status: FleetStatus, waiting: int) -> str:
+    """
+    Return what a pause of placements would do.
+
+    :param status: The fleet.
+    :param waiting: How many tasks wait for a slot.
+    """
+    running = status.runpod.in_use + sum(
+        row.in_use + row.validation_in_use for row in status.servers
+    )
+    goes_on = (
+        "nothing runs"
+        if not running
+        else f"{running} of what runs {'goes' if running == 1 else 'go'} on to the end"
+    )
+    waits = (
+        "nothing waits"
+        if not waiting
+        else f"{waiting} of what waits {'waits' if waiting == 1 else 'wait'} until tasks may start"
+    )
+    return (
+        f"a pause lets nothing new start anywhere; {goes_on}; {waits}; "
+        "terminations, uploads and metering go on"
+    )

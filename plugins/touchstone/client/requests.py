@@ -8,6 +8,7 @@ import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from touchstone.client.packing import is_remote
 from touchstone_agent.protocol.errors import ConfigurationError
 
 
@@ -78,6 +79,20 @@ def check_conf(conf: Mapping[str, object]) -> None:
     parse_conf(conf)
 
 
+def build_source(
+    source: str, *, system: str | None, ref: str | None, path: str | None
+) -> dict[str, object]:
+    """
+    Return what is submitted, as a run's conf says it.
+
+    :param source: Git URL, or a folder or archive of this machine.
+    :raises ConfigurationError: If a ref is named of what has none.
+    """
+    if ref is not None and not is_remote(source):
+        raise ConfigurationError(f"ref: {source} is not a git URL, so it has no branches")
+    return drop_none({"source": source, "system": system, "ref": ref, "path": path})
+
+
 def check_id(submission_id: str) -> str:
     """
     Return a submission's id, checked.
@@ -97,6 +112,19 @@ def check_id(submission_id: str) -> str:
 def drop_none(fields: Mapping[str, object]) -> dict[str, object]:
     """Return the fields of which something is said."""
     return {key: value for key, value in fields.items() if value is not None}
+
+
+def pack_if_here(conf: Mapping[str, object]) -> bytes | None:
+    """
+    Return the folder or archive of this machine that a conf names, packed; ``None`` for a git URL.
+
+    :raises ConfigurationError: If it cannot be packed, or a field makes no sense: before anything
+        is sent, so that nothing is uploaded for a wrong option.
+    """
+    source = str(conf["source"])
+    archive = None if is_remote(source) else pack_source(source)
+    check_conf({**conf, "source": "upload:" + "0" * 64} if archive is not None else conf)
+    return archive
 
 
 def pack_source(source: str) -> bytes:

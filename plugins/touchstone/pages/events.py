@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from fastapi import APIRouter, Request
+from typing import Annotated, Final
+
+from fastapi import APIRouter, Query, Request
 from fastapi.responses import HTMLResponse
 
 from touchstone.client.answers import EventList, Leaderboard, ShownEvent
@@ -14,6 +16,10 @@ from touchstone.ui.routes import events as api
 from touchstone.ui.routes.events import KeeperDep
 
 router = APIRouter()
+
+PAGE_SIZE: Final = 100
+"""Rows of a leaderboard on a page: a thousand take a browser seconds."""
+MAX_ROW: Final = 1_000_000
 
 
 @router.get("/events")
@@ -30,11 +36,21 @@ def list_events(
 
 @router.get("/events/{name}")
 def show_event(
-    request: Request, caller: CallerDep, keeper: KeeperDep, clock: ClockDep, name: str
+    request: Request,
+    caller: CallerDep,
+    keeper: KeeperDep,
+    clock: ClockDep,
+    name: str,
+    first: Annotated[int, Query(ge=1, le=MAX_ROW)] = 1,
 ) -> HTMLResponse:
-    """Show an event and its leaderboard, best first."""
+    """
+    Show an event and its leaderboard, best first.
+
+    :param first: The row that the page begins with.
+    """
     event = ShownEvent.model_validate(api.get_event(keeper, name))
     board = Leaderboard.model_validate(api.get_leaderboard(keeper, name))
+    rows = board.rows[first - 1 : first - 1 + PAGE_SIZE]
     frame = Frame(caller=caller, now=clock(), area="events")
     return render(
         request,
@@ -43,8 +59,12 @@ def show_event(
         {
             "event": event,
             "board": board,
-            "columns": list_columns(board.rows),
-            "notes": list_notes(board.rows),
-            "whiskers": build_whiskers([(row.low, row.difference, row.high) for row in board.rows]),
+            "rows": rows,
+            "count": len(board.rows),
+            "first": first,
+            "size": PAGE_SIZE,
+            "columns": list_columns(rows),
+            "notes": list_notes(rows),
+            "whiskers": build_whiskers([(row.low, row.difference, row.high) for row in rows]),
         },
     )

@@ -12,12 +12,13 @@ from fastapi import APIRouter, Depends, Request
 from fastapi.responses import HTMLResponse, RedirectResponse, Response
 
 from touchstone.client.answers import FleetStatus
-from touchstone.client.fleet_tables import list_remarks, tell_drain
+from touchstone.client.fleet_tables import list_remarks, tell_drain, tell_pause
 from touchstone.core.answers import ServerWork
+from touchstone.core.queue import Queue
 from touchstone.pages.origin import require_same_origin
 from touchstone.pages.posted import Posted, PostedDep, name_error
 from touchstone.pages.rendering import Frame, lead, render
-from touchstone.services.fleet import MAX_SLOTS, SlotsChanged
+from touchstone.services.fleet import MAX_SLOTS, FleetKeeper, SlotsChanged
 from touchstone.ui.dependencies import (
     Caller,
     CallerDep,
@@ -37,6 +38,8 @@ router = APIRouter()
 CHANGES = [Depends(require_admin), Depends(require_same_origin)]
 SLOTS: Final = ("slots", "validation_slots")
 """Fields of the form of a server's slots."""
+REASON: Final = "reason"
+"""The field of the form that pauses placements."""
 
 _NUMBER: Final = re.compile(r"-?[0-9]{1,9}", re.ASCII)
 
@@ -59,7 +62,7 @@ def show_fleet(
 @dataclass(frozen=True, kw_only=True)
 class Shown:
     """
-    The form of a server's slots, of one moment.
+    A form of one moment: of a server's slots, or of a pause.
 
     :param values: What its fields hold; the present slots where one is not in it.
     :param errors: What is wrong, by field; under an empty name what is wrong with no field.
@@ -182,13 +185,62 @@ def _show(
     return answer
 
 
+@router.get("/fleet/pause", dependencies=[Depends(require_admin)])
+def tell_of_pause(
+    request: Request, caller: CallerDep, keeper: KeeperDep, queue: QueueDep, clock: ClockDep
+) -> Response:
+    """Show what a pause of placements would do; nothing is changed."""
+    return _show_pause(request, caller, keeper, queue, clock, Shown())
+
+
 @router.post("/fleet/pause", dependencies=CHANGES)
 def pause_placements(
-    request: Request, caller: CallerDep, records: RecordsDep, clock: ClockDep
-) -> RedirectResponse:
-    """Let nothing new start anywhere, and show the fleet."""
-    api.pause_placements(caller, records, clock, api.PauseBody())
+    request: Request,
+    caller: CallerDep,
+    records: RecordsDep,
+    keeper: KeeperDep,
+    queue: QueueDep,
+    clock: ClockDep,
+    posted: PostedDep,
+) -> Response:
+    """Let nothing new start anywhere, and show the fleet; or the form again, with what is wrong."""
+    reason = posted.get(REASON)
+    if len(reason) > api.MAX_REASON:
+        problem = f"give at most {api.MAX_REASON} characters"
+        shown = Shown(values={REASON: reason}, errors={REASON: problem}, status=422)
+        return _show_pause(request, caller, keeper, queue, clock, shown)
+    api.pause_placements(caller, records, clock, api.PauseBody(reason=reason or None))
     return lead(request, "/fleet")
+
+
+def _show_pause(
+    request: Request,
+    caller: Caller,
+    keeper: FleetKeeper,
+    queue: Queue | None,
+    clock: ClockDep,
+    shown: Shown,
+) -> Response:
+    status = FleetStatus.model_validate(api.get_fleet(keeper, queue, clock))
+    if status.placements.paused:
+        # By somebody else, a moment ago: the fleet's page says by whom.
+        return lead(request, "/fleet")
+    # Those that stand ready on a server wait as well, and the pool has not them.
+    waiting = len(queue.waiting) if queue else status.waiting
+    told = tell_pause(status, waiting)
+    answer = render(
+        request,
+        "pause.html",
+        Frame(caller=caller, now=clock(), area="fleet", dispatcher=status.dispatcher),
+        {
+            "told": told[:1].upper() + told[1:],
+            "reason": shown.values.get(REASON, ""),
+            "errors": shown.errors,
+            "limit": api.MAX_REASON,
+        },
+    )
+    answer.status_code = shown.status
+    return answer
 
 
 @router.post("/fleet/resume", dependencies=CHANGES)

@@ -28,10 +28,10 @@ from touchstone.client import (
 )
 from touchstone.client.answers import ShownRow
 from touchstone.core.answers import DispatcherState
-from touchstone.ui.dependencies import Caller
+from touchstone.ui.dependencies import Caller, find_airflow_path
 
 LOGIN: Final = "/api/v2/auth/login"
-"""Leads to the login of whichever auth manager Airflow has, and that back again."""
+"""Below Airflow's own path: leads to the login of whichever auth manager it has, and back again."""
 
 TEMPLATES: Final = Path(__file__).with_name("templates")
 
@@ -147,11 +147,12 @@ def render_error(request: Request, status: int, detail: str) -> HTMLResponse:
 
 def _build_login(request: Request) -> str:
     """Return the address of Airflow's login, which comes back to what was asked for."""
+    login = f"{find_airflow_path(request)}{LOGIN}"
     if request.method != "GET":
-        return LOGIN
+        return login
     query = f"?{request.url.query}" if request.url.query else ""
     # The path as it was asked for: the mounted application's own, below Airflow's.
-    return f"{LOGIN}?{urlencode({'next': f'{request.url.path}{query}'})}"
+    return f"{login}?{urlencode({'next': f'{request.url.path}{query}'})}"
 
 
 def lead(request: Request, path: str) -> RedirectResponse:

@@ -25,16 +25,23 @@ from touchstone.core.names import (
     find_submission_of_run,
     is_submission_id,
 )
+from touchstone.core.queue import Queue
 from touchstone.core.schedule import MAX_ID, MAX_INTERVAL
 from touchstone.core.states import SCHEDULABLE, SUBMISSION_OPEN, TASK_TERMINAL, SubmissionStatus
 from touchstone.pages.consoles import fold_lines
+from touchstone.pages.open_pages import OpenPagesDep
 from touchstone.pages.origin import require_same_origin
 from touchstone.pages.plots import Plot
 from touchstone.pages.rendering import Frame, lead, render
 from touchstone.pages.training_charts import build_plots
+from touchstone.services.events import EventKeeper
 from touchstone.services.sending import Sender
+from touchstone.settings import Settings
+from touchstone.stores.objects import ObjectStore
+from touchstone.stores.parts import Parts
 from touchstone.stores.records import RecordStore
 from touchstone.stores.tables import RecordNotFound
+from touchstone.ui.console import read_page
 from touchstone.ui.dependencies import (
     Caller,
     CallerDep,
@@ -47,8 +54,8 @@ from touchstone.ui.dependencies import (
     SettingsDep,
     require_submitter,
 )
+from touchstone.ui.queries import get_visible_submission, show_figures, show_results
 from touchstone.ui.routes import events as events_api
-from touchstone.ui.routes import logs as logs_api
 from touchstone.ui.routes import submissions as api
 from touchstone.ui.routes.events import KeeperDep
 from touchstone.ui.routes.sending import SenderDep
@@ -123,6 +130,7 @@ def show_submission(
     keeper: KeeperDep,
     clock: ClockDep,
     sender: SenderDep,
+    open_pages: OpenPagesDep,
     submission_id: str,
     run: Annotated[str, Query(max_length=MAX_RUN_ID)] = "",
     interval: Annotated[int | None, Query(ge=1, le=MAX_INTERVAL)] = None,
@@ -135,8 +143,41 @@ def show_submission(
     :param interval: Whose charts are shown; the first that has some without it.
     :param task: The same of a fold, by its task's id.
     """
+
+    def build() -> HTMLResponse:
+        return _show_submission(
+            request,
+            caller,
+            records,
+            parts,
+            queue,
+            keeper,
+            clock,
+            sender,
+            submission_id,
+            run=run,
+            interval=interval,
+        )
+
+    return open_pages.show(request, caller, build)
+
+
+def _show_submission(
+    request: Request,
+    caller: Caller,
+    records: RecordStore,
+    parts: Parts,
+    queue: Queue | None,
+    keeper: EventKeeper,
+    clock: ClockDep,
+    sender: Sender,
+    submission_id: str,
+    *,
+    run: str,
+    interval: int | None,
+) -> HTMLResponse:
     try:
-        answer = api.get_submission(caller, records, queue, clock, submission_id)
+        submission = get_visible_submission(records, caller, submission_id)
     except RecordNotFound:
         waiting = _find_unregistered(sender, caller, records, submission_id)
         if waiting is None:
@@ -144,9 +185,13 @@ def show_submission(
         frame = Frame(caller=caller, now=clock(), area="submissions")
         values = {"submission_id": submission_id, "facts": waiting}
         return render(request, "starting.html", frame, values)
-    found = SubmissionAnswer.model_validate(answer)
-    results = Results.model_validate(api.get_results(caller, records, parts, submission_id))
-    said = Comparison.model_validate(events_api.compare(records, keeper, [submission_id]))
+    # What open pages ask for over and over is read once each time.
+    tasks = records.list_tasks(submission_id)
+    found = SubmissionAnswer.model_validate(api.show_with_tasks(submission, tasks, queue, clock()))
+    results = Results.model_validate(show_results(submission, parts))
+    said = Comparison.model_validate(
+        {"rows": events_api.list_verdicts(keeper, submission_id, submission)}
+    )
     frame = Frame(caller=caller, now=clock(), area="submissions", dispatcher=found.dispatcher)
     charted = list_charted(found.tasks)
     wanted = [each for each in charted if task == each.task_id]
@@ -155,7 +200,8 @@ def show_submission(
     plots: list[Plot] = []
     no_charts: JsonValue = None
     if chosen is not None:
-        stored = api.get_charts(caller, records, parts, submission_id, chosen.task_id)
+        key = (submission_id, chosen.task_id)
+        stored = show_figures(next(each for each in tasks if each.key == key), parts)
         plots, no_charts = build_plots([(THIS_TRAINING, read_figures(stored))]), stored["note"]
     # Only a run that could be its own: an address with any other says nothing of it.
     is_own = find_submission_of_run(run) == submission_id
@@ -215,24 +261,49 @@ def show_log(
     objects: ObjectsDep,
     settings: SettingsDep,
     clock: ClockDep,
+    open_pages: OpenPagesDep,
     submission_id: str,
     task_id: str,
     offset: Annotated[int, Query(ge=0)] = 0,
     attempt: Annotated[str | None, Query(pattern=r"^\d{1,9}-\d{1,9}$")] = None,
 ) -> HTMLResponse:
     """Show a piece of a task's console, as a terminal would."""
-    page = logs_api.get_log(
-        caller,
-        records,
-        objects,
-        settings,
-        clock,
-        submission_id,
-        task_id,
-        offset=offset,
-        attempt=attempt,
-    )
+
+    def build() -> HTMLResponse:
+        return _show_log(
+            request,
+            caller,
+            records,
+            objects,
+            settings,
+            clock,
+            submission_id,
+            task_id,
+            offset=offset,
+            attempt=attempt,
+        )
+
+    return open_pages.show(request, caller, build)
+
+
+def _show_log(
+    request: Request,
+    caller: Caller,
+    records: RecordStore,
+    objects: ObjectStore,
+    settings: Settings,
+    clock: ClockDep,
+    submission_id: str,
+    task_id: str,
+    *,
+    offset: int,
+    attempt: str | None,
+) -> HTMLResponse:
+    get_visible_submission(records, caller, submission_id)
     task = records.get_task(submission_id, task_id)
+    page = read_page(
+        objects, settings.logs_bucket, task, attempt=attempt, offset=offset, now=clock()
+    )
     attempts = [each for each in (*task.past, task.newest) if each.number]
     frame = Frame(caller=caller, now=clock(), area="submissions")
     return render(

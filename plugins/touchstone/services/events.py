@@ -233,12 +233,15 @@ class EventKeeper:
 
     def list_quotas(self, user: str) -> tuple[EventQuota, ...]:
         """Return what each event still takes of a user now; those left out that he is not of."""
+        events = [
+            event
+            for event in self._events.list_events().records[:MAX_QUOTAS]
+            if not event.definition.participants or user in event.definition.participants
+        ]
+        known = self._events.find_participants([event.name for event in events], user)
         found = []
-        for event in self._events.list_events().records[:MAX_QUOTAS]:
-            participants = event.definition.participants
-            if participants and user not in participants:
-                continue
-            participant = self._events.find_participant(event.name, user)
+        for event in events:
+            participant = known[event.name]
             free = self._find_free(event, participant)
             quota = event.definition.quota
             left = None

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from botocore.exceptions import BotoCoreError, ClientError
 
+from touchstone.stores.items import keep_items
 from touchstone_agent.protocol.errors import PermanentError, TransientError
 
 if TYPE_CHECKING:
@@ -47,7 +48,10 @@ def build_client(service: str, conn_id: str, config: Config | None = None) -> An
     hook: AwsGenericHook[Any] = AwsGenericHook(
         aws_conn_id=conn_id, client_type=service, config=config
     )
-    return hook.get_conn()
+    client = hook.get_conn()
+    if service == "dynamodb":
+        keep_items(client)
+    return client
 
 
 def get_error_code(error: ClientError) -> str:

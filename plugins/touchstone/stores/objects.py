@@ -15,6 +15,7 @@ import urllib3
 from botocore.config import Config
 from botocore.exceptions import ClientError
 
+from touchstone.cache import KeptBytes
 from touchstone.settings import Settings
 from touchstone.stores.aws import (
     NOT_FOUND_CODES,
@@ -27,6 +28,9 @@ from touchstone_agent.protocol.messages import Grant
 
 MAX_BYTES = 16 * 1024**2
 """What is read into memory of an object, unless its reader says otherwise."""
+
+KEPT_BYTES = 8 * 1024**2
+"""So many bytes are kept of objects that are written once, for those who ask for them again."""
 
 _BLOCK_BYTES = 1024**2
 
@@ -72,6 +76,7 @@ class ObjectStore:
     ) -> None:
         self._client = client
         self._clock = clock
+        self._kept = KeptBytes(KEPT_BYTES)
 
     @classmethod
     def connect(cls, settings: Settings) -> Self:
@@ -97,6 +102,21 @@ class ObjectStore:
             raise ObjectTooLarge(f"s3://{bucket}/{key} has more than {max_bytes} bytes")
         if sha256 is not None and hashlib.sha256(found).hexdigest() != sha256:
             raise ObjectCorrupt(f"s3://{bucket}/{key} does not have sha256 {sha256}")
+        return found
+
+    def get_unchanging(self, bucket: str, key: str, *, max_bytes: int) -> bytes:
+        """
+        Return the bytes of an object that is written once, perhaps as they were read before.
+
+        Many people look at the same console, and each page of it asks again and again.
+
+        :raises ObjectNotFound: As :meth:`get`, also below.
+        :raises ObjectTooLarge: If it has more.
+        """
+        found = self._kept.find((bucket, key))
+        if found is None:
+            found = self.get(bucket, key, max_bytes=max_bytes)
+            self._kept.keep((bucket, key), found)
         return found
 
     def fetch(self, bucket: str, key: str, target: Path, *, sha256: str, size: int) -> None:

@@ -533,6 +533,12 @@ class RecordStore(Tables):
         """Return a record as it is stored; ``None`` if there is none."""
         return self._find(table, key)
 
+    def find_all_in_part(
+        self, table: str, keys: Iterable[tuple[str, ...]]
+    ) -> dict[tuple[str, ...], Record]:
+        """Return the records of some keys as they are stored, in few requests; those there are."""
+        return self._find_many(table, keys)
+
     def create_in_part(self, table: str, key: str, record: Record) -> None:
         """
         Write a new record.

@@ -11,7 +11,7 @@ from itertools import groupby, islice
 from operator import itemgetter
 from typing import Any, TypeVar
 
-from boto3.dynamodb.types import TypeDeserializer, TypeSerializer
+from boto3.dynamodb.types import TypeSerializer
 from botocore.exceptions import ClientError
 from pydantic import JsonValue
 
@@ -59,9 +59,6 @@ _UNPROCESSED_ROUNDS = 8
 """About six seconds; a caller that reads many tasks at once does so again soon."""
 
 _serializer = TypeSerializer()
-
-# By its types it takes only what boto3 has built itself.
-_deserializer: Any = TypeDeserializer()
 
 
 class RecordNotFound(PermanentError):
@@ -126,26 +123,41 @@ def _weigh(value: object) -> int:
     return 1
 
 
-def _plain(value: object) -> JsonValue:
-    if isinstance(value, Decimal):
+def _read(value: Any) -> JsonValue:
+    """Return a value of an item; in one pass, for a list is made of some hundred thousand."""
+    ((kind, content),) = value.items()
+    found: JsonValue
+    if kind == "M":
+        found = {key: _read(item) for key, item in content.items()}
+    elif kind == "L":
+        found = [_read(item) for item in content]
+    elif kind == "N":
+        found = _read_number(content)
+    elif kind == "NULL":
+        found = None
+    elif kind == "NS":
+        found = [_read_number(item) for item in content]
+    elif kind == "SS":
+        found = [*content]
+    else:
+        # What is none of these is no JSON, and nothing of ours has written it.
+        found = content if kind in {"S", "BOOL"} else repr(content)
+    return found
+
+
+def _read_number(text: str) -> int | float:
+    try:
+        return int(text)
+    except ValueError:
+        number = Decimal(text)
         # A metric of exactly 1.0 comes back as the int 1, which JSON and == do not tell apart.
-        return int(value) if value == value.to_integral_value() else float(value)
-    if isinstance(value, dict):
-        return {key: _plain(item) for key, item in value.items()}
-    if isinstance(value, (list, set)):
-        return [_plain(item) for item in value]
-    # What is none of these is no JSON, and nothing of ours has written it.
-    return value if isinstance(value, (str, bool)) or value is None else repr(value)
+        return int(number) if number == number.to_integral_value() else float(number)
 
 
 def from_item(item: Item) -> Record:
     """Return what DynamoDB holds as a record."""
     # The mark follows from the rest, and only the index needs it.
-    return {
-        key: _plain(_deserializer.deserialize(value))
-        for key, value in item.items()
-        if key != AT_WORK
-    }
+    return {key: _read(value) for key, value in item.items() if key != AT_WORK}
 
 
 def _name_fields(fields: Iterable[str]) -> dict[str, str]:

@@ -15,6 +15,12 @@ async def serve(scope: Scope, receive: Receive, send: Send) -> None:
     The application is imported by the first request: every Airflow process loads plugins, and
     only the api-server serves them.
     """
+    if scope["type"] == "http" and scope["path"] == f"{scope['root_path']}/pages":
+        # Airflow hands the pages only what has a slash behind that, and people leave it out.
+        from starlette.responses import RedirectResponse
+
+        await RedirectResponse(f"{scope['path']}/")(scope, receive, send)
+        return
     from touchstone.ui.app import get_app
 
     await get_app()(scope, receive, send)

@@ -163,7 +163,7 @@ def _collect(
                 break
             data += f"\n... {chunk.offset - position} bytes were not uploaded ...\n".encode()
             position = chunk.offset
-        piece = objects.get(bucket, chunk.key, max_bytes=chunk.size)
+        piece = objects.get_unchanging(bucket, chunk.key, max_bytes=chunk.size)
         piece = piece[position - chunk.offset :]
         piece = piece[: max(0, PAGE_BYTES - len(data))]
         data += piece

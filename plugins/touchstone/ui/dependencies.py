@@ -144,6 +144,12 @@ def get_cancel_service(
     return _Canceller(records)
 
 
+def find_airflow_path(request: Request) -> str:
+    """Return the path that Airflow is below, without a slash at its end; empty for none."""
+    # Set where Airflow hands a request to an application of ours.
+    return str(request.scope.get("app_root_path", "")).rstrip("/")
+
+
 def get_clock() -> Callable[[], datetime]:
     """Return the clock, UTC."""
     return lambda: datetime.now(UTC)

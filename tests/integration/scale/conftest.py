@@ -10,8 +10,10 @@ import boto3
 import pytest
 from botocore.config import Config
 
+from fakes.reads import Reads
 from touchstone.settings import Settings
 from touchstone.stack.provision import build_tables
+from touchstone.stores.items import keep_items
 from touchstone.stores.records import RecordStore
 
 TABLES = (
@@ -31,46 +33,8 @@ def pytest_collection_modifyitems(items):
             item.add_marker(pytest.mark.integration)
 
 
-class Reads:
-    """
-    Counts the items, keys and objects that clients read, whoever uses them and however.
-
-    :ivar items: So many; of a query those that it looked at, whether or not it gave them out.
-    :ivar requests: In so many requests.
-    """
-
-    def __init__(self, *clients: Any) -> None:
-        self.items = self.requests = 0
-        for client in clients:
-            client.meta.events.register("after-call", self._count)
-
-    def _count(self, parsed: dict[str, Any], model: Any, **_: Any) -> None:
-        if "Error" in parsed:
-            found = 0
-        elif model.name in {"Query", "Scan"}:
-            found = int(parsed["ScannedCount"])
-        elif model.name == "BatchGetItem":
-            found = sum(len(items) for items in parsed["Responses"].values())
-        elif model.name == "GetItem":
-            found = int("Item" in parsed)
-        elif model.name == "ListObjectsV2":
-            found = int(parsed["KeyCount"])
-        elif model.name in {"GetObject", "HeadObject"}:
-            found = 1
-        else:
-            return
-        self.items += found
-        self.requests += 1
-
-    def of(self, work: Callable[[], object]) -> int:
-        """Return how many items a piece of work reads."""
-        before = self.items
-        work()
-        return self.items - before
-
-
 def connect(service: str, url: str, **more: Any) -> Any:
-    return boto3.client(
+    client = boto3.client(
         service,
         endpoint_url=url,
         region_name="us-east-1",
@@ -79,6 +43,9 @@ def connect(service: str, url: str, **more: Any) -> Any:
         # Checking what is asked for takes longer than asking, when it is ten thousand records.
         config=Config(read_timeout=300, parameter_validation=False, **more),
     )
+    if service == "dynamodb":
+        keep_items(client)
+    return client
 
 
 @pytest.fixture(scope="session")

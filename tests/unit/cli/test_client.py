@@ -5,8 +5,10 @@ from typing import Any
 
 import httpx
 import pytest
+from fastapi.testclient import TestClient
 
-from touchstone.client.access import Access
+from fakes.api import PASSWORDS, URL, FakeAirflow
+from touchstone.client.access import Access, get_access
 from touchstone.client.api import Client
 from touchstone.client.errors import (
     Forbidden,
@@ -208,3 +210,20 @@ def test_an_odd_field_of_one_task_hides_nothing_else() -> None:
 
     assert (first.status, first.percent, first.pod, first.cost) == ("7", None, None, None)
     assert second.task_id == "i20"
+
+
+def test_the_address_may_have_a_path(airflow: FakeAirflow) -> None:
+    airflow.add_submission()
+    environ = {
+        "TOUCHSTONE_URL": f"{URL}/airflow/",
+        "TOUCHSTONE_USER": "engineer",
+        "TOUCHSTONE_PASSWORD": PASSWORDS["engineer"],
+    }
+    transport = TestClient(airflow.build("/airflow"))._transport
+
+    with Client(get_access(environ), transport=transport) as client:
+        found = client.get_submission("s-1").value
+        page = client.build_page_address("s-1")
+
+    assert found.submission.submission_id == "s-1"
+    assert page == f"{URL}/airflow/touchstone/pages/submissions/s-1"

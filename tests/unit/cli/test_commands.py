@@ -199,6 +199,47 @@ def test_ending_a_submission_says_who_ends_it(
     assert json.loads(run(*args, "--json").stdout)["submission_id"] == "s-1"
 
 
+@pytest.mark.parametrize(("command", "word"), [("cancel", "cancelled"), ("retract", "retracted")])
+def test_one_that_is_refused_stops_no_other_and_is_told(
+    run: Run, airflow: FakeAirflow, command: str, word: str
+) -> None:
+    for submission_id in ("s-1", "s-3"):
+        airflow.add_submission(submission_id)
+
+    done = run(command, "s-1", "s-2", "s-3", "s-1")
+
+    assert done.exit_code == 1
+    assert [call[1] for call in airflow.cancel_service.calls] == ["s-1", "s-3"]
+    assert [line.partition(":")[0] for line in done.stdout.splitlines()] == [
+        f"s-1 {word}",
+        f"s-3 {word}",
+    ]
+    assert f"s-2 not {word}: there is no submission" in done.stderr
+
+
+def test_the_document_of_several_has_each_in_its_order(run: Run, airflow: FakeAirflow) -> None:
+    airflow.add_submission("s-3")
+
+    done = run("cancel", "s-2", "s-3", "--json")
+
+    assert done.exit_code == 1
+    rows = json.loads(done.stdout)["submissions"]
+    assert [(row["submission_id"], bool(row["problem"])) for row in rows] == [
+        ("s-2", True),
+        ("s-3", False),
+    ]
+    assert rows[1]["cancelled_tasks"] == ["i5"]
+    airflow.add_submission("s-2")
+    assert run("cancel", "s-2", "s-3", "--json").exit_code == 0
+
+
+def test_nothing_is_ended_while_one_id_cannot_be_one(run: Run, airflow: FakeAirflow) -> None:
+    airflow.add_submission()
+
+    assert run("cancel", "s-1", "../servers").exit_code == 2
+    assert airflow.cancel_service.calls == []
+
+
 @pytest.mark.parametrize("command", ["show", "logs", "results", "cancel", "retract"])
 def test_a_submission_that_is_not_there_is_a_failure(run: Run, command: str) -> None:
     result = run(command, "s-9")

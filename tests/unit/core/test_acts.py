@@ -180,6 +180,11 @@ def test_what_reads_or_triggers_or_is_of_others_is_not_told(method, path, body):
     assert tell(method, path, body) == []
 
 
+def test_airflow_may_be_below_a_path():
+    assert tell("DELETE", f"/airflow{RUN}") == tell("DELETE", RUN) != []
+    assert tell("DELETE", "/airflow/api/v2/dags/another") == []
+
+
 @pytest.mark.parametrize("run_id", ["list", "dry_run", "favorite", "hitlDetails", "clear", "dags"])
 def test_a_run_may_be_called_like_a_route(run_id):
     """By the id of his run somebody could have kept what is done to it from being told."""

@@ -11,6 +11,7 @@ from fastapi import APIRouter, FastAPI, Request
 from pydantic import BaseModel, Field, JsonValue
 
 from touchstone.core.answers import Problem
+from touchstone.ui.dependencies import find_airflow_path
 
 router = APIRouter()
 
@@ -100,16 +101,25 @@ CONDITIONAL: Final = (
 @router.get("/openapi.json")
 def get_description(request: Request) -> dict[str, JsonValue]:
     """Return what the API takes and answers, as an OpenAPI document."""
-    return describe(request.app)
+    return describe(request.app, find_address(request))
 
 
-def describe(app: FastAPI) -> dict[str, JsonValue]:
-    """Return the OpenAPI document of the application, made once."""
+def find_address(request: Request) -> str:
+    """Return the path that the addresses of the API begin with."""
+    return f"{find_airflow_path(request)}/touchstone"
+
+
+def describe(app: FastAPI, address: str) -> dict[str, JsonValue]:
+    """
+    Return the OpenAPI document of the application, made once.
+
+    :param app: The API's application.
+    :param address: The path that its addresses begin with.
+    """
     # What is shortened twice has lost its first line.
     with _MAKING:
         if app.openapi_schema is None:
             document = app.openapi()
-            document["servers"] = [{"url": "/touchstone"}]
             document["info"]["description"] = CONDITIONAL
             for operations in document["paths"].values():
                 for method, operation in operations.items():
@@ -117,7 +127,7 @@ def describe(app: FastAPI) -> dict[str, JsonValue]:
                     _tell_of_problems(operation)
                     if method == "get":
                         _tell_of_tags(operation)
-        return app.openapi_schema or {}
+        return {**(app.openapi_schema or {}), "servers": [{"url": address}]}
 
 
 def _tell_of_problems(operation: Any) -> None:

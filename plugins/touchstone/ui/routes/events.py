@@ -15,6 +15,7 @@ from touchstone.core.documents import MAX_CHARACTERS
 from touchstone.core.events import MAX_NAME, check_event_name, parse_event
 from touchstone.core.names import is_submission_id
 from touchstone.core.records.stored import RecordUnreadable
+from touchstone.core.records.submissions import Submission
 from touchstone.core.schedule import DEFAULT_EVENT, MAX_ID
 from touchstone.core.verdicts import build_board, show_history, show_row
 from touchstone.services.events import EventKeeper, show_event
@@ -217,13 +218,23 @@ def compare(
         except RecordUnreadable:
             # The others are shown all the same.
             found = None
-        schedule = found.schedule if found else None
-        event = schedule.event if schedule else DEFAULT_EVENT
-        entries = keeper.store.list_entries(event, submission_id=submission_id).records
+        entries = list_verdicts(keeper, submission_id, found)
         if not entries:
             # Others do not learn whether there is a submission that never entered.
             missing.append(submission_id)
-        rows += [
-            {**show_row(entry), "event": event, "history": show_history(entry)} for entry in entries
-        ]
+        rows += entries
     return {"rows": rows, "missing": missing}
+
+
+def list_verdicts(
+    keeper: EventKeeper, submission_id: str, submission: Submission | None
+) -> list[dict[str, JsonValue]]:
+    """
+    Return what was said of a submission, by its entries.
+
+    :param submission: Its record, which names its event; ``None`` if it cannot be read.
+    """
+    schedule = submission.schedule if submission else None
+    event = schedule.event if schedule else DEFAULT_EVENT
+    entries = keeper.store.list_entries(event, submission_id=submission_id).records
+    return [show_row(entry) | {"event": event, "history": show_history(entry)} for entry in entries]

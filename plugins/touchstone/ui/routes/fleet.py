@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Final
 
 from fastapi import APIRouter, Depends
 from pydantic import BaseModel, ConfigDict, Field, JsonValue
@@ -30,6 +30,8 @@ router = APIRouter()
 
 CHANGES = [Depends(require_admin), Depends(require_json)]
 """What changing needs; and checking, because reading a long document costs the server a second."""
+MAX_REASON: Final = 500
+"""Characters of a pause's reason."""
 
 
 class FleetBody(BaseModel):
@@ -104,7 +106,7 @@ class PauseBody(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    reason: str | None = Field(default=None, max_length=500)
+    reason: str | None = Field(default=None, max_length=MAX_REASON)
 
 
 def get_pools() -> Pools:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from datetime import datetime
 from typing import Annotated
 
 from fastapi import APIRouter, Depends, Query
@@ -10,6 +12,8 @@ from pydantic import BaseModel, ConfigDict, Field, JsonValue
 from touchstone.core.answers import Ended
 from touchstone.core.paging import Place
 from touchstone.core.queue import Queue
+from touchstone.core.records.submissions import Submission
+from touchstone.core.records.tasks import Task, TaskEntry
 from touchstone.core.states import SubmissionStatus
 from touchstone.ui.dependencies import (
     CallerDep,
@@ -92,19 +96,25 @@ def get_submission(
 ) -> dict[str, JsonValue]:
     """Return a submission with its tasks, and where those that wait stand in the queue."""
     submission = get_visible_submission(records, caller, submission_id)
-    found = records.list_tasks(submission_id)
-    readable = [entry.task for entry in found if entry.task is not None]
+    return show_with_tasks(submission, records.list_tasks(submission_id), queue, clock())
+
+
+def show_with_tasks(
+    submission: Submission, tasks: Sequence[TaskEntry[Task]], queue: Queue | None, now: datetime
+) -> dict[str, JsonValue]:
+    """Return a submission that the caller may see with its tasks, as they were read."""
+    readable = [entry.task for entry in tasks if entry.task is not None]
     return {
         "submission": show_submission(submission)
         | {
-            "queue_position": _find_position(submission_id, queue),
-            "cost": show_cost(readable, clock()),
+            "queue_position": _find_position(submission.submission_id, queue),
+            "cost": show_cost(readable, now),
         },
         "tasks": [
-            show_summary(entry, clock()) | {"waiting": show_waiting(queue, *entry.key)}
-            for entry in found
+            show_summary(entry, now) | {"waiting": show_waiting(queue, *entry.key)}
+            for entry in tasks
         ],
-        "dispatcher": describe_dispatcher(queue, clock()).model_dump(mode="json"),
+        "dispatcher": describe_dispatcher(queue, now).model_dump(mode="json"),
     }
 
 

@@ -6,7 +6,9 @@ import pytest
 
 from fakes.pools import FakePools
 from fakes.sending import FakeRuns
+from touchstone.cache import KeptBytes
 from touchstone.pages.app import build_app
+from touchstone.pages.open_pages import KEPT_BYTES, OpenPages, get_open_pages
 from touchstone.pages.tabs import get_find_named
 from touchstone.ui.routes.fleet import get_pools
 from touchstone.ui.routes.sending import get_sender
@@ -36,6 +38,9 @@ def app(overrides, named, pools, runs):
     app.dependency_overrides[get_find_named] = lambda: named.get
     app.dependency_overrides[get_pools] = lambda: pools
     app.dependency_overrides[get_sender] = runs.build_sender
+    # Each test has its own, in which nothing is new enough.
+    open_pages = OpenPages(KeptBytes(KEPT_BYTES, seconds=0))
+    app.dependency_overrides[get_open_pages] = lambda: open_pages
     return app
 
 

@@ -17,7 +17,7 @@ def act(records, submission_id="s-1", number=0, **changes):
 
 
 def test_what_an_admin_does_on_a_page_came_in_at_a_page(admin):
-    admin.post("/fleet/pause", headers=OURS)
+    admin.post("/fleet/pause", data={"reason": ""}, headers=OURS)
 
     text = admin.get("/audit").text
 

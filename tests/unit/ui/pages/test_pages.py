@@ -75,6 +75,7 @@ def test_every_page_is_one_that_the_matrix_knows():
         "/events",
         "/events/x-1",
         "/fleet",
+        "/fleet/pause",
         "/fleet/servers/x-1",
         "/home.json",
         "/new",
@@ -180,11 +181,47 @@ def test_the_fleet_is_changed_by_admins_alone(engineer, path):
 
 
 def test_an_admin_pauses_and_resumes_and_the_page_says_who_did(admin):
-    assert "Pause: let nothing new start" in admin.get("/fleet").text
+    assert "/fleet/pause" in look(admin.get("/fleet")).links()
 
-    assert admin.post("/fleet/pause", headers=OURS).status_code == 200
-    assert "paused by chief" in admin.get("/fleet").text
+    fields = {"reason": "a move <b>"}
+    assert admin.post("/fleet/pause", data=fields, headers=OURS).status_code == 200
+    shown = admin.get("/fleet")
+    assert "paused by chief" in shown.text
+    assert ": a move &lt;b&gt;." in shown.text
+    assert_harmless(shown)
     assert "paused" not in admin.post("/fleet/resume", headers=OURS).text
+
+
+def test_a_pause_is_told_first_with_what_runs_and_what_waits(admin, pools, records, queue):
+    store_server(records, {"server": "rio"})
+    for name, fields in {"rio": {"deferred": 2}, "rio_validation": {"running": 1}}.items():
+        pools.create_pool(name, 3, "")
+        pools.edit(name, **fields)
+    queue(build_waiting())
+
+    answer = admin.get("/fleet/pause")
+
+    assert "3 of what runs go on to the end" in answer.text
+    assert "1 of what waits waits until tasks may start" in answer.text
+    assert "terminations, uploads and metering go on" in answer.text
+    assert not read_control(records).is_paused, "looking changes nothing"
+    assert dict(look(answer).forms["/fleet/pause"]) == {"reason": ""}
+
+
+def test_a_pause_whose_reason_is_too_long_says_so_beside_it(admin, records):
+    answer = admin.post("/fleet/pause", data={"reason": "x" * 501}, headers=OURS)
+
+    assert_harmless(answer, status=422)
+    assert 'id="reason-error"' in answer.text
+    assert not read_control(records).is_paused
+
+
+def test_who_would_pause_what_is_paused_sees_by_whom(admin):
+    admin.post("/fleet/pause", data={"reason": ""}, headers=OURS)
+
+    answer = admin.get("/fleet/pause", follow_redirects=False)
+
+    assert (answer.status_code, answer.headers["location"]) == (303, "/fleet")
 
 
 @pytest.mark.parametrize("path", ROUTES)
