@@ -157,6 +157,7 @@ def show_submission(
             submission_id,
             run=run,
             interval=interval,
+            task=task,
         )
 
     return open_pages.show(request, caller, build)
@@ -175,6 +176,7 @@ def _show_submission(
     *,
     run: str,
     interval: int | None,
+    task: str,
 ) -> HTMLResponse:
     try:
         submission = get_visible_submission(records, caller, submission_id)
