@@ -42,11 +42,11 @@ def test_a_plan_says_where_when_and_for_how_much(engineer, accepted, see_fleet):
 
 def test_a_plan_changes_nothing(engineer, accepted, see_fleet, records, objects):
     accepted()
-    before = copy.deepcopy((records.__dict__.get("_tables"), objects.__dict__))
+    before = copy.deepcopy((records.__dict__.get("_tables"), objects.objects))
 
     assert ask(engineer).status_code == 200
 
-    assert (records.__dict__.get("_tables"), objects.__dict__) == before
+    assert (records.__dict__.get("_tables"), objects.objects) == before
     assert records.get_submission("s-1").status == "accepted"
     assert list(records.list_tasks("s-1")) == []
 

@@ -131,10 +131,11 @@ def describe(app: FastAPI, address: str) -> dict[str, JsonValue]:
 
 
 def _tell_of_problems(operation: Any) -> None:
-    """Give problems the type that they have: the framework knows of plain JSON alone."""
+    """Give problems the type that they have: the framework gives them the route's own."""
     for status, answer in operation["responses"].items():
-        if int(status) >= HTTPStatus.BAD_REQUEST and "application/json" in answer["content"]:
-            answer["content"][PROBLEM_TYPE] = answer["content"].pop("application/json")
+        if int(status) >= HTTPStatus.BAD_REQUEST and "content" in answer:
+            (described,) = answer["content"].values()
+            answer["content"] = {PROBLEM_TYPE: described}
 
 
 def _tell_of_tags(operation: Any) -> None:
