@@ -269,7 +269,7 @@ def test_what_no_server_could_ever_run_is_refused_at_once(fleet):
         "submit", str(MODULE), "--intervals", "5", "--needs", "min_vram_gib=24", "--wait"
     )
 
-    assert done.returncode == 1
+    assert done.returncode == 2
     assert "min_vram_gib" in done.stdout + done.stderr
 
 
@@ -279,7 +279,7 @@ def test_somebodys_many_submissions_do_not_keep_anothers_first_from_beginning(fl
     admin = fleet.client("admin")
     source = admin.upload(pack(MODULE, 1 << 20))
     for submission_id in crowd:
-        admin.start_run(submission_id, {"source": source})
+        admin.submit_as(submission_id, {"source": source})
     try:
         guest = fleet.submit(MODULE)
         fleet.wait_for_submission(guest, "accepted")

@@ -249,6 +249,6 @@ def test_new_code_under_the_id_of_a_deleted_run_is_refused(anywhere, repository)
 
     # The command line says so as well, and whose content the id stands for.
     anywhere.airflow.delete(f"{path}/{run_id}").raise_for_status()
-    done = anywhere.run("submit", repository.as_uri(), "--id", run_id, "--wait")
+    done = anywhere.run("submit", repository.as_uri(), "--id", run_id, "--wait", "--as", "admin")
     assert done.returncode == 1
     assert f"submission {run_id} exists already, with content" in done.stdout + done.stderr
