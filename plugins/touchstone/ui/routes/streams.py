@@ -40,9 +40,9 @@ from touchstone_agent.protocol.errors import TransientError
 
 router = APIRouter()
 
-MAX_STREAMS: Final = 200
-"""Streams that one process has at a time."""
-MAX_OF_USER: Final = 20
+MAX_STREAMS: Final = 50
+"""Streams that one process has at a time: each is a look a second, at its cost."""
+MAX_OF_USER: Final = 5
 """And of these one user."""
 MAX_SECONDS: Final = 600.0
 """A stream ends then, so that a login that was taken back is; the program asks for the rest."""
