@@ -190,7 +190,9 @@ def test_stock_and_bill_come_out_even_after_any_number_of_bad_days(
     admin.clear_faults()
     admin.push_clock(60)
     for pod in admin.list_pods():
-        rest.terminate_pod(pod["id"])
+        # What befell a pod at its start may still take it away between the list and this call.
+        with suppress(PodNotFound):
+            rest.terminate_pod(pod["id"])
     assert admin.list_pods() == []
     assert admin.get_ledger()["open"] == 0
     assert {row["free"] for row in admin.ask("GET", "/capacity")} == {8}
