@@ -169,6 +169,8 @@ class ShownTask(_Part):
     progress_phase: Text = None
     percent: Number = None
     eta_seconds: Number = None
+    running_at: Text = None
+    ended_at: Text = None
     server: Text = None
     container: Text = None
     image: Text = None

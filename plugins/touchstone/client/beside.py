@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from touchstone.client.answers import ShownBeside, ShownFigure, ShownRow
 from touchstone.client.waivers import list_waivers
@@ -118,15 +118,25 @@ def describe_beside(beside: ShownBeside | None) -> dict[str, str]:
     similarity = _tell(beside.similarity, "{:.2f}")
     if beside.baseline and beside.similarity and beside.similarity.value is not None:
         similarity += f" to {beside.baseline}"
-    return {
-        "similarity": similarity,
-        "most like": nearest,
-        "adds": adds,
-        "share": share,
-        "deflated Sharpe": _tell(beside.deflated_sharpe, "{:.2f}"),
-        "overfitting": _tell(beside.overfitting, "{:.2f}"),
-        "leading group": _tell_leading(beside.leading),
-    }
+    return _merge_missing(
+        {
+            "similarity": similarity,
+            "most like": nearest,
+            "adds": adds,
+            "share": share,
+            "deflated Sharpe": _tell(beside.deflated_sharpe, "{:.2f}"),
+            "overfitting": _tell(beside.overfitting, "{:.2f}"),
+            "leading group": _tell_leading(beside.leading),
+        }
+    )
+
+
+def _merge_missing(facts: Mapping[str, str]) -> dict[str, str]:
+    """Return facts by name; those that are missing for one and the same reason are one fact."""
+    names: dict[str, list[str]] = {}
+    for name, told in facts.items():
+        names.setdefault(told if told.startswith("n/a") else name, []).append(name)
+    return {", ".join(alike): facts[alike[0]] for alike in names.values()}
 
 
 def _list_chances(rows: Sequence[ShownRow]) -> list[str]:

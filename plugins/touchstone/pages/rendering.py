@@ -14,6 +14,7 @@ from urllib.parse import urlencode, urlsplit
 from fastapi import Request
 from fastapi.responses import HTMLResponse, RedirectResponse
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
 
 from touchstone.client import (
     audit_tables,
@@ -26,7 +27,7 @@ from touchstone.client import (
     tables,
     waivers,
 )
-from touchstone.client.answers import ShownRow
+from touchstone.client.answers import ShownRow, ShownTask
 from touchstone.core.answers import DispatcherState
 from touchstone.ui.dependencies import Caller, find_airflow_path
 
@@ -74,6 +75,7 @@ _KINDS: Final = {
     "drained": "off",
     "duplicate": "off",
 }
+_CODE: Final = re.compile(r"`([^`]+)`")
 _FIRST_WORD: Final = re.compile(r"\w*")
 _STEPS: Final = ((86_400, "d"), (3_600, "h"), (60, "min"))
 
@@ -181,6 +183,8 @@ def _environment() -> Environment:
         "number": tables.format_number,
         "duration": tables.format_seconds,
         "line": tables.format_line,
+        "message": mark_code,
+        "took": tell_duration,
         "clean": tables.clean,
         "waiting": tables.format_waiting,
         "money": tables.format_money,
@@ -232,6 +236,28 @@ def tell_ago(moment: datetime, now: datetime) -> str:
             told = f"{size // length:.0f} {unit}"
             break
     return f"in {told}" if seconds < 0 else f"{told} ago"
+
+
+def tell_duration(task: ShownTask) -> str:
+    """Return how long the newest attempt of an ended task ran; empty where it did not."""
+    began, ended = parse_moment(task.running_at), parse_moment(task.ended_at)
+    if began is None or ended is None:
+        return ""
+    return tables.format_seconds(max(0.0, (ended - began).total_seconds()))
+
+
+def mark_code(text: object) -> Markup:
+    """
+    Return the first line of a message as HTML, with what it says to type set as code.
+
+    :param text: What stands between two backticks is code. It is escaped like all the rest.
+    """
+    code = Markup("<code>{}</code>")
+    pieces = _CODE.split(tables.format_line(text))
+    # The pattern has one group, so every second piece is what it matched.
+    return Markup("").join(
+        code.format(piece) if number % 2 else piece for number, piece in enumerate(pieces)
+    )
 
 
 def keep_web_address(address: object) -> str | None:

@@ -61,7 +61,7 @@ def test_a_baseline_and_verdicts_stand_beside_with_a_drawing(login, world):
 
     text = login("chief", "admin").get("/compare?submission=s-1&submission=s-2").text
 
-    assert "Not distinguishable: `ref`." in text
+    assert "Not distinguishable: <code>ref</code>." in text
     assert text.count('class="whisker"') == 2
     assert '<span class="chip idle">baseline</span>' in text
     assert "/submissions/ref" in text

@@ -5,13 +5,17 @@ from datetime import timedelta
 import pytest
 
 from fakes.api import NOW
+from touchstone.client.answers import ShownBeside, ShownFigure, ShownTask
+from touchstone.client.beside import describe_beside
 from touchstone.client.tables import format_money
 from touchstone.pages.consoles import MAX_LINE, fold_lines
 from touchstone.pages.rendering import (
     find_kind,
     keep_web_address,
+    mark_code,
     parse_moment,
     tell_ago,
+    tell_duration,
 )
 from touchstone.pages.whiskers import WIDTH, build_whiskers
 
@@ -123,6 +127,57 @@ def test_a_time_without_a_zone_is_utc():
 )
 def test_money_is_told_to_the_cent(value, told):
     assert format_money(value) == told
+
+
+@pytest.mark.parametrize(
+    ("text", "html"),
+    [
+        (
+            "try `touchstone init`, then `up`",
+            "try <code>touchstone init</code>, then <code>up</code>",
+        ),
+        ('`<script>` & "x"', "<code>&lt;script&gt;</code> &amp; &#34;x&#34;"),
+        ("<b>`</b>`", "&lt;b&gt;<code>&lt;/b&gt;</code>"),
+        ("one ` alone", "one ` alone"),
+        ("``", "``"),
+        ("first `line\nsecond` line", "first `line"),
+        (None, ""),
+    ],
+)
+def test_what_a_message_says_to_type_is_code_and_the_rest_is_text(text, html):
+    assert str(mark_code(text)) == html
+
+
+@pytest.mark.parametrize(
+    ("began", "ended", "told"),
+    [
+        ("2026-11-30T12:00:00+00:00", "2026-11-30T13:02:03.9+00:00", "1:02:04"),
+        ("2026-11-30T12:00:00+00:00", "2026-11-30T11:00:00+00:00", "0:00"),
+        ("2026-11-30T12:00:00+00:00", None, ""),
+        (None, "2026-11-30T12:00:00+00:00", ""),
+        ("yesterday", "today", ""),
+    ],
+)
+def test_what_an_ended_task_took_is_told(began, ended, told):
+    task = ShownTask(task_id="i1", running_at=began, ended_at=ended)
+
+    assert tell_duration(task) == told
+
+
+def test_figures_that_are_missing_for_one_reason_are_one_fact():
+    missing = ShownFigure(value=None, note="it was compared with nothing")
+    own = ShownFigure(value=None, note="no entry came before it")
+    names = ("similarity", "adds", "share", "deflated Sharpe", "overfitting")
+    fields = ("similarity", "contribution", "contributivity", "deflated_sharpe", "overfitting")
+    shown = ShownBeside(
+        **dict.fromkeys(fields, missing), nearest=own, leading=ShownFigure(value=0.5)
+    )
+
+    assert describe_beside(shown) == {
+        ", ".join(names): "n/a: it was compared with nothing",
+        "most like": "n/a: no entry came before it",
+        "leading group": "in it, p 0.50",
+    }
 
 
 @pytest.mark.parametrize(
