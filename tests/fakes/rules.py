@@ -112,6 +112,7 @@ PAGE_RULES = {
     f"GET {SUBMISSION}/audit": Rule.OWNERS,
     f"GET {TASK}/charts.json": Rule.OWNERS,
     f"GET {TASK}/log": Rule.OWNERS,
+    f"GET {TASK}/log.txt": Rule.OWNERS,
     f"POST {SUBMISSION}/cancel": Rule.OWNING_SUBMITTERS,
     f"POST {SUBMISSION}/retract": Rule.OWNING_SUBMITTERS,
     "POST /queue/move": Rule.ADMINS,

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Final
 
 from touchstone.client.answers import ShownTask
 from touchstone.client.errors import NotFound
 
-_AT_WORK = frozenset({"preparing", "running", "uploading"})
+AT_WORK: Final = frozenset({"preparing", "running", "uploading"})
 
 
 def choose_running(tasks: Sequence[ShownTask], task_id: str | None) -> ShownTask:
@@ -22,7 +23,7 @@ def choose_running(tasks: Sequence[ShownTask], task_id: str | None) -> ShownTask
         told = ", ".join(known) or "none"
         raise NotFound(f"there is no task {task_id}; its tasks are: {told}", status=404)
     asked = list(tasks) if task_id is None else [known[task_id]]
-    running = next((task for task in asked if task.status in _AT_WORK), None)
+    running = next((task for task in asked if task.status in AT_WORK), None)
     if running is None:
         states = ", ".join(f"{task.task_id} is {task.status}" for task in asked)
         raise NotFound(f"nothing runs: {states or 'there is no task yet'}", status=404)

@@ -221,6 +221,7 @@ class LogPage(_Answer):
     :param attempt: ``<try>-<fence>``; ``None`` if there has been no attempt yet.
     :param offset: Byte at which the text begins.
     :param next_offset: Where to go on.
+    :param line_offset: Where the last line begins if it may go on; else ``next_offset``.
     :param text: The text; whole characters only.
     :param complete: Whether nothing follows, ever.
     :param state: What the attempt is doing, in a few words.
@@ -229,6 +230,7 @@ class LogPage(_Answer):
     attempt: str | None
     offset: int
     next_offset: int
+    line_offset: int | None = None
     text: str
     complete: bool
     state: str

@@ -21,6 +21,7 @@ from touchstone.pages import (
     events,
     fleet,
     home,
+    logs,
     queue,
     scheduling,
     submissions,
@@ -46,7 +47,7 @@ def build_app() -> FastAPI:
     app = FastAPI(title="Touchstone's pages", openapi_url=None, docs_url=None, redoc_url=None)
     app.state.door = Door.PAGE
     for module in (
-        *(submissions, submitting, scheduling, comparison, queue, events),
+        *(submissions, logs, submitting, scheduling, comparison, queue, events),
         *(costs, fleet, audit, tabs, home, description, tasks, bulk),
     ):
         app.include_router(module.router, dependencies=[Depends(require_user)])

@@ -1,4 +1,4 @@
-"""The pages of submissions: the list, one by itself, and a task's console."""
+"""The pages of submissions: the list, and one by itself."""
 
 from __future__ import annotations
 
@@ -28,7 +28,6 @@ from touchstone.core.names import (
 from touchstone.core.queue import Queue
 from touchstone.core.schedule import MAX_ID, MAX_INTERVAL
 from touchstone.core.states import SCHEDULABLE, SUBMISSION_OPEN, TASK_TERMINAL, SubmissionStatus
-from touchstone.pages.consoles import fold_lines
 from touchstone.pages.open_pages import OpenPagesDep
 from touchstone.pages.origin import require_same_origin
 from touchstone.pages.plots import Plot
@@ -36,22 +35,17 @@ from touchstone.pages.rendering import Frame, lead, render
 from touchstone.pages.training_charts import build_plots
 from touchstone.services.events import EventKeeper
 from touchstone.services.sending import Sender
-from touchstone.settings import Settings
-from touchstone.stores.objects import ObjectStore
 from touchstone.stores.parts import Parts
 from touchstone.stores.records import RecordStore
 from touchstone.stores.tables import RecordNotFound
-from touchstone.ui.console import read_page
 from touchstone.ui.dependencies import (
     Caller,
     CallerDep,
     CancelServiceDep,
     ClockDep,
-    ObjectsDep,
     PartsDep,
     QueueDep,
     RecordsDep,
-    SettingsDep,
     require_submitter,
 )
 from touchstone.ui.queries import get_visible_submission, show_figures, show_results
@@ -253,81 +247,6 @@ def download_charts(
     figures = api.get_charts(caller, records, parts, submission_id, task_id)
     name = f"{submission_id}-{task_id}-charts.json"
     return JSONResponse(figures, headers={"Content-Disposition": f'attachment; filename="{name}"'})
-
-
-@router.get("/submissions/{submission_id}/tasks/{task_id}/log")
-def show_log(
-    request: Request,
-    caller: CallerDep,
-    records: RecordsDep,
-    objects: ObjectsDep,
-    settings: SettingsDep,
-    clock: ClockDep,
-    open_pages: OpenPagesDep,
-    submission_id: str,
-    task_id: str,
-    offset: Annotated[int, Query(ge=0)] = 0,
-    attempt: Annotated[str | None, Query(pattern=r"^\d{1,9}-\d{1,9}$")] = None,
-) -> HTMLResponse:
-    """Show a piece of a task's console, as a terminal would."""
-
-    def build() -> HTMLResponse:
-        return _show_log(
-            request,
-            caller,
-            records,
-            objects,
-            settings,
-            clock,
-            submission_id,
-            task_id,
-            offset=offset,
-            attempt=attempt,
-        )
-
-    return open_pages.show(request, caller, build)
-
-
-def _show_log(
-    request: Request,
-    caller: Caller,
-    records: RecordStore,
-    objects: ObjectStore,
-    settings: Settings,
-    clock: ClockDep,
-    submission_id: str,
-    task_id: str,
-    *,
-    offset: int,
-    attempt: str | None,
-) -> HTMLResponse:
-    get_visible_submission(records, caller, submission_id)
-    task = records.get_task(submission_id, task_id)
-    page = read_page(
-        objects, settings.logs_bucket, task, attempt=attempt, offset=offset, now=clock()
-    )
-    attempts = [each for each in (*task.past, task.newest) if each.number]
-    frame = Frame(caller=caller, now=clock(), area="submissions")
-    return render(
-        request,
-        "log.html",
-        frame,
-        {
-            "submission_id": submission_id,
-            "task_id": task_id,
-            "page": page,
-            "lines": fold_lines(page.text),
-            "attempts": [
-                {
-                    "name": f"{each.number}-{each.fence}",
-                    "place": each.server or ("RunPod" if each.pod else ""),
-                    "outcome": str(each.outcome or ""),
-                }
-                for each in attempts
-            ],
-            "is_live": not page.complete,
-        },
-    )
 
 
 @router.post("/submissions/{submission_id}/cancel", dependencies=CHANGES)

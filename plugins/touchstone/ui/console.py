@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import codecs
+from collections.abc import Iterator
 from datetime import datetime, timedelta
 from functools import partial
 
 from touchstone.core.answers import LogPage
 from touchstone.core.records.tasks import Attempt, Task
-from touchstone.stores.consoles import iterate_chunks
+from touchstone.stores.consoles import find_end, iterate_chunks
 from touchstone.stores.objects import ObjectStore
 from touchstone.stores.tables import RecordNotFound
 from touchstone_agent.protocol.messages import FINAL_PHASES, AttemptPhase, AttemptRef
@@ -31,7 +32,7 @@ def find_attempt(task: Task, attempt: str | None) -> Attempt | None:
     :raises RecordNotFound: If there is no such attempt; names those there are.
     """
     # A task that is to run again keeps its fence, but has no attempt until it is placed.
-    known = {_name(each): each for each in (*task.past, task.newest) if each.number}
+    known = {name_attempt(each): each for each in (*task.past, task.newest) if each.number}
     if attempt is None:
         return task.newest if task.has_attempt else None
     if attempt not in known:
@@ -50,6 +51,7 @@ def read_page(
     attempt: str | None,
     offset: int,
     now: datetime,
+    from_line: bool = False,
 ) -> LogPage:
     """
     Return the console from an offset on, as far as it has been uploaded.
@@ -59,36 +61,106 @@ def read_page(
     :param attempt: ``<try>-<fence>``, or ``None`` for the newest.
     :param offset: Byte to begin at, as an earlier page's ``next_offset`` gave it.
     :param now: The time, UTC.
+    :param from_line: Whether the rest of a line that begins before the offset is left out.
     :raises RecordNotFound: If there is no such attempt.
     """
     chosen = find_attempt(task, attempt)
     if chosen is None:
         state = _describe_newest(task, now=now, has_output=False)
         return LogPage(
-            attempt=None, offset=0, next_offset=0, text="", complete=task.is_ended, state=state
+            attempt=None,
+            offset=0,
+            next_offset=0,
+            line_offset=0,
+            text="",
+            complete=task.is_ended,
+            state=state,
         )
-    ref = AttemptRef(
-        submission_id=task.submission_id,
-        task_id=task.task_id,
-        attempt=chosen.number,
-        fence=chosen.fence,
-    )
+    ref = build_ref(task, chosen)
     is_newest = chosen is task.newest
     ended = not is_newest or _has_ended(task, now)
     describe = partial(_describe_newest, task) if is_newest else partial(describe_state, chosen)
     data, position, at_end = _collect(objects, bucket, ref, offset, ended=ended)
+    if from_line and offset:
+        begin = data.find(b"\n") + 1
+        data, offset = data[begin:], offset + begin
     # A character may be cut in two by the page, or by what has been uploaded so far.
     decoder = codecs.getincrementaldecoder("utf-8")("replace")
-    text = decoder.decode(data, final=ended and at_end)
+    complete = ended and at_end
+    text = decoder.decode(data, final=complete)
+    rest = 0 if complete else len(data) - (data.rfind(b"\n") + 1)
+    line_offset = position - rest
     position -= len(decoder.getstate()[0])
     return LogPage(
-        attempt=_name(chosen),
+        attempt=name_attempt(chosen),
         offset=offset,
         next_offset=position,
+        line_offset=min(line_offset, position),
         text=text,
-        complete=ended and at_end,
+        complete=complete,
         state=describe(now=now, has_output=position > 0),
     )
+
+
+def build_ref(task: Task, attempt: Attempt) -> AttemptRef:
+    """Return what an attempt's objects are named by."""
+    return AttemptRef(
+        submission_id=task.submission_id,
+        task_id=task.task_id,
+        attempt=attempt.number,
+        fence=attempt.fence,
+    )
+
+
+def name_attempt(attempt: Attempt) -> str:
+    """Return what people call an attempt: ``<try>-<fence>``."""
+    return f"{attempt.number}-{attempt.fence}"
+
+
+def find_tail(objects: ObjectStore, bucket: str, task: Task, *, attempt: str | None) -> int:
+    """
+    Return where the last page of a console begins, as far as it has been uploaded.
+
+    :param attempt: ``<try>-<fence>``, or ``None`` for the newest.
+    :raises RecordNotFound: If there is no such attempt.
+    """
+    chosen = find_attempt(task, attempt)
+    if chosen is None:
+        return 0
+    return max(0, find_end(objects, bucket, build_ref(task, chosen)) - PAGE_BYTES)
+
+
+def iterate_console(
+    objects: ObjectStore, bucket: str, task: Task, *, attempt: str | None
+) -> Iterator[bytes]:
+    """
+    Yield a whole console, as far as it has been uploaded, a chunk at a time.
+
+    What was not uploaded is told in its place, in a line of its own.
+
+    :param attempt: ``<try>-<fence>``, or ``None`` for the newest.
+    :raises RecordNotFound: If there is no such attempt.
+    """
+    chosen = find_attempt(task, attempt)
+    return iter(()) if chosen is None else _iterate(objects, bucket, build_ref(task, chosen))
+
+
+def _iterate(objects: ObjectStore, bucket: str, ref: AttemptRef) -> Iterator[bytes]:
+    position = 0
+    for chunk in iterate_chunks(objects, bucket, ref):
+        if chunk.end <= position:
+            continue
+        if chunk.offset > position:
+            yield _tell_gap(chunk.offset - position)
+            position = chunk.offset
+        # Read once, so not kept: that would cost the pages that many look at their places.
+        piece = objects.get(bucket, chunk.key, max_bytes=chunk.size)
+        yield piece[position - chunk.offset :]
+        position = chunk.end
+
+
+def _tell_gap(size: int) -> bytes:
+    return f"\n... {size} bytes were not uploaded ...\n".encode()
 
 
 def _describe_newest(task: Task, *, now: datetime, has_output: bool) -> str:
@@ -129,10 +201,6 @@ def _describe_console(state: str, *, is_ended: bool, has_output: bool) -> str:
     return f"no output ({state})" if is_ended else f"no output yet ({state})"
 
 
-def _name(attempt: Attempt) -> str:
-    return f"{attempt.number}-{attempt.fence}"
-
-
 def _has_ended(task: Task, now: datetime) -> bool:
     """Tell whether all that will ever be uploaded of the newest attempt has been."""
     if task.newest.phase in FINAL_PHASES:
@@ -161,7 +229,7 @@ def _collect(
         if chunk.offset > position:
             if not ended:
                 break
-            data += f"\n... {chunk.offset - position} bytes were not uploaded ...\n".encode()
+            data += _tell_gap(chunk.offset - position)
             position = chunk.offset
         piece = objects.get_unchanging(bucket, chunk.key, max_bytes=chunk.size)
         piece = piece[position - chunk.offset :]

@@ -50,6 +50,7 @@ def test_a_running_attempt_is_read_as_far_as_it_has_got(
         "attempt": "1-1",
         "offset": 0,
         "next_offset": 8,
+        "line_offset": 8,
         "text": "one\ntwo\n",
         "complete": False,
         "state": "running 01:15",

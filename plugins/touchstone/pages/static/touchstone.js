@@ -75,7 +75,7 @@ class Refresher {
     try {
       const headers = { Accept: "text/html" };
       if (this.tag) headers["If-None-Match"] = this.tag;
-      const answer = await fetch(location.href, { headers });
+      const answer = await fetch(this.address(), { headers });
       if (answer.status >= 500) throw new Error(answer.statusText);
       if (answer.status !== 304) {
         const text = await answer.text();
@@ -92,6 +92,10 @@ class Refresher {
     this.schedule();
   }
 
+  address() {
+    return location.href;
+  }
+
   show(page) {
     if (page.body.dataset.kind !== document.body.dataset.kind) {
       location.reload(); // another page by now: all of it is new
@@ -105,9 +109,6 @@ class Refresher {
     if (shown.contains(document.activeElement) || isRead) {
       if (!this.isOver) return false; // not under somebody's fingers
     }
-    const console = shown.querySelector(".console");
-    const wasAtEnd = console && console.scrollHeight - console.scrollTop - console.clientHeight < 40;
-    const top = console ? console.scrollTop : 0;
     const open = [...shown.querySelectorAll("details")].map((each) => each.open);
     const ticked = new Set([...shown.querySelectorAll("input:checked")].map((each) => each.value));
     shown.replaceChildren(...document.importNode(fresh, true).childNodes);
@@ -116,11 +117,77 @@ class Refresher {
       .querySelectorAll("input[type=checkbox]")
       .forEach((each) => (each.checked = ticked.has(each.value)));
     readCharts();
-    const now = shown.querySelector(".console");
-    if (now) now.scrollTop = wasAtEnd ? now.scrollHeight : top;
     return true;
   }
 }
+
+const MOST_LINES = 20_000;
+
+// A console that grows: what is new is asked for and put behind what is there.
+class Follower extends Refresher {
+  address() {
+    const { attempt, next } = document.getElementById("live").dataset;
+    const address = new URL(location.href);
+    address.hash = "";
+    if (attempt) {
+      address.searchParams.set("attempt", attempt);
+      address.searchParams.set("offset", next);
+    }
+    return address;
+  }
+
+  show(page) {
+    const shown = document.getElementById("live");
+    const fresh = page.getElementById("live");
+    if (fresh?.dataset.next === undefined) {
+      location.reload(); // a session that has ended, or another page by now
+      return false;
+    }
+    const isNew = fresh.dataset.newest !== shown.dataset.newest;
+    const isPinned = new URL(location.href).searchParams.has("attempt");
+    if (isNew && !isPinned) {
+      location.reload(); // it is tried again, and that is what is followed
+      return false;
+    }
+    document.getElementById("around").replaceWith(document.importNode(page.getElementById("around"), true));
+    const list = shown.querySelector(".console");
+    const source = fresh.querySelector(".console");
+    // A line that had no end yet comes again, and longer.
+    if (source && list) this.append(list, source, "open" in shown.dataset);
+    else if (source) shown.append(document.importNode(source, true));
+    shown.dataset.next = fresh.dataset.next;
+    shown.toggleAttribute("data-open", "open" in fresh.dataset);
+    this.isOver = "complete" in fresh.dataset;
+    return true;
+  }
+
+  append(list, source, isOpen) {
+    const isAtEnd = list.scrollHeight - list.scrollTop - list.clientHeight < 40;
+    if (isOpen) list.lastElementChild?.remove();
+    const lines = [...document.importNode(source, true).children];
+    for (const line of lines) {
+      line.dataset.at = `${source.dataset.here}#${line.id}`;
+      line.removeAttribute("id");
+    }
+    list.append(...lines);
+    const surplus = list.childElementCount - MOST_LINES;
+    for (let count = 0; count < surplus; count += 1) list.firstElementChild.remove();
+    if (surplus > 0) list.start += surplus;
+    if (isAtEnd) list.scrollTop = list.scrollHeight;
+  }
+}
+
+// A line's number leads to it wherever the console has grown to by then.
+document.addEventListener("click", (event) => {
+  const link = event.target.closest(".console li > a");
+  if (!link) return;
+  event.preventDefault();
+  const line = link.parentElement;
+  const at = line.dataset.at ?? `${line.parentElement.dataset.here}#${line.id}`;
+  history.replaceState(null, "", `?${at}`);
+  document.querySelectorAll(".console .chosen").forEach((each) => each.classList.remove("chosen"));
+  line.classList.add("chosen");
+});
 
 function isSelecting(element) {
   const selection = document.getSelection();
@@ -205,7 +272,10 @@ function readCharts() {
 readCharts();
 
 const live = Number(document.body.dataset.live);
-if (live > 0 && document.getElementById("live")) new Refresher(live);
+const followed = document.querySelector("#live[data-tail]");
+if (live > 0 && document.getElementById("live")) new (followed ? Follower : Refresher)(live);
+const tail = followed?.querySelector(".console");
+if (tail && !location.hash && (live > 0 || followed.dataset.begin !== "0")) tail.scrollTop = tail.scrollHeight;
 
 const BUSY = 429;
 const MAX_LOOKS = 60;

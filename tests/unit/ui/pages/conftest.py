@@ -7,11 +7,13 @@ import pytest
 from fakes.pools import FakePools
 from fakes.sending import FakeRuns
 from touchstone.cache import KeptBytes
+from touchstone.core.names import build_console_key
 from touchstone.pages.app import build_app
 from touchstone.pages.open_pages import KEPT_BYTES, OpenPages, get_open_pages
 from touchstone.pages.tabs import get_find_named
 from touchstone.ui.routes.fleet import get_pools
 from touchstone.ui.routes.sending import get_sender
+from touchstone_agent.protocol.messages import AttemptRef
 
 
 @pytest.fixture
@@ -47,3 +49,21 @@ def app(overrides, named, pools, runs):
 @pytest.fixture
 def admin(login):
     return login("chief", "admin")
+
+
+@pytest.fixture
+def console(objects, settings, make_submission, make_task):
+    """A function that lets a training print more; it returns the key of the new piece."""
+    make_submission()
+    make_task()
+    ref = AttemptRef(submission_id="s-1", task_id="i5", attempt=1, fence=1)
+    printed = []
+
+    def print_more(text):
+        key = build_console_key(ref, sum(map(len, printed)))
+        data = text if isinstance(text, bytes) else text.encode()
+        objects.put_new(settings.logs_bucket, key, data)
+        printed.append(data)
+        return key
+
+    return print_more

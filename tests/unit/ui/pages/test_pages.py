@@ -32,6 +32,7 @@ OF_A_SUBMISSION = [
     "/submissions/s-1/audit",
     "/submissions/s-1/tasks/i5/charts.json",
     "/submissions/s-1/tasks/i5/log",
+    "/submissions/s-1/tasks/i5/log.txt",
 ]
 XSS = "<script>alert(1)</script><img src=x onerror=alert(1)>\"'javascript:"
 
@@ -87,6 +88,7 @@ def test_every_page_is_one_that_the_matrix_knows():
         "/submissions/x-1/audit",
         "/submissions/x-1/tasks/x-1/charts.json",
         "/submissions/x-1/tasks/x-1/log",
+        "/submissions/x-1/tasks/x-1/log.txt",
         "/tasks",
     ]
 

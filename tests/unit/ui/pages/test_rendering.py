@@ -8,7 +8,6 @@ from fakes.api import NOW
 from touchstone.client.answers import ShownBeside, ShownFigure, ShownTask
 from touchstone.client.beside import describe_beside
 from touchstone.client.tables import format_money
-from touchstone.pages.consoles import MAX_LINE, fold_lines
 from touchstone.pages.rendering import (
     find_kind,
     keep_web_address,
@@ -18,52 +17,6 @@ from touchstone.pages.rendering import (
     tell_duration,
 )
 from touchstone.pages.whiskers import WIDTH, build_whiskers
-
-
-def show(text):
-    return [line.text for line in fold_lines(text)]
-
-
-@pytest.mark.parametrize(
-    ("text", "lines"),
-    [
-        ("", []),
-        ("one\ntwo\n", ["one", "two"]),
-        ("one\r\ntwo\r\n", ["one", "two"]),
-        (" 10 %\r 50 %\r100 %\n", ["100 %"]),
-        (" 10 %\r 50 %\r", [" 50 %"]),
-        ("\x1b[31mred\x1b[0m and \x1b[1;38;5;200mpink\x1b[m\n", ["red and pink"]),
-        ("\x1b]0;title\x07text\n", ["text"]),
-        ("\x1b]8;;https://x.example\x1b\\link\x1b]8;;\x1b\\\n", ["link"]),
-        ("\x1b[2J\x1b[Hcleared\n", ["cleared"]),
-        ("a\x08\x00b\n", ["a\ufffd\ufffdb"]),
-        ("\n\nx", ["", "", "x"]),
-    ],
-)
-def test_a_console_is_what_a_terminal_shows_at_the_end(text, lines):
-    assert show(text) == lines
-
-
-def test_a_line_without_end_is_cut_and_says_so():
-    (line,) = fold_lines("x" * (MAX_LINE + 1))
-
-    assert (len(line.text), line.is_cut) == (MAX_LINE, True)
-    assert fold_lines("x" * MAX_LINE)[0].is_cut is False
-
-
-@pytest.mark.parametrize(
-    ("text", "is_error"),
-    [
-        ("Traceback (most recent call last):", True),
-        ("ValueError: no", True),
-        ("keras.errors.BadError: no", True),
-        ("2026-11-30 ERROR trainer", True),
-        ("epoch 1: error 0.5", False),
-        ("errors: 0", False),
-    ],
-)
-def test_lines_that_tell_of_an_error_are_marked(text, is_error):
-    assert fold_lines(text)[0].is_error is is_error
 
 
 @pytest.mark.parametrize(
