@@ -116,6 +116,14 @@ def test_a_page_follows_a_training_by_itself_and_ends_it(visit, installation):
         assert page.evaluate("window.isTheSamePage"), "it was not loaded anew"
         engineer.take_picture("running")
 
+        engineer.open(f"submissions/{submission_id}/tasks/i15/log")
+        page.evaluate("window.isTheSamePage = true")
+        lines = page.locator(".console li")
+        expect(lines.first).to_be_visible()
+        expect(lines.nth(lines.count() + 1)).to_be_attached()
+        assert page.evaluate("window.isTheSamePage"), "what is new was put behind what was there"
+
+        engineer.open(f"submissions/{submission_id}")
         page.get_by_text("Cancel", exact=True).click()
         page.get_by_role("button", name=f"Cancel {submission_id}").click()
         expect(page.locator("h1 .chip")).to_have_text("cancelled")

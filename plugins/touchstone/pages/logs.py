@@ -159,8 +159,11 @@ def _find_following(page: LogPage) -> int:
 
 def _tell_how_to_enter(task: Task) -> str | None:
     """Return the command that opens a shell where a task runs, and where to type it."""
+    shown = ShownTask.model_validate(task.dump())
+    if shown.pod is None and not shown.container:
+        return None
     try:
-        command, where = build_enter_command(ShownTask.model_validate(task.dump()))
+        command, where = build_enter_command(shown)
     except NotFound:
         return None
     return f"{command}  # {where}"
