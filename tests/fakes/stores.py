@@ -141,14 +141,17 @@ class FakeRecordStore(RecordStore):
     def _iterate_newest(
         self, table: str, index: str, lane: Mapping[str, str], *, until: str | None, page: int
     ) -> Iterator[Record]:
-        records = [from_item(item) for item in self._tables.get(table, {}).values()]
+        # Marks are in the index, and in no record.
+        items = [
+            item
+            for item in self._tables.get(table, {}).values()
+            if all(item.get(name) == {"S": value} for name, value in lane.items())
+        ]
         found = [
             {name: each[name] for name in ("created_at", *self._keys[table])}
-            for each in records
-            if all(each.get(name) == value for name, value in lane.items())
+            for each in map(from_item, items)
             # A record without one of an index's attributes is not in it.
-            and each.get("created_at")
-            and (until is None or each["created_at"] <= until)
+            if each.get("created_at") and (until is None or each["created_at"] <= until)
         ]
         # Of one moment they come in no order of ours.
         yield from sorted(found, key=lambda each: str(each["created_at"]), reverse=True)

@@ -1,14 +1,36 @@
-"""Where a page of a list ends and the next one begins. Pure."""
+"""Where a page of a list ends and the next one begins; the weeks of lists by week. Pure."""
 
 from __future__ import annotations
 
 import base64
-from datetime import datetime
+from datetime import date, datetime, timedelta
 from typing import NamedTuple, Self
 
 from touchstone_agent.protocol.errors import ConfigurationError
 
 _LONGEST_CURSOR = 512
+_DAY = len("2026-01-31")
+
+
+def find_week(moment: str) -> str | None:
+    """
+    Return the week of a moment: its Monday, ISO 8601. Such texts sort like weeks.
+
+    :param moment: ISO 8601 in UTC.
+    :return: ``None`` if it begins with no day.
+    """
+    try:
+        day = date.fromisoformat(moment[:_DAY])
+    except ValueError:
+        return None
+    return (day - timedelta(days=day.weekday())).isoformat()
+
+
+def list_weeks(newest: str, count: int) -> list[str]:
+    """Return so many weeks, as :func:`find_week` names them, from the newest one back."""
+    monday = date.fromisoformat(newest)
+    known = min(count, (monday - date.min).days // 7 + 1)
+    return [(monday - timedelta(weeks=number)).isoformat() for number in range(known)]
 
 
 class Place(NamedTuple):

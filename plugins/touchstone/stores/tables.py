@@ -34,6 +34,12 @@ AT_WORK = "at_work"
 """Attribute, and index by it, of the few records that somebody is at work on; the many others,
 that have ended or not begun, do not have it and cost nobody anything."""
 
+WEEK = "week"
+"""Attribute of tasks: the week in which they were put on record; see :func:`find_week`."""
+
+_MARKS = frozenset({AT_WORK, WEEK})
+"""Attributes that follow from the rest of a record, and that only an index needs."""
+
 MAX_RECORD_BYTES = 390 * 1024
 """DynamoDB takes 400 KiB, and says so only when somebody writes."""
 
@@ -156,8 +162,7 @@ def _read_number(text: str) -> int | float:
 
 def from_item(item: Item) -> Record:
     """Return what DynamoDB holds as a record."""
-    # The mark follows from the rest, and only the index needs it.
-    return {key: _read(value) for key, value in item.items() if key != AT_WORK}
+    return {key: _read(value) for key, value in item.items() if key not in _MARKS}
 
 
 def _name_fields(fields: Iterable[str]) -> dict[str, str]:
@@ -542,6 +547,6 @@ class Tables:
         return found
 
     def _mark(self, table: str, record: Record) -> Record:
-        """Return a record as it is written: with the mark by which an index has it, if any."""
+        """Return a record as it is written: with the marks by which indexes have it, if any."""
         del table
         return record
