@@ -136,7 +136,11 @@ class FakeRecordStore(RecordStore):
             found = [record for record in found if str(record[begins[0]]).startswith(begins[1])]
         # The real table hands a partition out by its sort key.
         found.sort(key=lambda record: str(record.get(self._keys[table][-1])))
-        return [{f: each.get(f) for f in fields} for each in found] if fields else found
+        if not fields:
+            return found
+        # Of a part of a field the whole field; one that a record lacks is left out.
+        wanted_fields = {field.partition("[")[0].partition(".")[0] for field in fields}
+        return [{f: each[f] for f in wanted_fields if f in each} for each in found]
 
     def _iterate_newest(
         self, table: str, index: str, lane: Mapping[str, str], *, until: str | None, page: int

@@ -10,6 +10,8 @@ from touchstone_agent.protocol.errors import ConfigurationError
 
 _LONGEST_CURSOR = 512
 _DAY = len("2026-01-31")
+_WEEKS_READ = 3
+"""Of a list, before all of it is read otherwise."""
 
 
 def find_week(moment: str) -> str | None:
@@ -23,14 +25,24 @@ def find_week(moment: str) -> str | None:
         day = date.fromisoformat(moment[:_DAY])
     except ValueError:
         return None
-    return (day - timedelta(days=day.weekday())).isoformat()
+    return _find_monday(day).isoformat()
 
 
-def list_weeks(newest: str, count: int) -> list[str]:
-    """Return so many weeks, as :func:`find_week` names them, from the newest one back."""
-    monday = date.fromisoformat(newest)
-    known = min(count, (monday - date.min).days // 7 + 1)
+def list_weeks(now: datetime, before: str | None) -> list[str]:
+    """
+    Return the newest weeks of a list, as :func:`find_week` names them, the newest first.
+
+    :param now: The time, UTC. The first week is that of tomorrow, for clocks differ.
+    :param before: Nothing of the list is newer than this moment; ``None`` for no such bound.
+    """
+    newest = _find_monday(now.date() + timedelta(days=1)).isoformat()
+    monday = date.fromisoformat(min(newest, find_week(before or "") or newest))
+    known = min(_WEEKS_READ, (monday - date.min).days // 7 + 1)
     return [(monday - timedelta(weeks=number)).isoformat() for number in range(known)]
+
+
+def _find_monday(day: date) -> date:
+    return day - timedelta(days=day.weekday())
 
 
 class Place(NamedTuple):

@@ -8,7 +8,7 @@ import logging
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import datetime
 from types import MappingProxyType
 from typing import Any, Final, Generic, Self, TypeVar
 
@@ -64,8 +64,6 @@ itself fills a new one, and what an older program writes is in it too."""
 BY_STATUS_AND_WEEK = "by_status_and_week"
 """Index of tasks, whose parts stay small however many there were. It has only what a version that
 knows it has written; :class:`TaskWeeks` says from which week on that is all."""
-_WEEKS_READ = 3
-"""Of a list: that of tomorrow, for clocks differ, and at least two before it."""
 _YES = "yes"
 _NOTE = "#"
 """What the key of a note begins with, and no server's name."""
@@ -387,10 +385,8 @@ class RecordStore(Tables):
     ) -> list[tuple[str, ...]]:
         """Return the places of tasks of some weeks: all of them there are, or as many as wanted."""
         first = self.find_note(TaskWeeks).first
-        newest = find_week((now + timedelta(days=1)).isoformat())
-        start = min(newest, find_week(before.created_at) or newest) if before else newest
         found: list[tuple[str, ...]] = []
-        for week in list_weeks(start, _WEEKS_READ):
+        for week in list_weeks(now, before.created_at if before else None):
             if first is None or week < first or len(found) >= limit:
                 break
             found += self._list_newest(
@@ -595,7 +591,13 @@ class RecordStore(Tables):
         return self._change_model(table, key, model, decide)
 
     def query_part(
-        self, table: str, key: str, value: str, sort: str = "", begins: str = ""
+        self,
+        table: str,
+        key: str,
+        value: str,
+        sort: str = "",
+        begins: str = "",
+        fields: Sequence[str] = (),
     ) -> Sequence[Record]:
         """
         Return the records of one part of a table.
@@ -604,8 +606,10 @@ class RecordStore(Tables):
         :param value: Which part.
         :param sort: By which attribute the part is sorted; empty for all of it.
         :param begins: Only what begins so there.
+        :param fields: Those wanted of each; empty for all.
         """
-        return self._query(table, key, value, begins=(sort, begins) if sort else None)
+        start = (sort, begins) if sort else None
+        return self._query(table, key, value, begins=start, fields=fields)
 
     def find_places(self, table: str, keys: Iterable[tuple[str, ...]]) -> Set[tuple[str, ...]]:
         """Return which of some keys of a table have a record."""
