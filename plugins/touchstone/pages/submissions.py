@@ -41,7 +41,7 @@ from touchstone.stores.objects import ObjectStore
 from touchstone.stores.parts import Parts
 from touchstone.stores.records import RecordStore
 from touchstone.stores.tables import RecordNotFound
-from touchstone.ui.console import read_page
+from touchstone.ui.console import find_attempt, find_since, read_page
 from touchstone.ui.dependencies import (
     Caller,
     CallerDep,
@@ -303,9 +303,17 @@ def _show_log(
 ) -> HTMLResponse:
     get_visible_submission(records, caller, submission_id)
     task = records.get_task(submission_id, task_id)
+    # The clock of an attempt would make another page of it each second.
     page = read_page(
-        objects, settings.logs_bucket, task, attempt=attempt, offset=offset, now=clock()
+        objects,
+        settings.logs_bucket,
+        task,
+        attempt=attempt,
+        offset=offset,
+        now=clock(),
+        has_clock=False,
     )
+    chosen = find_attempt(task, attempt)
     attempts = [each for each in (*task.past, task.newest) if each.number]
     frame = Frame(caller=caller, now=clock(), area="submissions")
     return render(
@@ -316,6 +324,7 @@ def _show_log(
             "submission_id": submission_id,
             "task_id": task_id,
             "page": page,
+            "since": find_since(chosen) if chosen else None,
             "lines": fold_lines(page.text),
             "attempts": [
                 {

@@ -39,7 +39,7 @@ from touchstone.dispatcher.events import EventHandler
 from touchstone.dispatcher.publishing import Publisher
 from touchstone.dispatcher.reconcile import Reconciler
 from touchstone.services.pods.ledger import Ledger, build_limits
-from touchstone.settings import Settings, get_settings
+from touchstone.settings import Settings
 from touchstone.stores.consoles import find_end
 from touchstone.stores.meter import Meter
 from touchstone.stores.objects import ObjectStore
@@ -179,7 +179,7 @@ class Installation:
         app = build_app()
         app.dependency_overrides |= {
             get_user: lambda: SimpleAuthManagerUser(username=user, role=role),
-            get_settings: lambda: self.settings,
+            dependencies.read_settings: lambda: self.settings,
             dependencies.get_records: lambda: self.records,
             dependencies.get_objects: lambda: self.objects,
             dependencies.get_queue_reader: lambda: QueueReader(self.objects, self.settings),
