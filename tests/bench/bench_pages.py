@@ -17,12 +17,12 @@ some rounds of Airflow's scheduler, and the memory of the api-server.
 from __future__ import annotations
 
 import argparse
-import asyncio
 import json
 import os
 import re
 import shutil
 import statistics
+import subprocess
 import sys
 import tempfile
 import threading
@@ -61,7 +61,7 @@ from touchstone.core.names import build_console_key
 from touchstone.core.records.tasks import Task
 from touchstone.pages import app as pages
 from touchstone.pages.tabs import get_find_named
-from touchstone.settings import Settings, get_settings
+from touchstone.settings import Settings
 from touchstone.stores.meter import Meter
 from touchstone.stores.money import Budgets
 from touchstone.stores.objects import ObjectStore
@@ -151,10 +151,6 @@ LISTS: Mapping[str, str] = {
     "fleet": "fleet",
 }
 """Lists of the API, and what is asked for as often."""
-
-_LIVE = re.compile(r'<body[^>]*\bdata-live="(\d+)"')
-_LONGEST_PAUSE = 30
-"""As in the pages' script."""
 
 
 @dataclass(kw_only=True)
@@ -329,7 +325,7 @@ class Yard:
             pools.create_pool(f"{name}_validation", 1, "")
         return {
             get_user: lambda: SimpleAuthManagerUser(username="admin", role="admin"),
-            get_settings: lambda: self.settings,
+            dependencies.read_settings: lambda: self.settings,
             dependencies.get_records: lambda: records,
             dependencies.get_objects: lambda: objects,
             dependencies.get_meter: lambda: Meter(self.dynamodb, self.settings),
@@ -365,7 +361,7 @@ class Yard:
                         followers.open(log if place % 2 else f"submissions/{submission_id}")
 
                 beside = self._measure_beside(tasks, times, open_pages)
-                beside["pages"] = followers.describe()
+                beside["pages"] = followers.end()
         self.installation.run("cancel", followed, "--as", "admin")
         return {"idle": idle, "beside": beside}
 
@@ -378,7 +374,11 @@ class Yard:
             name = attributes.get("name", "")
             return bool(prefix) and name.startswith(prefix) and "-validation-" not in name
 
-        with Memory(self.api) as memory, ContainerLog(is_training) as log:
+        with (
+            Memory(self.api) as memory,
+            Memory(self._store) as store,
+            ContainerLog(is_training) as log,
+        ):
             intervals = tuple(range(1, tasks + 1))
             submission_id = self._submit(intervals, SECONDS, "rio")
             prefix = f"touchstone-{self.settings.env}-{submission_id}-"
@@ -398,6 +398,7 @@ class Yard:
             "rss": memory.rss / MB,
             "pss": memory.pss / MB,
             "cpu": memory.cpu,
+            "store_cpu": store.cpu,
             "load": os.getloadavg()[0],
         }
 
@@ -529,94 +530,39 @@ def time_get(client: httpx.Client, address: str) -> float:
 
 class Followers:
     """
-    Open pages, which ask again as the pages' script does; all in a thread of their own.
+    Open pages, in a process of their own.
 
     :param installation: Where.
     """
 
     def __init__(self, installation: Installation) -> None:
-        self._url = f"{installation.stack['urls']['airflow']}/touchstone/pages/"
-        # What one user was answered is nothing to the other.
-        self._cookies = [{"_token": log_in(installation, user)} for user in ("admin", "engineer")]
-        self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
-        self._followers: list[asyncio.Future[None]] = []
-        self._spans: list[float] = []
-        self._statuses: dict[int, int] = {}
+        url = f"{installation.stack['urls']['airflow']}/touchstone/pages/"
+        tokens = [log_in(installation, user) for user in ("admin", "engineer")]
+        program = Path(__file__).parent / "peers" / "followers.py"
+        self._process = subprocess.Popen(
+            [sys.executable, str(program), url, *tokens],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
 
     def __enter__(self) -> Followers:
-        self._thread.start()
-        limits = httpx.Limits(max_connections=None, max_keepalive_connections=None)
-        self._clients = [
-            httpx.AsyncClient(
-                base_url=self._url, cookies=each, timeout=120, trust_env=False, limits=limits
-            )
-            for each in self._cookies
-        ]
         return self
 
     def __exit__(self, *_: object) -> None:
-        asyncio.run_coroutine_threadsafe(self._close(), self._loop).result(30)
-        self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join()
-        self._loop.close()
+        self._process.kill()
+        self._process.wait()
 
     def open(self, path: str) -> None:
         """Open a page."""
+        assert self._process.stdin is not None
+        self._process.stdin.write(f"{path}\n")
+        self._process.stdin.flush()
 
-        async def follow() -> None:
-            self._followers.append(asyncio.ensure_future(self._follow(path)))
-
-        asyncio.run_coroutine_threadsafe(follow(), self._loop).result()
-
-    async def _close(self) -> None:
-        for each in self._followers:
-            each.cancel()
-        await asyncio.gather(*self._followers, return_exceptions=True)
-        for client in self._clients:
-            await client.aclose()
-
-    async def _follow(self, path: str) -> None:
-        place = len(self._followers)
-        client = self._clients[place // 2 % len(self._clients)]
-        # Nobody opens two hundred pages at the same moment.
-        await asyncio.sleep(place * 0.02)
-        pause, tag, failures = 3.0, None, 0
-        while True:
-            headers = {"Accept": "text/html", **({"If-None-Match": tag} if tag else {})}
-            began = time.perf_counter()
-            try:
-                answer = await client.get(path, headers=headers)
-                if answer.status_code >= 500:
-                    raise httpx.HTTPError(f"{answer.status_code}")
-            except httpx.HTTPError:
-                failures += 1
-                self._count(0, began)
-                await asyncio.sleep(min(2**failures, _LONGEST_PAUSE))
-                continue
-            failures = 0
-            self._count(answer.status_code, began)
-            if answer.status_code != 304:
-                live = _LIVE.search(answer.text)
-                tag = answer.headers.get("ETag")
-                # One that is over stands still in the browser; here somebody opens it again.
-                pause = float(live[1]) if live else pause
-            await asyncio.sleep(pause)
-
-    def _count(self, status: int, began: float) -> None:
-        self._statuses[status] = self._statuses.get(status, 0) + 1
-        self._spans.append(time.perf_counter() - began)
-
-    def describe(self) -> dict[str, Any]:
-        """Return how many answers there were, of which kind, and how long they took."""
-        spans = self._spans or [0.0]
-        return {
-            "open": len(self._followers),
-            "answers": len(self._spans),
-            "statuses": dict(self._statuses),
-            "p50": statistics.median(spans),
-            "p95": find_percentile(spans, 0.95),
-        }
+    def end(self) -> dict[str, Any]:
+        """Close all pages; return how many answers there were, and what they and the pages took."""
+        found: dict[str, Any] = json.loads(self._process.communicate(timeout=60)[0])
+        return found
 
 
 class Memory:
@@ -755,6 +701,8 @@ def show_beside(found: Mapping[str, Any]) -> bool:
     )
     print(f"{'api-server, RSS, MB':44}{idle['rss']:8.0f}{beside['rss']:8.0f}")
     print(f"{'api-server, CPU, % of a core':44}{100 * idle['cpu']:8.0f}{100 * beside['cpu']:8.0f}")
+    print(f"{'the store':44}{100 * idle['store_cpu']:8.0f}{100 * beside['store_cpu']:8.0f}")
+    print(f"{'the clients themselves':44}{0:8.0f}{100 * told['cpu']:8.0f}")
     print(f"{'load':44}{idle['load']:8.1f}{beside['load']:8.1f}")
     return is_kept
 

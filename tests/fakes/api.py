@@ -22,7 +22,7 @@ from touchstone.core.offers import GpuRow
 from touchstone.core.refs import parse_listing
 from touchstone.services.cancel import cancel_unregistered
 from touchstone.services.sending import Sender
-from touchstone.settings import Settings, get_settings
+from touchstone.settings import Settings
 from touchstone.ui import dependencies
 from touchstone.ui.app import build_app
 from touchstone.ui.routes.events import Closer, get_closer
@@ -102,7 +102,7 @@ class FakeAirflow:
         authority = SimpleAuthManager()
         app.dependency_overrides |= {
             get_user: self.identify,
-            get_settings: lambda: self.settings,
+            dependencies.read_settings: lambda: self.settings,
             dependencies.get_records: lambda: self.records,
             dependencies.get_objects: lambda: self.objects,
             dependencies.get_meter: lambda: self.meter,

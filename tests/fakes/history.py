@@ -13,6 +13,7 @@ from typing import Any
 
 from touchstone.core import attempts
 from touchstone.core.events import BUILT_IN, DEFAULT
+from touchstone.core.paging import find_week
 from touchstone.core.records.actions import Action
 from touchstone.core.records.audit import Door, SubjectKind, build_entries
 from touchstone.core.records.beside import Beside, BesideFigure
@@ -27,7 +28,7 @@ from touchstone.core.schedule import Schedule
 from touchstone.core.tasks import TaskSpec
 from touchstone.settings import Settings
 from touchstone.stores import meter
-from touchstone.stores.tables import VERSION, to_item
+from touchstone.stores.tables import VERSION, WEEK, to_item
 from touchstone_agent.protocol.messages import Limits
 
 from .money_promises import build_rental
@@ -109,6 +110,7 @@ class History:
                     "submission_id": build_name(number),
                     "run_id": build_name(number),
                     "created_at": at.isoformat(),
+                    WEEK: find_week(at.isoformat()),
                     "running_at": at.isoformat(),
                     "exited_at": (at + timedelta(minutes=30)).isoformat(),
                 }

@@ -10,11 +10,13 @@ import pytest
 
 from fakes.submissions import build_submission
 from fakes.tasks import build_spec, build_task
-from touchstone.core.paging import Place
+from touchstone.core.paging import Place, TaskListPlace
 from touchstone.core.records.kept import SparseRecord
+from touchstone.core.records.notes import TaskWeeks
 from touchstone.core.records.stored import Time
 from touchstone.core.records.submissions import Submission, SubmissionSummary
-from touchstone.core.states import SubmissionStatus
+from touchstone.core.records.tasks import Task
+from touchstone.core.states import SubmissionStatus, TaskStatus
 from touchstone.stores.records import RecordStore, SubmissionPage
 
 BEGAN = datetime(2026, 1, 1, tzinfo=UTC)
@@ -57,6 +59,25 @@ def read_pages(
         before = page.next
         if before is None:
             return
+
+
+def build_spread_task(number: int) -> Task:
+    """Return one of many tasks, each two days younger than the one before."""
+    spec = build_spec(submission_id=f"s-{number:04}")
+    created_at = (BEGAN + timedelta(days=2 * number)).isoformat()
+    status = ("success", "success", "error", "running")[number % 4]
+    return build_task(spec, status=status, created_at=created_at)
+
+
+def read_task_pages(records: RecordStore, limit: int, **query: Any) -> list[str]:
+    """Return the submissions of all tasks of a list, page by page."""
+    found: list[str] = []
+    before: TaskListPlace | None = None
+    while True:
+        rows, before = records.list_newest_rows(limit=limit, before=before, **query)
+        found += [row.submission_id for row in rows.records]
+        if before is None:
+            return found
 
 
 def ids(*pages: SubmissionPage[SubmissionSummary]) -> list[str]:
@@ -141,6 +162,36 @@ class ListingPromises:
             records.create_task(build_task(spec, status=status, created_at=created_at))
         found = [entry.read().submission_id for entry in records.list_ended_tasks(5)]
         assert found == ["s-12", "s-14", "s-15", "s-17", "s-19"]
+
+    @pytest.mark.parametrize("first", [None, "2000-01-03", "2026-02-16"])
+    @pytest.mark.parametrize("status", [None, *map(TaskStatus, ("success", "error", "lost"))])
+    def test_pages_of_tasks_add_up_to_all_whatever_version_wrote_them(
+        self, records, put_older_task, first, status
+    ) -> None:
+        """Those of a version before have no week; from the first week on there are none."""
+        tasks = [build_spread_task(number) for number in range(40)]
+        if first is not None:
+            records.put_note(TaskWeeks(first=first))
+        for task in tasks:
+            if first is None or task.created_at.isoformat() < first:
+                put_older_task(task)
+            else:
+                records.create_task(task)
+        newest = tasks[-1].created_at
+        wanted = [t.submission_id for t in reversed(tasks) if status in {None, t.status}]
+
+        for limit in (1, 7, 100):
+            for now in (newest, newest + timedelta(days=400)):
+                assert read_task_pages(records, limit, status=status, now=now) == wanted
+
+    def test_a_task_that_moves_on_stays_in_the_list_of_its_week(self, records) -> None:
+        records.put_note(TaskWeeks(first="2000-01-03"))
+        records.create_task(build_spread_task(3))
+        records.change_task("s-0003", "i5", lambda found: found.change(status=TaskStatus.SUCCESS))
+        for status, found in (("running", []), ("success", ["s-0003"])):
+            told = {"status": TaskStatus(status), "now": BEGAN + timedelta(days=6)}
+            assert read_task_pages(records, 5, **told) == found
+        assert "week" not in records.get_task("s-0003", "i5").dump()
 
     def test_where_tasks_are_at_work_is_told(self, records) -> None:
         for number, (status, attempt) in enumerate([("running", 1), ("success", 1), ("queued", 0)]):

@@ -136,19 +136,26 @@ class FakeRecordStore(RecordStore):
             found = [record for record in found if str(record[begins[0]]).startswith(begins[1])]
         # The real table hands a partition out by its sort key.
         found.sort(key=lambda record: str(record.get(self._keys[table][-1])))
-        return [{f: each.get(f) for f in fields} for each in found] if fields else found
+        if not fields:
+            return found
+        # Of a part of a field the whole field; one that a record lacks is left out.
+        wanted_fields = {field.partition("[")[0].partition(".")[0] for field in fields}
+        return [{f: each[f] for f in wanted_fields if f in each} for each in found]
 
     def _iterate_newest(
         self, table: str, index: str, lane: Mapping[str, str], *, until: str | None, page: int
     ) -> Iterator[Record]:
-        records = [from_item(item) for item in self._tables.get(table, {}).values()]
+        # Marks are in the index, and in no record.
+        items = [
+            item
+            for item in self._tables.get(table, {}).values()
+            if all(item.get(name) == {"S": value} for name, value in lane.items())
+        ]
         found = [
             {name: each[name] for name in ("created_at", *self._keys[table])}
-            for each in records
-            if all(each.get(name) == value for name, value in lane.items())
+            for each in map(from_item, items)
             # A record without one of an index's attributes is not in it.
-            and each.get("created_at")
-            and (until is None or each["created_at"] <= until)
+            if each.get("created_at") and (until is None or each["created_at"] <= until)
         ]
         # Of one moment they come in no order of ours.
         yield from sorted(found, key=lambda each: str(each["created_at"]), reverse=True)

@@ -603,6 +603,8 @@ class Leaderboard(_Part):
     event: str
     baseline: Text = None
     rows: tuple[ShownRow, ...]
+    count: Number = None
+    next: Number = None
     unreadable: Texts = ()
 
 

@@ -176,10 +176,10 @@ class Client:
     ) -> Answer[SubmissionList]:
         """Return all submissions, page by page; otherwise like :meth:`list_submissions`."""
         page = self._list(status, user, LIST_LIMIT, None)
-        found = _get_submissions(page)
+        found = _get_list(page, "submissions")
         while cursor := page.get("next"):
             page = self._list(status, user, LIST_LIMIT, str(cursor))
-            found += _get_submissions(page)
+            found += _get_list(page, "submissions")
         return self._read(SubmissionList, {**page, "submissions": found})
 
     def _list(
@@ -418,8 +418,19 @@ class Client:
         return self._get(Closing, path)
 
     def get_leaderboard(self, name: str) -> Answer[Leaderboard]:
-        """Return an event's leaderboard, best first."""
-        return self._get(Leaderboard, f"events/{quote(name, safe='')}/leaderboard")
+        """Return all of an event's leaderboard, best first, in as few requests as it takes."""
+        path = f"events/{quote(name, safe='')}/leaderboard?limit={LIST_LIMIT}"
+        page, first = self._get(Leaderboard, path), 1.0
+        document = page.document
+        rows, unreadable = (_get_list(document, name) for name in ("rows", "unreadable"))
+        while page.value.next is not None and page.value.next > first:
+            first = page.value.next
+            page = self._get(Leaderboard, f"{path}&first={first}")
+            rows = [*rows, *_get_list(page.document, "rows")]
+            more = _get_list(page.document, "unreadable")
+            unreadable = [*unreadable, *(each for each in more if each not in unreadable)]
+        whole = {**document, "rows": rows, "next": None, "unreadable": unreadable}
+        return self._read(Leaderboard, whole)
 
     def compare(self, submission_ids: Sequence[str]) -> Answer[Comparison]:
         """Return what was said of some submissions."""
@@ -713,8 +724,8 @@ class Client:
         raise _explain_refusal(answer.status_code, body or {})
 
 
-def _get_submissions(page: Document) -> list[JsonValue]:
-    found = page.get("submissions")
+def _get_list(page: Mapping[str, JsonValue], name: str) -> list[JsonValue]:
+    found = page.get(name)
     return found if isinstance(found, list) else []
 
 

@@ -1,14 +1,48 @@
-"""Where a page of a list ends and the next one begins. Pure."""
+"""Where a page of a list ends and the next one begins; the weeks of lists by week. Pure."""
 
 from __future__ import annotations
 
 import base64
-from datetime import datetime
+from datetime import date, datetime, timedelta
 from typing import NamedTuple, Self
 
 from touchstone_agent.protocol.errors import ConfigurationError
 
 _LONGEST_CURSOR = 512
+_DAY = len("2026-01-31")
+_WEEKS_READ = 3
+"""Of a list, before all of it is read otherwise."""
+
+
+def find_week(moment: str) -> str | None:
+    """
+    Return the week of a moment: its Monday, ISO 8601. Such texts sort like weeks.
+
+    :param moment: ISO 8601 in UTC.
+    :return: ``None`` if it begins with no day.
+    """
+    try:
+        day = date.fromisoformat(moment[:_DAY])
+    except ValueError:
+        return None
+    return _find_monday(day).isoformat()
+
+
+def list_weeks(now: datetime, before: str | None) -> list[str]:
+    """
+    Return the newest weeks of a list, as :func:`find_week` names them, the newest first.
+
+    :param now: The time, UTC. The first week is that of tomorrow, for clocks differ.
+    :param before: Nothing of the list is newer than this moment; ``None`` for no such bound.
+    """
+    newest = _find_monday(now.date() + timedelta(days=1)).isoformat()
+    monday = date.fromisoformat(min(newest, find_week(before or "") or newest))
+    known = min(_WEEKS_READ, (monday - date.min).days // 7 + 1)
+    return [(monday - timedelta(weeks=number)).isoformat() for number in range(known)]
+
+
+def _find_monday(day: date) -> date:
+    return day - timedelta(days=day.weekday())
 
 
 class Place(NamedTuple):

@@ -18,7 +18,14 @@ from touchstone.core.events import Event, is_judged_row
 from touchstone.core.fold_results import find_missing_fold, tell_failed
 from touchstone.core.outcomes import Outcome
 from touchstone.core.records.beside import BEFORE_BESIDE, NOT_COMPARED, Beside, lack_beside
-from touchstone.core.records.events import Entry, EventRecord, Figures, Series, VerdictRecord
+from touchstone.core.records.events import (
+    Entry,
+    EntryPlace,
+    EventRecord,
+    Figures,
+    Series,
+    VerdictRecord,
+)
 from touchstone.core.records.judged import BEFORE_JUDGING, JudgedSeries
 from touchstone.core.records.submissions import NOT_JUDGED
 from touchstone.core.records.tasks import Published, Task
@@ -407,32 +414,76 @@ class BoardRow(BaseModel):
 # --- the board ----------------------------------------------------------------------------------
 
 
-def build_board(event: EventRecord, entries: Iterable[Entry]) -> dict[str, JsonValue]:
+@dataclass(frozen=True, kw_only=True)
+class BoardPlace:
     """
-    Return an event's leaderboard, best first.
+    A place on a leaderboard.
+
+    :param rank: 1 for the best; ``None`` without a score.
+    :param entry: The key of the entry that stands there; ``None`` for a reference.
+    :param row: The row of a reference; ``None`` for an entry.
+    """
+
+    rank: int | None
+    entry: str | None
+    row: BoardRow | None
+
+
+def rank_entries(
+    event: EventRecord, entries: Iterable[Entry] | Iterable[EntryPlace]
+) -> list[BoardPlace]:
+    """
+    Return the places of an event's leaderboard, best first.
 
     Ranked at full precision; equal scores share a rank, the earlier one stands first; what has no
-    score stands last, with why. ``flat`` and ``index`` are always there.
+    score stands last. ``flat`` and ``index`` are always there.
+
+    :param entries: All of the event's.
     """
-    rows = [build_row(entry) for entry in entries if entry.verdict is not None]
-    rows += _build_references(event)
-    scored = sorted(
-        ((row.score, row) for row in rows if row.score is not None),
-        key=lambda each: (-each[0], each[1].created_at or "", each[1].name),
-    )
-    rest = sorted(
-        (row for row in rows if row.score is None),
-        key=lambda row: (row.created_at or "", row.name),
-    )
+    told = [
+        (each.score, each.created_at.isoformat(), each.submission_id, each.entry, None)
+        for each in entries
+        if each.verdicts
+    ]
+    references = [(row.score, "", row.name, None, row) for row in _build_references(event)]
+    scored, rest = [], []
+    for score, at, name, entry, row in (*told, *references):
+        if score is None:
+            rest.append((at, name, entry, row))
+        else:
+            scored.append((score, at, name, entry, row))
+    scored.sort(key=lambda each: (-each[0], *each[1:3]))
+    rest.sort(key=lambda each: each[:2])
     # Equal scores share the rank of the first of them.
-    ranks = {score: place for place, (score, _) in reversed([*enumerate(scored, start=1)])}
-    ranked = [row.model_copy(update={"rank": ranks[score]}) for score, row in scored]
+    ranks = {each[0]: place for place, each in reversed([*enumerate(scored, start=1)])}
+    return [
+        *(BoardPlace(rank=ranks[each[0]], entry=each[3], row=each[4]) for each in scored),
+        *(BoardPlace(rank=None, entry=each[2], row=each[3]) for each in rest),
+    ]
+
+
+def build_board(
+    event: EventRecord, entries: Iterable[Entry], places: Sequence[BoardPlace] | None = None
+) -> dict[str, JsonValue]:
+    """
+    Return an event's leaderboard, best first, or some places of it.
+
+    :param entries: Those that stand there.
+    :param places: Which; ``None`` for all, where the entries are all of the event's.
+    """
+    known = {each.entry: each for each in entries}
+    rows = []
+    for place in rank_entries(event, known.values()) if places is None else places:
+        entry = known.get(place.entry or "")
+        row = build_row(entry) if entry else place.row
+        if row is not None:
+            rows.append(row.model_copy(update={"rank": place.rank}))
     return {
         "event": event.name,
         "title": event.definition.title,
         "baseline": event.chosen_baseline,
         "closed_at": event.closed_at.isoformat() if event.closed_at else None,
-        "rows": [row.model_dump(mode="json") for row in (*ranked, *rest)],
+        "rows": [row.model_dump(mode="json") for row in rows],
     }
 
 

@@ -11,6 +11,7 @@ from fastapi.responses import Response
 from fastapi.staticfiles import StaticFiles
 from starlette.exceptions import HTTPException
 
+from touchstone.cache import KeptBytes
 from touchstone.core.records.audit import Door
 from touchstone.pages import (
     audit,
@@ -29,9 +30,10 @@ from touchstone.pages import (
     tabs,
     tasks,
 )
+from touchstone.pages.open_pages import KEPT_SECONDS
 from touchstone.pages.rendering import render_error
 from touchstone.ui.app import Boundary, find_status
-from touchstone.ui.conditional import Conditional
+from touchstone.ui.conditional import KEPT_STEADY, Conditional
 from touchstone.ui.dependencies import require_user
 from touchstone_agent.protocol.errors import PermanentError, TransientError
 
@@ -53,7 +55,7 @@ def build_app() -> FastAPI:
         app.include_router(module.router, dependencies=[Depends(require_user)])
     # The same for everybody, and needed by the page that asks for a login.
     app.mount("/static", StaticFiles(directory=STATIC), name="static")
-    app.add_middleware(Conditional)
+    app.add_middleware(Conditional, kept=KeptBytes(KEPT_STEADY, seconds=KEPT_SECONDS))
     app.add_middleware(Boundary, explain=_explain_fault)
     app.add_exception_handler(HTTPException, _explain_http)
     app.add_exception_handler(RequestValidationError, _explain_validation)

@@ -9,17 +9,18 @@ from fastapi.responses import HTMLResponse
 
 from touchstone.client.answers import EventList, Leaderboard, ShownEvent
 from touchstone.client.beside import list_columns, list_notes
+from touchstone.core.events import check_event_name
 from touchstone.pages.rendering import Frame, render
 from touchstone.pages.whiskers import build_whiskers
+from touchstone.services.events import show_event as show
 from touchstone.ui.dependencies import CallerDep, ClockDep
 from touchstone.ui.routes import events as api
 from touchstone.ui.routes.events import KeeperDep
 
 router = APIRouter()
 
-PAGE_SIZE: Final = 100
+PAGE_SIZE: Final = api.BOARD_ROWS
 """Rows of a leaderboard on a page: a thousand take a browser seconds."""
-MAX_ROW: Final = 1_000_000
 
 
 @router.get("/events")
@@ -41,16 +42,17 @@ def show_event(
     keeper: KeeperDep,
     clock: ClockDep,
     name: str,
-    first: Annotated[int, Query(ge=1, le=MAX_ROW)] = 1,
+    first: Annotated[int, Query(ge=1, le=api.MAX_ROW)] = 1,
 ) -> HTMLResponse:
     """
     Show an event and its leaderboard, best first.
 
     :param first: The row that the page begins with.
     """
-    event = ShownEvent.model_validate(api.get_event(keeper, name))
-    board = Leaderboard.model_validate(api.get_leaderboard(keeper, name))
-    rows = board.rows[first - 1 : first - 1 + PAGE_SIZE]
+    found = keeper.store.get_event(check_event_name(name))
+    event = ShownEvent.model_validate(show(found))
+    board = Leaderboard.model_validate(api.show_board(keeper, found, first=first, limit=PAGE_SIZE))
+    rows = board.rows
     frame = Frame(caller=caller, now=clock(), area="events")
     return render(
         request,
@@ -60,7 +62,7 @@ def show_event(
             "event": event,
             "board": board,
             "rows": rows,
-            "count": len(board.rows),
+            "count": board.count,
             "first": first,
             "size": PAGE_SIZE,
             "columns": list_columns(rows),

@@ -21,6 +21,7 @@ from touchstone.stores.objects import ObjectStore
 from touchstone.ui.console import (
     PAGE_BYTES,
     find_attempt,
+    find_since,
     find_tail,
     iterate_console,
     name_attempt,
@@ -77,6 +78,7 @@ def show_log(
                 "task_id": task_id,
                 "page": page,
                 "piece": piece,
+                "since": find_since(chosen) if chosen else None,
                 "following": _find_following(page),
                 "find": find,
                 "here": urlencode({"attempt": page.attempt or "", "offset": page.offset}),
@@ -142,8 +144,16 @@ def _read(
     begin = offset or 0
     if is_tail:
         begin = find_tail(objects, bucket, task, attempt=attempt)
+    # The clock of an attempt would make another page of it each second.
     page = read_page(
-        objects, bucket, task, attempt=attempt, offset=begin, now=clock(), from_line=is_tail
+        objects,
+        bucket,
+        task,
+        attempt=attempt,
+        offset=begin,
+        now=clock(),
+        from_line=is_tail,
+        has_clock=False,
     )
     return page, fold_piece(page.text, find=find, is_tail=is_tail)
 

@@ -10,13 +10,13 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Hashable
-from functools import lru_cache
 from typing import Annotated, Final
 
 from fastapi import Depends, Request
 from fastapi.responses import HTMLResponse
 
 from touchstone.cache import KeptBytes
+from touchstone.ui.conditional import mark_steady
 from touchstone.ui.dependencies import Caller
 
 KEPT_BYTES: Final = 8 * 1024**2
@@ -49,22 +49,27 @@ class OpenPages:
         """
         key = (caller, str(request.url))
         if "if-none-match" not in request.headers:
-            return self._build(key, build)
+            return self._build(request, key, build)
         with self._turns[hash(key) % _TURNS]:
             found = self._kept.find(key)
-            return HTMLResponse(found) if found is not None else self._build(key, build)
+            return HTMLResponse(found) if found is not None else self._build(request, key, build)
 
-    def _build(self, key: Hashable, build: Callable[[], HTMLResponse]) -> HTMLResponse:
+    def _build(
+        self, request: Request, key: Hashable, build: Callable[[], HTMLResponse]
+    ) -> HTMLResponse:
         answer = build()
         if answer.status_code == 200:
             self._kept.keep(key, bytes(answer.body))
+            mark_steady(request.scope)
         return answer
 
 
-@lru_cache(maxsize=1)
-def get_open_pages() -> OpenPages:
+_OPEN_PAGES: Final = OpenPages(KeptBytes(KEPT_BYTES, seconds=KEPT_SECONDS))
+
+
+async def get_open_pages() -> OpenPages:
     """Return what this process answers open pages with."""
-    return OpenPages(KeptBytes(KEPT_BYTES, seconds=KEPT_SECONDS))
+    return _OPEN_PAGES
 
 
 OpenPagesDep = Annotated[OpenPages, Depends(get_open_pages)]

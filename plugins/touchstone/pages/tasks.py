@@ -43,6 +43,7 @@ def list_tasks(
     found = api.list_tasks(
         caller,
         records,
+        clock,
         status=TaskStatus(status) if known else None,
         server=filters["server"] or None,
         submission=filters["submission"] or None,

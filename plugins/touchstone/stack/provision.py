@@ -10,6 +10,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from itertools import chain
 from typing import TYPE_CHECKING, TypeVar
 
@@ -17,14 +18,22 @@ import httpx
 from botocore.exceptions import ClientError
 
 from touchstone.core.enrolment import find_other_environment, list_server_queues
+from touchstone.core.paging import find_week
+from touchstone.core.records.notes import TaskWeeks
 from touchstone.core.records.servers import Server as ServerRecord
 from touchstone.hooks.queues import DAY_SECONDS, ensure_command_queue, ensure_queue
 from touchstone.settings import Settings
 from touchstone.stores.aws import translated_errors
 from touchstone.stores.meter import MONTH_INDEX, SUBMISSION_INDEX, UNBILLED_INDEX
 from touchstone.stores.money import OPEN_INDEX
-from touchstone.stores.records import BY_OWNER, BY_OWNER_AND_STATUS, BY_STATUS, RecordStore
-from touchstone.stores.tables import AT_WORK, RecordExists
+from touchstone.stores.records import (
+    BY_OWNER,
+    BY_OWNER_AND_STATUS,
+    BY_STATUS,
+    BY_STATUS_AND_WEEK,
+    RecordStore,
+)
+from touchstone.stores.tables import AT_WORK, WEEK, RecordExists
 from touchstone_agent.protocol.errors import ConfigurationError, TransientError
 from touchstone_agent.protocol.names import build_event_queue
 
@@ -42,6 +51,10 @@ _T = TypeVar("_T")
 INDEX_SECONDS = 3600.0
 """How long a new index of a table with many records may take AWS to fill, which goes on anyhow."""
 _INDEX_LOOK_SECONDS = 5.0
+_BEFORE_US = "2000-01-03"
+"""A week before there was any Touchstone."""
+_STRAGGLERS = timedelta(days=14)
+"""The first week that begins more than a week from now begins less than this from now."""
 _EVENT_SECONDS = 10
 """A dispatcher that dies holds what it received for so long, and with it freed slots."""
 _MISSING = frozenset(
@@ -132,8 +145,13 @@ def provision(settings: Settings, stores: Stores, servers: Sequence[Server]) -> 
 def _provision(
     settings: Settings, stores: Stores, servers: Sequence[Server]
 ) -> Iterator[Provisioned]:
+    made = []
     for table in build_tables(settings):
-        yield from _ensure_table(stores.dynamodb, table)
+        for each in _ensure_table(stores.dynamodb, table):
+            made.append(each)
+            yield each
+    is_new = Provisioned(kind="table", name=settings.tasks_table, created=True) in made
+    note_weeks(RecordStore(stores.dynamodb, settings), is_new=is_new, now=datetime.now(UTC))
     for bucket in (settings.content_bucket, settings.logs_bucket, settings.models_bucket):
         yield _ensure_bucket(stores.s3, bucket)
     events = ensure_queue(
@@ -150,6 +168,19 @@ def _provision(
         yield _ensure_server(stores.dynamodb, settings, server)
 
 
+def note_weeks(records: RecordStore, *, is_new: bool, now: datetime) -> None:
+    """
+    Note from which week on the index by week has all tasks, if nobody has.
+
+    Programs of the version before put tasks on record without their week. They are gone by then.
+
+    :param is_new: Whether there were no tasks before this version.
+    """
+    if records.find_note(TaskWeeks).first is None:
+        first = _BEFORE_US if is_new else find_week((now + _STRAGGLERS).isoformat())
+        records.put_note(TaskWeeks(first=first))
+
+
 def build_tables(settings: Settings) -> list[CreateTableInputTypeDef]:
     """Return the definition of each table, as DynamoDB takes it. Pure."""
     by_status = Index(name=BY_STATUS, partition=("status",), sort="created_at", has_all=False)
@@ -163,6 +194,9 @@ def build_tables(settings: Settings) -> list[CreateTableInputTypeDef]:
             has_all=False,
         ),
     ]
+    by_week = Index(
+        name=BY_STATUS_AND_WEEK, partition=("status", WEEK), sort="created_at", has_all=False
+    )
     group = Index(name="model_group", partition=("model_group_id",), sort="created_at")
     opened = Index(name=OPEN_INDEX, partition=("open",), sort="scope")
     meters = [
@@ -172,7 +206,9 @@ def build_tables(settings: Settings) -> list[CreateTableInputTypeDef]:
     ]
     return [
         _table(settings.submissions_table, "submission_id", indexes=[at_work, by_status, *owned]),
-        _table(settings.tasks_table, "submission_id", "task_id", indexes=[at_work, by_status]),
+        _table(
+            settings.tasks_table, "submission_id", "task_id", indexes=[at_work, by_status, by_week]
+        ),
         _table(settings.evaluations_table, "model_id", indexes=[group]),
         _table(settings.servers_table, "server"),
         _table(settings.budgets_table, "scope", indexes=[opened]),

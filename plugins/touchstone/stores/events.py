@@ -12,6 +12,7 @@ from touchstone.core.records.events import (
     CATALOGUE,
     ENTRY,
     Entry,
+    EntryPlace,
     EventRecord,
     Participant,
     build_participant_key,
@@ -118,6 +119,18 @@ class EventStore:
         found = load_each(Entry, {str(each["entry"]): each for each in stored})
         records = sorted(found.records, key=lambda each: (each.created_at, each.entry))
         return Found(records=tuple(records), unreadable=found.unreadable)
+
+    def list_places(self, event: str) -> Found[EntryPlace]:
+        """Return what the places of all entries of an event come from, and nothing else of them."""
+        wanted = EntryPlace.list_wanted()
+        stored = self._records.query_part(self._table, "event", event, "entry", ENTRY, wanted)
+        return load_each(EntryPlace, {str(each["entry"]): each for each in stored})
+
+    def find_entries(self, event: str, keys: Sequence[str]) -> Found[Entry]:
+        """Return some entries of an event in few requests, in the order asked for."""
+        stored = self._records.find_all_in_part(self._table, [(event, key) for key in keys])
+        known = {key: stored[event, key] for key in keys if (event, key) in stored}
+        return load_each(Entry, known)
 
     # --- participants ------------------------------------------------------------------------
 

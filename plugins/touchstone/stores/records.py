@@ -8,17 +8,18 @@ import logging
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
+from datetime import datetime
 from types import MappingProxyType
 from typing import Any, Final, Generic, Self, TypeVar
 
 from pydantic import JsonValue
 
-from touchstone.core.paging import Place, TaskListPlace
+from touchstone.core.paging import Place, TaskListPlace, find_week, list_weeks
 from touchstone.core.records.actions import Action
 from touchstone.core.records.audit import Door, SubjectKind, build_entries, find_new_actions
 from touchstone.core.records.evaluations import Evaluation
 from touchstone.core.records.events import CATALOGUE
-from touchstone.core.records.notes import Control, Note
+from touchstone.core.records.notes import Control, Note, TaskWeeks
 from touchstone.core.records.servers import Server, ServerEntry
 from touchstone.core.records.stored import RecordUnreadable, load_named
 from touchstone.core.records.submissions import Submission
@@ -37,6 +38,7 @@ from touchstone.stores.tables import (
     AT_WORK,
     BATCH_GET_LIMIT,
     VERSION,
+    WEEK,
     Model,
     Record,
     RecordExists,
@@ -59,6 +61,9 @@ BY_OWNER_AND_STATUS = "by_owner_and_status"
 """Indexes that hold keys only, each part of them by ``created_at``: a list reads as much of one as
 it shows. They are of attributes that every record has had from the beginning, so that DynamoDB
 itself fills a new one, and what an older program writes is in it too."""
+BY_STATUS_AND_WEEK = "by_status_and_week"
+"""Index of tasks, whose parts stay small however many there were. It has only what a version that
+knows it has written; :class:`TaskWeeks` says from which week on that is all."""
 _YES = "yes"
 _NOTE = "#"
 """What the key of a note begins with, and no server's name."""
@@ -347,7 +352,7 @@ class RecordStore(Tables):
         return load_each(TaskRow, {f"{submission_id} {each['task_id']}": each for each in stored})
 
     def list_newest_rows(
-        self, *, limit: int, status: TaskStatus | None, before: TaskListPlace | None
+        self, *, limit: int, status: TaskStatus | None, before: TaskListPlace | None, now: datetime
     ) -> tuple[Found[TaskRow], TaskListPlace | None]:
         """
         Return of the newest tasks what a list shows; costs the same however many there are.
@@ -355,15 +360,43 @@ class RecordStore(Tables):
         :param limit: How many at most.
         :param status: Only those in this status; ``None`` for all.
         :param before: Only those behind this place; ``None`` from the newest on.
+        :param now: The time, UTC.
         :return: The tasks, and where the next page begins: ``None`` if there is none.
         """
         lanes = [{"status": each.value} for each in ([status] if status else TaskStatus)]
         table = self._settings.tasks_table
-        places = self._list_newest(table, BY_STATUS, lanes, limit=limit + 1, before=before)
+        places = self._list_recent_tasks(lanes, limit=limit + 1, before=before, now=now)
+        if len(places) <= limit:
+            behind = places[-1] if places else before
+            left = limit + 1 - len(places)
+            places += self._list_newest(table, BY_STATUS, lanes, limit=left, before=behind)
         found = self.find_rows([(place[1], place[2]) for place in places[:limit]])
         for error in found.unreadable.values():
             log.error("%s: left out of a list", error)
         return found, TaskListPlace(*places[limit - 1]) if len(places) > limit else None
+
+    def _list_recent_tasks(
+        self,
+        lanes: Sequence[Mapping[str, str]],
+        *,
+        limit: int,
+        before: TaskListPlace | None,
+        now: datetime,
+    ) -> list[tuple[str, ...]]:
+        """Return the places of tasks of some weeks: all of them there are, or as many as wanted."""
+        first = self.find_note(TaskWeeks).first
+        found: list[tuple[str, ...]] = []
+        for week in list_weeks(now, before.created_at if before else None):
+            if first is None or week < first or len(found) >= limit:
+                break
+            found += self._list_newest(
+                self._settings.tasks_table,
+                BY_STATUS_AND_WEEK,
+                [{**lane, WEEK: week} for lane in lanes],
+                limit=limit - len(found),
+                before=before,
+            )
+        return found
 
     def list_ended_tasks(self, limit: int) -> Iterator[TaskEntry[EndedTask]]:
         """
@@ -558,7 +591,13 @@ class RecordStore(Tables):
         return self._change_model(table, key, model, decide)
 
     def query_part(
-        self, table: str, key: str, value: str, sort: str = "", begins: str = ""
+        self,
+        table: str,
+        key: str,
+        value: str,
+        sort: str = "",
+        begins: str = "",
+        fields: Sequence[str] = (),
     ) -> Sequence[Record]:
         """
         Return the records of one part of a table.
@@ -567,8 +606,10 @@ class RecordStore(Tables):
         :param value: Which part.
         :param sort: By which attribute the part is sorted; empty for all of it.
         :param begins: Only what begins so there.
+        :param fields: Those wanted of each; empty for all.
         """
-        return self._query(table, key, value, begins=(sort, begins) if sort else None)
+        start = (sort, begins) if sort else None
+        return self._query(table, key, value, begins=start, fields=fields)
 
     def find_places(self, table: str, keys: Iterable[tuple[str, ...]]) -> Set[tuple[str, ...]]:
         """Return which of some keys of a table have a record."""
@@ -618,9 +659,10 @@ class RecordStore(Tables):
         return None
 
     def _mark(self, table: str, record: Record) -> Record:
-        """Return a record with the mark by which it is found while somebody is at work on it."""
+        """Return a record with the marks by which it is found: at work, and of which week."""
         if table == self._settings.tasks_table:
-            is_marked = _is_at_work(record)
+            is_marked, week = _is_at_work(record), find_week(str(record.get("created_at")))
+            record = {**record, WEEK: week} if week else record
         elif table == self._settings.submissions_table:
             is_marked = record.get("status") in SUBMISSION_OPEN
         else:

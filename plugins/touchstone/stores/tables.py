@@ -34,6 +34,12 @@ AT_WORK = "at_work"
 """Attribute, and index by it, of the few records that somebody is at work on; the many others,
 that have ended or not begun, do not have it and cost nobody anything."""
 
+WEEK = "week"
+"""Attribute of tasks: the week in which they were put on record; see :func:`find_week`."""
+
+_MARKS = frozenset({AT_WORK, WEEK})
+"""Attributes that follow from the rest of a record, and that only an index needs."""
+
 MAX_RECORD_BYTES = 390 * 1024
 """DynamoDB takes 400 KiB, and says so only when somebody writes."""
 
@@ -156,13 +162,22 @@ def _read_number(text: str) -> int | float:
 
 def from_item(item: Item) -> Record:
     """Return what DynamoDB holds as a record."""
-    # The mark follows from the rest, and only the index needs it.
-    return {key: _read(value) for key, value in item.items() if key != AT_WORK}
+    return {key: _read(value) for key, value in item.items() if key not in _MARKS}
 
 
-def _name_fields(fields: Iterable[str]) -> dict[str, str]:
-    """Return fields by the names that a request has for them: some are DynamoDB's own words."""
-    return {f"#f{number}": field for number, field in enumerate(sorted(fields))}
+def _name_fields(fields: Iterable[str]) -> tuple[str, dict[str, str]]:
+    """
+    Return how a request asks for fields, and the names it has for them: some are DynamoDB's words.
+
+    :param fields: Of a record, or of a part of one: ``verdicts[0].outcome``.
+    """
+    aliases: dict[str, str] = {}
+    paths = []
+    for field in sorted({*fields}):
+        steps = [step.partition("[") for step in field.split(".")]
+        named = [(aliases.setdefault(s[0], f"#f{len(aliases)}"), s[1] + s[2]) for s in steps]
+        paths.append(".".join(alias + place for alias, place in named))
+    return ", ".join(paths), {alias: name for name, alias in aliases.items()}
 
 
 def _build_conditions(lane: Mapping[str, str], until: str | None) -> dict[str, object]:
@@ -265,15 +280,13 @@ class Tables:
         names = self._keys[table]
         wanted = [to_item(dict(zip(names, key, strict=True))) for key in dict.fromkeys(keys)]
         found: dict[tuple[str, ...], Record] = {}
-        wanted_names = _name_fields({*names, *fields}) if fields else {}
-        projection: dict[str, object] = (
-            {
-                "ProjectionExpression": ", ".join(wanted_names),
+        projection: dict[str, object] = {}
+        if fields:
+            expression, wanted_names = _name_fields({*names, *fields})
+            projection = {
+                "ProjectionExpression": expression,
                 "ExpressionAttributeNames": wanted_names,
             }
-            if fields
-            else {}
-        )
         rounds = 0
         while wanted:
             batch, wanted = wanted[:BATCH_GET_LIMIT], wanted[BATCH_GET_LIMIT:]
@@ -419,10 +432,10 @@ class Tables:
         :param begins: Only those whose sort key, named first, begins with the second.
         """
         more: dict[str, object] = {"IndexName": index} if index else {"ConsistentRead": True}
-        wanted = _name_fields(fields)
-        names = {"#key": key, **wanted}
+        wanted, names = _name_fields(fields)
+        names["#key"] = key
         if wanted:
-            more["ProjectionExpression"] = ", ".join(wanted)
+            more["ProjectionExpression"] = wanted
         values = {":value": {"S": value}}
         condition = "#key = :value"
         if begins is not None:
@@ -542,6 +555,6 @@ class Tables:
         return found
 
     def _mark(self, table: str, record: Record) -> Record:
-        """Return a record as it is written: with the mark by which an index has it, if any."""
+        """Return a record as it is written: with the marks by which indexes have it, if any."""
         del table
         return record

@@ -52,6 +52,7 @@ def read_page(
     offset: int,
     now: datetime,
     from_line: bool = False,
+    has_clock: bool = True,
 ) -> LogPage:
     """
     Return the console from an offset on, as far as it has been uploaded.
@@ -62,11 +63,13 @@ def read_page(
     :param offset: Byte to begin at, as an earlier page's ``next_offset`` gave it.
     :param now: The time, UTC.
     :param from_line: Whether the rest of a line that begins before the offset is left out.
+    :param has_clock: Whether the state tells for how long it has been so.
     :raises RecordNotFound: If there is no such attempt.
     """
     chosen = find_attempt(task, attempt)
+    told_at = now if has_clock else None
     if chosen is None:
-        state = _describe_newest(task, now=now, has_output=False)
+        state = _describe_newest(task, now=told_at, has_output=False)
         return LogPage(
             attempt=None,
             offset=0,
@@ -98,7 +101,7 @@ def read_page(
         line_offset=min(line_offset, position),
         text=text,
         complete=complete,
-        state=describe(now=now, has_output=position > 0),
+        state=describe(now=told_at, has_output=position > 0),
     )
 
 
@@ -163,27 +166,27 @@ def _tell_gap(size: int) -> bytes:
     return f"\n... {size} bytes were not uploaded ...\n".encode()
 
 
-def _describe_newest(task: Task, *, now: datetime, has_output: bool) -> str:
+def _describe_newest(task: Task, *, now: datetime | None, has_output: bool) -> str:
     if task.is_ended and task.newest.outcome is None:
         return _describe_console(task.status, is_ended=True, has_output=has_output)
     return describe_state(task.newest, now=now, has_output=has_output)
 
 
-def describe_state(attempt: Attempt, *, now: datetime, has_output: bool) -> str:
+def describe_state(attempt: Attempt, *, now: datetime | None, has_output: bool) -> str:
     """
     Say what an attempt is doing, so that an empty console explains itself.
 
     :param attempt: The attempt.
-    :param now: The time, UTC.
+    :param now: The time, UTC; ``None`` to leave out for how long it has been so.
     :param has_output: Whether there is any console.
     """
     phase = attempt.phase
     if attempt.outcome is not None:
         state = attempt.outcome.value
     elif phase is AttemptPhase.RUNNING:
-        state = f"running {_since(attempt.running_at, now)}"
+        state = f"running{_since(attempt.running_at, now)}"
     elif phase is AttemptPhase.PREPARING:
-        state = f"container preparing {_since(attempt.preparing_at, now)}"
+        state = f"container preparing{_since(attempt.preparing_at, now)}"
     elif phase is AttemptPhase.ACCEPTED:
         state = f"accepted by {attempt.server or 'its server'}"
     elif phase is AttemptPhase.EXITED:
@@ -242,8 +245,21 @@ def _collect(
     return bytes(data), position, True
 
 
-def _since(start: datetime | None, now: datetime) -> str:
+def find_since(attempt: Attempt) -> datetime | None:
+    """Return since when an attempt has been what it is; ``None`` where its state tells no time."""
+    if attempt.outcome is not None:
+        return None
+    moments = {
+        AttemptPhase.RUNNING: attempt.running_at,
+        AttemptPhase.PREPARING: attempt.preparing_at,
+    }
+    return moments.get(attempt.phase) if attempt.phase else None
+
+
+def _since(start: datetime | None, now: datetime | None) -> str:
+    if now is None:
+        return ""
     seconds = 0 if start is None else max(0, int((now - start).total_seconds()))
     minutes, seconds = divmod(seconds, 60)
     hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes:02}:{seconds:02}"
+    return f" {hours}:{minutes:02}:{seconds:02}" if hours else f" {minutes:02}:{seconds:02}"

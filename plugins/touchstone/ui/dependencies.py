@@ -1,17 +1,23 @@
-"""What routes are given: who asks, the stores, the clock. Tests replace each of them."""
+"""
+What routes are given: who asks, the stores, the clock. Tests replace each of them.
+
+FastAPI hands what is no coroutine to a thread, which takes longer than most of these do: those that
+wait for nothing are coroutines, and those that may ask a store or a database are not.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import lru_cache
-from typing import Annotated, Protocol
+from typing import Annotated, Protocol, TypeVar
 
 from airflow.api_fastapi.app import get_auth_manager
 from airflow.api_fastapi.auth.managers.models.base_user import BaseUser
 from airflow.api_fastapi.core_api.security import GetUserDep
 from fastapi import Depends, Header, HTTPException, Request
+from fastapi.concurrency import run_in_threadpool
 
 from touchstone.core.answers import Ended
 from touchstone.core.queue import Queue
@@ -79,39 +85,49 @@ class _Canceller:
         return retract_submission(submission_id, by=by, records=self._records)
 
 
-@lru_cache(maxsize=1)
-def get_records() -> RecordStore:
-    """Return this process's record store."""
-    return RecordStore.connect(get_settings())
+T = TypeVar("T")
 
 
-@lru_cache(maxsize=1)
-def get_objects() -> ObjectStore:
-    """Return this process's object store."""
+def _share(connect: Callable[[], T]) -> Callable[[], Awaitable[T]]:
+    """Return what connects once in this process, in a thread, and hands it out at once then."""
+    shared = lru_cache(maxsize=1)(connect)
+
+    async def get() -> T:
+        if shared.cache_info().currsize:
+            return shared()
+        return await run_in_threadpool(shared)
+
+    return get
+
+
+async def read_settings() -> Settings:
+    """Return the settings of this process."""
+    return get_settings()
+
+
+def _connect_objects() -> ObjectStore:
     return ObjectStore.connect(get_settings())
 
 
-@lru_cache(maxsize=1)
-def get_meter() -> Meter:
-    """Return what this process reads pods' meters with."""
-    return Meter.connect(get_settings())
+def _build_queue_reader() -> QueueReader:
+    return QueueReader(_connect_objects(), get_settings())
 
 
-@lru_cache(maxsize=1)
-def get_budgets() -> Budgets:
-    """Return what this process reads budgets with."""
-    return Budgets.connect(get_settings())
+get_records = _share(lambda: RecordStore.connect(get_settings()))
+"""Returns this process's record store."""
+get_objects = _share(_connect_objects)
+"""Returns this process's object store."""
+get_meter = _share(lambda: Meter.connect(get_settings()))
+"""Returns what this process reads pods' meters with."""
+get_budgets = _share(lambda: Budgets.connect(get_settings()))
+"""Returns what this process reads budgets with."""
+get_queue_reader = _share(_build_queue_reader)
+"""Returns what reads the published queue for this process."""
 
 
-@lru_cache(maxsize=1)
-def get_queue_reader() -> QueueReader:
-    """Return what reads the published queue for this process."""
-    return QueueReader(get_objects(), get_settings())
-
-
-def get_parts(
+async def get_parts(
     objects: Annotated[ObjectStore, Depends(get_objects)],
-    settings: Annotated[Settings, Depends(get_settings)],
+    settings: Annotated[Settings, Depends(read_settings)],
 ) -> Parts:
     """Return what reads the large parts of records."""
     return Parts(objects, settings.content_bucket)
@@ -122,14 +138,14 @@ def get_queue(reader: Annotated[QueueReader, Depends(get_queue_reader)]) -> Queu
     return reader.read()
 
 
-def get_door(request: Request, user_agent: Annotated[str, Header()] = "") -> Door:
+async def get_door(request: Request, user_agent: Annotated[str, Header()] = "") -> Door:
     """Return where a request came in. That it is the command line's is its own word for it."""
     door = getattr(request.app.state, "door", Door.API)
     is_cli = door is Door.API and user_agent.partition("/")[0] == CLI_AGENT
     return Door.CLI if is_cli else door
 
 
-def get_acting_records(
+async def get_acting_records(
     records: Annotated[RecordStore, Depends(get_records)],
     door: Annotated[Door, Depends(get_door)],
 ) -> RecordStore:
@@ -137,7 +153,7 @@ def get_acting_records(
     return records.through(door)
 
 
-def get_cancel_service(
+async def get_cancel_service(
     records: Annotated[RecordStore, Depends(get_acting_records)],
 ) -> CancelService:
     """Return what cancels and retracts."""
@@ -150,17 +166,17 @@ def find_airflow_path(request: Request) -> str:
     return str(request.scope.get("app_root_path", "")).rstrip("/")
 
 
-def get_clock() -> Callable[[], datetime]:
+async def get_clock() -> Callable[[], datetime]:
     """Return the clock, UTC."""
     return lambda: datetime.now(UTC)
 
 
-def get_authority() -> Authority:
+async def get_authority() -> Authority:
     """Return Airflow's auth manager."""
     return get_auth_manager()
 
 
-def require_user(user: GetUserDep) -> BaseUser:
+async def require_user(user: GetUserDep) -> BaseUser:
     """Refuse who has not logged in, also where Airflow lets strangers look at it."""
     if not is_known(user):
         raise HTTPException(401, "Not authenticated")
@@ -183,7 +199,7 @@ CallerDep = Annotated[Caller, Depends(get_caller)]
 RecordsDep = Annotated[RecordStore, Depends(get_acting_records)]
 PartsDep = Annotated[Parts, Depends(get_parts)]
 ObjectsDep = Annotated[ObjectStore, Depends(get_objects)]
-SettingsDep = Annotated[Settings, Depends(get_settings)]
+SettingsDep = Annotated[Settings, Depends(read_settings)]
 CancelServiceDep = Annotated[CancelService, Depends(get_cancel_service)]
 QueueReaderDep = Annotated[QueueReader, Depends(get_queue_reader)]
 QueueDep = Annotated[Queue | None, Depends(get_queue)]
@@ -195,7 +211,7 @@ Key = Annotated[
 ClockDep = Annotated[Callable[[], datetime], Depends(get_clock)]
 
 
-def require_submitter(caller: CallerDep) -> None:
+async def require_submitter(caller: CallerDep) -> None:
     """Refuse users who may not submit."""
     if not caller.may_submit:
         raise HTTPException(
@@ -203,13 +219,13 @@ def require_submitter(caller: CallerDep) -> None:
         )
 
 
-def require_admin(caller: CallerDep) -> None:
+async def require_admin(caller: CallerDep) -> None:
     """Refuse users who may not edit pools."""
     if not caller.is_admin:
         raise HTTPException(403, "for admins only")
 
 
-def require_json(content_type: Annotated[str, Header()] = "") -> None:
+async def require_json(content_type: Annotated[str, Header()] = "") -> None:
     """
     Refuse bodies that are not declared as JSON.
 

@@ -157,7 +157,7 @@ def server(installation):
         cancel = retract = staticmethod(lambda submission_id, **_: Ended())
 
     replaced = {
-        dependencies.get_settings: lambda: config,
+        dependencies.read_settings: lambda: config,
         dependencies.get_records: lambda: records,
         dependencies.get_objects: lambda: objects,
         dependencies.get_queue_reader: lambda: QueueReader(objects, config),

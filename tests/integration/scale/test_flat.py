@@ -32,12 +32,14 @@ from fakes.placement_world import World
 from fakes.submissions import build_submission
 from touchstone.core.durations import ErrorLog, History
 from touchstone.core.names import build_console_key
+from touchstone.core.paging import TaskListPlace
+from touchstone.core.records.notes import TaskWeeks
 from touchstone.dispatcher.duration_recorder import DurationRecorder
 from touchstone.dispatcher.events import EventHandler
 from touchstone.dispatcher.publishing import Publisher
 from touchstone.dispatcher.reconcile import Reconciler
 from touchstone.services.pods.ledger import Ledger, build_limits
-from touchstone.settings import Settings, get_settings
+from touchstone.settings import Settings
 from touchstone.stores.consoles import find_end
 from touchstone.stores.meter import Meter
 from touchstone.stores.objects import ObjectStore
@@ -108,6 +110,7 @@ class Installation:
         self.objects = ObjectStore(s3)
         self.meter = Meter(dynamodb, settings)
         self.now = datetime(2027, 1, 1, tzinfo=UTC)
+        self.records.put_note(TaskWeeks(first="2000-01-03"))
         Past(submissions=size, tasks=1, users=USERS, is_lean=True).write(dynamodb, settings)
         private, public = generate_key()
         self.key = load_private_key(private)
@@ -176,7 +179,7 @@ class Installation:
         app = build_app()
         app.dependency_overrides |= {
             get_user: lambda: SimpleAuthManagerUser(username=user, role=role),
-            get_settings: lambda: self.settings,
+            dependencies.read_settings: lambda: self.settings,
             dependencies.get_records: lambda: self.records,
             dependencies.get_objects: lambda: self.objects,
             dependencies.get_queue_reader: lambda: QueueReader(self.objects, self.settings),
@@ -216,6 +219,20 @@ class Installation:
     def list_rare_status(self) -> None:
         found = self.ask("submissions", "ann", limit=5, status="running")
         assert len(found["submissions"]) == 2
+
+    def list_tasks(self) -> None:
+        found = self.ask("tasks", "chief", "admin", limit=50)
+        assert [each["submitted_by"] for each in found["tasks"][:4]][:3] == ["ann"] * 3
+        assert len(found["tasks"]) == 50
+
+    def list_tasks_of_a_status(self) -> None:
+        found = self.ask("tasks", "chief", "admin", limit=50, status="success")
+        assert len(found["tasks"]) == 50
+
+    def list_tasks_of_a_week(self) -> None:
+        cursor = TaskListPlace("2026-01-01T15:00:00+00:00", "s", "i").to_cursor()
+        found = self.ask("tasks", "chief", "admin", limit=50, status="success", cursor=cursor)
+        assert len(found["tasks"]) == 50
 
     def queue(self) -> None:
         self.publish()
@@ -275,6 +292,9 @@ WORK: dict[str, Callable[[Installation], None]] = {
     "the list of a status": Installation.list_status,
     "the list of one's own in a status": Installation.list_own_status,
     "the list of few among many": Installation.list_rare_status,
+    "the list of tasks": Installation.list_tasks,
+    "the list of tasks in a status": Installation.list_tasks_of_a_status,
+    "the list of tasks of a week": Installation.list_tasks_of_a_week,
     "the queue": Installation.queue,
     "a submission": Installation.show,
     "a tick and its publication": Installation.publish,

@@ -343,3 +343,18 @@ def test_an_event_without_folds_tells_none_on_its_board(run, world):
 
     assert "folds" not in run("leaderboard", "default").output
     assert "folds" not in run("compare", "s-1").output
+
+
+def test_a_board_of_several_pages_is_shown_whole(run, world, monkeypatch):
+    monkeypatch.setattr("touchstone.client.api.LIST_LIMIT", 2)
+    world.keeper.set_baseline("default", "flat", by="chief")
+    for number in range(5):
+        world.arrive(f"s-{number}", build_net(2))
+
+    board = json.loads(run("leaderboard", "default", "--json").output)
+
+    names = {row["name"] for row in board["rows"]}
+    assert names == {"flat", "index", *(f"s-{number}" for number in range(5))}
+    assert (len(board["rows"]), board["count"], board["next"]) == (7, 7, None)
+    shown = run("leaderboard", "default").output
+    assert all(name in shown for name in names)

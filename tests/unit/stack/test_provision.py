@@ -53,7 +53,11 @@ def test_tables_have_the_keys_that_records_are_read_by(tables) -> None:
         ),
         (
             "TouchstoneTasks",
-            {"at_work": ["at_work", "submission_id"], "by_status": ["status", "created_at"]},
+            {
+                "at_work": ["at_work", "submission_id"],
+                "by_status": ["status", "created_at"],
+                "by_status_and_week": ["status", "week", "created_at"],
+            },
         ),
         ("ModelPostTrainEvaluation", {"model_group": ["model_group_id", "created_at"]}),
         ("TouchstoneBudgets", {"open": ["open", "scope"]}),
@@ -154,7 +158,7 @@ def test_a_table_of_an_earlier_version_gets_its_new_indexes_one_after_the_other(
 def test_an_index_that_is_still_being_filled_is_waited_for(tables, pauses) -> None:
     """Whoever reads it before would miss what is not in it yet."""
     table = tables["TouchstoneTasks"]
-    aws = GrowingTable(make_older(table, "at_work", "by_status"))
+    aws = GrowingTable(make_older(table, "at_work", "by_status", "by_status_and_week"))
     aws._left = 4
     assert not any(each.created for each in _ensure_table(aws, table))
     assert len(pauses) == 2
@@ -163,11 +167,11 @@ def test_an_index_that_is_still_being_filled_is_waited_for(tables, pauses) -> No
 @pytest.mark.usefixtures("pauses")
 def test_an_index_that_takes_too_long_is_told_and_another_call_goes_on(tables) -> None:
     table = tables["TouchstoneTasks"]
-    aws = GrowingTable(make_older(table, "at_work"), looks=10)
-    with pytest.raises(TransientError, match=r"by_status .*`touchstone init` again"):
+    aws = GrowingTable(make_older(table, "at_work", "by_status"), looks=10)
+    with pytest.raises(TransientError, match=r"by_status_and_week .*`touchstone init` again"):
         list(_ensure_table(aws, table))
     list(_ensure_table(aws, table))
-    assert aws.made == ["by_status"]
+    assert aws.made == ["by_status_and_week"]
 
 
 def test_only_key_attributes_are_declared(tables) -> None:

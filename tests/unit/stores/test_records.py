@@ -23,6 +23,10 @@ class TestFakeRecords(ListingPromises):
     def put_stored(self, records):
         return lambda record: records.put_stored(Settings().submissions_table, record)
 
+    @pytest.fixture
+    def put_older_task(self, records):
+        return lambda task: records._put(Settings().tasks_table, task.dump())
+
 
 def test_a_submission_that_moves_on_while_lists_are_read_is_in_them_once(records) -> None:
     """All statuses are read one after the other: what moves meanwhile is met twice."""

@@ -24,7 +24,7 @@ from fakes.stores import FakeObjectStore, FakeRecordStore
 from fakes.submissions import build_submission
 from fakes.tasks import build_spec, build_task
 from touchstone.core.eligibility import Resource
-from touchstone.settings import Settings, get_settings
+from touchstone.settings import Settings
 from touchstone.ui import dependencies
 from touchstone.ui.app import build_app
 from touchstone.ui.auth import TouchstoneAuthManager
@@ -73,7 +73,7 @@ def overrides(
     # The real auth manager decides; only who asks is made up, in `login`.
     authority = TouchstoneAuthManager()
     return {
-        get_settings: lambda: settings,
+        dependencies.read_settings: lambda: settings,
         dependencies.get_records: lambda: records,
         dependencies.get_objects: lambda: objects,
         dependencies.get_meter: lambda: meter,

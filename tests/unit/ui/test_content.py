@@ -15,8 +15,8 @@ from fastapi import FastAPI
 from fastapi.testclient import TestClient
 
 from fakes.stores import FakeObjectStore
-from touchstone.settings import Settings, get_settings
-from touchstone.ui import archives
+from touchstone.settings import Settings
+from touchstone.ui import archives, dependencies
 from touchstone.ui.archives import UploadGate
 from touchstone.ui.routes import content
 from touchstone.ui.routes.content import get_gate
@@ -162,7 +162,7 @@ async def test_of_45_bombs_sent_at_once_each_is_refused_and_meanwhile_the_api_an
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """They took all threads of the server, each for hours: 'health' was never answered."""
-    app.dependency_overrides[get_settings] = lambda: Settings()
+    app.dependency_overrides[dependencies.read_settings] = lambda: Settings()
     answered, look_through = threading.Event(), content.check_archive
 
     def look_through_later(*arguments: Any, **more: Any) -> None:

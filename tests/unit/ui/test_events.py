@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
+
 import pytest
 
 from fakes.api import NOW
 from fakes.events import EventWorld, FakeJudge, build_net
+from touchstone.core.verdicts import build_board
 from touchstone.stores.parts import Parts
 
 API = "/api/v1"
@@ -112,3 +115,82 @@ def test_one_entry_that_makes_no_sense_leaves_the_rest_of_the_board(engineer, wo
 
     assert "s-1" in [row["name"] for row in board["rows"]]
     assert board["unreadable"] == ["entry:odd:1"]
+
+
+@pytest.fixture
+def board(world):
+    """A function that enters submissions of these scores into an event; it returns all names."""
+
+    def fill(scores):
+        for number, score in enumerate(scores):
+            world.now = NOW + timedelta(seconds=number)
+            entry = world.arrive(f"s-{number}", build_net(2) if score is not None else None)
+            world.events.change_entry(entry, lambda e, score=score: e.change(score=score))
+        event = world.events.get_event("default")
+        return build_board(event, world.events.list_entries("default").records)["rows"]
+
+    world.keeper.set_baseline("default", "flat", by="chief")
+    return fill
+
+
+@pytest.mark.parametrize("limit", [1, 2, 5, 500])
+def test_pages_of_a_board_add_up_to_the_whole_of_it(engineer, board, limit):
+    whole = board([0.25, None, 0.25, 0.25 + 1e-12, -0.5, None, 0.0])
+    rows, first = [], 1
+    while first is not None:
+        query = {"first": first, "limit": limit}
+        page = engineer.get(f"{API}/events/default/leaderboard", params=query).json()
+        assert page["count"] == len(whole) == 9
+        assert len(page["rows"]) <= limit
+        rows += page["rows"]
+        first = page["next"]
+
+    assert rows == whole
+    assert [row["rank"] for row in rows][-2:] == [None, None]
+    assert all(row["reason"] for row in rows[-2:])
+    assert all(row["n"] is not None for row in rows if row["p"] is not None)
+
+
+@pytest.mark.parametrize("query", [{"first": 0}, {"limit": 0}, {"limit": 501}, {"first": "x"}])
+def test_no_other_piece_of_a_board_is_given(engineer, query):
+    answer = engineer.get(f"{API}/events/default/leaderboard", params=query)
+    assert answer.status_code == 422
+    assert answer.json()["field"] == next(iter(query))
+
+
+def test_behind_the_end_of_a_board_is_nothing(engineer, board):
+    board([0.5])
+    query = {"first": 4}
+    page = engineer.get(f"{API}/events/default/leaderboard", params=query).json()
+    assert (page["rows"], page["count"], page["next"]) == ([], 3, None)
+
+
+def test_a_row_that_makes_no_sense_keeps_its_place_on_every_page(engineer, board, world, settings):
+    whole = board([0.1, 0.2, 0.3])
+    (key,) = (e.entry for e in world.events.list_entries("default", submission_id="s-1").records)
+    stored = world.records.get_stored(settings.events_table, "default", key)
+    world.records.put_stored(settings.events_table, stored | {"net_sharpe": "much"})
+
+    pages = [
+        engineer.get(f"{API}/events/default/leaderboard", params={"first": f, "limit": 2}).json()
+        for f in (1, 3, 5)
+    ]
+
+    rows = [row for page in pages for row in page["rows"]]
+    assert [row["name"] for row in rows] == [r["name"] for r in whole if r["name"] != "s-1"]
+    assert [row["rank"] for row in rows] == [r["rank"] for r in whole if r["name"] != "s-1"]
+    place = [row["name"] for row in whole].index("s-1") // 2
+    assert [page["unreadable"] for page in pages] == [[key] if n == place else [] for n in range(3)]
+
+
+def test_of_what_a_page_does_not_show_only_the_places_are_read(engineer, board, records):
+    board([0.1 * number for number in range(9)])
+    seen = []
+    find_many = records._find_many
+    records._find_many = lambda table, keys, *more: (
+        seen.append([*keys]) or find_many(table, seen[-1], *more)
+    )
+
+    engineer.get(f"{API}/events/default/leaderboard", params={"limit": 2})
+
+    assert [[key.split(":")[1] for _, key in keys] for keys in seen] == [["s-8", "s-7"]]

@@ -13,7 +13,8 @@ from fakes.pools import FakePools
 from fakes.servers import read_fields, store_server
 from fakes.stores import FakeObjectStore, FakeRecordStore
 from touchstone.core.queue import QUEUE_KEY, Queue
-from touchstone.settings import Settings, get_settings
+from touchstone.settings import Settings
+from touchstone.ui import dependencies
 from touchstone.ui.routes.fleet import get_pools
 
 FILE = "schema_version = 1\n[servers.rio]\nslots = 2\nvalidation_slots = 3\n"
@@ -158,7 +159,7 @@ def test_reloading_applies_the_installations_own_file(
 ) -> None:
     file = tmp_path / "fleet.toml"
     file.write_text(FILE)
-    app.dependency_overrides[get_settings] = lambda: Settings(fleet_file=file)
+    app.dependency_overrides[dependencies.read_settings] = lambda: Settings(fleet_file=file)
     assert post(admin, "fleet/reload").json()["is_applied"]
     assert pools.slots()["rio"] == 2
     file.unlink()

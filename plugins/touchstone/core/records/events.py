@@ -217,6 +217,39 @@ class Entry(StoredRecord):
         return (*self.verdicts, verdict)[-MAX_VERDICTS:]
 
 
+class Spoken(Part):
+    """
+    That something was said of an entry.
+
+    :param outcome: One of the five.
+    """
+
+    outcome: str
+
+
+class EntryPlace(StoredRecord):
+    """
+    What an entry's place on its board comes from: a thousand are read to show a hundred.
+
+    :param entry: The entry's key.
+    :param submission_id: The submission.
+    :param created_at: When it came.
+    :param score: Mean Sharpe ratio beyond the market; ``None`` if there is none.
+    :param verdicts: The first that was said of it; empty while nothing was.
+    """
+
+    entry: str
+    submission_id: str
+    created_at: Time
+    score: float | int | None = None
+    verdicts: tuple[Spoken, ...] = ()
+
+    @classmethod
+    def list_wanted(cls) -> tuple[str, ...]:
+        """Return the stored fields that a reader of this model wants."""
+        return ("entry", "submission_id", "created_at", "score", "verdicts[0].outcome")
+
+
 class Use(Part):
     """
     One time that a participant came.

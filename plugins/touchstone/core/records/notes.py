@@ -100,6 +100,19 @@ class Letters(Note):
     changed_at: Time | None = None
 
 
+class TaskWeeks(Note):
+    """
+    From when on the index of tasks by status and week has all tasks.
+
+    :param first: The first week of which it has all, as its Monday. Programs of a version before
+        may have put tasks of earlier weeks on record, without their week. ``None`` for no week.
+    """
+
+    NAME = "task_weeks"
+
+    first: str | None = None
+
+
 class RentalNote(Note):
     """
     How RunPod was when a dispatcher looked last, for pages and commands.

@@ -53,20 +53,40 @@ document.addEventListener("click", (event) => {
 });
 
 const LONGEST_PAUSE = 30;
+// Where nothing changes, each look comes a little later than the one before, up to this.
+const LONGEST_QUIET = 10;
+const LATER = 1.25;
+
+const STEPS = [[86400, "d"], [3600, "h"], [60, "min"]];
+
+// As the server tells it, and by its clock: that of the browser may be another.
+function tellAgo(now) {
+  for (const each of document.querySelectorAll("#live time[datetime]")) {
+    const seconds = (now - Date.parse(each.dateTime)) / 1000;
+    const size = Math.abs(seconds);
+    const step = STEPS.find(([length]) => size >= length);
+    const told = step ? `${Math.floor(size / step[0])} ${step[1]}` : `${Math.round(size)} s`;
+    each.textContent = seconds < 0 ? `in ${told}` : `${told} ago`;
+  }
+}
 
 class Refresher {
   constructor(seconds) {
     this.seconds = seconds;
     this.failures = 0;
+    this.pause = seconds;
+    this.longestQuiet = LONGEST_QUIET;
     this.schedule();
     document.addEventListener("visibilitychange", () => {
-      if (!document.hidden) this.schedule(0);
+      if (document.hidden) return;
+      this.pause = this.seconds;
+      this.schedule(0);
     });
   }
 
   schedule(seconds) {
     clearTimeout(this.timer);
-    const pause = this.failures ? Math.min(2 ** this.failures, LONGEST_PAUSE) : this.seconds;
+    const pause = this.failures ? Math.min(2 ** this.failures, LONGEST_PAUSE) : this.pause;
     this.timer = setTimeout(() => this.refresh(), 1000 * (seconds ?? pause));
   }
 
@@ -77,7 +97,12 @@ class Refresher {
       if (this.tag) headers["If-None-Match"] = this.tag;
       const answer = await fetch(this.address(), { headers });
       if (answer.status >= 500) throw new Error(answer.statusText);
-      if (answer.status !== 304) {
+      if (answer.status === 304) {
+        this.pause = Math.max(this.seconds, Math.min(this.pause * LATER, this.longestQuiet));
+        const now = Date.parse(answer.headers.get("Date") ?? "");
+        if (now && !this.isHeld()) tellAgo(now);
+      } else {
+        this.pause = this.seconds;
         const text = await answer.text();
         // What is held back under somebody's fingers has to come again.
         const isShown = this.show(new DOMParser().parseFromString(text, "text/html"));
@@ -96,6 +121,12 @@ class Refresher {
     return location.href;
   }
 
+  isHeld() {
+    const shown = document.getElementById("live");
+    const isRead = shown.querySelector(".readout") || isSelecting(shown);
+    return Boolean(shown.contains(document.activeElement) || isRead);
+  }
+
   show(page) {
     if (page.body.dataset.kind !== document.body.dataset.kind) {
       location.reload(); // another page by now: all of it is new
@@ -105,10 +136,7 @@ class Refresher {
     const fresh = page.getElementById("live");
     this.isOver = !page.body.dataset.live;
     if (!fresh || shown.innerHTML === fresh.innerHTML) return true;
-    const isRead = shown.querySelector(".readout") || isSelecting(shown);
-    if (shown.contains(document.activeElement) || isRead) {
-      if (!this.isOver) return false; // not under somebody's fingers
-    }
+    if (this.isHeld() && !this.isOver) return false; // not under somebody's fingers
     const open = [...shown.querySelectorAll("details")].map((each) => each.open);
     const ticked = new Set([...shown.querySelectorAll("input:checked")].map((each) => each.value));
     shown.replaceChildren(...document.importNode(fresh, true).childNodes);
@@ -125,6 +153,11 @@ const MOST_LINES = 20_000;
 
 // A console that grows: what is new is asked for and put behind what is there.
 class Follower extends Refresher {
+  constructor(seconds) {
+    super(seconds);
+    this.longestQuiet = 2 * seconds; // somebody watches
+  }
+
   address() {
     const { attempt, next } = document.getElementById("live").dataset;
     const address = new URL(location.href);

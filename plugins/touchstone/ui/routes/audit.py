@@ -20,7 +20,7 @@ Limit = Annotated[int, Query(ge=1, le=500)]
 Cursor = Annotated[str | None, Query(max_length=512)]
 
 
-def get_audit(records: RecordsDep, settings: SettingsDep) -> AuditStore:
+async def get_audit(records: RecordsDep, settings: SettingsDep) -> AuditStore:
     """Return what reads the audit."""
     return AuditStore(records, settings.events_table)
 

@@ -142,7 +142,7 @@ def _show_verdict(entry: Entry, baseline: str | None) -> ComparedVerdict:
     )
 
 
-def get_comparer(
+async def get_comparer(
     caller: CallerDep, records: RecordsDep, parts: PartsDep, keeper: KeeperDep
 ) -> Comparer:
     """Return what compares for this caller."""

@@ -27,7 +27,7 @@ router = APIRouter()
 MONTH_PATTERN = r"^[0-9]{4}-(0[1-9]|1[0-2])$"
 
 
-def get_cost_reader(
+async def get_cost_reader(
     meter: Annotated[Meter, Depends(get_meter)],
     budgets: Annotated[Budgets, Depends(get_budgets)],
     records: RecordsDep,

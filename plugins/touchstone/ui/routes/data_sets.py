@@ -26,7 +26,7 @@ from touchstone.ui.routes.content import get_gate
 router = APIRouter()
 
 
-def get_data_keeper(
+async def get_data_keeper(
     records: RecordsDep, objects: ObjectsDep, settings: SettingsDep, clock: ClockDep
 ) -> DataKeeper:
     """Return what keeps data sets."""

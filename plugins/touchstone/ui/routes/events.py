@@ -14,10 +14,11 @@ from touchstone.core.answers import Closing
 from touchstone.core.documents import MAX_CHARACTERS
 from touchstone.core.events import MAX_NAME, check_event_name, parse_event
 from touchstone.core.names import is_submission_id
+from touchstone.core.records.events import EventRecord
 from touchstone.core.records.stored import RecordUnreadable
 from touchstone.core.records.submissions import Submission
 from touchstone.core.schedule import DEFAULT_EVENT, MAX_ID
-from touchstone.core.verdicts import build_board, show_history, show_row
+from touchstone.core.verdicts import build_board, rank_entries, show_history, show_row
 from touchstone.services.events import EventKeeper, show_event
 from touchstone.stores.tables import RecordNotFound
 from touchstone.ui.dependencies import (
@@ -35,6 +36,10 @@ router = APIRouter()
 
 CHANGES = [Depends(require_admin), Depends(require_json)]
 MAX_COMPARED = 20
+BOARD_ROWS: Final = 100
+MAX_BOARD_ROWS: Final = 500
+"""Rows of a leaderboard at once; reading a thousand takes as long as a list may."""
+MAX_ROW: Final = 1_000_000
 CLOSING_DAG_ID: Final = "touchstone_close_event"
 
 
@@ -96,12 +101,14 @@ class Closer:
     find_state: Callable[[str, str], str | None] = _find_closing
 
 
-def get_closer() -> Closer:
+async def get_closer() -> Closer:
     """Return what starts the runs that close events."""
     return Closer()
 
 
-def get_event_keeper(records: RecordsDep, settings: SettingsDep, clock: ClockDep) -> EventKeeper:
+async def get_event_keeper(
+    records: RecordsDep, settings: SettingsDep, clock: ClockDep
+) -> EventKeeper:
     """Return what keeps events."""
     return EventKeeper.build(records, settings, clock)
 
@@ -193,12 +200,42 @@ def get_closing(closer: Annotated[Closer, Depends(get_closer)], name: str, run_i
 
 
 @router.get("/events/{name}/leaderboard")
-def get_leaderboard(keeper: KeeperDep, name: str) -> dict[str, object]:
-    """Return an event's leaderboard, best first; what has no score last, with why."""
+def get_leaderboard(
+    keeper: KeeperDep,
+    name: str,
+    first: Annotated[int, Query(ge=1, le=MAX_ROW)] = 1,
+    limit: Annotated[int, Query(ge=1, le=MAX_BOARD_ROWS)] = BOARD_ROWS,
+) -> dict[str, object]:
+    """
+    Return rows of an event's leaderboard, best first; what has no score last, with why.
+
+    ``first`` is the row to begin with, ``count`` how many there are, ``next`` the row that the
+    next page begins with.
+    """
     event = keeper.store.get_event(check_event_name(name))
-    entries = keeper.store.list_entries(name)
-    board = build_board(event, entries.records)
-    return {**board, "unreadable": sorted(entries.unreadable)}
+    return show_board(keeper, event, first=first, limit=limit)
+
+
+def show_board(
+    keeper: EventKeeper, event: EventRecord, *, first: int, limit: int
+) -> dict[str, object]:
+    """
+    Return rows of the leaderboard of an event that was read.
+
+    Of all entries only what their places come from is read. One of the rows that makes no sense
+    keeps its place, and is told apart.
+    """
+    found = keeper.store.list_places(event.name)
+    places = rank_entries(event, found.records)
+    shown = places[first - 1 : first - 1 + limit]
+    entries = keeper.store.find_entries(event.name, [each.entry for each in shown if each.entry])
+    following = first + limit
+    return {
+        **build_board(event, entries.records, shown),
+        "count": len(places),
+        "next": following if following <= len(places) else None,
+        "unreadable": sorted({*found.unreadable, *entries.unreadable}),
+    }
 
 
 @router.get("/verdicts")

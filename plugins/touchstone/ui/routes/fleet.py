@@ -114,7 +114,7 @@ def get_pools() -> Pools:
     return dispatcher.get_airflow_pools()
 
 
-def get_keeper(
+async def get_keeper(
     records: RecordsDep,
     settings: SettingsDep,
     clock: ClockDep,

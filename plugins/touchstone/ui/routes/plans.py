@@ -47,7 +47,7 @@ class PlanBody(BaseModel):
     )
 
 
-def get_planner(
+async def get_planner(
     records: RecordsDep,
     objects: ObjectsDep,
     settings: SettingsDep,

@@ -48,12 +48,12 @@ Fields = Annotated[
 ]
 
 
-def get_sender(door: Annotated[Door, Depends(get_door)]) -> Sender:
+async def get_sender(door: Annotated[Door, Depends(get_door)]) -> Sender:
     """Return what starts runs."""
     return Sender.build(is_page=door is Door.PAGE)
 
 
-def get_requests(records: RecordsDep, settings: SettingsDep, clock: ClockDep) -> Requests:
+async def get_requests(records: RecordsDep, settings: SettingsDep, clock: ClockDep) -> Requests:
     """Return what remembers requests by their keys."""
     return Requests(records=records, table=settings.events_table, clock=clock)
 

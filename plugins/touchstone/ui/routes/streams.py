@@ -129,7 +129,7 @@ class Streaming:
 _STREAMING = Streaming()
 
 
-def get_streaming() -> Streaming:
+async def get_streaming() -> Streaming:
     """Return what the streams of this process have in common."""
     return _STREAMING
 

@@ -13,7 +13,7 @@ from touchstone.core.records.tasks import TaskRow
 from touchstone.core.schedule import MAX_ID
 from touchstone.core.states import TaskStatus
 from touchstone.stores.records import RecordStore
-from touchstone.ui.dependencies import CallerDep, RecordsDep
+from touchstone.ui.dependencies import CallerDep, ClockDep, RecordsDep
 from touchstone.ui.queries import get_visible_submission
 
 router = APIRouter()
@@ -29,6 +29,7 @@ SUBMISSIONS_A_PAGE: Final = 20
 def list_tasks(
     caller: CallerDep,
     records: RecordsDep,
+    clock: ClockDep,
     status: TaskStatus | None = None,
     server: Annotated[str | None, Query(min_length=1, max_length=MAX_NAME)] = None,
     submission: Annotated[str | None, Query(min_length=1, max_length=MAX_ID)] = None,
@@ -61,7 +62,9 @@ def list_tasks(
         rows = list(records.find_rows(keys[:MAX_AT_WORK]).records)
     else:
         place = TaskListPlace.from_cursor(cursor) if cursor else None
-        found, following = records.list_newest_rows(limit=limit, status=status, before=place)
+        found, following = records.list_newest_rows(
+            limit=limit, status=status, before=place, now=clock()
+        )
         rows = list(found.records)
     return TaskList(
         tasks=tuple(

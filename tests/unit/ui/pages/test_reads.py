@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
+
 import pytest
 
+from fakes.api import NOW
 from fakes.history import History
 from fakes.outline import look
 from touchstone.cache import KeptBytes
@@ -11,6 +14,8 @@ from touchstone.core.queue import QUEUE_KEY
 from touchstone.pages.open_pages import KEPT_SECONDS, OpenPages, get_open_pages
 from touchstone.stores.objects import KEPT_BYTES
 from touchstone.stores.tables import from_item
+from touchstone.ui.conditional import Conditional
+from touchstone.ui.dependencies import get_clock
 
 
 @pytest.fixture
@@ -136,3 +141,106 @@ def test_what_is_kept_of_objects_has_a_limit(objects):
     kept = [number for number in range(8) if objects._kept.find(("b", f"k{number}")) is not None]
 
     assert kept == [4, 5, 6, 7]
+
+
+@pytest.fixture
+def steady(app, now):
+    """The same clock for what is answered before the route runs."""
+    (layer,) = (each for each in app.user_middleware if each.cls is Conditional)
+    layer.kwargs["kept"] = KeptBytes(KEPT_BYTES, seconds=KEPT_SECONDS, monotonic=lambda: now["at"])
+    return now
+
+
+@pytest.fixture
+def routed(monkeypatch):
+    """How often a page was looked for, made anew or not."""
+    seen = []
+    show = OpenPages.show
+    monkeypatch.setattr(OpenPages, "show", lambda *told: seen.append(told[2].name) or show(*told))
+    return seen
+
+
+def ask_again(client, tag, **headers):
+    return client.get("/submissions/s-1", headers={"If-None-Match": tag, **headers})
+
+
+def test_who_asks_again_a_moment_later_is_answered_before_the_route_runs(
+    engineer, records, make_submission, steady, routed
+):
+    make_submission()
+    cookie = {"Cookie": "_token=mine"}
+    first = engineer.get("/submissions/s-1", headers=cookie)
+    tag = first.headers["ETag"]
+    assert len(routed) == 1
+
+    again = [ask_again(engineer, tag, **cookie) for _ in range(3)]
+    older = ask_again(engineer, '"older"', **cookie)
+
+    assert [each.status_code for each in again] == [304] * 3
+    assert (older.status_code, older.content) == (200, first.content)
+    for name in ("ETag", "Content-Type", "Content-Security-Policy", "Cache-Control"):
+        assert older.headers[name] == first.headers[name]
+    assert len(routed) == 1
+    records.change_submission("s-1", lambda found: found.change(notes="other"))
+    steady["at"] = KEPT_SECONDS
+    assert "other" in ask_again(engineer, tag, **cookie).text
+    assert len(routed) == 2
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {},
+        {"Cookie": "_token=other"},
+        {"Cookie": "_token=mine", "Authorization": "Bearer other"},
+        {"Authorization": "Bearer mine"},
+        {"Cookie": "_token=mine; a=b"},
+    ],
+)
+def test_other_credentials_are_checked_whatever_was_answered_to_some(
+    login, make_submission, steady, routed, headers
+):
+    make_submission()
+    asked = login().get("/submissions/s-1", headers={"Cookie": "_token=mine"})
+    tag = asked.headers["ETag"]
+
+    for known in (tag, "*"):
+        assert ask_again(login("other"), known, **headers).status_code == 404
+    assert routed == ["engineer", "other", "other"]
+
+
+def test_another_page_is_none_that_was_answered(engineer, make_submission, steady, routed):
+    make_submission()
+    cookie = {"Cookie": "_token=mine"}
+    tag = engineer.get("/submissions/s-1", headers=cookie).headers["ETag"]
+
+    for address in ("/submissions/s-1?interval=5", "/submissions/s-2"):
+        engineer.get(address, headers={"If-None-Match": tag, **cookie})
+
+    assert len(routed) == 3
+
+
+def test_no_page_but_an_open_one_stands_for_a_moment(engineer, make_submission, asked, steady):
+    make_submission()
+    cookie = {"Cookie": "_token=mine"}
+    tag = engineer.get("/submissions", headers=cookie).headers["ETag"]
+    asked.clear()
+
+    assert engineer.get("/submissions", headers={"If-None-Match": tag, **cookie}).status_code == 304
+    assert count_records(asked)
+
+
+def test_time_that_passes_makes_no_other_page(engineer, app, console, now):
+    console("one\n")
+    moment = {"now": NOW}
+    app.dependency_overrides[get_clock] = lambda: lambda: moment["now"]
+    address = "/submissions/s-1/tasks/i5/log"
+    first = engineer.get(address)
+    moment["now"] += timedelta(seconds=60)
+
+    later = engineer.get(address)
+
+    assert "running, began" in first.text
+    assert (first.text != later.text, first.headers["ETag"]) == (True, later.headers["ETag"])
+    console("two\n")
+    assert engineer.get(address).headers["ETag"] != first.headers["ETag"]

@@ -16,7 +16,7 @@ from touchstone.core.names import build_content_key, is_submission_id
 from touchstone.core.refs import parse_listing
 from touchstone.pages.posted import MAX_FORM_BYTES
 from touchstone.services.looking import LookGate
-from touchstone.settings import get_settings
+from touchstone.ui import dependencies
 from touchstone.ui.archives import UploadGate
 from touchstone.ui.routes.content import get_gate
 from touchstone.ui.routes.sources import get_list_refs, get_look_gate
@@ -562,6 +562,6 @@ def test_quotas_hosts_and_the_connection_are_told_at_once(engineer):
 
 def test_the_connection_for_private_repositories_is_named(engineer, settings, app):
     named = settings.model_copy(update={"git_conn_id": "team_git"})
-    app.dependency_overrides[get_settings] = lambda: named
+    app.dependency_overrides[dependencies.read_settings] = lambda: named
 
     assert "connection <code>team_git</code>" in engineer.get("/new").text
