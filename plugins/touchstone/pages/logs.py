@@ -117,7 +117,7 @@ def download_log(
     task = records.get_task(submission_id, task_id)
     chunks = iterate_console(objects, settings.logs_bucket, task, attempt=attempt)
     chosen = find_attempt(task, attempt)
-    name = "-".join(filter(None, (submission_id, task_id, chosen and name_attempt(chosen))))
+    name = "-".join((submission_id, task_id, *([name_attempt(chosen)] if chosen else [])))
     return StreamingResponse(
         chunks,
         media_type="text/plain; charset=utf-8",

@@ -19,6 +19,7 @@ from typing import Any, Final
 import httpx
 
 _LIVE: Final = re.compile(r'<body[^>]*\bdata-live="(\d+)"')
+_LOG: Final = re.compile(r'<div id="live" data-next="(\d+)" data-attempt="([^"]+)"')
 LONGEST_PAUSE: Final = 30.0
 LONGEST_QUIET: Final = 10.0
 LATER: Final = 1.25
