@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Final
 from pydantic import JsonValue
 
 from touchstone.core import forward
+from touchstone.core.authority import UNKNOWN_USER, Run
 from touchstone.core.conf import DATA_VERSION, Replay
 from touchstone.core.records.data_sets import DataRecord
 from touchstone.core.records.forward import ForwardScore
@@ -19,6 +20,7 @@ from touchstone.core.records.stored import RecordUnreadable
 from touchstone.core.records.submissions import Submission
 from touchstone.core.records.tasks import Task
 from touchstone.core.states import SubmissionStatus
+from touchstone.services.checks import may_schedule
 from touchstone_agent.protocol.errors import ConfigurationError, PermanentError
 
 if TYPE_CHECKING:
@@ -129,18 +131,24 @@ def _build_run(submission_id: str, score: ForwardScore) -> WantedRun:
     )
 
 
-def find_wanted_by(records: RecordStore, replay: Replay, run_id: str) -> ForwardScore | None:
-    """Return the forward score that the record wants of a run; ``None`` if it wants none."""
+def find_wanted_by(records: RecordStore, replay: Replay, run: Run) -> ForwardScore | None:
+    """
+    Return the forward score that the record wants of a run.
+
+    :param replay: What the run asks for.
+    :param run: The run: of nobody's name, or of somebody's who may schedule the submission.
+    :return: ``None`` if it wants none of that run.
+    """
     if replay.data_version is None:
         return None
     try:
         found = records.find_submission(replay.submission_id)
     except RecordUnreadable:
         return None
-    if found is None:
+    if found is None or not (run.user == UNKNOWN_USER or may_schedule(found, run.user)):
         return None
     return forward.find_wanted(
-        found, task_id=replay.task_id, version=replay.data_version, run_id=run_id
+        found, task_id=replay.task_id, version=replay.data_version, run_id=run.run_id
     )
 
 

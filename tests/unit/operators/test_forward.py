@@ -414,6 +414,17 @@ def test_somebody_by_name_has_his_own_rights(records, store, settings, trained, 
     assert records.get_submission("mine").forward[0].run_id == "by-hand"
 
 
+def test_what_an_admin_looks_for_at_once_rents_nothing_either(records, trained, gain):
+    gain()
+    (wanted,) = want("chief")
+    register(wanted["trigger_run_id"], "chief", **wanted["conf"])
+    found = records.get_submission(wanted["trigger_run_id"])
+    assert (found.submitted_by, found.replay_spec.schedule.platform) == ("chief", "on-prem")
+    # Asked for by hand, it may run wherever the training might.
+    register("by-hand", "chief", **wanted["conf"])
+    assert records.get_submission("by-hand").replay_spec.schedule.platform != "on-prem"
+
+
 def test_only_admins_and_the_schedule_look_for_all(trained, gain):
     gain()
     with pytest.raises(AirflowFailException, match="eve may not look for all"):
