@@ -9,6 +9,7 @@ from airflow.sdk import DAG, Param, task_group
 
 from touchstone.core import conf, waivers
 from touchstone.core.conf import System
+from touchstone.core.data_sets import MAX_NAME
 from touchstone.core.forms import build_params
 from touchstone.core.pools import FINISH_POOL, QUEUE_POOL
 from touchstone.core.refs import MAX_REF
@@ -100,6 +101,15 @@ PARAMS = {
         description_md="`SUBMISSION/TASK`, such as `momentum-1/i5`: the training runs again from "
         "its record, and says whether it comes to the same. Leave Source and intervals empty; of "
         "the rest only Servers and Notes count.",
+    ),
+    conf.DATA_VERSION: Param(
+        None,
+        type=["null", "string"],
+        maxLength=MAX_NAME,
+        title="Version of the data",
+        section=REPLAY,
+        description="Instead of running it again: let its models, as they were left, predict the "
+        "rows that a newer version of its data set has, and score these.",
     ),
 }
 

@@ -196,6 +196,13 @@ def replay(
         list[str] | None,
         typer.Option(help="Server it may run on; may be repeated. [default: as the training]"),
     ] = None,
+    data_version: Annotated[
+        str | None,
+        typer.Option(
+            help="Newer version of its data set: its models are scored on the rows that came "
+            "after them, and nothing is trained."
+        ),
+    ] = None,
     notes: Annotated[str | None, typer.Option(help="For readers of the result.")] = None,
     replay_id: Annotated[
         str | None, typer.Option("--id", help="The replay's own id. [default: a new one]")
@@ -213,6 +220,7 @@ def replay(
         {
             "replay": f"{check_id(submission_id)}/{task}",
             "allowed_hosts": host or None,
+            "data_version": data_version,
             "notes": notes,
         }
     )

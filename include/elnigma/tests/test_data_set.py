@@ -24,7 +24,7 @@ from elnigma.data_set import count_bars, read_data_set
 from elnigma.describe import describe
 from elnigma.errors import ConfigError, DataError
 from elnigma.split import find_borders
-from elnigma.train import _describe_data
+from elnigma.train import describe_data
 from elnigma.validation.look_ahead import find_short_block_ends, replace_future
 from elnigma.validation.worlds import build_world
 
@@ -75,7 +75,7 @@ def test_a_data_set_is_what_its_file_has(folder: Path) -> None:
     assert data.is_short
     # Prices move with the close; the volume stands for itself.
     assert [group.columns for group in data.groups] == [("open", "high", "low", "close")]
-    assert _describe_data(data)["first"] == "2017-04-19T09:00:00+00:00"
+    assert describe_data(data)["first"] == "2017-04-19T09:00:00+00:00"
 
 
 def test_its_defaults_yield_to_flags_and_overrides(folder: Path) -> None:
@@ -512,7 +512,7 @@ def test_days_of_other_instruments_are_cut_by_the_month(
     data = read_data_set(folder).load()
     assert not data.is_short
     assert data.references == (1,)
-    assert _describe_data(data)["last"] == "2015-01-01"
+    assert describe_data(data)["last"] == "2015-01-01"
 
     reference = write_features(tmp_path / "features", DAILY_FEATURES)
     run = run_attempt(

@@ -18,6 +18,7 @@ PROGRAMS: dict[str, str] = {
     "verdict": "touchstone_judge.judging:answer",
     "draw": "touchstone_judge.drawing:answer",
     "pool": "touchstone_judge.pooling:answer",
+    "forward": "touchstone_judge.forward:answer",
 }
 """Where each program is; only the one that is asked for is imported."""
 

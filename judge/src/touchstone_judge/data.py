@@ -23,7 +23,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from touchstone_judge.errors import JudgeFault, show
+from touchstone_judge.errors import JudgeFault, NotJudged, show
 from touchstone_judge.panel import FloatArray
 
 DATA_NAME: Final = "sp500+nasdaq daily"
@@ -142,7 +142,53 @@ def _read_closes(content: bytes) -> dict[date, float]:
     return closes
 
 
-def _load_set(folder: Path) -> MarketData:
+@dataclass(frozen=True, kw_only=True)
+class _DataSet:
+    """
+    The two files of a data set, as they were read.
+
+    :param document: What ``data.toml`` says.
+    :param text: That file.
+    :param name: Name and version.
+    :param file: Name of the data file.
+    :param content: That file.
+    :param stamp: The column with the times.
+    :param close: The column with the closes of what is traded.
+    :param bars_per_year: By its calendar.
+    """
+
+    document: Mapping[str, Any]
+    text: bytes
+    name: str
+    file: str
+    content: bytes
+    stamp: str
+    close: str
+    bars_per_year: int
+
+    def iterate(self, names: Sequence[str]) -> Iterator[tuple[datetime, tuple[float, ...]]]:
+        """
+        Yield the time and some values of each row, as many rows as there may be.
+
+        :param names: Columns.
+        :raises JudgeFault: If they make no sense.
+        """
+        read = _read_parquet if self.file.endswith(".parquet") else _read_csv
+        before, rows = None, 0
+        try:
+            for moment, values in read(self.file, self.content, self.stamp, names):
+                if rows >= MAX_ROWS:
+                    raise ValueError(f"more than {MAX_ROWS} rows")
+                if before is not None and moment <= before:
+                    raise ValueError(f"{moment.isoformat()} stands behind {before.isoformat()}")
+                before, rows = moment, rows + 1
+                yield moment, values
+        except (OSError, EOFError, ValueError, TypeError, ArithmeticError, *_NOT_READABLE) as error:
+            told = f"market data: {self.file} cannot be read: {error!r:.200}"
+            raise JudgeFault(told) from error
+
+
+def _open_set(folder: Path) -> _DataSet:
     text = _read_bounded(folder / SET_FILE, MAX_TEXT_BYTES)
     try:
         document = tomllib.loads(text.decode())
@@ -161,28 +207,71 @@ def _load_set(folder: Path) -> MarketData:
         raise JudgeFault(
             f"market data: {file} has the sha256 {found}, {SET_FILE} says {show(due, 64)}"
         )
-    rows: list[tuple[datetime, float]] = []
-    try:
-        read = _read_parquet if file.endswith(".parquet") else _read_csv
-        for moment, price in read(file, content, stamp, close):
-            if len(rows) >= MAX_ROWS:
-                raise ValueError(f"more than {MAX_ROWS} rows")
-            if rows and moment <= rows[-1][0]:
-                raise ValueError(f"{moment.isoformat()} stands behind {rows[-1][0].isoformat()}")
-            if not (math.isfinite(price) and price > 0):
-                raise ValueError(f"the close of {moment.isoformat()} is {price!r}")
-            rows.append((moment, price))
-    except (OSError, EOFError, ValueError, TypeError, ArithmeticError, *_NOT_READABLE) as error:
-        raise JudgeFault(f"market data: {file} cannot be read: {error!r:.200}") from error
-    if len(rows) < 2:
-        raise JudgeFault(f"market data: {file} has {len(rows)} rows")
-    return MarketData(
+    return _DataSet(
+        document=document,
+        text=text,
         name=name,
-        sha256=hashlib.sha256(text + content).hexdigest(),
-        times=tuple(moment for moment, _ in rows),
-        close=np.array([price for _, price in rows]),
+        file=file,
+        content=content,
+        stamp=stamp,
+        close=close,
         bars_per_year=bars,
     )
+
+
+def _load_set(folder: Path) -> MarketData:
+    opened = _open_set(folder)
+    rows: list[tuple[datetime, float]] = []
+    for moment, (price,) in opened.iterate([opened.close]):
+        if not (math.isfinite(price) and price > 0):
+            why = f"the close of {moment.isoformat()} is {price!r}"
+            raise JudgeFault(f"market data: {opened.file} cannot be read: {why}")
+        rows.append((moment, price))
+    if len(rows) < 2:
+        raise JudgeFault(f"market data: {opened.file} has {len(rows)} rows")
+    return MarketData(
+        name=opened.name,
+        sha256=hashlib.sha256(opened.text + opened.content).hexdigest(),
+        times=tuple(moment for moment, _ in rows),
+        close=np.array([price for _, price in rows]),
+        bars_per_year=opened.bars_per_year,
+    )
+
+
+_SAME: Final = ("name", "frequency", "calendar", "instruments", "columns")
+"""What two versions of a data set must say alike, for one to be the other with more rows."""
+
+
+def check_extended(before: Path, after: Path) -> None:
+    """
+    Refuse a version of a data set that is not another one with more rows behind it.
+
+    :param before: Folder of the version of before.
+    :param after: Folder of the newer one.
+    :raises NotJudged: Naming what differs: a key, a row that is missing, or a column of a row.
+    :raises JudgeFault: If one of them makes no sense.
+    """
+    was, now = _open_set(before), _open_set(after)
+    for key in _SAME:
+        if was.document.get(key) != now.document.get(key):
+            raise NotJudged(f"other data ({SET_FILE}: '{key}' of {now.name} is not {was.name}'s)")
+    listed = was.document.get("columns")
+    names = sorted({was.close, *(map(str, listed) if isinstance(listed, dict) else ())})
+    theirs = now.iterate(names)
+    for moment, values in was.iterate(names):
+        found = next(theirs, None)
+        when = moment.isoformat()
+        if found is None or found[0] != moment:
+            raise NotJudged(f"other data ({now.name} has no row of {when} where {was.name} has it)")
+        for name, value, other in zip(names, values, found[1], strict=True):
+            if value != other and not (math.isnan(value) and math.isnan(other)):
+                raise NotJudged(
+                    f"other data ({show(name, 40)} of {when} is {other!r} in {now.name}, "
+                    f"and {value!r} in {was.name})"
+                )
+    # What stands behind must make sense as well.
+    for _ in theirs:
+        pass
 
 
 def _read_bounded(path: Path, most: int) -> bytes:
@@ -209,8 +298,8 @@ def _find_close(instruments: Mapping[str, Mapping[str, Any]]) -> str:
 
 
 def _read_csv(
-    file: str, content: bytes, stamp: str, close: str
-) -> Iterator[tuple[datetime, float]]:
+    file: str, content: bytes, stamp: str, names: Sequence[str]
+) -> Iterator[tuple[datetime, tuple[float, ...]]]:
     if file.endswith(".gz"):
         with gzip.open(io.BytesIO(content)) as stream:
             content = stream.read(MAX_DATA_BYTES + 1)
@@ -220,18 +309,18 @@ def _read_csv(
     lines = io.TextIOWrapper(io.BytesIO(content), encoding="utf-8-sig", newline="")
     rows = csv.reader(lines, strict=True)
     header = next(rows, [])
-    at, price = _find_column(header, stamp), _find_column(header, close)
+    at, places = _find_column(header, stamp), [_find_column(header, name) for name in names]
     for cells in rows:
         if not cells:
             continue
         if len(cells) != len(header):
             raise ValueError(f"line {rows.line_num} has {len(cells)} fields")
-        yield _read_moment(cells[at]), float(cells[price])
+        yield _read_moment(cells[at]), tuple(float(cells[place]) for place in places)
 
 
 def _read_parquet(
-    _file: str, content: bytes, stamp: str, close: str
-) -> Iterator[tuple[datetime, float]]:
+    _file: str, content: bytes, stamp: str, names: Sequence[str]
+) -> Iterator[tuple[datetime, tuple[float, ...]]]:
     # Loads pandas: only where such a file is.
     from fastparquet import ParquetFile
 
@@ -245,17 +334,18 @@ def _read_parquet(
         )
     except Exception as error:  # whatever a library says of what is no such file
         raise ValueError(f"no Parquet file: {error}") from error
-    for name in (stamp, close):
+    for name in (stamp, *names):
         _find_column(columns, name)
     if rows > MAX_ROWS or size > MAX_DATA_BYTES:
         raise ValueError(f"{rows} rows and {size} bytes are too many")
     try:
-        table = opened.to_pandas(columns=[stamp, close], index=False)
+        table = opened.to_pandas(columns=list({stamp: None, **dict.fromkeys(names)}), index=False)
     except Exception as error:
         raise ValueError(f"a damaged Parquet file: {error}") from error
-    for value, price in zip(table[stamp].astype(object), table[close], strict=True):
+    columns_of = [table[name] for name in names]
+    for value, *values in zip(table[stamp].astype(object), *columns_of, strict=True):
         text = value if isinstance(value, str) else value.to_pydatetime(warn=False).isoformat()
-        yield _read_moment(text), float(price)
+        yield _read_moment(text), tuple(map(float, values))
 
 
 def _find_column(header: Sequence[str], name: str) -> int:

@@ -234,6 +234,26 @@ class ShownBeside(_Part):
     leading: Annotated[ShownFigure | None, OrNone] = None
 
 
+class ShownForward(_Part):
+    """What the models of a training have come to on rows newer than they are."""
+
+    task_id: Text = None
+    interval: Number = None
+    data: Text = None
+    run_id: Text = None
+    scored_at: Text = None
+    reason: Text = None
+    rows: Number = None
+    first: Text = None
+    last: Text = None
+    metrics: Annotated[Mapping[str, Number], BeforeValidator(_read_table)] = Field(
+        default_factory=dict
+    )
+    metric_notes: Annotated[Mapping[str, Text], BeforeValidator(_read_table)] = Field(
+        default_factory=dict
+    )
+
+
 class ListedSubmission(_Part):
     """A submission in a list."""
 
@@ -264,6 +284,8 @@ class ShownSubmission(ListedSubmission):
     content_sha256: Text = None
     verdict_reason: Text = None
     beside: Annotated[ShownBeside | None, OrNone] = None
+    forward: Many[ShownForward] = ()
+    forward_note: Text = None
     remarks: Texts = ()
     run_ids: Texts = ()
     elnigma: Annotated[ShownBranch | None, OrNone] = None
@@ -331,6 +353,8 @@ class Results(_Part):
     replay_of: Text = None
     results: Many[ShownResult] = ()
     chart_links: Many[ShownChart] = ()
+    forward: Many[ShownForward] = ()
+    forward_note: Text = None
 
 
 # --- the fleet -----------------------------------------------------------------------------------

@@ -26,6 +26,7 @@ from touchstone.client.answers import (
 )
 from touchstone.client.beside import describe_beside
 from touchstone.client.folds import describe_folds, name_result
+from touchstone.client.forward import describe_forward
 from touchstone.client.seeds import describe_seeds
 from touchstone.client.waivers import describe_waivers
 from touchstone.client.watch import Snapshot
@@ -185,6 +186,7 @@ def build_facts(submission: ShownSubmission) -> Table:
         "score": _format_score(submission),
         "verdict": _format_verdict(submission),
         **describe_beside(submission.beside),
+        **describe_forward(submission.forward, submission.forward_note),
         "cost": _format_cost(submission.cost),
     }
     for name, value in facts.items():
@@ -259,7 +261,9 @@ def build_results(results: Results) -> RenderableType:
         remarks["replay of"] = results.replay_of
     if verdict := _format_verdict(results):
         remarks["verdict"] = verdict
-    remarks |= {name: format_line(told) for name, told in describe_beside(results.beside).items()}
+    beside = describe_beside(results.beside)
+    beside |= describe_forward(results.forward, results.forward_note)
+    remarks |= {name: format_line(told) for name, told in beside.items()}
     # Left to the terminal to wrap: a link that is cut in two leads nowhere.
     lines = _build_remarks(remarks, Text(no_wrap=True, overflow="ignore"))
     return Group(table, *lines)

@@ -17,7 +17,9 @@ from typing import Final
 
 from pydantic import TypeAdapter, ValidationError
 
-DAG_IDS: Final = frozenset({"touchstone", "touchstone_close_event", "touchstone_housekeeping"})
+DAG_IDS: Final = frozenset(
+    {"touchstone", "touchstone_close_event", "touchstone_forward", "touchstone_housekeeping"}
+)
 RUNS_OF: Final = "touchstone"
 """The DAG whose runs are submissions'."""
 CHANGING: Final = frozenset({"POST", "PUT", "PATCH", "DELETE"})

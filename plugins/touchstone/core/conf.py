@@ -18,6 +18,7 @@ from pydantic import (
     model_validator,
 )
 
+from touchstone.core.data_sets import Version
 from touchstone.core.documents import name_field, shorten
 from touchstone.core.names import is_submission_id
 from touchstone.core.refs import check_ref
@@ -113,12 +114,15 @@ class Replay(BaseModel):
 
     :param task: ``SUBMISSION/TASK``.
     :param hosts: Servers it may run on; empty for those that the task might.
+    :param data_version: A newer version of its data set on which its models are scored, instead
+        of training them again.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     task: str = Field(max_length=MAX_REPLAY)
     hosts: Hosts = ()
+    data_version: Version | None = None
 
     @field_validator("task")
     @classmethod
@@ -189,7 +193,8 @@ SOURCE_KEYS = {
     "system": "system",
     WAIVED: WAIVED,
 }
-REPLAY_KEYS = {"replay": "task", "allowed_hosts": "hosts"}
+DATA_VERSION = "data_version"
+REPLAY_KEYS = {"replay": "task", "allowed_hosts": "hosts", DATA_VERSION: DATA_VERSION}
 OTHER_KEYS = ("submission_id", "notes")
 CONF_KEYS = tuple(dict.fromkeys((*SOURCE_KEYS, *Schedule.model_fields, *REPLAY_KEYS, *OTHER_KEYS)))
 """Every key of a run's conf, as the form, REST and CI send them: flat."""
@@ -217,13 +222,18 @@ def parse_conf(conf: Mapping[str, object]) -> RunConf:
         raise ConfigurationError(
             f"{WAIVED}: columns are waived where a submission is new, and stay so; leave it out"
         )
+    if given.get(DATA_VERSION) and not given.get("replay"):
+        raise ConfigurationError(
+            f"{DATA_VERSION}: only the models of a training are scored on another version, which "
+            "replay names; the version of an event's data is the event's"
+        )
     nested: dict[str, object] = {key: given[key] for key in OTHER_KEYS if key in given}
     if nested.get("submission_id") == "":
         del nested["submission_id"]
     if given.get("source"):
         nested["source"] = {new: given[old] for old, new in SOURCE_KEYS.items() if old in given}
     if given.get("replay"):
-        nested["replay"] = {new: given[old] for old, new in REPLAY_KEYS.items() if old in given}
+        nested["replay"] = {new: given[old] for old, new in REPLAY_KEYS.items() if given.get(old)}
     if "intervals" in given:
         nested["schedule"] = {key: given[key] for key in Schedule.model_fields if key in given}
     try:

@@ -10,6 +10,7 @@ SUBMISSIONS: Final = "Touchstone Submissions"
 
 DAG_ID: Final = "touchstone"
 CLOSING_DAG_ID: Final = "touchstone_close_event"
+FORWARD_DAG_ID: Final = "touchstone_forward"
 
 
 class Permission(NamedTuple):
@@ -91,6 +92,9 @@ ADMIN: Final = Role(
         _allow("can_edit", on=f"DAG:{CLOSING_DAG_ID}"),
         # Closes events. Airflow's own form for submissions stays with Airflow's admins.
         _allow("can_create", on=f"DAG Run:{CLOSING_DAG_ID}"),
+        # Looks at once for rows that came after models, or stops the looking.
+        _allow("can_edit", on=f"DAG:{FORWARD_DAG_ID}"),
+        _allow("can_create", on=f"DAG Run:{FORWARD_DAG_ID}"),
     ),
 )
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from datetime import datetime
 
 from pydantic import (
     BaseModel,
@@ -21,9 +23,11 @@ from touchstone.core.names import (
     VALIDATION_TASK_ID,
     build_content_key,
     build_data_key,
+    build_output_key,
     build_task_id,
 )
 from touchstone.core.programs import Program, build_program_ids, build_program_user
+from touchstone.core.records.judged import JudgingRules
 from touchstone.core.schedule import MAX_ARGUMENT, SEED_COUNT_KEY, Schedule, Training
 from touchstone.core.waivers import build_arguments
 from touchstone_agent.contract import build_gpu_variables
@@ -46,6 +50,8 @@ CHECKOUT_FOLDER = "elnigma"
 """Where a commit of el-nigma lies beside the content, if the schedule names a branch."""
 DATA_FOLDER = "data"
 """Where a data set lies, if it is not the one that every trainer has built in."""
+MODELS_FOLDER = "models"
+"""Where the models of a training lie that are scored on later rows; and where it has left them."""
 PREPARATION = Preparation(argv=("prepare",), inputs=(CHECKOUT_FOLDER,))
 """What installs what such a commit requires: the commit is there, the content is not."""
 RUNNER = ("elnigma-run",)
@@ -84,6 +90,36 @@ class ReplayedFile(BaseModel):
     size: int
 
 
+class ForwardModel(ReplayedFile):
+    """
+    A model that is scored on later rows.
+
+    :param name: Its file's name, without ``.h5``.
+    """
+
+    name: str
+
+
+class Forwarded(BaseModel):
+    """
+    What is scored on rows that came after its models, in place of a training that is run again.
+
+    :param models: The models, as they were published.
+    :param data: What they were trained on; the specification names the newer version.
+    :param rules: By which their training was judged.
+    :param saved_at: When they were there for good.
+    :param added_at: When the newer version was added.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    models: tuple[ForwardModel, ...]
+    data: PinnedData
+    rules: JudgingRules
+    saved_at: datetime
+    added_at: datetime
+
+
 class Replayed(BaseModel):
     """
     The outcome that a replay is compared with.
@@ -96,6 +132,7 @@ class Replayed(BaseModel):
     :param image_digest: The image that it ran in; ``None`` if nobody knows.
     :param result: Its result.json.
     :param predictions: Its predictions.csv.
+    :param forward: What is scored instead of being run again; ``None`` for a replay proper.
     """
 
     model_config = ConfigDict(frozen=True, extra="ignore")
@@ -108,6 +145,14 @@ class Replayed(BaseModel):
     image_digest: str | None = None
     result: ReplayedFile
     predictions: ReplayedFile
+    forward: Forwarded | None = None
+
+    @model_serializer(mode="wrap")
+    def _write(self, write: SerializerFunctionWrapHandler) -> dict[str, object]:
+        written: dict[str, object] = write(self)
+        if self.forward is None:
+            written.pop("forward", None)
+        return written
 
     @property
     def ref(self) -> AttemptRef:
@@ -369,7 +414,10 @@ def build_argv(spec: TaskSpec) -> tuple[str, ...]:
         argv = ["validate", "--system", spec.system, "--module", content, "--out", "{out}"]
         return (*argv, *waived)
     is_feature_set = spec.system is System.FEATURE_SET
-    argv = ["train", "--config", spec.schedule.config_file]
+    argv = ["train"]
+    if find_forward(spec) is not None:
+        argv = ["score", "--models", f"{{in}}/{MODELS_FOLDER}"]
+    argv += ["--config", spec.schedule.config_file]
     argv += ["--feature-set", content if is_feature_set else REFERENCE_FEATURE_SET]
     if not is_feature_set:
         argv += ["--model-structure", content]
@@ -420,25 +468,59 @@ def build_environment(spec: TaskSpec, ref: AttemptRef) -> dict[str, str]:
     return environment
 
 
-def list_archives(spec: TaskSpec) -> dict[str, tuple[str, int]]:
-    """Return what is unpacked for a task: digest and size of the archive, by folder."""
+@dataclass(frozen=True, kw_only=True)
+class TaskInput:
+    """
+    A file that a task is given.
+
+    :param key: Where it is in the content bucket.
+    :param sha256: Its digest.
+    :param size: Its size in bytes.
+    :param is_archive: Whether it is an archive that is unpacked.
+    """
+
+    key: str
+    sha256: str
+    size: int
+    is_archive: bool = True
+
+
+def list_inputs(spec: TaskSpec) -> dict[str, TaskInput]:
+    """Return what a task is given, by its path below the input folder."""
     if spec.program is not None:
         return {}
-    archives = {CONTENT_FOLDER: (spec.content_sha256, spec.content_size)}
+    content_key = build_content_key(spec.content_sha256)
+    inputs = {
+        CONTENT_FOLDER: TaskInput(
+            key=content_key, sha256=spec.content_sha256, size=spec.content_size
+        )
+    }
     if spec.elnigma:
-        archives[CHECKOUT_FOLDER] = (spec.elnigma.sha256, spec.elnigma.size)
+        sha256 = spec.elnigma.sha256
+        inputs[CHECKOUT_FOLDER] = TaskInput(
+            key=build_content_key(sha256), sha256=sha256, size=spec.elnigma.size
+        )
     if spec.data and not spec.data.is_private:
-        archives[DATA_FOLDER] = (spec.data.sha256, spec.data.size)
-    return archives
+        sha256 = spec.data.sha256
+        inputs[DATA_FOLDER] = TaskInput(
+            key=build_data_key(sha256), sha256=sha256, size=spec.data.size
+        )
+    forward = find_forward(spec)
+    if spec.replay is not None and forward is not None:
+        for model in forward.models:
+            path = f"{MODELS_FOLDER}/{model.name}.h5"
+            inputs[path] = TaskInput(
+                key=build_output_key(spec.replay.ref, path),
+                sha256=model.sha256,
+                size=model.size,
+                is_archive=False,
+            )
+    return inputs
 
 
-def build_archive_key(folder: str, sha256: str) -> str:
-    """
-    Return the key of an archive in the content bucket.
-
-    :param folder: Where it is unpacked, as in :func:`list_archives`.
-    """
-    return build_data_key(sha256) if folder == DATA_FOLDER else build_content_key(sha256)
+def find_forward(spec: TaskSpec) -> Forwarded | None:
+    """Return what a task scores on later rows; ``None`` if it validates, trains or replays."""
+    return spec.replay.forward if spec.replay is not None else None
 
 
 def build_start(
@@ -450,7 +532,7 @@ def build_start(
     It never has the network. What a branch requires beyond the image is installed before, where no
     submitted code is.
 
-    :param grants: Leave to read each of the task's archives, by folder.
+    :param grants: Leave to read each of the task's inputs, by its path.
     :param gpus: GPUs to hand over.
     """
     return Start(
@@ -460,8 +542,14 @@ def build_start(
         argv=build_argv(spec),
         environment=build_environment(spec, ref),
         inputs=tuple(
-            Input(path=folder, grant=grants[folder], sha256=sha256, size=size, unpack=True)
-            for folder, (sha256, size) in list_archives(spec).items()
+            Input(
+                path=path,
+                grant=grants[path],
+                sha256=each.sha256,
+                size=each.size,
+                unpack=each.is_archive,
+            )
+            for path, each in list_inputs(spec).items()
         ),
         limits=spec.limits,
         gpus=gpus,

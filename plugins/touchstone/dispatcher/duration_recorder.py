@@ -9,6 +9,7 @@ from datetime import datetime
 from touchstone.core.durations import ErrorLog, History, describe_task
 from touchstone.core.placement_inputs import find_duration
 from touchstone.core.records.tasks import EndedTask, StartEstimate, TaskEntry
+from touchstone.core.tasks import find_forward
 from touchstone.services.troubles import Troubles
 
 
@@ -46,7 +47,7 @@ class DurationRecorder:
             self._learn(task)
 
     def _learn(self, task: EndedTask) -> None:
-        if task.spec.program is not None:
+        if task.spec.program is not None or find_forward(task.spec) is not None:
             return  # how long it takes says nothing of any training
         attempt = task.newest
         seconds, placement = find_duration(attempt), attempt.placement

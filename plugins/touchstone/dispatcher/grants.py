@@ -6,7 +6,7 @@ from pydantic import ValidationError
 
 from touchstone.core.names import build_console_key, build_output_key
 from touchstone.core.records.tasks import Task
-from touchstone.core.tasks import build_archive_key, find_held_data, list_archives
+from touchstone.core.tasks import find_held_data, list_inputs
 from touchstone.settings import Settings
 from touchstone.stores.objects import ObjectStore
 from touchstone_agent.protocol.facts import UploadedFile
@@ -60,7 +60,7 @@ def _find_refusal(task: Task | None, server: str, event: GrantsWanted) -> str | 
     is_input = event.purpose is GrantPurpose.INPUT
     if find_held_data(task.spec) is not None and not is_input:
         return "no file of an attempt on private data is taken"
-    inputs = list_archives(task.spec) if is_input else {}
+    inputs = list_inputs(task.spec) if is_input else {}
     for want in event.wants:
         is_console = event.purpose is GrantPurpose.CONSOLE
         if not (want.path in inputs if is_input else _is_safe(want, event.purpose)):
@@ -75,9 +75,7 @@ def _grant(
 ) -> Grant:
     ref, purpose = event.ref, event.purpose
     if purpose is GrantPurpose.INPUT:
-        sha256, _ = list_archives(task.spec)[want.path]
-        key = build_archive_key(want.path, sha256)
-        return objects.grant_get(settings.content_bucket, key)
+        return objects.grant_get(settings.content_bucket, list_inputs(task.spec)[want.path].key)
     if purpose is GrantPurpose.CONSOLE:
         bucket, key = settings.logs_bucket, build_console_key(ref, int(want.path))
     else:

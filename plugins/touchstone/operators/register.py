@@ -21,6 +21,7 @@ from touchstone.core.records.tasks import cut
 from touchstone.core.schedule import Schedule
 from touchstone.core.states import IllegalMove, SubmissionStatus
 from touchstone.operators.authority import get_run
+from touchstone.operators.forward import note_refusal
 from touchstone.operators.judging import enter_event, find_event_data
 from touchstone.operators.preparing import (
     build_validation,
@@ -96,6 +97,7 @@ class RegisterOperator(BaseOperator):
         # Params hold the defaults and drop nothing; keys no param knows are only in the conf.
         values = {key: params.get(key) for key in CONF_KEYS} | sent
         records, run = connect_records(), get_run(context)
+        conf = None
         try:
             conf = parse_conf(values)
             check_user(run.user)
@@ -119,6 +121,7 @@ class RegisterOperator(BaseOperator):
             # What cannot be read is left alone, whatever it says.
             if is_new and not isinstance(error, NotItsOwn | RecordUnreadable):
                 reason = str(cut(str(error), MAX_REASON))
+                note_refusal(records, conf.replay if conf else None, run, reason)
                 self._refuse(records, find_submission_of_run(run.run_id), run, reason)
             raise AirflowFailException(f"refused: {error}") from error
         if not submission.accepted_at:
@@ -375,6 +378,7 @@ def _give_schedule(
         results=(),
         results_part=None,
         chart_links=(),
+        forward=(),
     )
 
 

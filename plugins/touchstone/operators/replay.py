@@ -27,6 +27,7 @@ from touchstone.core.replay import (
 from touchstone.core.results import RESULT_BYTES, ResultRefused, read_result
 from touchstone.core.states import SubmissionStatus
 from touchstone.core.tasks import ReplayedFile, TaskSpec
+from touchstone.operators.forward import is_wanted_by_record, publish_forward, turn_forward
 from touchstone.services.checks import check_branch, check_placeable, may_schedule
 from touchstone.services.ownership import NotItsOwn
 from touchstone.services.replays import check_not_retracted, find_original
@@ -57,8 +58,9 @@ def register_replay(records: RecordStore, conf: RunConf, run: Run) -> Submission
     assert conf.replay is not None  # noqa: S101 - callers have looked
     submission_id = find_submission_of_run(run.run_id)
     found = records.find_submission(submission_id)
+    is_wanted = is_wanted_by_record(records, conf.replay, run)
     if found is None:
-        new = _build_submission(records, conf, run, submission_id)
+        new = _build_submission(records, conf, run, submission_id, is_wanted=is_wanted)
         with contextlib.suppress(RecordExists):
             records.create_submission(new)
         found = records.get_submission(submission_id)
@@ -66,7 +68,7 @@ def register_replay(records: RecordStore, conf: RunConf, run: Run) -> Submission
     # Also of a run that is cleared: what it replays may have been taken back since.
     check_not_retracted(records.find_submission(conf.replay.submission_id))
     assert found.replay_spec is not None  # noqa: S101 - every replay has one
-    _check_where(records, conf, found.replay_spec, run)
+    _check_where(records, conf, found.replay_spec, run, is_wanted=is_wanted)
 
     def decide(found: Submission) -> Submission:
         _check_its_own(found, conf, run)
@@ -84,23 +86,29 @@ def register_replay(records: RecordStore, conf: RunConf, run: Run) -> Submission
 
 
 def _build_submission(
-    records: RecordStore, conf: RunConf, run: Run, submission_id: str
+    records: RecordStore, conf: RunConf, run: Run, submission_id: str, *, is_wanted: bool
 ) -> Submission:
     from touchstone.stores.objects import ObjectStore
     from touchstone.stores.parts import Parts, find_files
 
     assert conf.replay is not None  # noqa: S101
     settings = get_settings()
-    original, task = find_original(records, conf.replay, user=run.user)
-    parts = Parts(ObjectStore.connect(settings), settings.content_bucket)
+    original, task = find_original(records, conf.replay, user=run.user, is_wanted=is_wanted)
+    files = find_files(task.newest, Parts(ObjectStore.connect(settings), settings.content_bucket))
     spec = build_replay_spec(
         task,
-        build_replayed(task, find_files(task.newest, parts)),
+        build_replayed(task, files),
         submission_id=submission_id,
         user=run.user,
         hosts=conf.replay.hosts,
     )
-    _check_where(records, conf, spec, run)
+    action = f"replay of {conf.replay.task}"
+    if conf.replay.data_version is not None:
+        spec = turn_forward(
+            records, original, task, files, spec, conf.replay.data_version, is_wanted=is_wanted
+        )
+        action = f"forward score of {conf.replay.task} on {conf.replay.data_version}"
+    _check_where(records, conf, spec, run, is_wanted=is_wanted)
     now = datetime.now(UTC)
     checkout = spec.elnigma
     return Submission(
@@ -138,14 +146,18 @@ def _build_submission(
         tasks=(),
         results=(),
         chart_links=(),
-        actions=add_action((), at=now, by=run.user, action=f"replay of {conf.replay.task}"),
+        actions=add_action((), at=now, by=run.user, action=action),
     )
 
 
-def _check_where(records: RecordStore, conf: RunConf, spec: TaskSpec, run: Run) -> None:
+def _check_where(
+    records: RecordStore, conf: RunConf, spec: TaskSpec, run: Run, *, is_wanted: bool
+) -> None:
     """Refuse what nothing there could run, or its user may not have run."""
     scheduled = conf.model_copy(update={"schedule": build_replay_schedule(spec)})
-    check_branch(get_settings(), scheduled.schedule, run.user)
+    if not is_wanted:
+        # What the installation itself wants runs the commit that its submitter was allowed to.
+        check_branch(get_settings(), scheduled.schedule, run.user)
     check_placeable(records, scheduled, run.user)
 
 
@@ -181,6 +193,8 @@ def publish_replay(
     """
     replayed, ref = task.spec.replay, task.ref
     assert replayed is not None  # noqa: S101 - callers have looked
+    if replayed.forward is not None:
+        return publish_forward(objects, task, files)
     left = {}
     for path in (RESULT, PREDICTIONS):
         if path not in files:

@@ -10,6 +10,7 @@ from airflow.sdk.exceptions import AirflowFailException
 
 from touchstone.core.authority import Run
 from touchstone.core.fold_results import Pooled, build_question, find_unpoolable, group_folds
+from touchstone.core.forward import keep_current
 from touchstone.core.judging_rules import build_rules
 from touchstone.core.names import VALIDATION_TASK_ID
 from touchstone.core.outcomes import Outcome
@@ -23,6 +24,7 @@ from touchstone.operators.authority import (
     get_submission_of_run,
     name_training,
 )
+from touchstone.operators.forward import note_end
 from touchstone.operators.judging import add_verdict, find_run_verdict
 from touchstone.operators.preparing import build_trainings, connect_records, prepare_tasks
 from touchstone.settings import get_settings
@@ -153,6 +155,7 @@ def evaluate_submission(**context: Unpack[Context]) -> None:
     ]
     tasks = [_end_abandoned(records, task) for task in wanted if task.run_id == run.run_id]
     end, part = _judge(submission_id, tasks, find_run_verdict(records, submission, run))
+    note_end(records, submission, run, [task.newest.published for task in tasks], end)
     change_submission_of_run(
         records,
         run,
@@ -168,6 +171,8 @@ def evaluate_submission(**context: Unpack[Context]) -> None:
             beside=end.beside,
             verdict=end.verdict,
             verdict_reason=end.verdict_reason,
+            # Of models that were trained anew nothing is known yet.
+            forward=keep_current(found.forward, tasks),
         ),
     )
     if end.status is not SubmissionStatus.SUCCESS:

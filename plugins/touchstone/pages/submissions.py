@@ -17,6 +17,7 @@ from touchstone.client.answers import (
     SubmissionAnswer,
     SubmissionList,
 )
+from touchstone.client.forward import BEYOND_SUSPICION, describe_forward
 from touchstone.client.tables import clean
 from touchstone.client.waivers import describe_waivers
 from touchstone.core.figures import read_figures
@@ -212,6 +213,8 @@ def _show_submission(
             "tasks": found.tasks,
             "failed": next((task for task in found.tasks if _has_failed(task)), None),
             "results": results,
+            "forward": describe_forward(results.forward, results.forward_note),
+            "beyond_suspicion": BEYOND_SUSPICION,
             "charted": charted,
             "shown": chosen,
             "plots": plots,

@@ -17,17 +17,20 @@ if TYPE_CHECKING:
     from touchstone.stores.records import RecordStore
 
 
-def find_original(records: RecordStore, wanted: Replay, *, user: str) -> tuple[Submission, Task]:
+def find_original(
+    records: RecordStore, wanted: Replay, *, user: str, is_wanted: bool = False
+) -> tuple[Submission, Task]:
     """
     Return the submission and the training that are to be replayed.
 
     :param user: Who asks.
+    :param is_wanted: Whether the submission's record wants it; nobody needs to ask then.
     :raises ConfigurationError: If there is no such training that they may replay.
     """
     original = records.find_submission(wanted.submission_id)
     task = records.find_task(wanted.submission_id, wanted.task_id)
     # No user may run another user's content, or learn that it exists.
-    if original is None or task is None or not may_schedule(original, user):
+    if original is None or task is None or not (is_wanted or may_schedule(original, user)):
         raise ConfigurationError(f"replay: there is no training {wanted.task!r}")
     check_not_retracted(original)
     objection = find_objection(task)

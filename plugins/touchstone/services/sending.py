@@ -11,8 +11,10 @@ from pydantic import JsonValue
 from touchstone.core.conf import parse_conf
 from touchstone.core.names import build_run_id
 from touchstone.core.records.submissions import Submission
+from touchstone.services.forward import find_newer_data
 from touchstone.services.planning import Planner
 from touchstone.services.replays import find_original
+from touchstone.stores.data_sets import DataStore
 from touchstone.stores.objects import ObjectStore
 from touchstone_agent.protocol.errors import ConfigurationError
 
@@ -172,7 +174,10 @@ def send_submission(
     if found is not None and not (is_own_id and found.submitted_by == by):
         raise RunTaken(f"run_id: {submission_id} is taken; send it again")
     if found is None and parsed.replay is not None:
-        find_original(planner.records, parsed.replay, user=by)
+        original, task = find_original(planner.records, parsed.replay, user=by)
+        if parsed.replay.data_version is not None:
+            data = DataStore(planner.records, planner.settings.events_table)
+            find_newer_data(data, original, task, parsed.replay.data_version)
     elif found is None:
         planner.check_new(parsed, objects, user=by)
     kept = keep(submission_id)

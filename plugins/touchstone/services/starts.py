@@ -11,7 +11,7 @@ from touchstone.core.records.submissions import Submission
 from touchstone.core.records.tasks import AttemptPlacement, Task
 from touchstone.core.schedule import Platform
 from touchstone.core.states import SUBMISSION_OPEN, IllegalMove, SubmissionStatus
-from touchstone.core.tasks import TaskSpec, build_archive_key, build_start, list_archives
+from touchstone.core.tasks import TaskSpec, build_start, list_inputs
 from touchstone.hooks.agent import AgentHook
 from touchstone.settings import Settings
 from touchstone.stores.objects import ObjectStore
@@ -21,11 +21,11 @@ from touchstone_agent.protocol.errors import MessageTooLarge
 from touchstone_agent.protocol.messages import Grant
 
 
-def grant_archives(objects: ObjectStore, settings: Settings, spec: TaskSpec) -> dict[str, Grant]:
-    """Return leave to read each of a task's archives, by the folder that it is unpacked to."""
+def grant_inputs(objects: ObjectStore, settings: Settings, spec: TaskSpec) -> dict[str, Grant]:
+    """Return leave to read each of a task's inputs, by its path below the input folder."""
     return {
-        folder: objects.grant_get(settings.content_bucket, build_archive_key(folder, sha256))
-        for folder, (sha256, _) in list_archives(spec).items()
+        path: objects.grant_get(settings.content_bucket, each.key)
+        for path, each in list_inputs(spec).items()
     }
 
 
@@ -163,7 +163,7 @@ class Starter:
 
     def _send(self, task: Task, order: StartOrder) -> None:
         spec = attempts.build_attempt_spec(task)
-        grants = grant_archives(self._objects, self._settings, spec)
+        grants = grant_inputs(self._objects, self._settings, spec)
         # The claim chose the server, and so the GPUs; a second caller may have chosen another
         # server.
         gpus = order.gpus if task.newest.gpus is None else task.newest.gpus

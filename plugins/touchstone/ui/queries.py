@@ -10,6 +10,7 @@ from decimal import Decimal
 from pydantic import JsonValue
 
 from touchstone.core.figures import build_document
+from touchstone.core.forward import tell_none
 from touchstone.core.gpus import find_gpu_use
 from touchstone.core.judging import hide_held_back, mark_reported
 from touchstone.core.paging import Place
@@ -158,6 +159,8 @@ def show_results(submission: Submission, parts: Parts) -> dict[str, JsonValue]:
     return {field: shown.get(field) for field in RESULT_FIELDS} | {
         "results": tell_lines(document.get("results"), is_replay=submission.replay_of is not None),
         "chart_links": document.get("chart_links") or [],
+        "forward": shown.get("forward") or [],
+        "forward_note": tell_none(submission),
     }
 
 

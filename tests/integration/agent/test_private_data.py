@@ -33,7 +33,7 @@ from touchstone.core import attempts, phases
 from touchstone.core.data_sets import PinnedData
 from touchstone.core.judging_rules import build_rules
 from touchstone.core.records.tasks import Task
-from touchstone.core.tasks import TaskSpec, build_start, list_archives
+from touchstone.core.tasks import TaskSpec, build_start, list_inputs
 from touchstone.operators.collect import publish_figures
 from touchstone_agent.protocol.messages import (
     AttemptPhase,
@@ -216,7 +216,7 @@ def order(plane: ControlPlane, prices: Prices, source: str) -> tuple[TaskSpec, A
             "intervals": [1],
         },
     )
-    assert list(list_archives(spec)) == ["content"]
+    assert list(list_inputs(spec)) == ["content"]
     ref = AttemptRef(submission_id=spec.submission_id, task_id="i1", attempt=1, fence=1)
     plane.send(build_start(spec, ref, {"content": content.grant}))
     return spec, ref

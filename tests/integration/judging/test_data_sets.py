@@ -15,7 +15,7 @@ from fakes.tasks import build_spec
 from touchstone.core.events import parse_event
 from touchstone.services.data_sets import DataKeeper, fetch_data
 from touchstone.services.events import EventKeeper
-from touchstone.services.starts import grant_archives
+from touchstone.services.starts import grant_inputs
 from touchstone.settings import Settings
 from touchstone.stack.provision import build_tables
 from touchstone.stores.objects import ObjectStore
@@ -92,7 +92,7 @@ def test_an_agent_and_the_judge_get_what_was_added(keeper, records, objects, set
     data = events.find_data("winter")
     spec = build_spec(data=data)
 
-    grant = grant_archives(objects, settings, spec)["data"]
+    grant = grant_inputs(objects, settings, spec)["data"]
     archive, folder = tmp_path / "input.tar.gz", tmp_path / "in"
     folder.mkdir()
     Transfer().fetch(grant, archive, sha256=data.sha256, size=data.size, is_cancelled=lambda: False)

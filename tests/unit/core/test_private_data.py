@@ -22,7 +22,7 @@ from touchstone.core.tasks import (
     build_private_data,
     build_start,
     find_held,
-    list_archives,
+    list_inputs,
 )
 from touchstone.core.verdicts import find_server_scores
 from touchstone.operators.collect import publish_figures
@@ -136,7 +136,7 @@ def test_what_a_server_holds_is_its_own_word():
 def test_a_server_is_told_which_data_and_by_which_rules_and_no_pod_is():
     start = build_start(SPEC, REF, {"content": {"method": "GET", "url": "u", "expires_at": NOW}})
 
-    assert list(list_archives(SPEC)) == ["content"]
+    assert list(list_inputs(SPEC)) == ["content"]
     assert [item.path for item in start.inputs] == ["content"]
     assert start.private_data == build_private_data(SPEC)
     assert start.private_data.held == HELD

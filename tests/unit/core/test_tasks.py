@@ -14,13 +14,13 @@ from touchstone.core.schedule import Schedule
 from touchstone.core.tasks import (
     Checkout,
     TaskSpec,
-    build_archive_key,
     build_argv,
     build_environment,
     build_pod_start,
     build_start,
     build_training_specs,
     build_validation_spec,
+    list_inputs,
 )
 from touchstone_agent.protocol.messages import AttemptRef, Grant, Limits, SlotClass
 
@@ -143,8 +143,11 @@ def test_a_specification_keeps_its_data_set_and_is_written_as_before_without_one
 
 
 def test_the_archive_of_a_data_set_has_a_key_of_its_own():
-    assert build_archive_key("data", "f" * 64) == f"data/{'f' * 64}.tar.gz"
-    assert build_archive_key("content", "f" * 64) == f"content/{'f' * 64}.tar.gz"
+    spec = make_trainings(data=DATA)[0]
+    inputs = list_inputs(spec)
+    assert inputs["data"].key == f"data/{'f' * 64}.tar.gz"
+    assert inputs["content"].key == f"content/{spec.content_sha256}.tar.gz"
+    assert all(each.is_archive for each in inputs.values())
 
 
 def test_a_model_structure_is_trained_on_the_reference_features():

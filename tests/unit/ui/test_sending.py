@@ -246,6 +246,12 @@ def test_a_training_is_replayed_only_by_who_may(engineer, runs, make_submission,
     assert runs.runs == {}
     assert replay("s-1/i5").status_code == 201
     assert runs.runs["again"].conf == {"replay": "s-1/i5"}
+    # It was trained on the built-in data: no version of these is newer.
+    newer = {"replay": "s-1/i5", "data_version": "2018-03"}
+    answer = engineer.put("/api/v1/submissions/newer", json=newer)
+    assert answer.status_code == 400
+    assert "data_version: s-1/i5: " in answer.json()["detail"]
+    assert "newer" not in runs.runs
 
 
 def test_an_id_whose_run_is_gone_is_sent_to_be_known_again(engineer, runs, make_submission):

@@ -53,17 +53,23 @@ def build_parser() -> argparse.ArgumentParser:
     validate.add_argument("--out", required=True, type=Path)
 
     train = commands.add_parser("train", help="train the long and the short model of one interval")
-    train.add_argument("--config", default="default.toml", help="path below the config folder")
-    train.add_argument("--feature-set", default=None, help="folder or dotted name")
-    train.add_argument("--model-structure", default=None, help="folder or dotted name")
-    train.add_argument("--prediction-interval", required=True, type=int, help="bars")
-    train.add_argument("--fetched-data-end-to", default=None, help="last day of data, YYYY-MM-DD")
-    train.add_argument("--out", required=True, type=Path)
-    train.add_argument(
-        "--config_override", action="append", default=[], metavar="KEY=VALUE",
-        help="set one configuration key for this run; may be repeated",
-    )  # fmt: skip
-    for command in (validate, train):
+    score = commands.add_parser("score", help="let the models of a training predict other rows")
+    score.add_argument("--models", required=True, type=Path, help="folder with its models")
+    for command in (train, score):
+        command.add_argument(
+            "--config", default="default.toml", help="path below the config folder"
+        )
+        command.add_argument("--feature-set", default=None, help="folder or dotted name")
+        command.add_argument("--model-structure", default=None, help="folder or dotted name")
+        command.add_argument("--prediction-interval", required=True, type=int, help="bars")
+        command.add_argument("--fetched-data-end-to", default=None,
+                             help="last day of data, YYYY-MM-DD")  # fmt: skip
+        command.add_argument("--out", required=True, type=Path)
+        command.add_argument(
+            "--config_override", action="append", default=[], metavar="KEY=VALUE",
+            help="set one configuration key for this run; may be repeated",
+        )  # fmt: skip
+    for command in (validate, train, score):
         command.add_argument(
             "--data", default=None, metavar="DIR",
             help="folder of a data set, or canned for the data that are built in",
@@ -114,7 +120,7 @@ def run() -> NoReturn:
         os.environ["PYTHONHASHSEED"] = HASH_SEED
         os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])  # noqa: S606 # no shell wanted
     hide_process()
-    if sys.argv[1:2] in (["validate"], ["train"]):
+    if sys.argv[1:2] in (["validate"], ["train"], ["score"]):
         _prepare()
     code = main()
     # Of those the runner would say that they were left behind.
@@ -162,23 +168,27 @@ def _run(parsed: argparse.Namespace) -> None:
         from elnigma.validation.run import validate
 
         validate(parsed.system, parsed.module, parsed.out, parsed.data, parsed.waive_column)
-    else:
-        from elnigma.train import TrainRequest, train
+        return
+    from elnigma.train import TrainRequest, train
 
-        train(
-            TrainRequest(
-                config=parsed.config,
-                feature_set=parsed.feature_set,
-                model_structure=parsed.model_structure,
-                prediction_interval=parsed.prediction_interval,
-                data=parsed.data,
-                data_until=parsed.fetched_data_end_to,
-                out=parsed.out,
-                overrides=tuple(parsed.config_override),
-                passthrough=tuple(parsed.passthrough),
-                waived=tuple(parsed.waive_column),
-            )
-        )
+    request = TrainRequest(
+        config=parsed.config,
+        feature_set=parsed.feature_set,
+        model_structure=parsed.model_structure,
+        prediction_interval=parsed.prediction_interval,
+        data=parsed.data,
+        data_until=parsed.fetched_data_end_to,
+        out=parsed.out,
+        overrides=tuple(parsed.config_override),
+        passthrough=tuple(parsed.passthrough),
+        waived=tuple(parsed.waive_column),
+    )
+    if parsed.command == "train":
+        train(request)
+        return
+    from elnigma.score import ScoreRequest, score
+
+    score(ScoreRequest(training=request, models=parsed.models))
 
 
 def _abort(*_: Any) -> NoReturn:

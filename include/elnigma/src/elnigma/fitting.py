@@ -116,6 +116,21 @@ class Fitted:
         return max(each.difference for each in self.seeds)
 
 
+@dataclass(frozen=True, kw_only=True)
+class Scored:
+    """
+    What models that were saved before predict.
+
+    :param scores: By side, of the predicted rows: the mean over the seeds.
+    :param difference: The largest that another process found between its predictions and these.
+    :param digests: Of the models' files, by name.
+    """
+
+    scores: dict[str, np.ndarray]
+    difference: float
+    digests: dict[str, str]
+
+
 def name_model(side: str, number: int) -> str:
     """
     Return the name of a model's file, without its ending.
@@ -267,15 +282,11 @@ class Learner:
             found[f"epochs_{side}"] = _read_count(facts.get("epochs"), config["training.epochs"])
             steps.add(facts)
             paths[side] = _read_path(facts.get("path"))
-        rows, window = prepared.predicted, config["model.window"]
-        slab, inside = _cut_slab(prepared.features, rows, window)
-        _hold(self._conversation, slab)
-        scores = {side: _predict(self._conversation, side, inside) for side in SIDES}
+        scores = self._predict_all(prepared, config)
         teller.tell_check()
         digests = {files[side]: _take_file(paths[side], files[side]) for side in SIDES}
         # Nothing of it is there any more when what it saved is looked at.
-        self._stack.close()
-        self._is_begun = False
+        self._end()
         fitted = FittedSeed(
             seed=config["training.seed"],
             found=found,
@@ -283,6 +294,56 @@ class Learner:
             digests=digests,
         )
         return fitted, scores
+
+    def score(self, prepared: Prepared, config: Config, progress: Progress, folder: Path) -> Scored:
+        """
+        Let models that were saved before predict, and have that checked; nothing is fitted.
+
+        :param prepared: Features; no outcome leaves this process.
+        :param config: The effective configuration of the training that saved them.
+        :param progress: Told each seed.
+        :param folder: Holds the models, named as by :func:`list_models`.
+        :raises SubmissionError: If the models do not pass.
+        :raises ElnigmaError: Whatever ends the scoring of one seed; the message names it.
+        """
+        count, first = config["training.seed_count"], config["training.seed"]
+        sums: dict[str, np.ndarray] = {}
+        digests: dict[Path, str] = {}
+        difference = 0.0
+        for number in range(count):
+            told = f", seed {number + 1} of {count}" if count > 1 else ""
+            progress.tell(f"predicting{told}", 15 + 65 * number / count)
+            seeded = {**config, "training.seed": first + number}
+            files = {side: folder / f"{name_model(side, number)}.h5" for side in SIDES}
+            digests |= {path: _digest(path) for path in files.values()}
+            with _named(first + number, number, count):
+                if number:
+                    self.begin()
+                    if self.load(seeded) != config["model.window"]:
+                        raise ContractError(REPLIED_ITSELF)
+                _restore(self._conversation, files)
+                scores = self._predict_all(prepared, seeded)
+                self._end()
+                found = _check_models(self._pool, prepared, seeded, files, scores)
+            difference = max(difference, found)
+            sums = {side: scores[side] + sums[side] if number else scores[side] for side in SIDES}
+        if {path: _digest(path) for path in digests} != digests:
+            raise ContractError("contract: the module changed a saved model while it predicted")
+        return Scored(
+            scores={side: sums[side] / count for side in SIDES},
+            difference=difference,
+            digests={path.name: digest for path, digest in digests.items()},
+        )
+
+    def _predict_all(self, prepared: Prepared, config: Config) -> dict[str, np.ndarray]:
+        """Let its models predict all rows of the validation and the test, in their order."""
+        slab, inside = _cut_slab(prepared.features, prepared.predicted, config["model.window"])
+        _hold(self._conversation, slab)
+        return {side: _predict(self._conversation, side, inside) for side in SIDES}
+
+    def _end(self) -> None:
+        self._stack.close()
+        self._is_begun = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -435,10 +496,14 @@ def _restored(pool: ModelPool, config: Config, files: dict[str, Path]) -> Iterat
     """Begin a process that holds the saved models."""
     with pool.take(is_quiet=True) as conversation:
         conversation.ask(_load(config))
-        for side in SIDES:
-            question = {"do": "restore", "side": side, "path": str(files[side])}
-            conversation.ask(Reply(facts=question))
+        _restore(conversation, files)
         yield conversation
+
+
+def _restore(conversation: Conversation, files: dict[str, Path]) -> None:
+    for side in SIDES:
+        question = {"do": "restore", "side": side, "path": str(files[side])}
+        conversation.ask(Reply(facts=question))
 
 
 def _load(config: Config) -> Reply:

@@ -105,7 +105,7 @@ def train(request: TrainRequest) -> None:
     prepare_device(task.cuda, task.gpu_share)
     started_at = utc_now()
     data_set = find_data_set(request.data, task.data_folder)
-    config = _resolve_config(request, task, data_set)
+    config = resolve_config(request, task, data_set)
     progress = Progress(task.progress_file)
     try:
         with (
@@ -117,7 +117,7 @@ def train(request: TrainRequest) -> None:
         end_descendants()
         # A reader of a failed training wants to see its configuration; before, the file would
         # tell submitted code that this is a training.
-        _make_way(request.out, "effective_config.json")
+        make_way(request.out, "effective_config.json")
         write_json(request.out / "effective_config.json", nest(config))
         raise
 
@@ -147,7 +147,7 @@ def _train(
             until = request.data_until
             data = load_market_data(until) if data_set is None else data_set.load(until)
             table = compute_table(
-                data, horizon, config, pool, _Share(progress), hidden, request.waived
+                data, horizon, config, pool, Share(progress), hidden, request.waived
             )
         progress.tell(learner.headline or "loading libraries", 14)
         # Keras takes seconds to load: after everything that can be refused without.
@@ -159,7 +159,7 @@ def _train(
     end_descendants()
     progress.tell("scoring", 85)
     for name in (*OUTPUTS, "models", "charts"):
-        _make_way(out, name)
+        make_way(out, name)
     write_json(out / "effective_config.json", nest(config))
     for name in ("models", "charts"):
         (out / name).mkdir()
@@ -188,9 +188,9 @@ def _train(
             "scale": {"mean": scored.scale.mean, "std": scored.scale.std},
             "versions": find_versions(),
             "device": learner.device,
-            "data": _describe_data(data),
-            "split": _describe_split(prepared),
-            "features": _describe_features(table),
+            "data": describe_data(data),
+            "split": describe_split(prepared),
+            "features": describe_features(table),
             "waived_columns": list(request.waived),
             "models": {
                 "reproduced_rows": len(prepared.predicted),
@@ -284,8 +284,8 @@ def prepare(table: Table, horizon: int, config: Config) -> Prepared:
     )
 
 
-class _Share:
-    """Tells of the checks of features as a part of a training."""
+class Share:
+    """Tells of the checks of features as a part of a training, or of a scoring."""
 
     def __init__(self, progress: Progress) -> None:
         self._progress = progress
@@ -305,7 +305,12 @@ class _Scored:
     predictions_sha256: str
 
 
-def _resolve_config(request: TrainRequest, task: Task, data_set: DataSet | None) -> Config:
+def resolve_config(request: TrainRequest, task: Task, data_set: DataSet | None) -> Config:
+    """
+    Return the effective configuration of a request.
+
+    :raises ConfigError: If something in it is impossible.
+    """
     if not 1 <= request.prediction_interval <= MAX_INTERVAL:
         raise ConfigError(
             f"--prediction-interval must be from 1 to {MAX_INTERVAL}, "
@@ -323,7 +328,7 @@ def _resolve_config(request: TrainRequest, task: Task, data_set: DataSet | None)
     return with_seed(config, task.seed)
 
 
-def _make_way(out: Path, name: str) -> None:
+def make_way(out: Path, name: str) -> None:
     """Remove what stands under the name of an output; submitted code may have put it there."""
     path = out / name
     with storing(path):
@@ -373,6 +378,22 @@ def _score(
 def _write_tables(
     prepared: Prepared, scores: dict[str, np.ndarray], backtest: Backtest, out: Path
 ) -> pd.DataFrame:
+    times = prepared.target.index[prepared.split.test]
+    returns = pd.DataFrame(
+        {
+            "time": [time.isoformat() for time in times],
+            "position": backtest.position,
+            "gross": backtest.gross,
+            "net": backtest.net,
+        }
+    )
+    write_predictions(prepared, scores, out)
+    returns.to_csv(out / "returns.csv", index=False, lineterminator="\n")
+    return returns.set_index(times)
+
+
+def write_predictions(prepared: Prepared, scores: dict[str, np.ndarray], out: Path) -> None:
+    """Write ``predictions.csv``: the rows of the validation, then those of the test."""
     index, split = prepared.target.index, prepared.split
     predictions = pd.DataFrame(
         {
@@ -382,19 +403,8 @@ def _write_tables(
             "score_short": scores["short"],
         }
     )
-    times = index[split.test]
-    returns = pd.DataFrame(
-        {
-            "time": [time.isoformat() for time in times],
-            "position": backtest.position,
-            "gross": backtest.gross,
-            "net": backtest.net,
-        }
-    )
     # repr of a float64 reads back as the same float64.
     predictions.to_csv(out / "predictions.csv", index=False, lineterminator="\n")
-    returns.to_csv(out / "returns.csv", index=False, lineterminator="\n")
-    return returns.set_index(times)
 
 
 def _describe_steps(fitted: Fitted) -> dict[str, Any]:
@@ -412,7 +422,8 @@ def _describe_seeds(fitted: Fitted) -> list[dict[str, Any]]:
     ]
 
 
-def _describe_split(prepared: Prepared) -> dict[str, dict[str, Any]]:
+def describe_split(prepared: Prepared) -> dict[str, dict[str, Any]]:
+    """Return the first and the last row of each part, and how many there are."""
     index, split = prepared.target.index, prepared.split
     return {
         name: {
@@ -424,7 +435,8 @@ def _describe_split(prepared: Prepared) -> dict[str, dict[str, Any]]:
     }
 
 
-def _describe_features(table: Table) -> dict[str, Any]:
+def describe_features(table: Table) -> dict[str, Any]:
+    """Return what was checked of the features."""
     prefix = "look_ahead_"
     return {
         "columns": table.columns,
@@ -439,7 +451,8 @@ def _describe_features(table: Table) -> dict[str, Any]:
     }
 
 
-def _describe_data(data: MarketData) -> dict[str, Any]:
+def describe_data(data: MarketData) -> dict[str, Any]:
+    """Return which data they are."""
     index = data.frame.index
     return {
         "name": data.name,

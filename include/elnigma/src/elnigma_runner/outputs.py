@@ -9,7 +9,7 @@ import math
 import os
 import secrets
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -183,7 +183,7 @@ def check_result(out: Path, command: str, submission_id: str, task_id: str) -> d
     Return ``result.json`` if it is what the contract asks for.
 
     :param out: Output folder.
-    :param command: ``validate`` or ``train``; they leave different results.
+    :param command: ``validate``, ``train`` or ``score``; they leave different results.
     :param submission_id: Must be named in the result, unless empty.
     :param task_id: Likewise.
     :raises ResultError: With what is wrong.
@@ -200,6 +200,10 @@ def check_result(out: Path, command: str, submission_id: str, task_id: str) -> d
             raise ResultError("result.json does not say validated")
     elif command == "train":
         _check_training(result, out)
+    elif command == "score":
+        if result.get("scored") is not True:
+            raise ResultError("result.json does not say scored")
+        _check_files(result, out, ("predictions.csv",))
     return result
 
 
@@ -218,11 +222,15 @@ def _check_training(result: dict[str, Any], out: Path) -> None:
     for name, value in metrics.items():
         if value is not None and (isinstance(value, bool) or not isinstance(value, int | float)):
             raise ResultError(f"result.json: metric {name[:100]!r} is neither a number nor null")
+    _check_files(result, out, (*MODELS, "predictions.csv"))
+
+
+def _check_files(result: dict[str, Any], out: Path, wanted_paths: Sequence[str]) -> None:
     listed = result.get("files")
     if not isinstance(listed, list) or not all(isinstance(file, dict) for file in listed):
         raise ResultError("result.json lists no files")
     by_path = {file.get("path"): file.get("sha256") for file in listed}
-    for path in (*MODELS, "predictions.csv"):
+    for path in wanted_paths:
         if path not in by_path:
             raise ResultError(f"result.json does not list {path}")
     wanted = frozenset(path for path in by_path if isinstance(path, str))

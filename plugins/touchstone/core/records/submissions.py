@@ -13,6 +13,7 @@ from touchstone.core.conf import Source, System
 from touchstone.core.data_sets import PinnedData
 from touchstone.core.records.actions import Action, add_action
 from touchstone.core.records.beside import Beside
+from touchstone.core.records.forward import ForwardScores
 from touchstone.core.records.judged import JudgedStatus
 from touchstone.core.records.kept import SparseRecord, StoredPart
 from touchstone.core.records.stored import StoredRecord, Time
@@ -296,6 +297,7 @@ class Submission(SubmissionSummary, SparseRecord):
     :param similarity: How like its baseline it is; ``None`` where :attr:`beside` says why.
     :param beside: What is shown beside its verdict; ``None`` in records from before.
     :param verdict_reason: Why the verdict is what it is.
+    :param forward: What its models have come to on rows newer than they are; empty for nothing.
     :param replay_spec: What a replay runs.
     :param retracted_at: When it was taken back.
     :param actions: Who did what to it, when; the newest last.
@@ -330,6 +332,7 @@ class Submission(SubmissionSummary, SparseRecord):
     similarity: Number | None = None
     beside: Beside | None = None
     verdict_reason: str | None = None
+    forward: ForwardScores = ()
     replay_spec: TaskSpec | None = None
     retracted_at: Time | None = None
     actions: tuple[Action, ...] = ()

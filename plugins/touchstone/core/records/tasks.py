@@ -15,6 +15,7 @@ from typing import Annotated, ClassVar, Final, Generic, Self, TypeVar
 from pydantic import BeforeValidator, ConfigDict, Field, JsonValue, ValidationError
 
 from touchstone.core.outcomes import Outcome
+from touchstone.core.records.forward import ForwardScore
 from touchstone.core.records.judged import Judged
 from touchstone.core.records.kept import KeptRecord, Part, StoredPart
 from touchstone.core.records.stored import RecordUnreadable, StoredRecord, Time, Usd
@@ -266,12 +267,15 @@ class PublishedReplay(Part):
     :param attempt: Which attempt of that.
     :param verdict: How alike they are.
     :param reason: Why, in one line.
+    :param forward: What the first one's models have come to on later rows; ``None`` for a replay
+        proper.
     """
 
     of: str | None = None
     attempt: int | None = None
     verdict: str
     reason: str | None = None
+    forward: ForwardScore | None = None
 
 
 class Published(Part):

@@ -19,7 +19,7 @@ from touchstone.core.records.tasks import Task
 from touchstone.core.tasks import build_pod_start
 from touchstone.services.pods.context import PodContext, TaskRef
 from touchstone.services.pods.shell import CallRefused, SenselessAnswer
-from touchstone.services.starts import grant_archives
+from touchstone.services.starts import grant_inputs
 from touchstone.stores.consoles import find_end
 from touchstone.stores.parts import Parts, find_files, find_long_list
 from touchstone.triggers.pods.connecting import ConnectedPod, PodConnector
@@ -240,7 +240,7 @@ class PodMonitor:
     async def _start(self) -> None:
         spec = attempts.build_attempt_spec(self._task)
         grants = await asyncio.to_thread(
-            grant_archives, self._context.objects, self._context.settings, spec
+            grant_inputs, self._context.objects, self._context.settings, spec
         )
         start = build_pod_start(spec, self._ref, grants)
         try:

@@ -10,6 +10,7 @@ from fastapi import APIRouter, Depends, Query
 from pydantic import BaseModel, ConfigDict, Field, JsonValue
 
 from touchstone.core.answers import Ended
+from touchstone.core.forward import tell_none
 from touchstone.core.paging import Place
 from touchstone.core.queue import Queue
 from touchstone.core.records.submissions import Submission
@@ -109,6 +110,7 @@ def show_with_tasks(
         | {
             "queue_position": _find_position(submission.submission_id, queue),
             "cost": show_cost(readable, now),
+            "forward_note": tell_none(submission),
         },
         "tasks": [
             show_summary(entry, now) | {"waiting": show_waiting(queue, *entry.key)}

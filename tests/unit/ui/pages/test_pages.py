@@ -439,6 +439,74 @@ def test_a_submission_shows_tasks_results_and_the_log_of_what_failed(
     assert "n/a" in answer.text, "a figure that is not there is not 0"
 
 
+SCORE = {
+    "task_id": "i5",
+    "interval": 5,
+    "fence": 1,
+    "data": "eurusd-hourly 2018-03",
+    "scored_at": "2026-11-22T12:00:00+00:00",
+    "rows": 200,
+    "first": "2018-02-08T00:00:00+00:00",
+    "last": "2018-02-20T13:00:00+00:00",
+    "metrics": {"net_sharpe": 0.5, "net_sharpe_low": -0.25, "net_sharpe_high": 1.25},
+}
+DATA = {
+    "name": "eurusd-hourly",
+    "version": "2018-02",
+    "digest": "e" * 64,
+    "sha256": "f" * 64,
+    "size": 11,
+    "validation_from": "2017-10-01",
+    "test_from": "2017-12-01",
+    "bars_per_year": 6240,
+}
+
+
+def test_what_models_earned_after_their_submission_stands_apart_from_results(
+    engineer, make_submission
+):
+    make_submission(status="success", data=DATA, forward=[SCORE], verdict="worse")
+
+    text = engineer.get("/submissions/s-1").text
+
+    assert ">After submission</h2>" in text
+    assert (
+        "200 rows from 2018-02-08 to 2018-02-20 13:00, Sharpe +0.50, 95 % -0.25 to +1.25 "
+        "(eurusd-hourly 2018-03)"
+    ) in text
+    assert "only these rows are beyond suspicion" in text
+    assert "worse" in text
+
+
+@pytest.mark.parametrize(
+    ("fields", "note"),
+    [
+        ({}, "n/a: it was trained on the built-in data, which gain no rows"),
+        ({"data": DATA}, "n/a: no newer version of &#39;eurusd-hourly&#39; has been added since"),
+        ({"data": {**DATA, "is_private": True}}, "n/a: its data stay at the server"),
+        ({"data": DATA, "waived_columns": ["x"]}, "n/a: its waived columns may know later rows"),
+        (
+            {"data": DATA, "forward": [{**SCORE, "scored_at": None, "run_id": "forward-1"}]},
+            "n/a: being scored on eurusd-hourly 2018-03, by the run forward-1",
+        ),
+        (
+            {"data": DATA, "forward": [{**SCORE, "reason": "no rows yet (<b>)"}]},
+            "n/a: no rows yet (&lt;b&gt;) (eurusd-hourly 2018-03)",
+        ),
+    ],
+)
+def test_why_there_is_no_score_after_submission_is_told(engineer, make_submission, fields, note):
+    make_submission(status="success", **fields)
+    assert note in engineer.get("/submissions/s-1").text
+
+
+def test_what_goes_on_or_replays_explains_no_score_after_submission(engineer, make_submission):
+    make_submission("s-1", status="running", data=DATA)
+    make_submission("s-2", status="success", replay_of="s-1/i5")
+    for name in ("s-1", "s-2"):
+        assert "After submission" not in engineer.get(f"/submissions/{name}").text
+
+
 def test_what_the_trainer_alone_says_is_shown_as_that(engineer, make_submission):
     line = {
         "task_id": "i5",
