@@ -204,3 +204,13 @@ def test_a_machine_without_walls_says_so(monkeypatch: pytest.MonkeyPatch) -> Non
     assert told is not None
     assert "Landlock" in told
     assert "system calls" in told
+
+
+def test_a_process_that_begins_meanwhile_is_as_closed_as_those_before() -> None:
+    """What is open is listed while other processes of the training begin."""
+    above = {"/", "/proc"}
+    rules = set(sandbox._list_open("/proc", set(), above))
+    assert "/proc/cpuinfo" in rules
+    assert not any(path.removeprefix("/proc/").isdigit() for path in rules)
+    # Links lead to one's own: they are followed when a rule is made.
+    assert not rules & {"/proc/self", "/proc/thread-self", "/proc/mounts", "/proc/net"}

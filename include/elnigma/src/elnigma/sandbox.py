@@ -177,7 +177,7 @@ def _list_rules(
     libraries = {os.path.realpath(each) for each in sys.path if each}
     prices = [str(path) for root in libraries for path in Path(root).glob(_PRICES)]
     closed = {os.path.realpath(path) for path in (*_SHARED, *_hidden, *hidden, *prices)}
-    closed.update(f"{_PROCESSES}/{name}" for name in _list_names(_PROCESSES) if name.isdigit())
+    closed.add(f"{_PROCESSES}/{os.getpid()}")
     above = {str(parent) for path in closed for parent in Path(path).parents}
     for path in _list_open("/", closed, above):
         yield path, _READING
@@ -219,8 +219,10 @@ def _list_open(folder: str, closed: set[str], above: set[str]) -> Iterator[str]:
         return
     with suppress(OSError):
         for entry in os.scandir(folder):
+            # Each process that there is, also one that begins just now.
+            is_process = folder == _PROCESSES and entry.name.isdigit()
             # A link's target is closed, or is open by its own path.
-            if entry.path not in closed and not entry.is_symlink():
+            if entry.path not in closed and not is_process and not entry.is_symlink():
                 yield from _list_open(entry.path, closed, above)
 
 
