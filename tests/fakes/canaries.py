@@ -123,7 +123,7 @@ class Canaries:
 
 # Each place where one may begin: "11.23456789" holds "1.23456789".
 _DECIMAL = re.compile(rb"(?=(\d\.\d{8}))")
-_BASE64 = re.compile(rb"[A-Za-z0-9+/_-]{24,}={0,2}")
+_BASE64 = re.compile(rb"[A-Za-z0-9+/_-]{20,}={0,2}")
 _HEX = re.compile(rb"[0-9a-f]{16,}|[0-9A-F]{16,}")
 
 
