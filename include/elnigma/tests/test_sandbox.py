@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from eurusd import write_data_set
@@ -14,6 +16,7 @@ from test_separate import FAST, start
 
 from conftest import Run
 from elnigma import sandbox
+from elnigma.errors import StorageError
 
 ATTACK = (Path(__file__).parent / "native_attack.py").read_text(encoding="utf-8")
 FEATURES = """
@@ -214,3 +217,22 @@ def test_a_process_that_begins_meanwhile_is_as_closed_as_those_before() -> None:
     assert not any(path.removeprefix("/proc/").isdigit() for path in rules)
     # Links lead to one's own: they are followed when a rule is made.
     assert not rules & {"/proc/self", "/proc/thread-self", "/proc/mounts", "/proc/net"}
+
+
+@pytest.mark.parametrize("name", ["_restrict_paths", "_filter_calls"])
+def test_what_is_not_confined_is_not_imported_and_the_machine_is_to_blame(
+    monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOMEM, "Cannot allocate memory")
+
+    for each in ("_restrict_paths", "_filter_calls"):
+        monkeypatch.setattr(sandbox, each, refuse if each == name else lambda *_, **__: None)
+    # This process itself must give up nothing.
+    libc = SimpleNamespace(prctl=lambda *_: 0)
+    monkeypatch.setattr(sandbox.ctypes, "CDLL", lambda *_, **__: libc)
+    monkeypatch.setattr(sandbox, "_find_version", lambda: 1)
+    monkeypatch.setattr(sandbox, "_has_filter", lambda: True)
+    monkeypatch.setattr(sandbox, "_is_confined", False)
+    with pytest.raises(StorageError, match="kernel does not confine submitted code: Cannot alloc"):
+        sandbox.confine(folders=[])

@@ -19,6 +19,8 @@ from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 
+from elnigma.errors import StorageError
+
 _PR_SET_NO_NEW_PRIVS = 38
 _CREATE_RULESET, _ADD_RULE, _RESTRICT_SELF = 444, 445, 446
 _ASK_VERSION = 1
@@ -96,7 +98,8 @@ def confine(
     :param readable: What it may read even where a place is closed, such as its own module.
     :param hidden: What it may not even read, wherever that is; ``None`` is nothing.
     :param may_fork: Whether it may begin other processes; threads it may.
-    :raises OSError: If the kernel has a wall, and does not take it.
+    :raises StorageError: If the kernel has a wall, and does not put it up: that is no fault of a
+        submission, which is not imported without.
     """
     global _is_confined  # Of the process, and it cannot be undone.
     if _is_confined:
@@ -105,11 +108,16 @@ def confine(
     libc = ctypes.CDLL(None, use_errno=True)
     libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
     version = _find_version()
-    if version:
-        closed = [path for path in hidden if path is not None]
-        _restrict_paths(libc, version, folders, [*sys.path, sys.prefix, *readable], closed)
-    if _SYSTEM_CALLS is not None and _has_filter():
-        _filter_calls(libc, _SYSTEM_CALLS, may_fork=may_fork)
+    closed = [path for path in hidden if path is not None]
+    try:
+        if version:
+            _restrict_paths(libc, version, folders, [*sys.path, sys.prefix, *readable], closed)
+        if _SYSTEM_CALLS is not None and _has_filter():
+            _filter_calls(libc, _SYSTEM_CALLS, may_fork=may_fork)
+    except OSError as error:
+        raise StorageError(
+            f"temporary: this machine's kernel does not confine submitted code: {error.strerror}"
+        ) from error
 
 
 def _find_version() -> int:
@@ -308,8 +316,10 @@ def _filter_calls(libc: ctypes.CDLL, calls: dict[str, int], *, may_fork: bool) -
     program = (_Instruction * len(steps))(*(_Instruction(*step) for step in steps))
     whole = _Program(length=len(steps), steps=program)
     number = _SECCOMP[platform.machine()]
-    # The other threads as well, if a library has begun some.
-    _check(libc.syscall(number, _SET_FILTER, _ALL_THREADS, ctypes.byref(whole)))
+    # The other threads as well, if a library has begun some; the number of one that does not take
+    # it would be the answer.
+    result = libc.syscall(number, _SET_FILTER, _ALL_THREADS, ctypes.byref(whole))
+    _check(-1 if result > 0 else result)
 
 
 def _build_filter(calls: dict[str, int], *, own: int, may_fork: bool) -> list[_Step]:

@@ -9,9 +9,10 @@ import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
+from functools import partial
 from typing import Any, NoReturn
 
-from elnigma.errors import SubmissionError
+from elnigma.errors import StorageError, SubmissionError
 from elnigma.isolation import Child, Reply, answer_and_end, reply_and_end
 from elnigma.loading import FEATURE_SET
 from elnigma.sandbox import confine, list_hidden
@@ -122,13 +123,16 @@ def main() -> NoReturn:
     surroundings = Surroundings(**request["surroundings"])
     leave_parent(os.getppid())
     is_feature_set = request["system"] == FEATURE_SET.name
-    # Before libraries are loaded, which begin threads.
-    confine(
-        folders=[os.environ["TMPDIR"]],
-        readable=[request["arguments"]["reference"]],
-        hidden=[*request["hidden"], request["arguments"]["data_folder"]],
-        may_fork=not is_feature_set,
-    )
+    try:
+        # Before libraries are loaded, which begin threads.
+        confine(
+            folders=[os.environ["TMPDIR"]],
+            readable=[request["arguments"]["reference"]],
+            hidden=[*request["hidden"], request["arguments"]["data_folder"]],
+            may_fork=not is_feature_set,
+        )
+    except StorageError as error:
+        reply_and_end(partial(_fail, error), writer)
     if is_feature_set:
         from elnigma.validation.feature_child import Answering
 
@@ -141,6 +145,10 @@ def main() -> NoReturn:
         return compute_model(**request["arguments"])
 
     reply_and_end(work, writer)
+
+
+def _fail(error: StorageError) -> NoReturn:
+    raise error
 
 
 if __name__ == "__main__":
