@@ -103,6 +103,37 @@ def test_a_fold_by_the_rules_of_another_is_on_other_rows(trained):
     assert whole.reason.startswith("other rows (split.validation_from is 2004-01-01, the rules")
 
 
+OTHER_ROWS = {
+    "one row is missing": lambda test: test[1:],
+    "the last row is missing": lambda test: test[:-1],
+    "one row is of a day that is none": lambda test: [test[0].replace("-0", "-1", 1), *test[1:]],
+    "one row is there twice": lambda test: [test[0], *test],
+    "two rows have changed places": lambda test: [test[1], test[0], *test[2:]],
+    "it has a row of the next fold": lambda test: [*test, "2012-01-03T00:00:00+00:00,test,.5,.5"],
+    "it has a row of the one before": lambda test: ["2004-12-31T00:00:00+00:00,test,.5,.5", *test],
+    "a row that scales is judged": lambda test: test,
+}
+"""By what is otherwise: the lines of judged rows that a training leaves."""
+
+
+@pytest.mark.parametrize("name", OTHER_ROWS)
+def test_a_fold_on_any_other_row_than_the_judges_own_is_not_judged(trained, tmp_path, name):
+    """Rows are not sent with the task: both sides find them, and each single one is compared."""
+    spec, folder, _ = trained[0]
+    header, *lines = (folder / "predictions.csv").read_text().splitlines()
+    border = next(number for number, line in enumerate(lines) if ",test," in line)
+    before, test = lines[:border], OTHER_ROWS[name](lines[border:])
+    if name == "a row that scales is judged":
+        before[-1] = before[-1].replace(",validation,", ",test,")
+    (tmp_path / "result.json").write_bytes((folder / "result.json").read_bytes())
+    (tmp_path / "predictions.csv").write_text("\n".join([header, *before, *test, ""]))
+
+    answer = ask_judge(find_judge(Settings()), tmp_path, build_rules(spec.data, spec.fold), 5)
+
+    assert not answer.judged
+    assert answer.reason.startswith("other rows (predictions.csv: "), answer.reason
+
+
 def test_all_rows_of_both_are_scored_once_and_a_verdict_counts_them(trained):
     series = [answer.series for _, _, answer in trained]
     rows = sum(len(each.time) for each in series)

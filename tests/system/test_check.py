@@ -16,6 +16,15 @@ from system.installation import EXAMPLES, TOUCHSTONE
 from waiting import find_exit, wait_for
 
 INPUTS = Path(__file__).parents[1] / "inputs"
+ATTACK = Path(__file__).parents[2] / "include/elnigma/tests/native_attack.py"
+ATTACKING = """
+
+def build_features(data):
+    got = find_what_works("/out", "/in/data")
+    if got:
+        raise RuntimeError("works: " + ", ".join(got))
+    return data["close"].pct_change().fillna(0).to_frame("nothing works")
+"""
 LOOPS = EXAMPLES / "broken" / "endless_loop"
 
 
@@ -62,6 +71,18 @@ def test_a_good_example_is_accepted(environment, runtime, tmp_path):
     assert found["checks"]["look_ahead_leaks"] == 0
     assert found["columns"]
     assert_nothing_is_left(runtime, tmp_path)
+
+
+def test_nothing_that_native_code_tries_works(environment, runtime, tmp_path):
+    """The walls of the kernel are the same in a container, for a user without any right."""
+    content = tmp_path / "content"
+    content.mkdir()
+    (content / "features.py").write_text(ATTACK.read_text(encoding="utf-8") + ATTACKING)
+
+    done = run(environment, content, "--runtime", runtime, "--json")
+
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert json.loads(done.stdout)["columns"] == ["nothing works"]
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import platform
 import shutil
 import time
@@ -26,6 +27,8 @@ SLOW_DRIVERS = {
     "devicemapper": "was given up by the engine",
     "aufs": "was given up by the engine",
 }
+_CREATE_RULESET = 444
+"""The system call ``landlock_create_ruleset``, whose number is the same on all processors."""
 _GPU_HOOK = "nvidia-container-runtime-hook"
 _CDI_FOLDERS = (Path("/etc/cdi"), Path("/var/run/cdi"))
 
@@ -80,6 +83,19 @@ def check_python() -> str:
     if not MIN_PYTHON <= (int(version[0]), int(version[1])) < TOO_NEW_PYTHON:
         raise OSError(f"{platform.python_version()}; install Python 3.11 or 3.12")
     return platform.python_version()
+
+
+def check_kernel() -> str | Warned:
+    """Look whether the kernel refuses files to submitted code, as trainers ask it to."""
+    # Asked for its version, it makes nothing.
+    version = int(ctypes.CDLL(None).syscall(_CREATE_RULESET, None, ctypes.c_size_t(0), 1))
+    if version > 0:
+        return f"{platform.release()}, Landlock {version}"
+    return Warned(
+        f"{platform.release()} has no Landlock: native code in a submission can read its "
+        "training's market data and leave files for later; take Linux 5.13 or newer, with "
+        '"landlock" among lsm= of its command line'
+    )
 
 
 def judge_clock(origin: Origin) -> str | Warned:

@@ -62,6 +62,7 @@ def run_checks(
     look = GpuLook() if settings.gpu == "none" else look_at_gpus()
     checks: list[tuple[str, Callable[[], str | Warned]]] = [
         ("Python", host_checks.check_python),
+        ("kernel", host_checks.check_kernel),
         ("memory", host_checks.check_memory),
         ("disk", lambda: _check_disk(settings)),
         (

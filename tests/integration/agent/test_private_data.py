@@ -10,27 +10,21 @@ from __future__ import annotations
 import base64
 import csv
 import gzip
-import hashlib
 import io
-import itertools
 import json
-import math
 import random
-import re
 import struct
 import tarfile
-import zlib
-from collections.abc import Iterator, Sequence
-from datetime import UTC, datetime, timedelta
+from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 
+from fakes.canaries import LEAKING, Canaries, Prices
 from fakes.control_plane import ControlPlane
-from fakes.data_sets import build_text
 from fakes.tasks import build_spec
 from touchstone.core import attempts, phases
-from touchstone.core.data_sets import PinnedData
 from touchstone.core.judging_rules import build_rules
 from touchstone.core.records.tasks import Task
 from touchstone.core.tasks import TaskSpec, build_start, list_inputs
@@ -51,122 +45,11 @@ pytestmark = pytest.mark.integration
 REPOSITORY = Path(__file__).parents[3]
 TRAINER = REPOSITORY / "include/elnigma/.venv/bin/python"
 JUDGE = REPOSITORY / "judge/.venv/bin/python"
-ROWS = 1100
-BEGIN = datetime(2017, 10, 1, tzinfo=UTC)
-DAYS = {"validation_from": "2017-10-29", "test_from": "2017-11-03"}
-
-LEAKING = """
-import sys
-import numpy as np
-import pandas as pd
-
-
-def build_features(data):
-    close = data["close"]
-    for value in close.to_numpy():
-        print(repr(float(value)))
-        print(repr(float(value)), file=sys.stderr)
-    print(close.to_numpy().tobytes().hex(), flush=True)
-    return pd.DataFrame(
-        {"change": close.pct_change(), "slow": close.pct_change(5)}, index=data.index
-    )
-"""
 SIDES = ("score_long", "score_short")
 FAILING = """
 def build_features(data):
     raise ValueError(" ".join(repr(float(value)) for value in data["close"].to_numpy()[-40:]))
 """
-
-
-class Prices:
-    """
-    Prices that nobody else has, and what follows from them.
-
-    :param folder: Where their data set is written.
-    """
-
-    def __init__(self, folder: Path) -> None:
-        draw = random.Random(20171001)
-        logs = itertools.accumulate((draw.gauss(0, 0.002) for _ in range(ROWS)), initial=0.2)
-        self.closes = [math.exp(value) for value in itertools.islice(logs, ROWS)]
-        lines = [
-            f"{(BEGIN + timedelta(hours=row)).isoformat()},{close!r}"
-            for row, close in enumerate(self.closes)
-        ]
-        body = "\n".join(["time,close", *lines, ""]).encode()
-        text = build_text(body=body, frequency='"1h"', calendar='"24x7"', **DAYS)
-        folder.mkdir(mode=0o700)
-        (folder / "data.toml").write_text(text)
-        (folder / "eurusd.csv").write_bytes(body)
-        self.folder = folder
-        self.digest = hashlib.sha256(text.encode() + body).hexdigest()
-
-    @property
-    def pinned(self) -> PinnedData:
-        """Return the data set as a task gets it."""
-        return PinnedData(
-            name="eurusd-hourly",
-            version="2018-02",
-            digest=self.digest,
-            sha256="",
-            size=0,
-            bars_per_year=8760,
-            is_private=True,
-            **{name: datetime.fromisoformat(day).date() for name, day in DAYS.items()},
-        )
-
-    @property
-    def outcomes(self) -> list[float]:
-        """Return the return to the next close of each bar."""
-        return [after / before - 1 for before, after in itertools.pairwise(self.closes)]
-
-
-class Canaries:
-    """
-    Numbers that must be nowhere, in every form in which they could be.
-
-    :param series: Lists of numbers, each in order.
-    """
-
-    def __init__(self, *series: Sequence[float]) -> None:
-        values = [value for each in series for value in each if abs(value) > 1e-3]
-        # Eight digits are enough to know one again, however it was rounded when it was written.
-        texts = {f"{abs(value):.9f}"[:-1] for value in values}
-        self._texts = re.compile(b"|".join(re.escape(text).encode() for text in sorted(texts)))
-        packed = {struct.pack(order, value) for value in values for order in ("<d", ">d")}
-        # A single float of four bytes is in any megabyte by chance.
-        for each, order in itertools.product(series, "<>"):
-            packed |= {struct.pack(f"{order}2f", *two) for two in itertools.pairwise(each)}
-        packed |= {body.hex().encode() for body in tuple(packed)}
-        self._packed = re.compile(b"|".join(re.escape(body) for body in sorted(packed)))
-
-    def find(self, body: bytes) -> bytes | None:
-        """Return a number that is in some bytes, or in what is packed in them."""
-        for form in _unpack(body):
-            found = self._texts.search(form) or self._packed.search(form)
-            if found is not None:
-                return found.group(0)
-        return None
-
-
-def _unpack(body: bytes, depth: int = 3) -> Iterator[bytes]:
-    yield body
-    if depth == 0:
-        return
-    inner: list[bytes] = []
-    for run in re.findall(rb"[A-Za-z0-9+/_-]{24,}={0,2}", body):
-        for start in range(4):
-            part = run[start:].rstrip(b"=").replace(b"-", b"+").replace(b"_", b"/")
-            part = part[:-1] if len(part) % 4 == 1 else part
-            inner.append(base64.b64decode(part + b"=" * (-len(part) % 4)))
-    for start in re.finditer(rb"\x1f\x8b\x08", body):
-        unpacker = zlib.decompressobj(31)
-        try:
-            inner.append(unpacker.decompress(body[start.start() :], 64 * 1024**2))
-        except zlib.error:
-            continue
-    for each in inner:
-        yield from _unpack(each, depth - 1)
 
 
 @pytest.fixture

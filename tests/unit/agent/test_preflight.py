@@ -299,8 +299,8 @@ def test_a_machine_as_it_should_be_is_told_line_by_line(check) -> None:
     told = check(build_engine(), gpu="none", is_enrolled=False)
 
     assert [r.name for r in told] == [
-        *("Python", "memory", "disk", "clock", "way to the queues", "engine", "storage driver"),
-        *("live-restore", "disk of the engine", "GPU runtime", "GPUs", "users"),
+        *("Python", "kernel", "memory", "disk", "clock", "way to the queues", "engine"),
+        *("storage driver", "live-restore", "disk of the engine", "GPU runtime", "GPUs", "users"),
     ]
     assert all(r.is_ok for r in told)
 
@@ -377,3 +377,18 @@ def test_the_same_list_is_a_document_for_programs(
     assert json.loads(capsys.readouterr().out) == [
         {"name": "disk", "is_ok": False, "text": "1 MiB free", "is_warning": False}
     ]
+
+
+@pytest.mark.parametrize(
+    ("answer", "said"), [(3, "Landlock 3"), (-1, "take Linux 5.13"), (0, "has no Landlock")]
+)
+def test_a_kernel_without_landlock_is_told(answer, said, monkeypatch):
+    class Libc:
+        def syscall(self, number, *_):
+            assert number == 444
+            return answer
+
+    monkeypatch.setattr(host_checks.ctypes, "CDLL", lambda _: Libc())
+    found = host_checks.check_kernel()
+    assert said in found
+    assert isinstance(found, host_checks.Warned) == (answer < 1)

@@ -23,8 +23,10 @@ from elnigma.errors import (
 )
 from elnigma.loading import SYSTEMS
 from elnigma.outputs import write_json
+from elnigma.sandbox import describe_lack, hide
 from elnigma.shelter import end_descendants, hide_process
 from elnigma.surroundings import HASH_SEED
+from elnigma.task import INPUTS
 
 MAX_TRACEBACK_CHARACTERS = 20_000
 _SPARE_FILES = 2
@@ -121,6 +123,7 @@ def run() -> NoReturn:
         os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])  # noqa: S606 # no shell wanted
     hide_process()
     if sys.argv[1:2] in (["validate"], ["train"], ["score"]):
+        _hide_places()
         _prepare()
     code = main()
     # Of those the runner would say that they were left behind.
@@ -131,6 +134,20 @@ def run() -> NoReturn:
         sys.stderr.flush()
         os._exit(code)
     sys.exit(code)
+
+
+def _hide_places() -> None:
+    """Keep from submitted code what would tell it what it is computed for."""
+    inputs = Path(os.environ.get("TOUCHSTONE_IN") or INPUTS)
+    progress = os.environ.get("TOUCHSTONE_PROGRESS_FILE")
+    hide(
+        _find_out(sys.argv[1:]),
+        Path(progress).parent if progress else None,
+        *(inputs / name for name in ("data", "compiled.tar")),
+    )
+    lack = describe_lack()
+    if lack is not None:
+        print(f"this kernel lacks {lack}", flush=True)
 
 
 def _prepare() -> None:

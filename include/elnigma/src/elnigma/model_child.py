@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import random
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
@@ -22,6 +22,7 @@ from elnigma.device import find_device
 from elnigma.guard import Guard
 from elnigma.isolation import Conversation, Reply
 from elnigma.nursery import Nursery
+from elnigma.sandbox import confine
 from elnigma.task import Cuda
 
 if TYPE_CHECKING:
@@ -39,10 +40,20 @@ class ModelPool:
     It has no data as long as it was begun before this process had any.
 
     :param data_folder: Where a model structure must not read; ``None`` for no such folder.
+    :param readable: What it may read although such a folder, or one that is shared, holds it.
+    :param may_fork: Whether it may begin other processes, as what compiles for a GPU does.
     """
 
-    def __init__(self, data_folder: str | None = None) -> None:
+    def __init__(
+        self,
+        data_folder: str | None = None,
+        *,
+        readable: Sequence[str] = (),
+        may_fork: bool = True,
+    ) -> None:
         self._data_folder = data_folder
+        self._readable = list(readable)
+        self._may_fork = may_fork
         self._nursery = Nursery(Answering, ["elnigma.networks"])
 
     def __enter__(self) -> Self:
@@ -71,6 +82,8 @@ class ModelPool:
                 "folder": folder,
                 "is_quiet": is_quiet,
                 "data_folder": self._data_folder,
+                "readable": self._readable,
+                "may_fork": self._may_fork,
             }
             conversation.ask(Reply(facts=begin))
             yield conversation
@@ -101,8 +114,23 @@ class Answering:
         with self._guard.on():
             return getattr(self, f"_{do}")(question.array, **facts)  # type: ignore[no-any-return]
 
-    def _begin(self, *, folder: str, is_quiet: bool, data_folder: str | None) -> Reply:
+    def _begin(
+        self,
+        *,
+        folder: str,
+        is_quiet: bool,
+        data_folder: str | None,
+        readable: list[str],
+        may_fork: bool,
+    ) -> Reply:
         self._folder, self._data_folder = Path(folder), data_folder
+        cache = os.environ.get(_CACHE_VARIABLE)
+        confine(
+            folders=[folder, *([cache] if cache else [])],
+            readable=readable,
+            hidden=[data_folder, os.environ.get("TMPDIR")],
+            may_fork=may_fork,
+        )
         os.environ["TMPDIR"] = os.environ["HOME"] = folder
         tempfile.tempdir = None
         # What is drawn without a seed is other numbers than in the other forks.

@@ -29,7 +29,7 @@ from elnigma.progress import Progress
 from elnigma.shelter import end_descendants
 from elnigma.split import build_split
 from elnigma.storage import storing
-from elnigma.task import CONTRACT, Task, read_task
+from elnigma.task import CONTRACT, Cuda, Task, read_task
 from elnigma.threads import limit_threads, prepare_device
 from elnigma.validation.feature_child import FeaturePool
 from elnigma.validation.feature_set import FeatureSetCheck, Spans, Teller
@@ -134,7 +134,14 @@ def _train(
     horizon, out = request.prediction_interval, request.out
     hidden = find_hidden(data_set, task.data_folder)
     # Begun before this process has any data.
-    with ModelPool(hidden) as models, Learner(models, task) as learner:
+    with (
+        ModelPool(
+            hidden,
+            readable=[config["model.structure"], str(folder)],
+            may_fork=task.cuda is not Cuda.NONE,
+        ) as models,
+        Learner(models, task) as learner,
+    ):
         with FeaturePool(config["features.module"], hidden) as pool:
             if task.wants_gpu:
                 # Before anything else, since without a GPU the rest may be in vain.

@@ -9,11 +9,13 @@ import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
+from functools import partial
 from typing import Any, NoReturn
 
-from elnigma.errors import SubmissionError
+from elnigma.errors import StorageError, SubmissionError
 from elnigma.isolation import Child, Reply, answer_and_end, reply_and_end
 from elnigma.loading import FEATURE_SET
+from elnigma.sandbox import confine, list_hidden
 from elnigma.shelter import leave_parent
 from elnigma.surroundings import DEPENDS_ON, Surroundings, change_one_by_one
 
@@ -36,7 +38,9 @@ def compute_afresh(system: str, surroundings: Surroundings, **arguments: Any) ->
     :raises SubmissionError: If the module fails there.
     """
     command = build_command(system, surroundings, **arguments)
-    return Child.start(command, surroundings.build_environment()).result()
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
+        environment = surroundings.build_environment() | {"TMPDIR": folder}
+        return Child.start(command, environment).result()
 
 
 @contextmanager
@@ -91,7 +95,12 @@ def build_command(system: str, surroundings: Surroundings, **arguments: Any) -> 
     :param surroundings: What is otherwise in it.
     :param arguments: Of the system's own function; plain JSON.
     """
-    request = {"system": system, "surroundings": asdict(surroundings), "arguments": arguments}
+    request = {
+        "system": system,
+        "surroundings": asdict(surroundings),
+        "arguments": arguments,
+        "hidden": [tempfile.gettempdir(), *list_hidden()],
+    }
     return [sys.executable, "-P", "-m", __name__, json.dumps(request)]
 
 
@@ -113,7 +122,18 @@ def main() -> NoReturn:
     *readers, writer = map(int, sys.argv[2:])
     surroundings = Surroundings(**request["surroundings"])
     leave_parent(os.getppid())
-    if request["system"] == FEATURE_SET.name:
+    is_feature_set = request["system"] == FEATURE_SET.name
+    try:
+        # Before libraries are loaded, which begin threads.
+        confine(
+            folders=[os.environ["TMPDIR"]],
+            readable=[request["arguments"]["reference"]],
+            hidden=[*request["hidden"], request["arguments"]["data_folder"]],
+            may_fork=not is_feature_set,
+        )
+    except StorageError as error:
+        reply_and_end(partial(_fail, error), writer)
+    if is_feature_set:
         from elnigma.validation.feature_child import Answering
 
         answer_and_end(Answering(**request["arguments"]), readers[0], writer)
@@ -125,6 +145,10 @@ def main() -> NoReturn:
         return compute_model(**request["arguments"])
 
     reply_and_end(work, writer)
+
+
+def _fail(error: StorageError) -> NoReturn:
+    raise error
 
 
 if __name__ == "__main__":

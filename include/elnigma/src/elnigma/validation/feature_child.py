@@ -33,6 +33,7 @@ from elnigma.guard import build_guard
 from elnigma.isolation import REPLIED_ITSELF, Conversation, Reply
 from elnigma.loading import FEATURE_SET, get_entry_point, load_module
 from elnigma.nursery import Nursery
+from elnigma.sandbox import confine
 from elnigma.surroundings import Surroundings, hide_stage
 
 INDEX_NAME = "time"
@@ -230,6 +231,9 @@ class Answering:
         self, *, folder: str, is_quiet: bool, is_frozen: bool, surroundings: dict[str, Any] | None
     ) -> None:
         hide_stage(os.environ)
+        readable = [] if self._folder is None else [str(self._folder)]
+        shared = [self._data_folder, os.environ.get("TMPDIR")]
+        confine(folders=[folder], readable=readable, hidden=shared)
         os.environ["TMPDIR"] = os.environ["HOME"] = folder
         tempfile.tempdir = None
         # What is drawn without a seed is other numbers than in the other forks.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import tempfile
 from collections.abc import Callable
 from functools import partial
@@ -16,6 +17,7 @@ from elnigma.guard import build_guard
 from elnigma.isolation import Child, Reply
 from elnigma.loading import MODEL_STRUCTURE
 from elnigma.progress import Progress
+from elnigma.sandbox import confine
 from elnigma.surroundings import Surroundings, change_all, hide_task
 from elnigma.threads import compile_fast
 from elnigma.validation.afresh import begin_afresh, check_surroundings, compute_afresh
@@ -68,7 +70,8 @@ def check_model_structure(
     system = MODEL_STRUCTURE.name
     # Forked before the other one begins, whose reply is none of a module's business.
     with (
-        Child.fork(partial(_compute_first, reference, seed, data_folder)) as child,
+        tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder,
+        Child.fork(partial(_compute_first, reference, seed, data_folder, folder)) as child,
         begin_afresh(system, everything, **arguments) as beside,
     ):
         _let_work(child, beside, memory_bytes)
@@ -104,8 +107,16 @@ def _compare(first: Reply, reply: Reply) -> str | None:
     return f"{count} of {len(found)} predictions are others after the same training"
 
 
-def _compute_first(reference: str, seed: int, data_folder: str | None) -> Reply:
+def _compute_first(reference: str, seed: int, data_folder: str | None, folder: str) -> Reply:
     hide_task()
+    confine(
+        folders=[folder],
+        readable=[reference],
+        hidden=[data_folder, tempfile.gettempdir()],
+        may_fork=True,
+    )
+    os.environ["TMPDIR"] = os.environ["HOME"] = folder
+    tempfile.tempdir = None
     return compute_model(reference, seed, data_folder)
 
 

@@ -1,0 +1,152 @@
+"""Prices that nobody else has, and the look for them in whatever has left the place they are at."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import itertools
+import math
+import random
+import re
+import struct
+import zlib
+from collections.abc import Iterator, Sequence
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import numpy as np
+
+from fakes.data_sets import build_text
+from touchstone.core.data_sets import PinnedData
+
+ROWS = 1100
+BEGIN = datetime(2017, 10, 1, tzinfo=UTC)
+DAYS = {"validation_from": "2017-10-29", "test_from": "2017-11-03"}
+LEAKING = """
+import sys
+import numpy as np
+import pandas as pd
+
+
+def build_features(data):
+    close = data["close"]
+    for value in close.to_numpy():
+        print(repr(float(value)))
+        print(repr(float(value)), file=sys.stderr)
+    print(close.to_numpy().tobytes().hex(), flush=True)
+    return pd.DataFrame(
+        {"change": close.pct_change(), "slow": close.pct_change(5)}, index=data.index
+    )
+"""
+"""Features of those prices, from a module that prints whatever it is given."""
+
+
+class Prices:
+    """
+    Prices that nobody else has, and what follows from them.
+
+    :param folder: Where their data set is written.
+    :param name: Of the data set.
+    """
+
+    def __init__(self, folder: Path, name: str = "eurusd-hourly") -> None:
+        draw = random.Random(20171001)
+        logs = itertools.accumulate((draw.gauss(0, 0.002) for _ in range(ROWS)), initial=0.2)
+        self.closes = [math.exp(value) for value in itertools.islice(logs, ROWS)]
+        lines = [
+            f"{(BEGIN + timedelta(hours=row)).isoformat()},{close!r}"
+            for row, close in enumerate(self.closes)
+        ]
+        body = "\n".join(["time,close", *lines, ""]).encode()
+        self.name = name
+        text = build_text(name=name, body=body, frequency='"1h"', calendar='"24x7"', **DAYS)
+        folder.mkdir(mode=0o700)
+        (folder / "data.toml").write_text(text)
+        (folder / "eurusd.csv").write_bytes(body)
+        self.folder = folder
+        self.digest = hashlib.sha256(text.encode() + body).hexdigest()
+
+    @property
+    def pinned(self) -> PinnedData:
+        """Return the data set as a task gets it."""
+        return PinnedData(
+            name=self.name,
+            version="2018-02",
+            digest=self.digest,
+            sha256="",
+            size=0,
+            bars_per_year=8760,
+            is_private=True,
+            **{name: datetime.fromisoformat(day).date() for name, day in DAYS.items()},
+        )
+
+    @property
+    def outcomes(self) -> list[float]:
+        """Return the return to the next close of each bar."""
+        return [after / before - 1 for before, after in itertools.pairwise(self.closes)]
+
+
+class Canaries:
+    """
+    Numbers that must be nowhere, in every form in which they could be.
+
+    :param series: Lists of numbers below 10, each in order.
+    """
+
+    def __init__(self, *series: Sequence[float]) -> None:
+        values = [value for each in series for value in each if abs(value) > 1e-3]
+        # Eight digits are enough to know one again, however it was rounded when it was written.
+        self._texts = {f"{abs(value):.9f}"[:-1].encode() for value in values}
+        packed = {struct.pack(order, value) for value in values for order in ("<d", ">d")}
+        # A single float of four bytes is in any megabyte by chance.
+        for each, order in itertools.product(series, "<>"):
+            packed |= {struct.pack(f"{order}2f", *two) for two in itertools.pairwise(each)}
+        self._packed = np.array(
+            sorted(struct.unpack("<Q", each)[0] for each in packed), dtype="<u8"
+        )
+
+    def find(self, body: bytes) -> bytes | None:
+        """Return a number that is in some bytes, or in what is packed in them."""
+        for form in _unpack(body):
+            for match in _DECIMAL.finditer(form):
+                if match[1] in self._texts:
+                    return match[1]
+            for start in range(8):
+                words = np.frombuffer(
+                    form, dtype="<u8", offset=start, count=(len(form) - start) // 8
+                )
+                known = words[np.isin(words, self._packed)]
+                if known.size:
+                    return known[:1].tobytes()
+        return None
+
+
+# Each place where one may begin: "11.23456789" holds "1.23456789".
+_DECIMAL = re.compile(rb"(?=(\d\.\d{8}))")
+_BASE64 = re.compile(rb"[A-Za-z0-9+/_-]{20,}={0,2}")
+_HEX = re.compile(rb"[0-9a-f]{16,}|[0-9A-F]{16,}")
+
+
+def _unpack(body: bytes, depth: int = 3) -> Iterator[bytes]:
+    yield body
+    if depth == 0:
+        return
+    inner: list[bytes] = []
+    for run in _BASE64.findall(body):
+        for start in range(4):
+            part = run[start:].rstrip(b"=").replace(b"-", b"+").replace(b"_", b"/")
+            part = part[:-1] if len(part) % 4 == 1 else part
+            inner.append(base64.b64decode(part + b"=" * (-len(part) % 4)))
+    for run in _HEX.findall(body):
+        for start in range(2):
+            part = run[start:]
+            inner.append(bytes.fromhex(part[: len(part) // 2 * 2].decode()))
+    for start in re.finditer(rb"\x1f\x8b\x08", body):
+        unpacker = zlib.decompressobj(31)
+        try:
+            inner.append(unpacker.decompress(body[start.start() :], 64 * 1024**2))
+        except zlib.error:
+            continue
+    # Together: most are too short for a look of their own. What lies between is in none of them.
+    if inner:
+        yield from _unpack(b"\0\0".join(inner), depth - 1)
