@@ -20,7 +20,7 @@ from elnigma.outputs import describe_files, utc_now, write_json
 from elnigma.progress import Progress
 from elnigma.shelter import end_descendants
 from elnigma.storage import storing
-from elnigma.task import CONTRACT, Task, read_task
+from elnigma.task import CONTRACT, Cuda, Task, read_task
 from elnigma.threads import limit_threads, prepare_device
 from elnigma.train import (
     Share,
@@ -123,7 +123,14 @@ def _score(
     horizon, out = request.prediction_interval, request.out
     hidden = find_hidden(data_set, task.data_folder)
     # Begun before this process has any data.
-    with ModelPool(hidden) as models, Learner(models, task) as learner:
+    with (
+        ModelPool(
+            hidden,
+            readable=[config["model.structure"], str(folder)],
+            may_fork=task.cuda is not Cuda.NONE,
+        ) as models,
+        Learner(models, task) as learner,
+    ):
         with FeaturePool(config["features.module"], hidden) as pool:
             if task.wants_gpu:
                 learner.begin()
