@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import base64
+import re
 from datetime import date, datetime, timedelta
 from typing import NamedTuple, Self
 
 from touchstone_agent.protocol.errors import ConfigurationError
 
 _LONGEST_CURSOR = 512
-_DAY = len("2026-01-31")
+_DAY = re.compile(r"\d{4}-\d\d-\d\d", re.ASCII)
 _WEEKS_READ = 3
 """Of a list, before all of it is read otherwise."""
 
@@ -21,8 +22,12 @@ def find_week(moment: str) -> str | None:
     :param moment: ISO 8601 in UTC.
     :return: ``None`` if it begins with no day.
     """
+    # Python reads other forms of days as well, which do not sort.
+    found = _DAY.match(moment)
+    if found is None:
+        return None
     try:
-        day = date.fromisoformat(moment[:_DAY])
+        day = date.fromisoformat(found[0])
     except ValueError:
         return None
     return _find_monday(day).isoformat()

@@ -105,6 +105,7 @@ async def read_settings() -> Settings:
     return get_settings()
 
 
+@lru_cache(maxsize=1)
 def _connect_objects() -> ObjectStore:
     return ObjectStore.connect(get_settings())
 

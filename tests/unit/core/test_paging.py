@@ -53,6 +53,7 @@ def test_what_is_no_cursor_is_refused_by_name(text: str) -> None:
         ("20261130T00:00:00", None),
         ("", None),
         ("yesterday", None),
+        ("2026-02-30T00:00:00", None),
     ],
 )
 def test_a_week_is_named_by_its_monday(moment, week):
