@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from touchstone.client.answers import Answer
     from touchstone.client.api import Client
     from touchstone.client.fleet_tables import JobRow
-    from touchstone.core.answers import FleetReport
+    from touchstone.core.answers.fleet import FleetReport
 
 Read = TypeVar("Read")
 

@@ -40,7 +40,8 @@ if TYPE_CHECKING:
     from touchstone.client.answers import Answer
     from touchstone.client.api import Client
     from touchstone.client.watch import Ending
-    from touchstone.core.answers import DispatcherState, Ended
+    from touchstone.core.answers.acts import Ended
+    from touchstone.core.answers.fleet import DispatcherState
 # `touchstone list` is typed all day: whatever takes long to import is imported by the command
 # that needs it, and Airflow by none of the client's.
 

@@ -39,7 +39,7 @@ from touchstone.client.errors import (
     Unreachable,
 )
 from touchstone.client.watch import Ending, Outcome, Snapshot
-from touchstone.core.answers import Ended
+from touchstone.core.answers.acts import Ended
 from touchstone_agent.protocol.errors import ConfigurationError, TouchstoneError
 from touchstone_client.installation import Touchstone, connect
 from touchstone_client.sending import ScheduleFields, Submitted

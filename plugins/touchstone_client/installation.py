@@ -20,7 +20,7 @@ from touchstone.client.downloading import Fetched, download
 from touchstone.client.packing import is_remote
 from touchstone.client.requests import check_conf, check_id, drop_none, pack_source
 from touchstone.client.watch import Ending, Snapshot, Watcher, get_submission
-from touchstone.core.answers import Ended, Sent
+from touchstone.core.answers.acts import Ended, Sent
 from touchstone_agent.protocol.errors import ConfigurationError
 from touchstone_client.sending import ScheduleFields, Submitted
 

@@ -17,7 +17,7 @@ from fakes.sending import FakeRun
 from fakes.stores import FakeObjectStore, FakeRecordStore
 from fakes.submissions import build_submission
 from touchstone.airflow_db.run_facts import RunFacts
-from touchstone.core.answers import Ended
+from touchstone.core.answers.acts import Ended
 from touchstone.core.offers import GpuRow
 from touchstone.core.refs import parse_listing
 from touchstone.services.cancel import cancel_unregistered

@@ -24,7 +24,7 @@ from pydantic import (
     WrapValidator,
 )
 
-from touchstone.core.answers import DispatcherState, DispatcherWork, Placements
+from touchstone.core.answers.fleet import DispatcherState, DispatcherWork, Placements
 from touchstone.core.records.submissions import Fact
 
 Read = TypeVar("Read")

@@ -41,26 +41,15 @@ from touchstone.client.errors import (
     RunExists,
     Unreachable,
 )
-from touchstone.core.answers import (
-    AuditLog,
-    Closing,
-    ComparedSubmissions,
-    CostReport,
-    Ended,
-    FleetReport,
-    GpuCatalogue,
-    LogPage,
-    Placements,
-    Reordered,
-    SchedulePlan,
-    Sent,
-    ServerWork,
-    ShownRun,
-    SourceReport,
-    TaskFiles,
-    TaskList,
-    Uploaded,
-)
+from touchstone.core.answers.acts import Closing, Ended, Reordered, Sent, ShownRun
+from touchstone.core.answers.audit import AuditLog
+from touchstone.core.answers.comparison import ComparedSubmissions
+from touchstone.core.answers.costs import CostReport
+from touchstone.core.answers.fleet import FleetReport, Placements, ServerWork
+from touchstone.core.answers.gpus import GpuCatalogue
+from touchstone.core.answers.plans import SchedulePlan
+from touchstone.core.answers.sources import SourceReport, Uploaded
+from touchstone.core.answers.tasks import LogPage, TaskFiles, TaskList
 from touchstone_agent.protocol.words import describe_refusal
 
 LIST_LIMIT = 500

@@ -5,7 +5,7 @@ from __future__ import annotations
 from rich.table import Table
 
 from touchstone.client.tables import format_line, format_time
-from touchstone.core.answers import AuditAct, AuditLog
+from touchstone.core.answers.audit import AuditAct, AuditLog
 
 
 def build_audit(log: AuditLog) -> Table:

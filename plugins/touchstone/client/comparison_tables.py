@@ -8,7 +8,7 @@ from rich.text import Text
 
 from touchstone.client.tables import clean, format_line, format_number
 from touchstone.client.waivers import describe_waivers
-from touchstone.core.answers import ComparedInterval, ComparedSubmissions
+from touchstone.core.answers.comparison import ComparedInterval, ComparedSubmissions
 from touchstone.core.comparing import find_interval
 
 HEADINGS = {

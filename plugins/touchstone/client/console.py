@@ -8,7 +8,7 @@ from touchstone.client.answers import Answer, ShownTask
 from touchstone.client.api import Client
 from touchstone.client.errors import NotFound, NotRegistered
 from touchstone.client.watch import get_submission, is_at_work
-from touchstone.core.answers import LogPage
+from touchstone.core.answers.tasks import LogPage
 
 POLL_SECONDS = 1.0
 

@@ -9,7 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from touchstone.client.tables import clean, format_line, format_money, format_seconds
-from touchstone.core.answers import CostBudget, CostReport, CostRow
+from touchstone.core.answers.costs import CostBudget, CostReport, CostRow
 
 HEADINGS = {"submission": "Submission", "submitter": "Submitter", "gpu": "GPU"}
 """What a row is for, by how it is asked for."""

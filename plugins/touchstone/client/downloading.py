@@ -10,7 +10,7 @@ from pathlib import Path
 
 from touchstone.client.api import Client
 from touchstone.client.errors import NotFound, Unreachable
-from touchstone.core.answers import TaskFile
+from touchstone.core.answers.tasks import TaskFile
 from touchstone_agent.protocol.errors import ConfigurationError
 from touchstone_agent.protocol.words import check_path
 

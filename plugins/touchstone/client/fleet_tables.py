@@ -12,7 +12,7 @@ from rich.text import Text
 
 from touchstone.client.answers import FleetStatus, RunPodRow, ServerRow, ShownCapability
 from touchstone.client.tables import clean, format_line, format_seconds, format_time
-from touchstone.core.answers import FleetReport, ServerWork
+from touchstone.core.answers.fleet import FleetReport, ServerWork
 
 _REPORT = (
     ("created", "pool created", "pool to create"),

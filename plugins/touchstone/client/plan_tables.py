@@ -10,7 +10,7 @@ from rich.text import Text
 
 from touchstone.client.seeds import format_seeds
 from touchstone.client.tables import format_line, format_time
-from touchstone.core.answers import PlannedTask, SchedulePlan
+from touchstone.core.answers.plans import PlannedTask, SchedulePlan
 
 
 def build_plan(plan: SchedulePlan) -> Group:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from touchstone.client.tables import clean, format_line, format_time
-from touchstone.core.answers import EventQuota, ListedArchive, SourceReport
+from touchstone.core.answers.sources import EventQuota, ListedArchive, SourceReport
 
 MOST = 20
 """So many refs and files are listed; ``--json`` has all that the API tells."""

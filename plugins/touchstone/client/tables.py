@@ -30,7 +30,7 @@ from touchstone.client.forward import describe_forward
 from touchstone.client.seeds import describe_seeds
 from touchstone.client.waivers import describe_waivers
 from touchstone.client.watch import Snapshot
-from touchstone.core.answers import GpuCatalogue
+from touchstone.core.answers.gpus import GpuCatalogue
 from touchstone.core.gpus import describe_device
 from touchstone.core.pod_attempts import describe_hardware
 

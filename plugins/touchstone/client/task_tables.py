@@ -8,7 +8,7 @@ from datetime import datetime
 from rich.table import Table
 
 from touchstone.client.tables import format_line, format_status, format_time
-from touchstone.core.answers import ListedTask
+from touchstone.core.answers.tasks import ListedTask
 
 
 def build_tasks(tasks: Sequence[ListedTask]) -> Table:

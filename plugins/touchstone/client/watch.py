@@ -17,7 +17,7 @@ from touchstone.client.answers import (
 )
 from touchstone.client.api import Client
 from touchstone.client.errors import NotFound, NotRegistered, Refused, StillRunning, Unreachable
-from touchstone.core.answers import ShownRun
+from touchstone.core.answers.acts import ShownRun
 from touchstone.core.throttling import THROTTLED_UNTIL
 
 POLL_SECONDS = 1.0

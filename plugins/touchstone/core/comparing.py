@@ -9,7 +9,7 @@ from typing import Final
 
 from pydantic import JsonValue
 
-from touchstone.core.answers import (
+from touchstone.core.answers.comparison import (
     ComparedChart,
     ComparedInterval,
     ComparedSubmission,

@@ -7,7 +7,7 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Final
 
-from touchstone.core.answers import CostBudget, CostRow
+from touchstone.core.answers.costs import CostBudget, CostRow
 from touchstone.core.meter import Entry, Rental, Spend, sum_by
 from touchstone.core.money import BudgetState, to_usd
 
@@ -72,7 +72,7 @@ def build_rows(
 def build_row(
     name: str, spend: Spend, *, user: str | None = None, budget: BudgetState | None = None
 ) -> CostRow:
-    """Return one row of a report; see :class:`~touchstone.core.answers.CostRow`."""
+    """Return one row of a report; see :class:`~touchstone.core.answers.costs.CostRow`."""
     return CostRow(
         name=name,
         user=user,

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from decimal import Decimal
 from typing import Final
 
-from touchstone.core.answers import PlannedTask, SchedulePlan
+from touchstone.core.answers.plans import PlannedTask, SchedulePlan
 from touchstone.core.durations import DEFAULTS, Duration, DurationKey
 from touchstone.core.eligibility import Needs, Resource, find_unfit
 from touchstone.core.estimates import Estimate, estimate

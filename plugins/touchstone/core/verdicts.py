@@ -14,7 +14,8 @@ from typing import Final, Self
 
 from pydantic import BaseModel, ConfigDict, JsonValue
 
-from touchstone.core.events import Event, is_judged_row
+from touchstone.core.event_rules import is_judged_row
+from touchstone.core.events import Event
 from touchstone.core.fold_results import find_missing_fold, tell_failed
 from touchstone.core.outcomes import Outcome
 from touchstone.core.records.beside import BEFORE_BESIDE, NOT_COMPARED, Beside, lack_beside

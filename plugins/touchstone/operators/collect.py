@@ -33,7 +33,7 @@ from touchstone.core.charts import (
     place_file,
     write_returns,
 )
-from touchstone.core.events import is_hidden
+from touchstone.core.event_rules import is_hidden
 from touchstone.core.figures import build_document
 from touchstone.core.gpus import describe_device, find_gpu_use
 from touchstone.core.judging import (

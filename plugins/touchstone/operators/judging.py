@@ -10,7 +10,8 @@ from airflow.sdk import BaseOperator
 from airflow.sdk.exceptions import AirflowException, AirflowFailException
 
 from touchstone.core.attempts import MAX_REASON
-from touchstone.core.events import build_try, check_event_name
+from touchstone.core.event_rules import build_try
+from touchstone.core.events import check_event_name
 from touchstone.core.records.events import build_entry_key
 from touchstone.core.records.submissions import AFTER_CLOSING, NOT_JUDGED
 from touchstone.core.records.tasks import cut

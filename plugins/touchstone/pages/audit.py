@@ -7,7 +7,7 @@ from typing import Annotated
 from fastapi import APIRouter, Depends, Query, Request
 from fastapi.responses import HTMLResponse
 
-from touchstone.core.answers import AuditLog
+from touchstone.core.answers.audit import AuditLog
 from touchstone.pages.rendering import Frame, render
 from touchstone.ui.dependencies import CallerDep, ClockDep, RecordsDep, require_admin
 from touchstone.ui.routes import audit as api

@@ -10,7 +10,7 @@ from fastapi.responses import JSONResponse, Response
 from pydantic import JsonValue
 
 from touchstone.client.comparison_tables import HEADINGS, describe_missing
-from touchstone.core.answers import ComparedSubmission, ComparedSubmissions
+from touchstone.core.answers.comparison import ComparedSubmission, ComparedSubmissions
 from touchstone.core.charts import JUDGE
 from touchstone.core.comparing import LEAST, MOST, find_interval
 from touchstone.core.figures import read_figures

@@ -13,7 +13,7 @@ from fastapi.responses import HTMLResponse, RedirectResponse, Response
 
 from touchstone.client.answers import FleetStatus
 from touchstone.client.fleet_tables import list_remarks, tell_drain, tell_pause
-from touchstone.core.answers import ServerWork
+from touchstone.core.answers.fleet import ServerWork
 from touchstone.core.queue import Queue
 from touchstone.pages.origin import require_same_origin
 from touchstone.pages.posted import Posted, PostedDep, name_error

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from fastapi import APIRouter
 
-from touchstone.core.answers import Summary
+from touchstone.core.answers.fleet import Summary
 from touchstone.core.records.notes import RentalNote
 from touchstone.core.schedule import Platform
 from touchstone.ui.dependencies import CallerDep, ClockDep, QueueDep, RecordsDep

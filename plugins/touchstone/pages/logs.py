@@ -11,7 +11,7 @@ from fastapi.responses import HTMLResponse, StreamingResponse
 from touchstone.client.answers import ShownTask
 from touchstone.client.entering import AT_WORK, build_enter_command
 from touchstone.client.errors import NotFound
-from touchstone.core.answers import LogPage
+from touchstone.core.answers.tasks import LogPage
 from touchstone.core.records.tasks import Task
 from touchstone.pages.consoles import Piece, fold_piece
 from touchstone.pages.open_pages import OpenPagesDep

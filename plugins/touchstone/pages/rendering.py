@@ -28,7 +28,7 @@ from touchstone.client import (
     waivers,
 )
 from touchstone.client.answers import ShownRow, ShownTask
-from touchstone.core.answers import DispatcherState
+from touchstone.core.answers.fleet import DispatcherState
 from touchstone.ui.dependencies import Caller, find_airflow_path
 
 LOGIN: Final = "/api/v2/auth/login"

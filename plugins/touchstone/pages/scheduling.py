@@ -12,7 +12,7 @@ from fastapi import APIRouter, Depends, Query, Request
 from fastapi.responses import HTMLResponse, RedirectResponse, Response
 from pydantic import JsonValue
 
-from touchstone.core.answers import SchedulePlan
+from touchstone.core.answers.plans import SchedulePlan
 from touchstone.core.conf import MAX_RUNS
 from touchstone.core.documents import shorten
 from touchstone.core.names import build_run_id

@@ -12,7 +12,7 @@ from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import HTMLResponse, Response
 from pydantic import JsonValue
 
-from touchstone.core.answers import SourceReport
+from touchstone.core.answers.sources import SourceReport
 from touchstone.core.conf import MAX_NOTES, UPLOAD_SCHEME, WAIVED, System, parse_conf
 from touchstone.core.names import build_id, is_submission_id
 from touchstone.core.refs import MAX_REF

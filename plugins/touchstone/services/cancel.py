@@ -6,7 +6,7 @@ import logging
 from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
 
-from touchstone.core.answers import Ended
+from touchstone.core.answers.acts import Ended
 from touchstone.core.records.actions import Action
 from touchstone.core.records.audit import SubjectKind
 from touchstone.core.records.stored import StoredRecord

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Final
 
-from touchstone.core.answers import CostMonth, CostReport
+from touchstone.core.answers.costs import CostMonth, CostReport
 from touchstone.core.costs import (
     MAX_ROWS,
     MONTHS,

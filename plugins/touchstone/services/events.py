@@ -8,13 +8,9 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Self
 
-from touchstone.core.answers import EventQuota
+from touchstone.core.answers.sources import EventQuota
 from touchstone.core.data_sets import CANNED, PinnedData
-from touchstone.core.events import (
-    DEFAULT,
-    FLAT,
-    Event,
-    EventRefused,
+from touchstone.core.event_rules import (
     build_try,
     find_fixed_change,
     find_mismatch,
@@ -23,6 +19,7 @@ from touchstone.core.events import (
     settle_event,
     takes_waivers,
 )
+from touchstone.core.events import DEFAULT, FLAT, Event, EventRefused
 from touchstone.core.names import is_submission_id
 from touchstone.core.records.actions import add_action
 from touchstone.core.records.data_sets import DataRecord

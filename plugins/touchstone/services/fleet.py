@@ -8,7 +8,7 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Protocol
 
-from touchstone.core.answers import FleetReport, ServerTask, ServerWork
+from touchstone.core.answers.fleet import FleetReport, ServerTask, ServerWork
 from touchstone.core.enrolment import belongs_here, find_other_environment
 from touchstone.core.fleet import Fleet, ServerSpec, parse_fleet
 from touchstone.core.images import Fit, read_fit

@@ -13,9 +13,7 @@ from pydantic import JsonValue
 from touchstone.confined.judge import find_judge
 from touchstone.confined.verdicts import NoVerdict, VerdictAnswer, ask_for_verdicts
 from touchstone.core.data_sets import tell_data
-from touchstone.core.events import (
-    FLAT,
-    Event,
+from touchstone.core.event_rules import (
     build_seed,
     build_work_digest,
     find_other_folds,
@@ -23,6 +21,7 @@ from touchstone.core.events import (
     find_refused_waivers,
     is_hidden,
 )
+from touchstone.core.events import FLAT, Event
 from touchstone.core.records.actions import add_action
 from touchstone.core.records.beside import Beside
 from touchstone.core.records.events import (

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from touchstone.confined.archives import UNPACKED_FACTOR, list_archive, repack
-from touchstone.core.answers import (
+from touchstone.core.answers.sources import (
     EqualSubmission,
     ListedArchive,
     ListedFile,

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 
-from touchstone.core.answers import SchedulePlan
+from touchstone.core.answers.plans import SchedulePlan
 from touchstone.core.authority import Run
 from touchstone.core.conf import RunConf, parse_conf
 from touchstone.core.data_sets import PinnedData

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datetime import datetime
 
-from touchstone.core.answers import Reordered
+from touchstone.core.answers.acts import Reordered
 from touchstone.core.priorities import Move, change_priority, find_target, list_chosen
 from touchstone.core.queue import Queue
 from touchstone.core.records.notes import Control

@@ -16,7 +16,7 @@ from starlette.datastructures import MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from touchstone.core.answers import Problem
+from touchstone.core.answers.common import Problem
 from touchstone.core.states import IllegalMove
 from touchstone.services.fleet import SlotsChanged
 from touchstone.services.looking import LooksBusy

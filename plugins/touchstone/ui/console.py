@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from datetime import datetime, timedelta
 from functools import partial
 
-from touchstone.core.answers import LogPage
+from touchstone.core.answers.tasks import LogPage
 from touchstone.core.records.tasks import Attempt, Task
 from touchstone.stores.consoles import find_end, iterate_chunks
 from touchstone.stores.objects import ObjectStore

@@ -19,7 +19,7 @@ from airflow.api_fastapi.core_api.security import GetUserDep
 from fastapi import Depends, Header, HTTPException, Request
 from fastapi.concurrency import run_in_threadpool
 
-from touchstone.core.answers import Ended
+from touchstone.core.answers.acts import Ended
 from touchstone.core.queue import Queue
 from touchstone.core.records.audit import CLI_AGENT, Door
 from touchstone.core.records.requests import MAX_KEY

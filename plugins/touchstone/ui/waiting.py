@@ -10,7 +10,7 @@ from datetime import datetime
 from pydantic import JsonValue, ValidationError
 
 from touchstone.cache import Cached
-from touchstone.core.answers import DispatcherState, DispatcherWork
+from touchstone.core.answers.fleet import DispatcherState, DispatcherWork
 from touchstone.core.outlook import OUTLOOK_KEY, Outlook
 from touchstone.core.queue import QUEUE_KEY, Queue, WaitingTask
 from touchstone.settings import Settings

@@ -33,7 +33,7 @@ from integration.airflow.database import use_database
 from touchstone import cli
 from touchstone.airflow_db.roles import ensure_roles, has_roles
 from touchstone.client.api import Client
-from touchstone.core.answers import Ended
+from touchstone.core.answers.acts import Ended
 from touchstone.core.roles import ADMIN, ROLES, USER
 from touchstone.pages import app as pages
 from touchstone.pages.tabs import get_find_named

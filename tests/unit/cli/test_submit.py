@@ -11,7 +11,7 @@ from typer.testing import Result
 from fakes.api import FakeAirflow
 from fakes.tasks import build_spec, build_task
 from touchstone.client import watch
-from touchstone.core.answers import ShownRun
+from touchstone.core.answers.acts import ShownRun
 
 Run = Callable[..., Result]
 GIT = "https://host.test/owner/module.git"

@@ -7,7 +7,7 @@ import io
 
 import pytest
 
-from touchstone.core.answers import ComparedSubmission, ComparedVerdict
+from touchstone.core.answers.comparison import ComparedSubmission, ComparedVerdict
 from touchstone.core.comparing import (
     FIGURES,
     NO_TRAINING,

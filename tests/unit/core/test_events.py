@@ -8,19 +8,16 @@ from pathlib import Path
 
 import pytest
 
-from touchstone.core.events import (
-    BUILT_IN,
-    Event,
+from touchstone.core.event_rules import (
     build_try,
     build_work_digest,
-    check_event_name,
     find_fixed_change,
     find_mismatch,
     find_objection,
     find_other_seeds,
     is_judged_row,
-    parse_event,
 )
+from touchstone.core.events import BUILT_IN, Event, check_event_name, parse_event
 from touchstone.core.schedule import Schedule
 from touchstone_agent.protocol.errors import ConfigurationError
 

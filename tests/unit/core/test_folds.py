@@ -13,16 +13,15 @@ from fakes.tasks import build_spec, build_task
 from touchstone.core.conf import build_conf, parse_conf
 from touchstone.core.data_sets import PinnedData
 from touchstone.core.durations import DurationKey, History, describe_task
-from touchstone.core.events import (
-    BUILT_IN,
+from touchstone.core.event_rules import (
     build_try,
     build_work_digest,
     find_fixed_change,
     find_mismatch,
     find_other_folds,
-    parse_event,
     settle_event,
 )
+from touchstone.core.events import BUILT_IN, parse_event
 from touchstone.core.folds import Fold, build_folds, find_fold_fault
 from touchstone.core.judging_rules import RULES, build_rules
 from touchstone.core.manifest import build_conf as build_job_conf

@@ -11,7 +11,8 @@ from fakes.tasks import build_spec, build_task
 from touchstone.core import phases
 from touchstone.core.data_sets import PinnedData, parse_data_set
 from touchstone.core.eligibility import Needs, Resource, find_impossible, find_unfit
-from touchstone.core.events import parse_event, settle_event
+from touchstone.core.event_rules import settle_event
+from touchstone.core.events import parse_event
 from touchstone.core.judging_rules import build_rules
 from touchstone.core.placement_inputs import build_needs, find_held_sets
 from touchstone.core.records.servers import Server

@@ -7,14 +7,8 @@ import pytest
 from fakes.submissions import build_submission
 from fakes.tasks import build_spec
 from touchstone.core.conf import Source, build_conf, parse_conf
-from touchstone.core.events import (
-    BUILT_IN,
-    Event,
-    find_fixed_change,
-    find_refused_waivers,
-    parse_event,
-    takes_waivers,
-)
+from touchstone.core.event_rules import find_fixed_change, find_refused_waivers, takes_waivers
+from touchstone.core.events import BUILT_IN, Event, parse_event
 from touchstone.core.manifest import build_conf as build_job_conf
 from touchstone.core.manifest import build_submission_id, parse_manifest
 from touchstone.core.tasks import TaskSpec, build_argv, build_training_specs

@@ -6,7 +6,7 @@ import pytest
 
 from fakes.servers import store_server, write_fields
 from fakes.tasks import change_fields, read_stored, with_fields, write_task
-from touchstone.core.answers import Ended
+from touchstone.core.answers.acts import Ended
 from touchstone.dispatcher.reconcile import Reconciler
 from touchstone.hooks.agent import cancel_task
 from touchstone.services.cancel import cancel_submission, retract_submission

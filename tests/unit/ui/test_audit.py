@@ -11,7 +11,7 @@ from fastapi import Depends
 from fakes.api import NOW
 from fakes.pools import FakePools
 from fakes.submissions import build_submission
-from touchstone.core.answers import Ended
+from touchstone.core.answers.acts import Ended
 from touchstone.core.records.actions import Action
 from touchstone.services.cancel import retract_submission
 from touchstone.stores.records import RecordStore

@@ -6,7 +6,7 @@ from typing import Annotated
 
 from fastapi import APIRouter, Depends, Query
 
-from touchstone.core.answers import AuditAct, AuditLog
+from touchstone.core.answers.audit import AuditAct, AuditLog
 from touchstone.core.paging import Place
 from touchstone.core.records.actions import Action
 from touchstone.core.records.audit import AuditEntry, SubjectKind

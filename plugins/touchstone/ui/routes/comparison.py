@@ -9,7 +9,11 @@ from typing import Annotated
 from fastapi import APIRouter, Depends, Query
 from fastapi.responses import Response
 
-from touchstone.core.answers import ComparedSubmission, ComparedSubmissions, ComparedVerdict
+from touchstone.core.answers.comparison import (
+    ComparedSubmission,
+    ComparedSubmissions,
+    ComparedVerdict,
+)
 from touchstone.core.comparing import LEAST, MOST, build_intervals, join, write_csv
 from touchstone.core.names import is_submission_id
 from touchstone.core.records.events import Entry

@@ -9,7 +9,7 @@ from fastapi import APIRouter, Depends, Request
 from fastapi.concurrency import run_in_threadpool
 
 from touchstone.confined.archives import UNPACKED_FACTOR, check_archive
-from touchstone.core.answers import Uploaded
+from touchstone.core.answers.sources import Uploaded
 from touchstone.core.conf import UPLOAD_SCHEME
 from touchstone.core.names import build_content_key
 from touchstone.ui.archives import Upload, UploadGate, check_declared, receive_body

@@ -6,7 +6,7 @@ from typing import Annotated
 
 from fastapi import APIRouter, Depends, HTTPException, Query
 
-from touchstone.core.answers import CostReport
+from touchstone.core.answers.costs import CostReport
 from touchstone.core.costs import CostGroup
 from touchstone.core.money import build_month
 from touchstone.services.costs import CostReader

@@ -10,7 +10,7 @@ from typing import Any, Final
 from fastapi import APIRouter, FastAPI, Request
 from pydantic import BaseModel, Field, JsonValue
 
-from touchstone.core.answers import Problem
+from touchstone.core.answers.common import Problem
 from touchstone.ui.dependencies import find_airflow_path
 
 router = APIRouter()

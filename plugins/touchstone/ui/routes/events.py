@@ -10,7 +10,7 @@ from typing import Annotated, Final
 from fastapi import APIRouter, Depends, Query
 from pydantic import BaseModel, ConfigDict, Field, JsonValue
 
-from touchstone.core.answers import Closing
+from touchstone.core.answers.acts import Closing
 from touchstone.core.documents import MAX_CHARACTERS
 from touchstone.core.events import MAX_NAME, check_event_name, parse_event
 from touchstone.core.names import is_submission_id

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from fastapi import APIRouter
 
-from touchstone.core.answers import TaskFile, TaskFiles
+from touchstone.core.answers.tasks import TaskFile, TaskFiles
 from touchstone.core.charts import is_open_file
 from touchstone.core.names import build_output_key
 from touchstone.core.tasks import find_held_data

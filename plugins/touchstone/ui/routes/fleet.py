@@ -7,7 +7,7 @@ from typing import Annotated, Final
 from fastapi import APIRouter, Depends
 from pydantic import BaseModel, ConfigDict, Field, JsonValue
 
-from touchstone.core.answers import FleetReport, Placements, ServerWork
+from touchstone.core.answers.fleet import FleetReport, Placements, ServerWork
 from touchstone.core.documents import MAX_CHARACTERS
 from touchstone.core.fleet import parse_fleet
 from touchstone.core.records.notes import Control

@@ -10,7 +10,7 @@ from typing import Annotated
 from fastapi import APIRouter, Depends
 
 from touchstone.cache import Cached
-from touchstone.core.answers import GpuCatalogue, ListedGpu
+from touchstone.core.answers.gpus import GpuCatalogue, ListedGpu
 from touchstone.core.offers import GpuRow
 from touchstone.settings import get_settings
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from fastapi import APIRouter
 
-from touchstone.core.answers import Health
+from touchstone.core.answers.common import Health
 from touchstone.ui.dependencies import CallerDep, SettingsDep
 
 router = APIRouter()

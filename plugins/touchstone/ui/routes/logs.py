@@ -6,7 +6,7 @@ from typing import Annotated
 
 from fastapi import APIRouter, Query
 
-from touchstone.core.answers import LogPage
+from touchstone.core.answers.tasks import LogPage
 from touchstone.ui.console import read_page
 from touchstone.ui.dependencies import (
     CallerDep,

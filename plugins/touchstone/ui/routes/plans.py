@@ -7,7 +7,7 @@ from typing import Annotated
 from fastapi import APIRouter, Depends
 from pydantic import BaseModel, ConfigDict, Field, JsonValue
 
-from touchstone.core.answers import SchedulePlan
+from touchstone.core.answers.plans import SchedulePlan
 from touchstone.core.conf import CONF_KEYS
 from touchstone.core.documents import name_field
 from touchstone.core.schedule import MAX_ID, Schedule

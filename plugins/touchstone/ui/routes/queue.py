@@ -7,7 +7,7 @@ from typing import Annotated, Self
 from fastapi import APIRouter, Depends
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, StringConstraints, model_validator
 
-from touchstone.core.answers import Reordered
+from touchstone.core.answers.acts import Reordered
 from touchstone.core.priorities import Move
 from touchstone.core.schedule import HIGHEST_PRIORITY, LOWEST_PRIORITY
 from touchstone.services.priorities import move_waiting, set_priority

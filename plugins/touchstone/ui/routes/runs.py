@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 from fastapi import APIRouter, Depends
 from pydantic import JsonValue, TypeAdapter, ValidationError
 
-from touchstone.core.answers import ShownRun
+from touchstone.core.answers.acts import ShownRun
 from touchstone.core.names import find_submission_of_run
 from touchstone.stores.records import RecordStore
 from touchstone.stores.tables import RecordNotFound

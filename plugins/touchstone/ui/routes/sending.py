@@ -9,7 +9,7 @@ from typing import Annotated
 from fastapi import APIRouter, Body, Depends, Response
 from pydantic import Field, JsonValue
 
-from touchstone.core.answers import Sent
+from touchstone.core.answers.acts import Sent
 from touchstone.core.conf import CONF_KEYS
 from touchstone.core.documents import name_field
 from touchstone.core.names import build_id, is_submission_id

@@ -8,7 +8,7 @@ from typing import Annotated
 from fastapi import APIRouter, Depends
 from pydantic import BaseModel, ConfigDict, Field
 
-from touchstone.core.answers import SourceReport
+from touchstone.core.answers.sources import SourceReport
 from touchstone.core.conf import System, parse_conf
 from touchstone.core.refs import MAX_REF
 from touchstone.core.remotes import MAX_URL

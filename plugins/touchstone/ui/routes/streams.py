@@ -20,7 +20,7 @@ from fastapi import APIRouter, Depends, Header, Query
 from fastapi.concurrency import run_in_threadpool
 from fastapi.sse import EventSourceResponse, ServerSentEvent
 
-from touchstone.core.answers import LogPage
+from touchstone.core.answers.tasks import LogPage
 from touchstone.core.records.stored import RecordUnreadable
 from touchstone.core.states import SubmissionStatus
 from touchstone.stores.tables import RecordNotFound

@@ -9,7 +9,7 @@ from typing import Annotated
 from fastapi import APIRouter, Depends, Query
 from pydantic import BaseModel, ConfigDict, Field, JsonValue
 
-from touchstone.core.answers import Ended
+from touchstone.core.answers.acts import Ended
 from touchstone.core.forward import tell_none
 from touchstone.core.paging import Place
 from touchstone.core.queue import Queue

@@ -6,7 +6,7 @@ from typing import Annotated, Final
 
 from fastapi import APIRouter, Query
 
-from touchstone.core.answers import ListedTask, TaskList
+from touchstone.core.answers.tasks import ListedTask, TaskList
 from touchstone.core.paging import Place, TaskListPlace
 from touchstone.core.records.submissions import OpenSubmission
 from touchstone.core.records.tasks import TaskRow

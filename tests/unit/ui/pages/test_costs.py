@@ -12,7 +12,7 @@ from fakes.api import NOW
 from fakes.spending import Spending
 from touchstone.client.cost_tables import build_costs
 from touchstone.client.tables import format_money
-from touchstone.core.answers import CostReport
+from touchstone.core.answers.costs import CostReport
 from touchstone.core.meter import sum_all
 from touchstone.core.money import to_usd
 from touchstone.settings import Settings

@@ -1,0 +1,1 @@
+"""What the API answers: a model each, by what is asked about."""
