@@ -85,8 +85,8 @@ def is_wanted_by_record(records: RecordStore, replay: Replay | None, run: Run) -
     """
     Tell whether a run is one that the installation itself wants, by the submission's record.
 
-    Whoever has triggered one by name has his own rights alone: an admin who looks at once may do
-    all of it, and somebody who has guessed its id none.
+    A user who has triggered one by name has his own rights alone: an admin who looks at once may
+    do all of it, and somebody who has guessed its id none.
     """
     return replay is not None and find_wanted_by(records, replay, run) is not None
 

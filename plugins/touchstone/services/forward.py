@@ -55,8 +55,8 @@ def want_scores(
     """
     Write down which forward scores are wanted, and return the runs that are to compute them.
 
-    Doing it again returns the runs of before that nothing has come of yet: whoever died before
-    they were started starts them then, and who has started them starts none twice.
+    Doing it again returns the runs of before that nothing has come of yet: a caller that died
+    before they were started starts them then, and one that has started them starts none twice.
 
     :param most: Runs that are returned at most.
     """
@@ -136,7 +136,7 @@ def find_wanted_by(records: RecordStore, replay: Replay, run: Run) -> ForwardSco
     Return the forward score that the record wants of a run.
 
     :param replay: What the run asks for.
-    :param run: The run: of nobody's name, or of somebody's who may schedule the submission.
+    :param run: The run: without a user, or of a user who may schedule the submission.
     :return: ``None`` if it wants none of that run.
     """
     if replay.data_version is None:
