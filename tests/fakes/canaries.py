@@ -91,12 +91,18 @@ class Canaries:
     Numbers that must be nowhere, in every form in which they could be.
 
     :param series: Lists of numbers below 10, each in order.
+    :param digits: By how many a number is known again, however it was rounded when it was written:
+        8 where nothing else has numbers, more where as many others are by chance.
     """
 
-    def __init__(self, *series: Sequence[float]) -> None:
+    def __init__(self, *series: Sequence[float], digits: int = 8) -> None:
         values = [value for each in series for value in each if abs(value) > 1e-3]
-        # Eight digits are enough to know one again, however it was rounded when it was written.
-        self._texts = {f"{abs(value):.9f}"[:-1].encode() for value in values}
+        # Of a number below 1 they count from the first one that is not 0. A place behind them is
+        # written and cut off: the last one is not rounded.
+        self._decimal = re.compile(rb"(?=(0\.0*[1-9]\d{%d}|[1-9]\.\d{%d}))" % (digits - 1, digits))
+        self._texts = {
+            match[1] for value in values for match in self._decimal.finditer(b"%.20f" % abs(value))
+        }
         packed = {struct.pack(order, value) for value in values for order in ("<d", ">d")}
         # A single float of four bytes is in any megabyte by chance.
         for each, order in itertools.product(series, "<>"):
@@ -108,21 +114,18 @@ class Canaries:
     def find(self, body: bytes) -> bytes | None:
         """Return a number that is in some bytes, or in what is packed in them."""
         for form in _unpack(body):
-            for match in _DECIMAL.finditer(form):
+            for match in self._decimal.finditer(form):
                 if match[1] in self._texts:
                     return match[1]
-            for start in range(8):
-                words = np.frombuffer(
-                    form, dtype="<u8", offset=start, count=(len(form) - start) // 8
-                )
+            for start in range(min(8, len(form) - 7)):
+                count = (len(form) - start) // 8
+                words = np.frombuffer(form, dtype="<u8", offset=start, count=count)
                 known = words[np.isin(words, self._packed)]
                 if known.size:
                     return known[:1].tobytes()
         return None
 
 
-# Each place where one may begin: "11.23456789" holds "1.23456789".
-_DECIMAL = re.compile(rb"(?=(\d\.\d{8}))")
 _BASE64 = re.compile(rb"[A-Za-z0-9+/_-]{20,}={0,2}")
 _HEX = re.compile(rb"[0-9a-f]{16,}|[0-9A-F]{16,}")
 

@@ -71,3 +71,9 @@ def test_a_folder_is_looked_through_but_for_what_is_its_owners(tmp_path):
     found = dict(list_folder(tmp_path, but={tmp_path / "agents/box/private"}))
 
     assert found == {"logs/a.log": PACKED, "agents/box/journal.db": PACKED}
+
+
+@pytest.mark.parametrize("length", range(10))
+def test_what_is_short_or_empty_holds_none(length):
+    assert Canaries(SECRET).find(b"x" * length) is None
+    assert Canaries(SECRET).find(b"x" * length + PACKED[:8])
