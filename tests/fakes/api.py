@@ -12,6 +12,7 @@ from airflow.api_fastapi.auth.managers.simple.user import SimpleAuthManagerUser
 from airflow.api_fastapi.core_api.security import get_user
 from fastapi import FastAPI, HTTPException, Request
 
+from fakes.apps import share_app
 from fakes.money import FakeBudgets, FakeMeter
 from fakes.sending import FakeRun
 from fakes.stores import FakeObjectStore, FakeRecordStore
@@ -98,7 +99,7 @@ class FakeAirflow:
         return app
 
     def _build_touchstone(self) -> FastAPI:
-        app = build_app()
+        app = share_app(build_app)
         authority = SimpleAuthManager()
         app.dependency_overrides |= {
             get_user: self.identify,

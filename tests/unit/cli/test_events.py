@@ -188,7 +188,7 @@ def test_compare_and_show_tell_what_stands_beside_a_verdict(run, world):
     assert "s-1: similarity: 0.25 to flat" in shown
     assert "s-1: most like: 0.75 to s-0" in shown
     assert "s-1: adds: +0.125; the baseline's own correlation is +0.062" in shown
-    assert "s-1: share: n/a: it is told when the event is closed" in shown
+    assert "s-1: share, leading group: n/a: it is told when the event is closed" in shown
 
     world.records.change_submission(
         "s-1",

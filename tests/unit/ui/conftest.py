@@ -18,6 +18,7 @@ from fastapi import FastAPI
 from fastapi.testclient import TestClient
 
 from fakes.api import NOW, FakeCancelService
+from fakes.apps import share_app
 from fakes.money import FakeBudgets, FakeMeter
 from fakes.outlook import join_rio, publish_outlook
 from fakes.stores import FakeObjectStore, FakeRecordStore
@@ -87,7 +88,7 @@ def overrides(
 
 @pytest.fixture
 def app(overrides: dict[Callable[..., Any], Callable[..., Any]]) -> FastAPI:
-    app = build_app()
+    app = share_app(build_app)
     app.dependency_overrides |= overrides
     return app
 

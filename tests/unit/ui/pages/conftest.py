@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from fakes.apps import share_app
 from fakes.pools import FakePools
 from fakes.sending import FakeRuns
 from touchstone.cache import KeptBytes
@@ -34,8 +35,14 @@ def runs():
 
 
 @pytest.fixture
-def app(overrides, named, pools, runs):
-    app = build_app()
+def bare_app():
+    """Return the application, none of whose dependencies is replaced."""
+    return share_app(build_app)
+
+
+@pytest.fixture
+def app(bare_app, overrides, named, pools, runs):
+    app = bare_app
     app.dependency_overrides |= overrides
     app.dependency_overrides[get_find_named] = lambda: named.get
     app.dependency_overrides[get_pools] = lambda: pools

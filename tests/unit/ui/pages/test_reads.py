@@ -11,6 +11,7 @@ from fakes.history import History
 from fakes.outline import look
 from touchstone.cache import KeptBytes
 from touchstone.core.queue import QUEUE_KEY
+from touchstone.pages.app import build_app
 from touchstone.pages.open_pages import KEPT_SECONDS, OpenPages, get_open_pages
 from touchstone.stores.objects import KEPT_BYTES
 from touchstone.stores.tables import from_item
@@ -141,6 +142,12 @@ def test_what_is_kept_of_objects_has_a_limit(objects):
     kept = [number for number in range(8) if objects._kept.find(("b", f"k{number}")) is not None]
 
     assert kept == [4, 5, 6, 7]
+
+
+@pytest.fixture
+def bare_app():
+    """One of its own: these tests change what it keeps, and for how long."""
+    return build_app()
 
 
 @pytest.fixture
