@@ -131,7 +131,11 @@ def test_a_wrong_file_is_refused_before_anybody_is_asked(
 
 
 @pytest.mark.parametrize("command", ["check", "apply"])
-@pytest.mark.parametrize("content", [None, b"\xff\xfe\x00", b"x" * (5 * 2**20)])
+@pytest.mark.parametrize(
+    "content",
+    [None, b"\xff\xfe\x00", b"x" * (5 * 2**20)],
+    ids=["missing", "no text", "too large"],
+)
 def test_what_is_no_text_file_is_refused(
     run: Run, tmp_path: Path, command: str, content: bytes | None
 ) -> None:
