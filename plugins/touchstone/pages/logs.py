@@ -13,6 +13,7 @@ from touchstone.client.entering import AT_WORK, build_enter_command
 from touchstone.client.errors import NotFound
 from touchstone.core.answers.tasks import LogPage
 from touchstone.core.records.tasks import Task
+from touchstone.pages.attempts import list_facts, list_moments
 from touchstone.pages.consoles import Piece, fold_piece
 from touchstone.pages.open_pages import OpenPagesDep
 from touchstone.pages.rendering import Frame, render
@@ -78,6 +79,8 @@ def show_log(
                 "task_id": task_id,
                 "page": page,
                 "piece": piece,
+                "moments": list_moments(chosen) if chosen else [],
+                "facts": list_facts(task, chosen) if chosen else [],
                 "since": find_since(chosen) if chosen else None,
                 "following": _find_following(page),
                 "find": find,

@@ -202,9 +202,13 @@ class Usage(Part):
     """
     What an attempt used, by its runner's word.
 
+    :param cpu_seconds: CPU time of all its processes.
+    :param peak_memory_bytes: The most memory that they had together.
     :param gpu: What it made of its GPU.
     """
 
+    cpu_seconds: Number | None = None
+    peak_memory_bytes: Number | None = None
     gpu: GpuUsage | None = None
 
 

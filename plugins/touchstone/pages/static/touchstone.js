@@ -182,7 +182,12 @@ class Follower extends Refresher {
       location.reload(); // it is tried again, and that is what is followed
       return false;
     }
-    document.getElementById("around").replaceWith(document.importNode(page.getElementById("around"), true));
+    const around = document.importNode(page.getElementById("around"), true);
+    const before = document.getElementById("around");
+    const isOpen = before.querySelector("details")?.open;
+    if (isOpen && around.querySelector("details")) around.querySelector("details").open = true;
+    // Not under somebody's fingers: it comes again.
+    if (!before.contains(document.activeElement) && !isSelecting(before)) before.replaceWith(around);
     const list = shown.querySelector(".console");
     const source = fresh.querySelector(".console");
     // A line that had no end yet comes again, and longer.

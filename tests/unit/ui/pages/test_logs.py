@@ -153,3 +153,44 @@ def test_admins_are_told_how_to_enter_what_runs_and_nobody_else_is(
     for ended_or_early in ("i1", "i20"):
         assert "docker exec" not in admin.get(ADDRESS.replace("i5", ended_or_early)).text
     assert "docker exec" not in login("engineer").get(ADDRESS).text
+
+
+def test_what_an_attempt_was_told_and_has_used_stands_beside_its_console(
+    engineer, make_submission, make_task
+):
+    make_submission()
+    make_task(
+        container="touchstone-i5",
+        image="trainer:1",
+        image_digest="sha256:abc",
+        intent_at="2026-11-29T11:00:00+00:00",
+        exit_code=3,
+        failure_class="user",
+        verdict={"usage": {"cpu_seconds": 3725.4, "peak_memory_bytes": 3 * 2**29}},
+        placement={"server": "rio", "reason": "<b>free</b> `slot`", "at": "2026-11-29T11:00:00Z"},
+    )
+
+    shown = engineer.get(ADDRESS)
+
+    facts = dict(re.findall(r"<dt>(.*?)</dt><dd>(.*?)</dd>", shown.text))
+    assert facts["decided"].startswith("2026-11-29 11:00:00 UTC")
+    assert facts["placed there"] == "&lt;b&gt;free&lt;/b&gt; <code>slot</code>"
+    assert (facts["container"], facts["image"]) == ("touchstone-i5", "trainer:1 (sha256:abc)")
+    assert (facts["exit code"], facts["failure"]) == ("3", "user")
+    assert (facts["CPU time"], facts["most memory"]) == ("1:02:05", "1.50 GiB")
+    assert (facts["interval"], facts["seed"]) == ("5", "0")
+    assert "None" not in facts.values()
+    assert "" not in facts.values()
+    assert_harmless(shown)
+
+
+def test_an_attempt_of_which_nothing_is_known_has_no_facts_that_are_empty(
+    engineer, make_submission, make_task
+):
+    make_submission()
+    make_task(verdict={"usage": None}, running_at=None)
+
+    facts = dict(re.findall(r"<dt>(.*?)</dt><dd>(.*?)</dd>", engineer.get(ADDRESS).text))
+
+    assert {"CPU time", "most memory", "container", "failure"} & set(facts) == set()
+    assert "" not in facts.values()
