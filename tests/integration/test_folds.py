@@ -28,7 +28,8 @@ from touchstone.core.verdicts import join_series
 from touchstone.settings import Settings
 from touchstone_agent.protocol.messages import AttemptRef, Limits
 
-pytestmark = pytest.mark.integration
+# All of it shares two trainings, which each process would run for itself.
+pytestmark = [pytest.mark.integration, pytest.mark.xdist_group("folds")]
 
 ROOT = Path(__file__).parents[2]
 TRAINER = ROOT / "include" / "elnigma" / ".venv" / "bin" / "python"
