@@ -270,7 +270,8 @@ def tell_drain(work: ServerWork) -> str:
             f"drained by {clean(work.drained_by or '')}; attaching gives it {work.kept_slots} "
             f"slots and {work.kept_validation_slots} for validations again"
         )
-    running = work.in_use + work.validation_in_use
+    # One that was cancelled gives its slot back before its container has ended.
+    running = max(work.in_use + work.validation_in_use, len(work.tasks) + work.left_out)
     told = "a drain lets nothing new start here"
     if not running:
         return f"{told}; nothing runs, so it is idle at once"
