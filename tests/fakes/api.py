@@ -94,12 +94,12 @@ class FakeAirflow:
 
     def build(self, path: str = "") -> FastAPI:
         app = FastAPI(root_path=path)
-        app.mount("/touchstone", self._build_touchstone())
+        app.mount("/touchstone", self.replace(share_app(build_app)))
         app.post("/auth/token", status_code=201)(self.create_token)
         return app
 
-    def _build_touchstone(self) -> FastAPI:
-        app = share_app(build_app)
+    def replace(self, app: FastAPI) -> FastAPI:
+        """Return the API's application with this in place of all that it depends on."""
         authority = SimpleAuthManager()
         app.dependency_overrides |= {
             get_user: self.identify,

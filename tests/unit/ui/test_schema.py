@@ -22,6 +22,7 @@ from fakes.pools import FakePools
 from fakes.sending import FakeRuns, replace_airflow
 from fakes.stores import FakeObjectStore, FakeRecordStore
 from touchstone.settings import Settings
+from touchstone.ui.app import build_app
 from touchstone.ui.routes.fleet import get_pools
 
 EXAMPLES = 200 if ALL_CAMPAIGNS else 8
@@ -43,7 +44,8 @@ def build_api(role):
         settings=settings,
     )
     airflow.add_submission("s-1")
-    app = airflow._build_touchstone()
+    # One of its own: those of all roles are there at a time.
+    app = airflow.replace(build_app())
     app.dependency_overrides |= {
         get_user: lambda: SimpleAuthManagerUser(username="engineer", role=role),
         get_pools: lambda: FakePools(),
