@@ -10,7 +10,7 @@ import random
 import re
 import struct
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -93,9 +93,12 @@ class Canaries:
     :param series: Lists of numbers below 10, each in order.
     :param digits: By how many a number is known again, however it was rounded when it was written:
         8 where nothing else has numbers, more where as many others are by chance.
+    :param in_pairs: Whether one alone proves nothing: predictions are single floats, of which
+        others have the same ones by chance, but not one behind the other as they are here.
     """
 
-    def __init__(self, *series: Sequence[float], digits: int = 8) -> None:
+    def __init__(self, *series: Sequence[float], digits: int = 8, in_pairs: bool = False) -> None:
+        self._in_pairs = in_pairs
         values = [value for each in series for value in each if abs(value) > 1e-3]
         # Of a number below 1 they count from the first one that is not 0. A place behind them is
         # written and cut off: the last one is not rounded.
@@ -103,27 +106,51 @@ class Canaries:
         self._texts = {
             match[1] for value in values for match in self._decimal.finditer(b"%.20f" % abs(value))
         }
-        packed = {struct.pack(order, value) for value in values for order in ("<d", ">d")}
+        self._pairs = {
+            pair for each in series for pair in itertools.pairwise(map(self._write, each))
+        }
+        doubles = [[struct.pack(order, value) for value in values] for order in ("<d", ">d")]
+        self._doubles = _list_words(itertools.chain(*doubles))
+        self._pairs |= {pair for each in doubles for pair in itertools.pairwise(each)}
         # A single float of four bytes is in any megabyte by chance.
-        for each, order in itertools.product(series, "<>"):
-            packed |= {struct.pack(f"{order}2f", *two) for two in itertools.pairwise(each)}
-        self._packed = np.array(
-            sorted(struct.unpack("<Q", each)[0] for each in packed), dtype="<u8"
+        self._floats = _list_words(
+            struct.pack(f"{order}2f", *two)
+            for each, order in itertools.product(series, "<>")
+            for two in itertools.pairwise(each)
         )
 
     def find(self, body: bytes) -> bytes | None:
         """Return a number that is in some bytes, or in what is packed in them."""
         for form in _unpack(body):
+            before = b""
             for match in self._decimal.finditer(form):
-                if match[1] in self._texts:
+                if match[1] in self._texts and self._is_proof(before, match[1]):
                     return match[1]
+                before = match[1]
             for start in range(min(8, len(form) - 7)):
                 count = (len(form) - start) // 8
                 words = np.frombuffer(form, dtype="<u8", offset=start, count=count)
-                known = words[np.isin(words, self._packed)]
+                for place in np.flatnonzero(np.isin(words, self._doubles)):
+                    found = words[place].tobytes()
+                    if self._is_proof(words[max(0, place - 1)].tobytes(), found):
+                        return found
+                known = words[np.isin(words, self._floats)]
                 if known.size:
                     return known[:1].tobytes()
         return None
+
+    def _write(self, value: float) -> bytes:
+        """Return a number as it is known again; empty for one that is too small to be."""
+        match = self._decimal.search(b"%.20f" % abs(value))
+        return match[1] if match else b""
+
+    def _is_proof(self, before: bytes, found: bytes) -> bool:
+        """Tell whether a number, with what stands before it, can be from nowhere else."""
+        return not self._in_pairs or (before, found) in self._pairs
+
+
+def _list_words(packed: Iterable[bytes]) -> np.ndarray:
+    return np.array(sorted({struct.unpack("<Q", each)[0] for each in packed}), dtype="<u8")
 
 
 _BASE64 = re.compile(rb"[A-Za-z0-9+/_-]{20,}={0,2}")

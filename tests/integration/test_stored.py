@@ -77,3 +77,17 @@ def test_a_folder_is_looked_through_but_for_what_is_its_owners(tmp_path):
 def test_what_is_short_or_empty_holds_none(length):
     assert Canaries(SECRET).find(b"x" * length) is None
     assert Canaries(SECRET).find(b"x" * length + PACKED[:8])
+
+
+def test_a_single_float_that_others_have_by_chance_is_none_of_theirs_but_two_in_a_row_are():
+    series = [0.5964503884315491, 0.47280508279800415, 0.5123456120491028]
+    rows = Canaries(series, in_pairs=True)
+    first, second, third = (b"%.12f" % value for value in series)
+    doubles = struct.pack("<3d", *series)
+
+    assert rows.find(b"2018-01-01," + first + b"," + second) == second[:10]
+    assert rows.find(first + b"\n" + third) is None
+    assert rows.find(second + b"," + first) is None
+    assert rows.find(doubles[:16]) == doubles[8:16]
+    assert rows.find(doubles[:8] + doubles[16:]) is None
+    assert Canaries(series).find(third) == third[:10]

@@ -121,10 +121,13 @@ def test_no_price_outcome_or_prediction_is_anywhere_but_with_its_owner(
     with predictions.open() as file:
         scores = [[float(row[side]) for row in csv.DictReader(file)] for side in SIDES]
     # Others' predictions are in the same stores.
-    canaries = Canaries(prices.closes, prices.outcomes, *scores, digits=12)
+    canaries = Canaries(prices.closes, prices.outcomes, digits=12)
+    rows = Canaries(
+        *scores, [score for row in zip(*scores, strict=True) for score in row], in_pairs=True
+    )
     assert len(consoles) == 2
     assert all(map(canaries.find, consoles)), "what is submitted has printed prices"
-    assert canaries.find(predictions.read_bytes())
+    assert rows.find(predictions.read_bytes())
 
     told = {}
     for name in ("show", "results", "compare"):
@@ -140,4 +143,5 @@ def test_no_price_outcome_or_prediction_is_anywhere_but_with_its_owner(
     for kind in PLACES:
         bodies = [body for name, body in looked_at if name.startswith(kind)]
         assert any(trained.encode() in body for body in bodies), kind
-    assert {name: found for name, body in looked_at if (found := canaries.find(body))} == {}
+    for numbers in (canaries, rows):
+        assert {name: found for name, body in looked_at if (found := numbers.find(body))} == {}
