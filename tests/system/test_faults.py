@@ -129,7 +129,8 @@ def find_trainer(submission_id):
     """Return the process that trains: the runner's child, which hides what it was started with."""
     for process in psutil.process_iter():
         with suppress(psutil.Error):
-            is_runner = "train" in process.cmdline() and (
+            # In a container, what began the runner has the same arguments, but for this one.
+            is_runner = {"elnigma_runner", "train"} <= set(process.cmdline()) and (
                 process.environ().get("TOUCHSTONE_SUBMISSION_ID") == submission_id
             )
             for child in process.children() if is_runner else ():

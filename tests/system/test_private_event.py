@@ -119,12 +119,12 @@ def test_no_price_outcome_or_prediction_is_anywhere_but_with_its_owner(
     consoles = [path.read_bytes() for path in kept.glob("*/console.log")]
     (predictions,) = kept.glob("*/predictions.csv")
     with predictions.open() as file:
-        scores = [[float(row[side]) for row in csv.DictReader(file)] for side in SIDES]
+        scored = [[float(row[side]) for side in SIDES] for row in csv.DictReader(file)]
     # Others' predictions are in the same stores.
     canaries = Canaries(prices.closes, prices.outcomes, digits=12)
-    rows = Canaries(
-        *scores, [score for row in zip(*scores, strict=True) for score in row], in_pairs=True
-    )
+    # By column as in a list, and by row as in a table.
+    columns = [list(side) for side in zip(*scored, strict=True)]
+    rows = Canaries(*columns, [score for row in scored for score in row], in_pairs=True)
     assert len(consoles) == 2
     assert all(map(canaries.find, consoles)), "what is submitted has printed prices"
     assert rows.find(predictions.read_bytes())

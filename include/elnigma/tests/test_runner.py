@@ -379,3 +379,29 @@ def _wait_for(condition: Callable[[], bool]) -> None:
     """Wait as long as it takes; what never comes is ended by the suite's watchdog."""
     while not condition():
         time.sleep(0.02)
+
+
+def test_what_the_runner_cannot_open_is_the_machines_fault_and_not_missing(tmp_path: Path) -> None:
+    """As where others have taken all files that a machine can have open."""
+    (tmp_path / "error.json").write_text("{}")
+    script = (
+        "import os, resource, sys\n"
+        "from pathlib import Path\n"
+        "from elnigma_runner import outputs\n"
+        f"out = Path({str(tmp_path)!r})\n"
+        "folder = os.open(out, os.O_RDONLY)\n"
+        "most = max(map(int, os.listdir('/proc/self/fd')))\n"
+        "spare = [os.dup(folder) for _ in range(most)]\n"
+        "resource.setrlimit(resource.RLIMIT_NOFILE, (spare[0], spare[0]))\n"
+        "for look in (outputs.list_files, outputs.read_error):\n"
+        "    try:\n"
+        "        look(out)\n"
+        "    except OSError as error:\n"
+        "        assert error.errno in outputs.FAULTS, error\n"
+        "    else:\n"
+        "        sys.exit(f'{look.__name__} told of files that it could not open')\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-P", "-c", script], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr

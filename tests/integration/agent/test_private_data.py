@@ -169,7 +169,8 @@ def test_of_a_training_on_private_data_only_figures_leave_its_server(
     (kept,) = (agent.folder / "state/private").iterdir()
     console = (kept / "console.log").read_bytes()
     with (kept / "predictions.csv").open() as file:
-        scores = [[float(row[side]) for row in csv.DictReader(file)] for side in SIDES]
+        rows = list(csv.DictReader(file))
+    scores = [[float(row[side]) for row in rows] for side in SIDES]
     own = Canaries(prices.closes)
     assert own.find(console), "what is submitted has printed prices"
     assert (kept / "models/long.h5").exists()

@@ -38,8 +38,13 @@ _PROBE_BYTES = 256 * 1024
 """More than any ``error.json`` takes: where that has no room, a trainer cannot say why it ended."""
 # What a disk says of itself. What somebody may not do is not among it: that can be arranged.
 FAULTS = frozenset(
-    {errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS, errno.ENOENT, errno.ESTALE, errno.EMFILE}
+    {errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS, errno.ENOENT}
+    | {errno.ESTALE, errno.EMFILE, errno.ENFILE}
 )
+
+
+# What keeps this process from reading what is there: nothing is known of it then.
+_BLIND = frozenset({errno.EMFILE, errno.ENFILE, errno.EIO, errno.ESTALE})
 
 
 class ResultError(ValueError):
@@ -265,7 +270,7 @@ def _finite(text: str) -> float:
 
 def _read(path: Path, limit: int) -> bytes | None:
     """Return at most one byte more than ``limit``; ``None`` for anything but a regular file."""
-    descriptor = open_regular(path)
+    descriptor = _open_regular(path)
     if descriptor is None:
         return None
     with os.fdopen(descriptor, "rb") as file:
@@ -273,7 +278,7 @@ def _read(path: Path, limit: int) -> bytes | None:
 
 
 def _digest(path: Path) -> tuple[str, int] | None:
-    descriptor = open_regular(path)
+    descriptor = _open_regular(path)
     if descriptor is None:
         return None
     digest, size = hashlib.sha256(), 0
@@ -286,10 +291,23 @@ def _digest(path: Path) -> tuple[str, int] | None:
 
 def open_regular(path: Path) -> int | None:
     """Open a file for reading; ``None`` for a link, a pipe, or what cannot be opened."""
+    with suppress(OSError):
+        return _open_regular(path)
+    return None
+
+
+def _open_regular(path: Path) -> int | None:
+    """
+    Open a file for reading; ``None`` for a link, a pipe, or what its owner lets nobody open.
+
+    :raises OSError: If this machine cannot open it, which says nothing of the file.
+    """
     # O_NONBLOCK: a named pipe would wait for a writer for ever.
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-    except OSError:
+    except OSError as error:
+        if error.errno in _BLIND:
+            raise
         return None
     if stat.S_ISREG(os.fstat(descriptor).st_mode):
         return descriptor
@@ -300,7 +318,9 @@ def open_regular(path: Path) -> int | None:
 def _walk(out: Path, prefix: str = "", depth: int = 0) -> Iterator[tuple[str, os.stat_result]]:
     try:
         entries = os.scandir(out / prefix)
-    except OSError:
+    except OSError as error:
+        if error.errno in _BLIND:
+            raise
         return  # gone while we looked, or a folder its owner closed to himself
     with entries:
         # One by one: somebody may have made millions.
