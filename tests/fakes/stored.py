@@ -43,7 +43,7 @@ def _list_objects(client: Any) -> Iterator[tuple[str, bytes]]:
 
 
 def _list_records(client: Any) -> Iterator[tuple[str, bytes]]:
-    """Yield every record of every table, whoever wrote it."""
+    """Yield every record of every table, of any version."""
     for table in client.list_tables()["TableNames"]:
         pages = client.get_paginator("scan").paginate(TableName=table)
         for number, item in enumerate(item for page in pages for item in page["Items"]):

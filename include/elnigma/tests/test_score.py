@@ -84,7 +84,7 @@ def test_saved_models_predict_newer_rows_and_the_old_ones_as_before(
     )
     assert other.exit_code == 0, other.console
     theirs = pd.read_csv(other.out / "predictions.csv")
-    # The rows of before show it to whoever has their predictions.
+    # The rows of before show it to anybody who has their predictions.
     assert (theirs.score_long[: len(before)] - before.score_long).abs().max() > 4e-3
 
     broken = _copy(models, "broken")

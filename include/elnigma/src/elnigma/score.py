@@ -15,16 +15,16 @@ from elnigma.data import load_market_data
 from elnigma.data_set import DataSet, find_data_set, find_hidden
 from elnigma.errors import ConfigError
 from elnigma.fitting import Learner, list_models
-from elnigma.model_child import ModelPool
 from elnigma.outputs import describe_files, utc_now, write_json
 from elnigma.progress import Progress
 from elnigma.shelter import end_descendants
 from elnigma.storage import storing
-from elnigma.task import CONTRACT, Cuda, Task, read_task
+from elnigma.task import CONTRACT, Task, read_task
 from elnigma.threads import limit_threads, prepare_device
 from elnigma.train import (
     Share,
     TrainRequest,
+    build_model_pool,
     compute_table,
     describe_data,
     describe_features,
@@ -124,11 +124,7 @@ def _score(
     hidden = find_hidden(data_set, task.data_folder)
     # Begun before this process has any data.
     with (
-        ModelPool(
-            hidden,
-            readable=[config["model.structure"], str(folder)],
-            may_fork=task.cuda is not Cuda.NONE,
-        ) as models,
+        build_model_pool(task, config, hidden, folder) as models,
         Learner(models, task) as learner,
     ):
         with FeaturePool(config["features.module"], hidden) as pool:

@@ -135,11 +135,7 @@ def _train(
     hidden = find_hidden(data_set, task.data_folder)
     # Begun before this process has any data.
     with (
-        ModelPool(
-            hidden,
-            readable=[config["model.structure"], str(folder)],
-            may_fork=task.cuda is not Cuda.NONE,
-        ) as models,
+        build_model_pool(task, config, hidden, folder) as models,
         Learner(models, task) as learner,
     ):
         with FeaturePool(config["features.module"], hidden) as pool:
@@ -214,6 +210,22 @@ def _train(
         },
     )
     progress.tell("done", 100, {k: v for k, v in scored.metrics.items() if v is not None})
+
+
+def build_model_pool(
+    task: Task, config: Config, data_folder: str | None, folder: Path
+) -> ModelPool:
+    """
+    Return what the process of a model comes from, with the walls that every command puts around it.
+
+    :param data_folder: Where it must not read; ``None`` for no such folder.
+    :param folder: Of the models' files, which it may read.
+    """
+    return ModelPool(
+        data_folder,
+        readable=[config["model.structure"], str(folder)],
+        may_fork=task.cuda is not Cuda.NONE,
+    )
 
 
 def compute_table(
